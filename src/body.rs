@@ -1,0 +1,245 @@
+//! The bodies that carry a guard to their end.
+//!
+//! A body has ended when its last frame was seen: `None`, an error, or a frame after which
+//! `is_end_stream()` is true, since a consumer that knows the length need not poll again. At that
+//! moment, or when it is dropped before, the inner body is dropped first and then the guard.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+use tracing::warn;
+
+use crate::error::{BoxError, Forced};
+use crate::guard::InFlightGuard;
+
+pin_project! {
+    /// The response body of [`RequestTracking`](crate::RequestTracking): in flight until it ends.
+    ///
+    /// Frames, errors, `is_end_stream` and `size_hint` are the inner body's.
+    #[derive(Debug)]
+    #[must_use = "dropping a body ends it"]
+    pub struct TrackedBody<B> {
+        #[pin]
+        state: Tracked<B>,
+    }
+}
+
+pin_project! {
+    #[project = TrackedProj]
+    #[derive(Debug)]
+    enum Tracked<B> {
+        Live {
+            // Declared first, so that it is dropped first.
+            #[pin]
+            inner: B,
+            guard: InFlightGuard,
+        },
+        Ended,
+    }
+}
+
+pin_project! {
+    /// The response body of [`Drain`](crate::Drain): in flight until it ends, and cut by force.
+    ///
+    /// It ends with an error whose source is [`Forced`] when admitted work is cut, never as if it
+    /// were complete, so that no client takes a part for the whole.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use http_body::Body;
+    /// use http_body_util::Full;
+    /// use tower_lifecycle::ResponseBody;
+    ///
+    /// // `CorsLayer` and others want a default, where the inner body has one.
+    /// let body: ResponseBody<Full<bytes::Bytes>> = ResponseBody::default();
+    /// assert!(body.is_end_stream());
+    /// ```
+    #[derive(Debug)]
+    #[must_use = "dropping a body ends it"]
+    pub struct ResponseBody<B> {
+        #[pin]
+        kind: Kind<B>,
+    }
+}
+
+pin_project! {
+    #[project = KindProj]
+    #[derive(Debug)]
+    enum Kind<B> {
+        /// Of an admitted request.
+        Admitted { #[pin] inner: TrackedBody<B> },
+        /// Of an exempt one, or of none.
+        Free { #[pin] inner: B },
+        /// Our own: boxed, so that an admitted one is not larger for it.
+        Refusal { text: Option<Box<Bytes>> },
+    }
+}
+
+// ===== impl TrackedBody =====
+
+impl<B> TrackedBody<B> {
+    pub(crate) fn new(inner: B, guard: InFlightGuard) -> Self {
+        Self {
+            state: Tracked::Live { inner, guard },
+        }
+    }
+
+    /// The guard, until the body has ended.
+    fn guard(self: Pin<&mut Self>) -> Option<&mut InFlightGuard> {
+        match self.project().state.project() {
+            TrackedProj::Live { guard, .. } => Some(guard),
+            TrackedProj::Ended => None,
+        }
+    }
+
+    /// Drops the inner body in place, and then the guard.
+    fn end(self: Pin<&mut Self>) {
+        self.project().state.set(Tracked::Ended);
+    }
+}
+
+impl<B: Body> Body for TrackedBody<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    #[inline]
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        let mut state = self.project().state;
+        let TrackedProj::Live { mut inner, .. } = state.as_mut().project() else {
+            return Poll::Ready(None);
+        };
+        let frame = ready!(inner.as_mut().poll_frame(cx));
+        if !matches!(frame, Some(Ok(_))) || inner.is_end_stream() {
+            state.set(Tracked::Ended);
+        }
+        Poll::Ready(frame)
+    }
+
+    #[inline]
+    fn is_end_stream(&self) -> bool {
+        match &self.state {
+            Tracked::Live { inner, .. } => inner.is_end_stream(),
+            Tracked::Ended => true,
+        }
+    }
+
+    #[inline]
+    fn size_hint(&self) -> SizeHint {
+        match &self.state {
+            Tracked::Live { inner, .. } => inner.size_hint(),
+            Tracked::Ended => SizeHint::with_exact(0),
+        }
+    }
+}
+
+// ===== impl ResponseBody =====
+
+impl<B> ResponseBody<B> {
+    pub(crate) fn admitted(inner: B, guard: InFlightGuard) -> Self {
+        Self {
+            kind: Kind::Admitted {
+                inner: TrackedBody::new(inner, guard),
+            },
+        }
+    }
+
+    pub(crate) fn free(inner: B) -> Self {
+        Self {
+            kind: Kind::Free { inner },
+        }
+    }
+
+    pub(crate) fn refusal(text: Bytes) -> Self {
+        Self {
+            kind: Kind::Refusal {
+                text: (!text.is_empty()).then(|| Box::new(text)),
+            },
+        }
+    }
+}
+
+impl<B> Body for ResponseBody<B>
+where
+    B: Body,
+    B::Data: From<Bytes>,
+    B::Error: Into<BoxError>,
+{
+    type Data = B::Data;
+    type Error = BoxError;
+
+    #[inline]
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, BoxError>>> {
+        match self.project().kind.project() {
+            KindProj::Admitted { mut inner } => {
+                // Before every poll of the inner: a body that is always ready would never get to
+                // the other look below.
+                let guard = inner.as_mut().guard();
+                if guard.is_some_and(|guard| guard.is_forced()) {
+                    return Poll::Ready(Some(Err(cut(inner))));
+                }
+                if let Poll::Ready(frame) = inner.as_mut().poll_frame(cx) {
+                    return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
+                }
+                match inner.as_mut().guard().map(|guard| guard.poll_forced(cx)) {
+                    Some(Poll::Ready(())) => Poll::Ready(Some(Err(cut(inner)))),
+                    _ => Poll::Pending,
+                }
+            }
+            KindProj::Free { inner } => {
+                let frame = ready!(inner.poll_frame(cx));
+                Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+            }
+            KindProj::Refusal { text } => {
+                let frame = text.take().map(|text| Frame::data((*text).into()));
+                Poll::Ready(frame.map(Ok))
+            }
+        }
+    }
+
+    #[inline]
+    fn is_end_stream(&self) -> bool {
+        match &self.kind {
+            Kind::Admitted { inner } => inner.is_end_stream(),
+            Kind::Free { inner } => inner.is_end_stream(),
+            Kind::Refusal { text } => text.is_none(),
+        }
+    }
+
+    #[inline]
+    fn size_hint(&self) -> SizeHint {
+        match &self.kind {
+            Kind::Admitted { inner } => inner.size_hint(),
+            Kind::Free { inner } => inner.size_hint(),
+            Kind::Refusal { text } => {
+                SizeHint::with_exact(text.as_ref().map_or(0, |text| text.len() as u64))
+            }
+        }
+    }
+}
+
+/// Ends a body that was admitted, and not finished in time.
+#[cold]
+fn cut<B>(mut body: Pin<&mut TrackedBody<B>>) -> BoxError {
+    if let Some(guard) = body.as_mut().guard() {
+        guard.note_aborted();
+    }
+    body.end();
+    warn!("cut by the shutdown: the response body had not ended");
+    Forced.into()
+}
+
+impl<B: Default> Default for ResponseBody<B> {
+    fn default() -> Self {
+        Self::free(B::default())
+    }
+}

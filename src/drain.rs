@@ -1,0 +1,599 @@
+//! The layer that admits, counts, refuses and cuts.
+//!
+//! A request is admitted and counted in `call`, by one operation. From draining on it is refused
+//! instead, without the inner service being asked for anything. An admitted one is in flight until
+//! its response body ends, and is cut when force comes before that.
+
+use std::fmt;
+use std::future::Future;
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response, request};
+use pin_project_lite::pin_project;
+use tower_layer::Layer;
+use tower_service::Service;
+use tracing::warn;
+
+use crate::body::ResponseBody;
+use crate::controller::ShutdownController;
+use crate::error::{BoxError, Forced, ShuttingDown};
+use crate::gate::interest;
+use crate::guard::InFlightGuard;
+use crate::layer_shard::LayerHandle;
+use crate::mode::{AnyService, Http};
+use crate::reject::{Facts, Options, into_response};
+use crate::sync::Arc;
+use crate::wakers::Slot;
+
+/// Makes services drain: the one line that an application adds.
+///
+/// ```text
+/// .layer(DrainLayer::new(ctl.clone()))
+/// ```
+///
+/// Around an HTTP service each request is counted to the end of its response body. From `Draining`
+/// on, new ones get 503 with `Retry-After`, or a gRPC status; on HTTP/1, responses say
+/// `Connection: close` from the lame duck on. After a force, what has no answer yet gets a 503 of
+/// its own, and what is in its body ends with an error.
+///
+/// Put one on each path of a request. A refusal made outside `CorsLayer` is opaque to browsers, so
+/// put that one around it.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use axum::{Router, routing::get};
+/// use tower_lifecycle::{DrainLayer, ShutdownController};
+///
+/// let ctl = ShutdownController::new();
+/// let app: Router = Router::new()
+///     .route("/", get(|| async { "hello" }))
+///     .layer(
+///         DrainLayer::new(ctl.clone())
+///             .retry_after(Duration::from_secs(5))
+///             .exempt_paths(["/metrics"]),
+///     );
+/// ```
+#[must_use = "a layer does nothing until it is put around a service"]
+pub struct DrainLayer<M = Http> {
+    ctl: ShutdownController,
+    options: Options,
+    mode: PhantomData<fn() -> M>,
+}
+
+/// A service that drains; made by [`DrainLayer`].
+pub struct Drain<S, M = Http> {
+    inner: S,
+    entrance: Entrance,
+    mode: PhantomData<fn() -> M>,
+}
+
+/// A service's own place at the gate. Not inherited by a clone: neither the inner's readiness nor
+/// the wait for it are.
+struct Entrance {
+    handle: LayerHandle<Options>,
+    /// The inner said that it is ready, and was not called since.
+    inner_is_ready: bool,
+    /// Where the task that waits for the inner's readiness is to be woken when draining begins.
+    waiting: Slot,
+}
+
+pin_project! {
+    /// The response future of [`Drain`] around an HTTP service.
+    #[must_use = "futures do nothing unless polled"]
+    pub struct ResponseFuture<F> {
+        #[pin]
+        kind: Kind<F>,
+    }
+}
+
+pin_project! {
+    #[project = KindProj]
+    #[project_replace = KindOwned]
+    enum Kind<F> {
+        Admitted {
+            // Declared first, so that it is dropped first.
+            #[pin]
+            inner: F,
+            guard: InFlightGuard,
+            facts: Facts,
+        },
+        Exempt {
+            #[pin]
+            inner: F,
+            facts: Facts,
+        },
+        // Boxed, so that an admitted one is not larger for it.
+        Refused { response: Box<Response<Bytes>> },
+        Done,
+    }
+}
+
+pin_project! {
+    /// The response future of [`Drain`] around any service.
+    #[must_use = "futures do nothing unless polled"]
+    pub struct AnyResponseFuture<F> {
+        #[pin]
+        kind: AnyKind<F>,
+    }
+}
+
+pin_project! {
+    #[project = AnyKindProj]
+    enum AnyKind<F> {
+        Admitted {
+            // Declared first, so that it is dropped first.
+            #[pin]
+            inner: F,
+            guard: InFlightGuard,
+        },
+        Refused,
+        Done,
+    }
+}
+
+const POLLED_AFTER_COMPLETION: &str = "response future polled after completion";
+
+// ===== impl DrainLayer =====
+
+impl DrainLayer {
+    /// Makes a layer for HTTP services.
+    pub fn new(ctl: ShutdownController) -> Self {
+        let options = Options::new(ctl.config().retry_after);
+        Self {
+            ctl,
+            options,
+            mode: PhantomData,
+        }
+    }
+
+    /// Sets what refused clients are told to wait (`Retry-After`, RFC 9110 §10.2.3), rounded up to
+    /// whole seconds. Default: the [configuration](crate::ShutdownConfig::retry_after)'s.
+    pub fn retry_after(mut self, time: Duration) -> Self {
+        self.options.set_retry_after(time);
+        self
+    }
+
+    /// Adds paths that are served also while draining, uncounted and never cut.
+    ///
+    /// A path matches exactly, as `uri().path()` gives it; inside axum's `nest` that is the part
+    /// after the prefix. They are looked at only when the gate has refused.
+    pub fn exempt_paths(mut self, paths: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.options.exempt(paths);
+        self
+    }
+
+    /// Sets the answer to refused requests, in place of ours, for gRPC too. `Connection: close` is
+    /// still put on HTTP/1, and the answer to a HEAD has no body.
+    pub fn refuse_with<F>(mut self, refuse: F) -> Self
+    where
+        F: Fn(&request::Parts) -> Response<Bytes> + Send + Sync + 'static,
+    {
+        self.options.set_refuse_with(Arc::new(refuse));
+        self
+    }
+
+    /// Makes it a layer for any tower service, of HTTP or not: refused with the error
+    /// [`ShuttingDown`], cut with [`Forced`], counted to the end of the response future.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower::{Service, ServiceBuilder, ServiceExt, service_fn};
+    /// use tower_lifecycle::{DrainLayer, ShutdownController, ShutdownReason, ShuttingDown};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// let ctl = ShutdownController::new();
+    /// let mut jobs = ServiceBuilder::new()
+    ///     .layer(DrainLayer::new(ctl.clone()).reject_with_error())
+    ///     .service(service_fn(|n: u32| async move { Ok::<_, std::io::Error>(n + 1) }));
+    ///
+    /// assert_eq!(jobs.ready().await.unwrap().call(1).await.unwrap(), 2);
+    ///
+    /// ctl.trigger(ShutdownReason::Manual);
+    /// let error = jobs.ready().await.unwrap().call(1).await.unwrap_err();
+    /// assert!(error.is::<ShuttingDown>());
+    /// # }
+    /// ```
+    pub fn reject_with_error(self) -> DrainLayer<AnyService> {
+        DrainLayer {
+            ctl: self.ctl,
+            // An unknown request has no path, and an error no headers.
+            options: Options::new(Duration::ZERO),
+            mode: PhantomData,
+        }
+    }
+}
+
+impl<S, M> Layer<S> for DrainLayer<M> {
+    type Service = Drain<S, M>;
+
+    fn layer(&self, inner: S) -> Drain<S, M> {
+        let options = Arc::new(self.options.clone());
+        Drain {
+            inner,
+            entrance: Entrance::new(LayerHandle::new(self.ctl.core(), options)),
+            mode: PhantomData,
+        }
+    }
+}
+
+impl<M> Clone for DrainLayer<M> {
+    fn clone(&self) -> Self {
+        Self {
+            ctl: self.ctl.clone(),
+            options: self.options.clone(),
+            mode: PhantomData,
+        }
+    }
+}
+
+impl<M> fmt::Debug for DrainLayer<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DrainLayer")
+            .field("options", &self.options)
+            .finish_non_exhaustive()
+    }
+}
+
+// ===== impl Entrance =====
+
+impl Entrance {
+    fn new(handle: LayerHandle<Options>) -> Self {
+        Self {
+            handle,
+            inner_is_ready: false,
+            waiting: Slot::NONE,
+        }
+    }
+
+    /// Asks for the readiness of the inner service, where it matters.
+    ///
+    /// While draining there is nothing to wait for: most requests are refused, which needs no inner
+    /// service, and for the exempt ones it is noted whether the inner happens to be ready.
+    #[inline]
+    fn poll_ready<E>(
+        &mut self,
+        cx: &mut Context<'_>,
+        poll_inner: impl FnOnce(&mut Context<'_>) -> Poll<Result<(), E>>,
+    ) -> Poll<Result<(), E>> {
+        if self.handle.shard.is_closed() {
+            if self.handle.options.has_exempt_paths() {
+                self.inner_is_ready = matches!(poll_inner(cx), Poll::Ready(Ok(())));
+            }
+            return Poll::Ready(Ok(()));
+        }
+        match poll_inner(cx) {
+            Poll::Ready(result) => {
+                self.inner_is_ready = result.is_ok();
+                Poll::Ready(result)
+            }
+            Poll::Pending => self.wait(cx),
+        }
+    }
+
+    /// Has the task woken also when draining begins, since a refusal needs no inner service.
+    #[cold]
+    fn wait<E>(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), E>> {
+        self.inner_is_ready = false;
+        let Self {
+            handle, waiting, ..
+        } = self;
+        if handle.shard.register(waiting, cx.waker(), interest::CLOSED) {
+            Poll::Pending
+        } else {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    /// Admits one request, if the gate is open and the inner service was found ready. Uses the
+    /// readiness up.
+    #[inline]
+    fn admit(&mut self) -> Result<InFlightGuard, Refusal> {
+        if self.waiting.is_registered() {
+            self.handle.shard.deregister(&mut self.waiting);
+        }
+        let inner_is_ready = std::mem::take(&mut self.inner_is_ready);
+        match InFlightGuard::admit(&self.handle.shard) {
+            // The inner must not be called unready, whatever the gate says by now.
+            Some(_guard) if !inner_is_ready => Err(Refusal { inner_is_ready }),
+            Some(guard) => Ok(guard),
+            None => Err(Refusal { inner_is_ready }),
+        }
+    }
+}
+
+/// A request was not admitted.
+struct Refusal {
+    /// The inner could serve it, if it is exempt.
+    inner_is_ready: bool,
+}
+
+impl Clone for Entrance {
+    fn clone(&self) -> Self {
+        Self::new(self.handle.clone())
+    }
+}
+
+impl Drop for Entrance {
+    #[inline]
+    fn drop(&mut self) {
+        if self.waiting.is_registered() {
+            self.handle.shard.deregister(&mut self.waiting);
+        }
+    }
+}
+
+// ===== impl Drain =====
+
+impl<S, M> Drain<S, M> {
+    /// Returns a reference to the inner service.
+    pub fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// Returns a mutable reference to the inner service.
+    pub fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
+    /// Gives the inner service back.
+    pub fn into_inner(self) -> S {
+        self.inner
+    }
+}
+
+impl<S, ReqBody, ResBody> Service<Request<ReqBody>> for Drain<S, Http>
+where
+    S: Service<Request<ReqBody>, Response = Response<ResBody>>,
+{
+    type Response = Response<ResponseBody<ResBody>>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S::Future>;
+
+    #[inline]
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        let inner = &mut self.inner;
+        self.entrance.poll_ready(cx, |cx| inner.poll_ready(cx))
+    }
+
+    #[inline]
+    fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
+        let kind = match self.entrance.admit() {
+            Ok(guard) => {
+                let facts = Facts::of(&request);
+                Kind::Admitted {
+                    // The guard is there before the call: a panic in it is counted and undone.
+                    inner: self.inner.call(request),
+                    guard,
+                    facts,
+                }
+            }
+            Err(refusal) => self.not_admitted(refusal, request),
+        };
+        ResponseFuture { kind }
+    }
+}
+
+impl<S> Drain<S, Http> {
+    #[cold]
+    fn not_admitted<ReqBody>(
+        &mut self,
+        refusal: Refusal,
+        request: Request<ReqBody>,
+    ) -> Kind<S::Future>
+    where
+        S: Service<Request<ReqBody>>,
+    {
+        let options = &self.entrance.handle.options;
+        if refusal.inner_is_ready && options.is_exempt(request.uri().path()) {
+            let facts = Facts::of(&request);
+            let inner = self.inner.call(request);
+            return Kind::Exempt { inner, facts };
+        }
+        Kind::Refused {
+            response: Box::new(options.refuse(request)),
+        }
+    }
+}
+
+impl<S, Req> Service<Req> for Drain<S, AnyService>
+where
+    S: Service<Req>,
+    S::Error: Into<BoxError>,
+{
+    type Response = S::Response;
+    type Error = BoxError;
+    type Future = AnyResponseFuture<S::Future>;
+
+    #[inline]
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        let inner = &mut self.inner;
+        let ready = self.entrance.poll_ready(cx, |cx| inner.poll_ready(cx));
+        ready.map_err(Into::into)
+    }
+
+    #[inline]
+    fn call(&mut self, request: Req) -> Self::Future {
+        let kind = match self.entrance.admit() {
+            Ok(guard) => AnyKind::Admitted {
+                inner: self.inner.call(request),
+                guard,
+            },
+            Err(_) => AnyKind::Refused,
+        };
+        AnyResponseFuture { kind }
+    }
+}
+
+impl<S: Clone, M> Clone for Drain<S, M> {
+    #[inline]
+    fn clone(&self) -> Self {
+        Self {
+            inner: self.inner.clone(),
+            entrance: self.entrance.clone(),
+            mode: PhantomData,
+        }
+    }
+}
+
+impl<S: fmt::Debug, M> fmt::Debug for Drain<S, M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Drain")
+            .field("inner", &self.inner)
+            .field("options", &self.entrance.handle.options)
+            .finish_non_exhaustive()
+    }
+}
+
+// ===== impl ResponseFuture =====
+
+impl<F, B, E> Future for ResponseFuture<F>
+where
+    F: Future<Output = Result<Response<B>, E>>,
+{
+    type Output = Result<Response<ResponseBody<B>>, E>;
+
+    #[inline]
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut kind = self.project().kind;
+        match kind.as_mut().project() {
+            KindProj::Admitted {
+                inner,
+                guard,
+                facts,
+            } => {
+                let facts = *facts;
+                // Before every poll of the inner: one that wakes itself would outrun the wake-up.
+                if guard.is_forced() {
+                    return Poll::Ready(Ok(kind.cut(facts)));
+                }
+                match inner.poll(cx) {
+                    Poll::Ready(Ok(mut response)) => {
+                        if facts.is_http1() && guard.is_shedding() {
+                            facts.close_connection(&mut response);
+                        }
+                        // The inner future is dropped in place; the guard goes on with the body.
+                        let KindOwned::Admitted { guard, .. } = kind.project_replace(Kind::Done)
+                        else {
+                            unreachable!("it has just been polled")
+                        };
+                        Poll::Ready(Ok(response.map(|body| ResponseBody::admitted(body, guard))))
+                    }
+                    Poll::Ready(Err(error)) => {
+                        kind.set(Kind::Done);
+                        Poll::Ready(Err(error))
+                    }
+                    Poll::Pending => match guard.poll_forced(cx) {
+                        Poll::Ready(()) => Poll::Ready(Ok(kind.cut(facts))),
+                        Poll::Pending => Poll::Pending,
+                    },
+                }
+            }
+            KindProj::Exempt { inner, facts } => {
+                let facts = *facts;
+                let result = ready!(inner.poll(cx));
+                kind.set(Kind::Done);
+                Poll::Ready(result.map(|mut response| {
+                    // It is served only while draining, when every response asks to leave.
+                    facts.close_connection(&mut response);
+                    response.map(ResponseBody::free)
+                }))
+            }
+            KindProj::Refused { response } => {
+                let response = std::mem::take(&mut **response);
+                kind.set(Kind::Done);
+                Poll::Ready(Ok(into_response(response)))
+            }
+            KindProj::Done => panic!("{POLLED_AFTER_COMPLETION}"),
+        }
+    }
+}
+
+impl<F> Kind<F> {
+    /// Drops the inner future, then the guard, and answers in their place.
+    #[cold]
+    fn cut<B>(mut self: Pin<&mut Self>, facts: Facts) -> Response<ResponseBody<B>> {
+        if let KindProj::Admitted { guard, .. } = self.as_mut().project() {
+            guard.note_aborted();
+        }
+        self.set(Kind::Done);
+        warn!("cut by the shutdown: the request had no response yet");
+        into_response(facts.cut())
+    }
+}
+
+impl<F> fmt::Debug for ResponseFuture<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match &self.kind {
+            Kind::Admitted { .. } => "admitted",
+            Kind::Exempt { .. } => "exempt",
+            Kind::Refused { .. } => "refused",
+            Kind::Done => "done",
+        };
+        f.debug_tuple("ResponseFuture").field(&kind).finish()
+    }
+}
+
+// ===== impl AnyResponseFuture =====
+
+impl<F, T, E> Future for AnyResponseFuture<F>
+where
+    F: Future<Output = Result<T, E>>,
+    E: Into<BoxError>,
+{
+    type Output = Result<T, BoxError>;
+
+    #[inline]
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut kind = self.project().kind;
+        let result = match kind.as_mut().project() {
+            AnyKindProj::Admitted { inner, guard } => {
+                // Before every poll of the inner: one that wakes itself would outrun the wake-up.
+                if guard.is_forced() {
+                    return Poll::Ready(Err(kind.cut()));
+                }
+                match inner.poll(cx) {
+                    Poll::Ready(result) => result.map_err(Into::into),
+                    Poll::Pending => {
+                        ready!(guard.poll_forced(cx));
+                        return Poll::Ready(Err(kind.cut()));
+                    }
+                }
+            }
+            AnyKindProj::Refused => Err(ShuttingDown.into()),
+            AnyKindProj::Done => panic!("{POLLED_AFTER_COMPLETION}"),
+        };
+        kind.set(AnyKind::Done);
+        Poll::Ready(result)
+    }
+}
+
+impl<F> AnyKind<F> {
+    /// Drops the inner future, then the guard, and fails in their place.
+    #[cold]
+    fn cut(mut self: Pin<&mut Self>) -> BoxError {
+        if let AnyKindProj::Admitted { guard, .. } = self.as_mut().project() {
+            guard.note_aborted();
+        }
+        self.set(AnyKind::Done);
+        warn!("cut by the shutdown: the call had not ended");
+        Forced.into()
+    }
+}
+
+impl<F> fmt::Debug for AnyResponseFuture<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match &self.kind {
+            AnyKind::Admitted { .. } => "admitted",
+            AnyKind::Refused => "refused",
+            AnyKind::Done => "done",
+        };
+        f.debug_tuple("AnyResponseFuture").field(&kind).finish()
+    }
+}

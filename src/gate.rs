@@ -1,0 +1,337 @@
+//! The gate: what is in flight, and whether more may enter.
+//!
+//! The count is spread over shards, one cache line each, and a thread works on its own. A shard is
+//! one word, so that counting and asking are a single operation:
+//!
+//! ```text
+//! 63            32 31            4  3   2   1   0
+//! [ admitted      | in flight     | - | F | C | S ]     S shedding, C closed, F forced
+//! ```
+//!
+//! # Invariants
+//!
+//! 1. *Count first, look second.* An entry adds itself and reads the gate's answer out of the same
+//!    operation. A refused entry takes itself out again. So nothing is admitted to a shard after it
+//!    was closed, and a closed shard only falls, but for refusals that come and go.
+//! 2. *What may not be refused moves to `late`.* An entry that must be counted and meets a closed
+//!    shard adds itself to `late` before it takes itself out of the shard: it is always seen in one
+//!    of the two.
+//! 3. *Drained* is: draining has been published, each shard was seen closed and empty, one after
+//!    another, and then `late` was seen empty. With 1 and 2 the count was zero at that last look.
+//! 4. *Who empties, looks.* Whoever takes a closed shard or `late` to zero scans, and so does the
+//!    one who publishes draining. Between its own change and its scan each has a `SeqCst` fence, so
+//!    of two who change different words at the same time at least one sees both changes: there is
+//!    always a last one that finds all of it empty, and no waiter has to poll.
+//! 5. *Force is published before it is announced.* The bit is set on every shard first, the wakers
+//!    are taken afterwards, and a registration looks at the bit under the lock of the wakers.
+//! 6. Phase bits are only ever added.
+
+use std::task::Waker;
+
+use crate::milestones::{Milestones, event};
+use crate::sync::{Arc, AtomicU64, Ordering, Weak, fence, thread_index};
+use crate::wakers::{Slot, WakerSet};
+
+/// HTTP/1 responses ask their clients to leave.
+const SHEDDING: u64 = 1 << 0;
+/// New entries are refused.
+const CLOSED: u64 = 1 << 1;
+/// Admitted work is cut.
+const FORCED: u64 = 1 << 2;
+
+const ONE_IN_FLIGHT: u64 = 1 << 4;
+const IN_FLIGHT: u64 = ONE_ADMITTED - ONE_IN_FLIGHT;
+/// The top field, so that it wraps without touching the others.
+const ONE_ADMITTED: u64 = 1 << 32;
+const ENTRY: u64 = ONE_ADMITTED + ONE_IN_FLIGHT;
+
+/// What a waker in a shard can wait for.
+pub(crate) mod interest {
+    /// The shard is closed: draining has begun.
+    pub(crate) const CLOSED: u32 = super::CLOSED as u32;
+    /// The shard is forced: admitted work is cut.
+    pub(crate) const FORCED: u32 = super::FORCED as u32;
+}
+
+#[derive(Debug)]
+pub(crate) struct Gate {
+    shards: Box<[Arc<Shard>]>,
+    /// In flight, but entered after its shard was closed (invariant 2).
+    late: AtomicU64,
+    milestones: Milestones,
+}
+
+/// One thread's part of the count. Two cache lines' worth of alignment, since processors fetch
+/// lines in pairs; the reference counts of the `Arc` lie in the pair before.
+#[derive(Debug)]
+#[repr(align(128))]
+pub(crate) struct Shard {
+    word: AtomicU64,
+    wakers: WakerSet,
+    refused: AtomicU64,
+    aborted: AtomicU64,
+    /// Weak: a service that outlives its controller goes on serving, with nobody to tell.
+    gate: Weak<Gate>,
+}
+
+/// Where an entry is counted, and so where it has to leave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Book {
+    Shard,
+    Late,
+}
+
+// ===== impl Gate =====
+
+impl Gate {
+    /// Makes an open gate of at least `shards` shards, rounded up to a power of two.
+    pub(crate) fn new(shards: usize, reached: u32) -> Arc<Self> {
+        Arc::new_cyclic(|gate| Self {
+            shards: (0..shards.max(1).next_power_of_two())
+                .map(|_| Arc::new(Shard::new(gate.clone())))
+                .collect(),
+            late: AtomicU64::new(0),
+            milestones: Milestones::new(reached),
+        })
+    }
+
+    pub(crate) fn milestones(&self) -> &Milestones {
+        &self.milestones
+    }
+
+    pub(crate) fn shards(&self) -> &[Arc<Shard>] {
+        &self.shards
+    }
+
+    /// Returns the index of the calling thread's shard.
+    #[inline]
+    pub(crate) fn local_index(&self) -> usize {
+        thread_index() & (self.shards.len() - 1)
+    }
+
+    /// Returns the calling thread's shard.
+    #[inline]
+    pub(crate) fn local(&self) -> &Arc<Shard> {
+        &self.shards[self.local_index()]
+    }
+
+    /// Asks HTTP/1 clients to leave from now on.
+    pub(crate) fn shed(&self) {
+        self.add_to_all(SHEDDING);
+    }
+
+    /// Admits nothing more, once it has returned. Whoever calls it publishes draining next, and
+    /// then calls [`scan`](Self::scan).
+    pub(crate) fn close(&self) {
+        self.add_to_all(SHEDDING | CLOSED);
+    }
+
+    /// Closes, and marks all admitted work to be cut; waking it is left to
+    /// [`Shard::wake_batch`] (invariant 5).
+    pub(crate) fn force(&self) {
+        self.add_to_all(SHEDDING | CLOSED | FORCED);
+    }
+
+    fn add_to_all(&self, bits: u64) {
+        for shard in &self.shards {
+            // Release: pairs with the Acquire of `enter` and `phase`; who sees the bit sees what
+            // led to it. Acquire: pairs with the Release of `leave`, for the scan that follows.
+            shard.word.fetch_or(bits, Ordering::AcqRel);
+        }
+    }
+
+    /// Publishes `DRAINED` and `IDLE` if nothing is in flight (invariants 3 and 4).
+    #[cold]
+    pub(crate) fn scan(&self) {
+        // Pairs with this same fence in every other scan (invariant 4).
+        fence(Ordering::SeqCst);
+        let reached = self.milestones.reached();
+        if reached & event::DRAINING == 0 || reached & event::IDLE != 0 {
+            return;
+        }
+        let empty = self.shards.iter().all(|shard| {
+            // Acquire: pairs with the Release of `leave` and of the undo. What was done in flight
+            // is seen by who is told that it drained; and the `late` of an entry that has moved
+            // there is seen below.
+            let word = shard.word.load(Ordering::Acquire);
+            word & (CLOSED | IN_FLIGHT) == CLOSED
+        });
+        // Acquire: pairs with the Release of `leave_late`.
+        if empty && self.late.load(Ordering::Acquire) == 0 {
+            self.milestones.reach(event::DRAINED | event::IDLE);
+        }
+    }
+
+    /// Returns how many are in flight: exact when nothing moves, else off by what is moving.
+    pub(crate) fn in_flight(&self) -> u64 {
+        let shards: u64 = self.shards.iter().map(|shard| shard.in_flight()).sum();
+        // Relaxed: a figure to look at; nothing is concluded from it.
+        shards + self.late.load(Ordering::Relaxed)
+    }
+
+    /// Returns how many were admitted since the start; each shard's part wraps at 2^32.
+    pub(crate) fn admitted(&self) -> u64 {
+        // Relaxed: a figure to look at; nothing is concluded from it.
+        let of = |shard: &Arc<Shard>| shard.word.load(Ordering::Relaxed) / ONE_ADMITTED;
+        self.shards.iter().map(of).sum()
+    }
+
+    pub(crate) fn refused(&self) -> u64 {
+        // Relaxed: as `admitted`.
+        let of = |shard: &Arc<Shard>| shard.refused.load(Ordering::Relaxed);
+        self.shards.iter().map(of).sum()
+    }
+
+    /// Returns how many entries were cut. Exact after `IDLE`: each is noted before it leaves.
+    pub(crate) fn aborted(&self) -> u64 {
+        // Relaxed: ordered by the Release of the `leave` that follows the note.
+        let of = |shard: &Arc<Shard>| shard.aborted.load(Ordering::Relaxed);
+        self.shards.iter().map(of).sum()
+    }
+}
+
+// ===== impl Shard =====
+
+impl Shard {
+    fn new(gate: Weak<Gate>) -> Self {
+        Self {
+            word: AtomicU64::new(0),
+            wakers: WakerSet::new(),
+            refused: AtomicU64::new(0),
+            aborted: AtomicU64::new(0),
+            gate,
+        }
+    }
+
+    /// Counts one more and asks whether it may; a refused entry has taken itself out again.
+    #[inline]
+    pub(crate) fn enter(&self) -> bool {
+        // Acquire: pairs with the Release in `add_to_all`. Invariant 1.
+        let before = self.word.fetch_add(ENTRY, Ordering::Acquire);
+        if before & CLOSED == 0 {
+            return true;
+        }
+        self.undo_entry();
+        // Relaxed: a figure to look at.
+        self.refused.fetch_add(1, Ordering::Relaxed);
+        false
+    }
+
+    /// Counts one more, whatever the gate says.
+    #[inline]
+    pub(crate) fn enter_always(&self) -> Book {
+        // Acquire: as in `enter`.
+        let before = self.word.fetch_add(ENTRY, Ordering::Acquire);
+        if before & CLOSED == 0 {
+            return Book::Shard;
+        }
+        self.enter_late()
+    }
+
+    #[cold]
+    fn enter_late(&self) -> Book {
+        let book = match self.gate.upgrade() {
+            Some(gate) => {
+                // Relaxed: published by the Release of the undo below, which a scan that finds the
+                // shard empty has acquired (invariant 2).
+                gate.late.fetch_add(1, Ordering::Relaxed);
+                Book::Late
+            }
+            // Nobody is left who could wait for it.
+            None => return Book::Shard,
+        };
+        self.undo_entry();
+        book
+    }
+
+    #[cold]
+    fn undo_entry(&self) {
+        // Release: pairs with the Acquire in `scan`.
+        let before = self.word.fetch_sub(ENTRY, Ordering::Release);
+        // While it was there, a scan may have found the shard not empty (invariant 4).
+        if before & IN_FLIGHT == ONE_IN_FLIGHT {
+            self.scan_gate();
+        }
+    }
+
+    /// Takes one out of where it was counted.
+    #[inline]
+    pub(crate) fn leave(&self, book: Book) {
+        if book == Book::Late {
+            return self.leave_late();
+        }
+        // Release: pairs with the Acquire in `scan`.
+        let before = self.word.fetch_sub(ONE_IN_FLIGHT, Ordering::Release);
+        if before & (CLOSED | IN_FLIGHT) == CLOSED | ONE_IN_FLIGHT {
+            self.scan_gate();
+        }
+    }
+
+    #[cold]
+    fn leave_late(&self) {
+        let Some(gate) = self.gate.upgrade() else {
+            return;
+        };
+        // Release: pairs with the Acquire in `scan`.
+        if gate.late.fetch_sub(1, Ordering::Release) == 1 {
+            gate.scan();
+        }
+    }
+
+    #[cold]
+    fn scan_gate(&self) {
+        if let Some(gate) = self.gate.upgrade() {
+            gate.scan();
+        }
+    }
+
+    #[inline]
+    fn phase(&self) -> u64 {
+        // Acquire: pairs with the Release in `add_to_all`.
+        self.word.load(Ordering::Acquire)
+    }
+
+    #[inline]
+    pub(crate) fn is_shedding(&self) -> bool {
+        self.phase() & SHEDDING != 0
+    }
+
+    #[inline]
+    pub(crate) fn is_closed(&self) -> bool {
+        self.phase() & CLOSED != 0
+    }
+
+    #[inline]
+    pub(crate) fn is_forced(&self) -> bool {
+        self.phase() & FORCED != 0
+    }
+
+    /// Registers `waker` for any of `interests`; `false` if one has come already.
+    pub(crate) fn register(&self, slot: &mut Slot, waker: &Waker, interests: u32) -> bool {
+        let happened = || self.phase() & u64::from(interests) != 0;
+        self.wakers.register(slot, waker, interests, happened)
+    }
+
+    pub(crate) fn deregister(&self, slot: &mut Slot) {
+        self.wakers.remove(slot);
+    }
+
+    /// Wakes the next batch of those registered for `interests`; `false` when there are no more.
+    pub(crate) fn wake_batch(&self, interests: u32, cursor: &mut usize) -> bool {
+        self.wakers.wake_batch(interests, cursor)
+    }
+
+    /// Notes that an entry of this shard is being cut.
+    pub(crate) fn note_aborted(&self) {
+        // Relaxed: published by the Release of the `leave` that follows.
+        self.aborted.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn in_flight(&self) -> u64 {
+        // Relaxed: a figure to look at; nothing is concluded from it.
+        (self.word.load(Ordering::Relaxed) & IN_FLIGHT) / ONE_IN_FLIGHT
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,364 @@
+//! The answer to readiness and liveness probes.
+//!
+//! Readiness says whether to send traffic, and turns red before the first refusal. Liveness says
+//! whether to restart the process, and stays green while it drains: a probe that fails then would
+//! have the process killed in the middle (Kubernetes: liveness and readiness probes).
+
+use std::convert::Infallible;
+use std::fmt::{self, Write};
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use serde::Serialize;
+use serde::ser::SerializeMap;
+use tokio::runtime::Handle;
+use tokio::task::JoinSet;
+use tower_service::Service;
+
+use crate::controller::ShutdownController;
+use crate::error::BoxError;
+use crate::state::LifecycleState;
+use crate::sync::Arc;
+
+/// Answers readiness probes or, made [`liveness`](Self::liveness), liveness probes.
+///
+/// | state | readiness | liveness |
+/// |---|---|---|
+/// | `Initializing`, `Starting` | 503 `starting` | 200 |
+/// | `Running` | 200 `healthy`, or 200 `degraded` when a check fails | 200 |
+/// | `LameDuck`, `Draining` | 503 `draining` | 200 |
+/// | `Stopping` | 503 `stopping` | 200 |
+/// | `Stopped` | 503 `stopped` | 503 |
+/// | `Failed` | 503 `unhealthy` | 503 |
+///
+/// The body is JSON, and nothing in it comes from the request. GET and HEAD only.
+///
+/// Put it beside the [`DrainLayer`](crate::DrainLayer), not inside: a probe must not be refused. A
+/// probe also needs a listener that is still open, see
+/// [`stop_accepting`](ShutdownController::stop_accepting).
+///
+/// # Examples
+///
+/// ```
+/// use axum::Router;
+/// use tower_lifecycle::{DrainLayer, HealthService, ShutdownController};
+///
+/// let ctl = ShutdownController::new();
+/// let app: Router = Router::new()
+///     .layer(DrainLayer::new(ctl.clone()))
+///     .route_service("/health", HealthService::new(ctl.clone()).version("1.4.2"))
+///     .route_service("/livez", HealthService::new(ctl.clone()).liveness());
+/// ```
+#[derive(Clone)]
+#[must_use = "a service does nothing until it is put behind a path"]
+pub struct HealthService {
+    ctl: ShutdownController,
+    settings: Arc<Settings>,
+}
+
+#[derive(Clone)]
+struct Settings {
+    version: Option<Box<str>>,
+    checks: Vec<Check>,
+    check_timeout: Duration,
+    liveness: bool,
+}
+
+#[derive(Clone)]
+struct Check {
+    name: Arc<str>,
+    run: Arc<dyn Fn() -> CheckFuture + Send + Sync>,
+}
+
+type CheckFuture = Pin<Box<dyn Future<Output = Result<(), BoxError>> + Send>>;
+
+/// The response future of [`HealthService`].
+#[must_use = "futures do nothing unless polled"]
+pub struct ResponseFuture {
+    answer: Answer,
+    settings: Arc<Settings>,
+    ctl: ShutdownController,
+    checks: JoinSet<(usize, Result<(), String>)>,
+    results: Vec<Option<Result<(), String>>>,
+}
+
+/// What there is to answer with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Answer {
+    Health { head: bool },
+    MethodNotAllowed,
+}
+
+/// The body, in the order of its fields.
+#[derive(Serialize)]
+struct Health<'a> {
+    status: &'a str,
+    version: &'a str,
+    services: Services<'a>,
+    uptime: u64,
+    in_flight_requests: u64,
+    timestamp: String,
+}
+
+/// The checks that were run, by their names.
+struct Services<'a> {
+    checks: &'a [Check],
+    results: &'a [Option<Result<(), String>>],
+}
+
+// ===== impl HealthService =====
+
+impl HealthService {
+    /// Makes a readiness probe's answer.
+    pub fn new(ctl: ShutdownController) -> Self {
+        Self {
+            ctl,
+            settings: Arc::new(Settings {
+                version: None,
+                checks: Vec::new(),
+                check_timeout: Duration::from_secs(1),
+                liveness: false,
+            }),
+        }
+    }
+
+    /// Sets the version that the body shows, such as the application's own. Default `unknown`.
+    pub fn version(mut self, version: impl Into<String>) -> Self {
+        let version = version.into().into_boxed_str();
+        Arc::make_mut(&mut self.settings).version = Some(version);
+        self
+    }
+
+    /// Adds a check, run at each readiness probe while `Running`, at the same time as the others.
+    ///
+    /// One that fails, panics or takes longer than the [limit](Self::check_timeout) makes the
+    /// status `degraded`; the text of its error is shown in the body.
+    pub fn check<F, Fut>(mut self, name: impl Into<String>, check: F) -> Self
+    where
+        F: Fn() -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<(), BoxError>> + Send + 'static,
+    {
+        Arc::make_mut(&mut self.settings).checks.push(Check {
+            name: name.into().into(),
+            run: Arc::new(move || Box::pin(check())),
+        });
+        self
+    }
+
+    /// Sets how long each check may take. Default 1 s.
+    pub fn check_timeout(mut self, limit: Duration) -> Self {
+        Arc::make_mut(&mut self.settings).check_timeout = limit;
+        self
+    }
+
+    /// Makes it a liveness probe's answer, which runs no checks.
+    pub fn liveness(mut self) -> Self {
+        Arc::make_mut(&mut self.settings).liveness = true;
+        self
+    }
+}
+
+impl<B> Service<Request<B>> for HealthService {
+    type Response = Response<Full<Bytes>>;
+    type Error = Infallible;
+    type Future = ResponseFuture;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> ResponseFuture {
+        let answer = match *request.method() {
+            Method::GET => Answer::Health { head: false },
+            Method::HEAD => Answer::Health { head: true },
+            _ => Answer::MethodNotAllowed,
+        };
+        let mut future = ResponseFuture {
+            answer,
+            settings: Arc::clone(&self.settings),
+            ctl: self.ctl.clone(),
+            checks: JoinSet::new(),
+            results: Vec::new(),
+        };
+        if answer != Answer::MethodNotAllowed && !self.settings.liveness && is_ready(&self.ctl) {
+            future.start_checks();
+        }
+        future
+    }
+}
+
+/// Ready for traffic. The notice is there before the first shard is closed, and so before the first
+/// refusal; the state follows.
+fn is_ready(ctl: &ShutdownController) -> bool {
+    ctl.state() == LifecycleState::Running && ctl.core().notice().is_none()
+}
+
+fn status(ctl: &ShutdownController) -> &'static str {
+    match ctl.state() {
+        LifecycleState::Initializing | LifecycleState::Starting => "starting",
+        LifecycleState::Running if is_ready(ctl) => "healthy",
+        LifecycleState::Running | LifecycleState::LameDuck | LifecycleState::Draining => "draining",
+        LifecycleState::Stopping => "stopping",
+        LifecycleState::Stopped => "stopped",
+        LifecycleState::Failed => "unhealthy",
+    }
+}
+
+impl fmt::Debug for HealthService {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let checks = self.settings.checks.iter().map(|check| &check.name);
+        f.debug_struct("HealthService")
+            .field("liveness", &self.settings.liveness)
+            .field("checks", &checks.collect::<Vec<_>>())
+            .finish_non_exhaustive()
+    }
+}
+
+// ===== impl ResponseFuture =====
+
+impl ResponseFuture {
+    /// Starts each check as a task of its own, so that one that panics or blocks its thread does
+    /// not take the probe with it.
+    fn start_checks(&mut self) {
+        let runtime = Handle::try_current();
+        let limit = self.settings.check_timeout;
+        for (index, check) in self.settings.checks.iter().enumerate() {
+            let Ok(runtime) = &runtime else {
+                let outside = "a check needs a tokio runtime".to_owned();
+                self.results.push(Some(Err(outside)));
+                continue;
+            };
+            self.results.push(None);
+            let run = Arc::clone(&check.run);
+            let check = async move {
+                let result = tokio::time::timeout(limit, async move { run().await }).await;
+                let result = match result {
+                    Ok(result) => result.map_err(|error| error.to_string()),
+                    Err(_) => Err(format!("no answer within {limit:?}")),
+                };
+                (index, result)
+            };
+            self.checks.spawn_on(check, runtime);
+        }
+    }
+
+    fn respond(&self) -> Response<Full<Bytes>> {
+        match self.answer {
+            Answer::Health { head } => self.health(head),
+            Answer::MethodNotAllowed => {
+                let mut response = Response::new(Full::default());
+                *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
+                let allow = HeaderValue::from_static("GET, HEAD");
+                response.headers_mut().insert(ALLOW, allow);
+                response
+            }
+        }
+    }
+
+    fn health(&self, head: bool) -> Response<Full<Bytes>> {
+        // Asked now and not at the call: it may have turned red while the checks ran.
+        let state = self.ctl.state();
+        let failed = |result: &Option<Result<(), String>>| !matches!(result, Some(Ok(())));
+        let status = match status(&self.ctl) {
+            "healthy" if self.results.iter().any(failed) => "degraded",
+            status => status,
+        };
+        let is_green = if self.settings.liveness {
+            !state.is_terminal()
+        } else {
+            matches!(status, "healthy" | "degraded")
+        };
+        let health = Health {
+            status,
+            version: self.settings.version.as_deref().unwrap_or("unknown"),
+            services: Services {
+                checks: &self.settings.checks,
+                results: &self.results,
+            },
+            uptime: self.ctl.core().started_at.elapsed().as_secs(),
+            in_flight_requests: self.ctl.in_flight(),
+            timestamp: timestamp(),
+        };
+        // Nothing but strings and numbers: it cannot fail, and an empty body would say so.
+        let json = serde_json::to_vec(&health).unwrap_or_default();
+        let length = json.len();
+        let body = if head { Bytes::new() } else { json.into() };
+        let mut response = Response::new(Full::new(body));
+        if !is_green {
+            *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+        }
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+        response
+    }
+}
+
+impl Future for ResponseFuture {
+    type Output = Result<Response<Full<Bytes>>, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.get_mut();
+        loop {
+            match this.checks.poll_join_next(cx) {
+                Poll::Ready(Some(Ok((index, result)))) => this.results[index] = Some(result),
+                // A panic: which one it was shows by its having no result.
+                Poll::Ready(Some(Err(_))) => {}
+                Poll::Ready(None) => return Poll::Ready(Ok(this.respond())),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+}
+
+impl fmt::Debug for ResponseFuture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture")
+            .field("checks_running", &self.checks.len())
+            .finish_non_exhaustive()
+    }
+}
+
+// ===== impl Services =====
+
+impl Serialize for Services<'_> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct CheckHealth<'a> {
+            status: &'a str,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            error: Option<&'a str>,
+        }
+
+        let mut map = serializer.serialize_map(Some(self.results.len()))?;
+        for (check, result) in self.checks.iter().zip(self.results) {
+            let (status, error) = match result {
+                Some(Ok(())) => ("healthy", None),
+                Some(Err(error)) => ("failed", Some(&**error)),
+                None => ("failed", Some("panicked")),
+            };
+            map.serialize_entry(&*check.name, &CheckHealth { status, error })?;
+        }
+        map.end()
+    }
+}
+
+/// The time in RFC 3339, in UTC; empty if the clock is out of its range.
+fn timestamp() -> String {
+    let mut text = String::new();
+    match write!(
+        text,
+        "{}",
+        humantime::format_rfc3339_seconds(SystemTime::now())
+    ) {
+        Ok(()) => text,
+        Err(_) => String::new(),
+    }
+}

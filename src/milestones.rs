@@ -1,0 +1,88 @@
+//! What has happened so far, one bit each, and those who wait for it.
+
+use std::task::Waker;
+
+use crate::sync::{AtomicU32, Ordering};
+use crate::wakers::{Slot, WakerSet};
+
+/// The events that can be waited for. The low eight bits are the states, in their order.
+pub(crate) mod event {
+    pub(crate) const DRAINING: u32 = 1 << 4;
+    pub(crate) const STOPPING: u32 = 1 << 5;
+    pub(crate) const STOPPED: u32 = 1 << 6;
+    pub(crate) const FAILED: u32 = 1 << 7;
+    pub(crate) const STATES: u32 = 0xff;
+    /// Once, after draining began, nothing was in flight.
+    pub(crate) const DRAINED: u32 = 1 << 8;
+    /// As `DRAINED`, but can be taken back by the sequence to ask again.
+    pub(crate) const IDLE: u32 = 1 << 9;
+    /// Admitted work is cut.
+    pub(crate) const FORCED: u32 = 1 << 10;
+    /// `force` was called while stopping: what is left of the clean-up is cut.
+    pub(crate) const CUT_CLEANUP: u32 = 1 << 11;
+    /// The server may close its listener.
+    pub(crate) const STOP_ACCEPTING: u32 = 1 << 12;
+    /// A server future has ended; taken back by the sequence before it looks.
+    pub(crate) const SERVER_ENDED: u32 = 1 << 13;
+}
+
+#[derive(Debug)]
+pub(crate) struct Milestones {
+    reached: AtomicU32,
+    waiting: WakerSet,
+}
+
+impl Milestones {
+    pub(crate) fn new(reached: u32) -> Self {
+        Self {
+            reached: AtomicU32::new(reached),
+            waiting: WakerSet::new(),
+        }
+    }
+
+    pub(crate) fn reached(&self) -> u32 {
+        // Acquire: pairs with the Release in `publish`; who sees a milestone sees what led to it.
+        self.reached.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn has(&self, events: u32) -> bool {
+        self.reached() & events != 0
+    }
+
+    /// Publishes `events` without waking; returns whether any of them is new.
+    pub(crate) fn publish(&self, events: u32) -> bool {
+        // Release: pairs with the Acquire in `reached`. Acquire: two publishers are ordered.
+        let before = self.reached.fetch_or(events, Ordering::AcqRel);
+        before & events != events
+    }
+
+    /// Wakes those who wait for any of `events`, which have been published.
+    pub(crate) fn wake(&self, events: u32) {
+        self.waiting.wake_all(events);
+    }
+
+    /// Publishes and wakes; returns whether any of `events` is new.
+    pub(crate) fn reach(&self, events: u32) -> bool {
+        let new = self.publish(events);
+        if new {
+            self.wake(events);
+        }
+        new
+    }
+
+    /// Takes `events` back, so that they can be reached again.
+    pub(crate) fn take_back(&self, events: u32) {
+        // AcqRel: ordered with `publish`, of which it undoes one.
+        self.reached.fetch_and(!events, Ordering::AcqRel);
+    }
+
+    /// Registers `waker` for any of `events`; `false` if one is reached already.
+    pub(crate) fn register(&self, slot: &mut Slot, waker: &Waker, events: u32) -> bool {
+        self.waiting
+            .register(slot, waker, events, || self.has(events))
+    }
+
+    pub(crate) fn deregister(&self, slot: &mut Slot) {
+        self.waiting.remove(slot);
+    }
+}

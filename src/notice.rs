@@ -1,0 +1,117 @@
+//! What everybody is told when a shutdown begins.
+
+use std::fmt;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::time::Instant;
+
+use crate::config::ShutdownConfig;
+use crate::state::ShutdownReason;
+
+/// What everybody is told when a shutdown begins: why, and until when.
+///
+/// Every hook is handed one; [`ShutdownController::notice`](crate::ShutdownController::notice)
+/// gives it to anybody. The deadlines are absolute and kept; `None` means that there is no limit.
+#[derive(Clone)]
+pub struct ShutdownNotice {
+    reason: ShutdownReason,
+    triggered_at: Instant,
+    lame_duck_deadline: Option<Instant>,
+    drain_deadline: Option<Instant>,
+    final_deadline: Option<Instant>,
+    /// Whose clock the instants are of, so that a thread outside the runtime reads the same one.
+    clock: Option<Handle>,
+}
+
+impl ShutdownNotice {
+    /// Takes the instants, by the clock of the runtime that drives the shutdown.
+    pub(crate) fn new(
+        reason: ShutdownReason,
+        config: &ShutdownConfig,
+        clock: Option<Handle>,
+    ) -> Self {
+        let triggered_at = now(clock.as_ref());
+        let total = config.shutdown_timeout;
+        Self {
+            reason,
+            triggered_at,
+            lame_duck_deadline: triggered_at.checked_add(config.lame_duck),
+            drain_deadline: triggered_at.checked_add(total.saturating_sub(config.reserve())),
+            final_deadline: triggered_at.checked_add(total),
+            clock,
+        }
+    }
+
+    /// Returns why the shutdown began.
+    pub fn reason(&self) -> ShutdownReason {
+        self.reason
+    }
+
+    /// Returns when the shutdown began.
+    pub fn triggered_at(&self) -> Instant {
+        self.triggered_at
+    }
+
+    /// Returns when admitted work is cut.
+    pub fn drain_deadline(&self) -> Option<Instant> {
+        self.drain_deadline
+    }
+
+    /// Returns when all is over, clean-up included.
+    pub fn final_deadline(&self) -> Option<Instant> {
+        self.final_deadline
+    }
+
+    /// Returns how long admitted work still has; zero when that is over.
+    pub fn drain_remaining(&self) -> Option<Duration> {
+        self.remaining(self.drain_deadline)
+    }
+
+    /// Returns how long everything, clean-up included, still has; zero when that is over.
+    pub fn time_remaining(&self) -> Option<Duration> {
+        self.remaining(self.final_deadline)
+    }
+
+    fn remaining(&self, deadline: Option<Instant>) -> Option<Duration> {
+        deadline.map(|deadline| deadline.saturating_duration_since(self.now()))
+    }
+
+    pub(crate) fn now(&self) -> Instant {
+        now(self.clock.as_ref())
+    }
+
+    pub(crate) fn lame_duck_deadline(&self) -> Option<Instant> {
+        self.lame_duck_deadline
+    }
+
+    /// The same notice with an earlier end, for the clean-up after a force.
+    pub(crate) fn ending_by(mut self, deadline: Option<Instant>) -> Self {
+        self.final_deadline = earlier(self.final_deadline, deadline);
+        self
+    }
+}
+
+/// The earlier of two deadlines, of which `None` is never.
+pub(crate) fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    }
+}
+
+/// Reads the clock of `runtime`, which may be paused; a foreign thread's own never is.
+fn now(runtime: Option<&Handle>) -> Instant {
+    let _entered = runtime.map(Handle::enter);
+    Instant::now()
+}
+
+impl fmt::Debug for ShutdownNotice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ShutdownNotice")
+            .field("reason", &self.reason)
+            .field("drain_remaining", &self.drain_remaining())
+            .field("time_remaining", &self.time_remaining())
+            .finish_non_exhaustive()
+    }
+}

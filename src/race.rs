@@ -1,0 +1,37 @@
+//! Two small combinators, so that tokio's macros and their compile time are not needed.
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::task::Poll;
+
+use tokio::time::{Instant, timeout_at};
+
+pub(crate) enum Either<A, B> {
+    Left(A),
+    Right(B),
+}
+
+/// Waits for the first of two; when both are ready, the left one counts.
+pub(crate) async fn race<A, B>(left: A, right: B) -> Either<A::Output, B::Output>
+where
+    A: Future,
+    B: Future,
+{
+    let (mut left, mut right) = (pin!(left), pin!(right));
+    poll_fn(|cx| {
+        if let Poll::Ready(output) = left.as_mut().poll(cx) {
+            return Poll::Ready(Either::Left(output));
+        }
+        right.as_mut().poll(cx).map(Either::Right)
+    })
+    .await
+}
+
+/// Waits for `future` until `deadline`, of which `None` is never; gives `None` when it passes. The
+/// future is polled first, even when the deadline has passed before.
+pub(crate) async fn until<F: Future>(deadline: Option<Instant>, future: F) -> Option<F::Output> {
+    match deadline {
+        Some(deadline) => timeout_at(deadline, future).await.ok(),
+        None => Some(future.await),
+    }
+}

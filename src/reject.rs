@@ -1,0 +1,306 @@
+//! What a client is told when its request is refused or cut, in its own protocol.
+//!
+//! - HTTP: 503 (RFC 9110 §15.6.4). A refusal carries `Retry-After` (§10.2.3); a cut request does
+//!   not, for its work had begun and a retry may repeat it.
+//! - gRPC: a trailers-only response with status 14 `UNAVAILABLE`, as the gRPC over HTTP/2 protocol
+//!   has it.
+//! - HTTP/1 connections are told to close (RFC 9112 §9.6), so that the client's next request goes
+//!   elsewhere instead of being refused here again.
+
+use std::fmt;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Version, request};
+
+use crate::body::ResponseBody;
+use crate::sync::Arc;
+
+const REFUSED_JSON: &str = r#"{"error":"service is shutting down"}"#;
+const CUT_JSON: &str = r#"{"error":"service stopped before the request was finished"}"#;
+const REFUSED_GRPC: HeaderValue = HeaderValue::from_static("service is shutting down");
+const CUT_GRPC: HeaderValue =
+    HeaderValue::from_static("service stopped before the call was finished");
+/// gRPC's status code `UNAVAILABLE`.
+const UNAVAILABLE: HeaderValue = HeaderValue::from_static("14");
+
+/// The gRPC content types that are told apart, the longest before its beginning.
+const GRPC_TYPES: [&str; 8] = [
+    "application/grpc-web-text+proto",
+    "application/grpc-web+proto",
+    "application/grpc-web-text",
+    "application/grpc-web",
+    "application/grpc+proto",
+    "application/grpc+json",
+    "application/grpc+thrift",
+    "application/grpc",
+];
+
+/// What a [`DrainLayer`](crate::DrainLayer) can be told.
+#[derive(Clone)]
+pub(crate) struct Options {
+    retry_after: HeaderValue,
+    exempt_paths: Vec<Box<str>>,
+    refuse_with: Option<RefuseWith>,
+}
+
+type RefuseWith = Arc<dyn Fn(&request::Parts) -> Response<Bytes> + Send + Sync>;
+
+/// What has to be remembered of a request to answer it when it is gone: two bytes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Facts {
+    flags: u8,
+    grpc: u8,
+}
+
+const HTTP_1: u8 = 1 << 0;
+const HEAD: u8 = 1 << 1;
+const CONNECT: u8 = 1 << 2;
+const NOT_GRPC: u8 = u8::MAX;
+
+// ===== impl Options =====
+
+impl Options {
+    pub(crate) fn new(retry_after: Duration) -> Self {
+        Self {
+            retry_after: whole_seconds(retry_after),
+            exempt_paths: Vec::new(),
+            refuse_with: None,
+        }
+    }
+
+    pub(crate) fn set_retry_after(&mut self, time: Duration) {
+        self.retry_after = whole_seconds(time);
+    }
+
+    pub(crate) fn exempt(&mut self, paths: impl IntoIterator<Item = impl Into<String>>) {
+        let paths = paths.into_iter().map(|path| path.into().into_boxed_str());
+        self.exempt_paths.extend(paths);
+    }
+
+    pub(crate) fn set_refuse_with(&mut self, refuse: RefuseWith) {
+        self.refuse_with = Some(refuse);
+    }
+
+    pub(crate) fn has_exempt_paths(&self) -> bool {
+        !self.exempt_paths.is_empty()
+    }
+
+    pub(crate) fn is_exempt(&self, path: &str) -> bool {
+        self.exempt_paths.iter().any(|exempt| **exempt == *path)
+    }
+
+    /// Answers a request that is not admitted.
+    #[cold]
+    pub(crate) fn refuse<T>(&self, request: Request<T>) -> Response<Bytes> {
+        let facts = Facts::of(&request);
+        let (parts, _) = request.into_parts();
+        let mut response = match &self.refuse_with {
+            Some(refuse_with) => refuse_with(&parts),
+            None if facts.is_grpc() => {
+                // Echoed as the client wrote it, which may say more than `Facts` remembers.
+                let content_type = parts.headers.get(CONTENT_TYPE).cloned();
+                grpc(content_type.unwrap_or(facts.grpc_type()), REFUSED_GRPC)
+            }
+            None => {
+                let mut response = unavailable(REFUSED_JSON);
+                let headers = response.headers_mut();
+                headers.insert(RETRY_AFTER, self.retry_after.clone());
+                response
+            }
+        };
+        facts.finish(&mut response);
+        response
+    }
+}
+
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Options")
+            .field("retry_after", &self.retry_after)
+            .field("exempt_paths", &self.exempt_paths)
+            .field("refuse_with", &self.refuse_with.is_some())
+            .finish()
+    }
+}
+
+/// RFC 9110 §10.2.3 knows whole seconds only; rounded up, for earlier would be too early.
+fn whole_seconds(time: Duration) -> HeaderValue {
+    let seconds = time.as_secs();
+    HeaderValue::from(seconds.saturating_add(u64::from(time.subsec_nanos() > 0)))
+}
+
+// ===== impl Facts =====
+
+impl Facts {
+    #[inline]
+    pub(crate) fn of<T>(request: &Request<T>) -> Self {
+        let mut flags = 0;
+        if request.version() < Version::HTTP_2 {
+            flags |= HTTP_1;
+        }
+        let mut grpc = NOT_GRPC;
+        match *request.method() {
+            // Every gRPC call is a POST, so others need no look at their headers.
+            Method::POST => grpc = grpc_type(request.headers()),
+            Method::HEAD => flags |= HEAD,
+            Method::CONNECT => flags |= CONNECT,
+            _ => {}
+        }
+        Self { flags, grpc }
+    }
+
+    #[inline]
+    pub(crate) fn is_http1(self) -> bool {
+        self.flags & HTTP_1 != 0
+    }
+
+    fn is_grpc(self) -> bool {
+        self.grpc != NOT_GRPC
+    }
+
+    fn grpc_type(self) -> HeaderValue {
+        let known = GRPC_TYPES.get(usize::from(self.grpc));
+        HeaderValue::from_static(known.unwrap_or(&"application/grpc"))
+    }
+
+    /// Answers a request that was admitted, and cut before it had an answer.
+    #[cold]
+    pub(crate) fn cut(self) -> Response<Bytes> {
+        let mut response = if self.is_grpc() {
+            grpc(self.grpc_type(), CUT_GRPC)
+        } else {
+            unavailable(CUT_JSON)
+        };
+        self.finish(&mut response);
+        response
+    }
+
+    /// Makes one of our own responses right for the request's method and version.
+    fn finish(self, response: &mut Response<Bytes>) {
+        if self.flags & HEAD != 0 {
+            // The length stays in the header, as RFC 9110 §8.6 allows. The body is at its end from
+            // the start, else hyper's HTTP/2 breaks the stream.
+            response.body_mut().clear();
+        }
+        self.close_connection(response);
+    }
+
+    /// Asks an HTTP/1 client to leave after this response.
+    #[cold]
+    pub(crate) fn close_connection<B>(self, response: &mut Response<B>) {
+        let status = response.status();
+        // After these two the connection is no longer HTTP's to close.
+        let tunnels = status == StatusCode::SWITCHING_PROTOCOLS
+            || (self.flags & CONNECT != 0 && status.is_success());
+        if self.is_http1() && !tunnels {
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(CONNECTION, close);
+        }
+    }
+}
+
+/// Which gRPC content type it is: `application/grpc`, alone or followed by `+`, `;` or `-web`.
+fn grpc_type(headers: &HeaderMap) -> u8 {
+    let Some(value) = headers.get(CONTENT_TYPE) else {
+        return NOT_GRPC;
+    };
+    let value = value.as_bytes();
+    let starts_with = |prefix: &str| {
+        let start = value.get(..prefix.len());
+        start.is_some_and(|start| start.eq_ignore_ascii_case(prefix.as_bytes()))
+    };
+    if !starts_with("application/grpc") {
+        return NOT_GRPC;
+    }
+    let rest = &value["application/grpc".len()..];
+    let is_grpc =
+        matches!(rest.first(), None | Some(b'+' | b';')) || starts_with("application/grpc-web");
+    if !is_grpc {
+        return NOT_GRPC;
+    }
+    let known = GRPC_TYPES.iter().position(|known| starts_with(known));
+    known.map_or(NOT_GRPC, |index| index as u8)
+}
+
+fn unavailable(json: &'static str) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::from_static(json.as_bytes()));
+    *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(CONTENT_LENGTH, HeaderValue::from(json.len()));
+    response
+}
+
+/// Trailers-only: the status goes into the headers, and the stream ends with them.
+fn grpc(content_type: HeaderValue, message: HeaderValue) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::new());
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, content_type);
+    headers.insert("grpc-status", UNAVAILABLE);
+    headers.insert("grpc-message", message);
+    response
+}
+
+/// Gives a response of ours the body type of the service's responses.
+pub(crate) fn into_response<B>(response: Response<Bytes>) -> Response<ResponseBody<B>> {
+    response.map(ResponseBody::refusal)
+}
+
+#[cfg(all(test, not(tower_lifecycle_loom)))]
+mod tests {
+    use super::*;
+
+    fn facts(content_type: &'static str) -> Facts {
+        let request = Request::post("/").header(CONTENT_TYPE, content_type);
+        Facts::of(&request.body(()).expect("a valid request"))
+    }
+
+    #[test]
+    fn grpc_is_told_by_its_content_type() {
+        for grpc in [
+            "application/grpc",
+            "application/grpc+proto",
+            "application/grpc;charset=utf-8",
+            "application/grpc-web",
+            "application/grpc-web-text+proto",
+            "Application/GRPC+json",
+        ] {
+            assert!(facts(grpc).is_grpc(), "{grpc}");
+        }
+        for other in [
+            "application/grpcurl",
+            "application/grp",
+            "application/json",
+            "text/plain",
+            "",
+        ] {
+            assert!(!facts(other).is_grpc(), "{other}");
+        }
+    }
+
+    #[test]
+    fn a_cut_call_gets_back_the_content_type_that_it_came_with() {
+        for known in GRPC_TYPES {
+            let response = facts(known).cut();
+            assert_eq!(response.headers()[CONTENT_TYPE], known);
+            assert_eq!(response.headers()["grpc-status"], "14");
+        }
+        let unknown = facts("application/grpc+other").cut();
+        assert_eq!(unknown.headers()[CONTENT_TYPE], "application/grpc");
+    }
+
+    #[test]
+    fn retry_after_is_rounded_up_to_whole_seconds() {
+        for (time, seconds) in [
+            (Duration::ZERO, "0"),
+            (Duration::from_millis(1), "1"),
+            (Duration::from_secs(5), "5"),
+            (Duration::from_millis(5_001), "6"),
+            (Duration::MAX, "18446744073709551615"),
+        ] {
+            assert_eq!(whole_seconds(time), seconds);
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! The states of a service's life, the legal moves between them, and why a shutdown began.
+
+use std::fmt;
+
+/// Where a service is in its life.
+///
+/// The states are ordered as they follow each other. Only the moves that this table allows can
+/// happen, whatever is called when:
+///
+/// | from | to |
+/// |---|---|
+/// | `Initializing` | `Starting`, `Failed` |
+/// | `Starting` | `Running`, `Failed` |
+/// | `Running` | `LameDuck`, or `Draining` when the lame duck is zero |
+/// | `LameDuck` | `Draining` |
+/// | `Draining` | `Stopping` |
+/// | `Stopping` | `Stopped` |
+///
+/// # Examples
+///
+/// ```
+/// use tower_lifecycle::LifecycleState;
+///
+/// assert!(LifecycleState::Running < LifecycleState::Draining);
+/// assert_eq!(LifecycleState::LameDuck.to_string(), "lame_duck");
+/// assert!(LifecycleState::Stopped.is_terminal());
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+#[repr(u8)]
+pub enum LifecycleState {
+    /// Being put together; nothing has been started.
+    Initializing,
+    /// Services are being started.
+    Starting,
+    /// Serving; ready for traffic.
+    Running,
+    /// Readiness is red, everything is still served, clients are asked to leave.
+    LameDuck,
+    /// New requests are refused; admitted ones run on.
+    Draining,
+    /// The drain is over, by itself or by force; hooks and services clean up.
+    Stopping,
+    /// Over; the report is there.
+    Stopped,
+    /// The start-up failed and was rolled back.
+    Failed,
+}
+
+/// Why a shutdown began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ShutdownReason {
+    /// The operating system asked, by the signal of this name.
+    Signal(&'static str),
+    /// The program asked.
+    Manual,
+    /// A time limit of the program's own, such as a maximum age.
+    Timeout,
+    /// Something failed, such as the server.
+    Error,
+    /// The server ended by itself.
+    ServerExited,
+    /// The runtime that drove the shutdown ended before the shutdown did.
+    Interrupted,
+}
+
+// ===== impl LifecycleState =====
+
+impl LifecycleState {
+    const ALL: [Self; 8] = [
+        Self::Initializing,
+        Self::Starting,
+        Self::Running,
+        Self::LameDuck,
+        Self::Draining,
+        Self::Stopping,
+        Self::Stopped,
+        Self::Failed,
+    ];
+
+    /// Returns the name in lower snake case, such as `lame_duck`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Initializing => "initializing",
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::LameDuck => "lame_duck",
+            Self::Draining => "draining",
+            Self::Stopping => "stopping",
+            Self::Stopped => "stopped",
+            Self::Failed => "failed",
+        }
+    }
+
+    /// Returns whether no other state can follow.
+    pub const fn is_terminal(self) -> bool {
+        matches!(self, Self::Stopped | Self::Failed)
+    }
+
+    pub(crate) const fn can_become(self, next: Self) -> bool {
+        use LifecycleState::*;
+        matches!(
+            (self, next),
+            (Initializing, Starting | Failed)
+                | (Starting, Running | Failed)
+                | (Running, LameDuck | Draining)
+                | (LameDuck, Draining)
+                | (Draining, Stopping)
+                | (Stopping, Stopped)
+        )
+    }
+
+    /// The state's milestone: one bit, in the order of the states.
+    pub(crate) const fn bit(self) -> u32 {
+        1 << self as u32
+    }
+
+    /// The milestones of this state and of all that can come instead of it or after it.
+    pub(crate) fn at_or_past(self) -> u32 {
+        let reached = |next: &&Self| **next >= self || next.is_terminal();
+        Self::ALL.iter().filter(reached).map(|s| s.bit()).sum()
+    }
+
+    /// The state of a set of milestones: the latest that was reached.
+    pub(crate) fn latest(bits: u32) -> Self {
+        let reached = |state: &&Self| bits & state.bit() != 0;
+        let latest = Self::ALL.iter().rev().find(reached);
+        *latest.unwrap_or(&Self::Initializing)
+    }
+}
+
+impl fmt::Display for LifecycleState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+// ===== impl ShutdownReason =====
+
+impl fmt::Display for ShutdownReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Signal(name) => write!(f, "signal {name}"),
+            Self::Manual => f.write_str("manual"),
+            Self::Timeout => f.write_str("timeout"),
+            Self::Error => f.write_str("error"),
+            Self::ServerExited => f.write_str("server exited"),
+            Self::Interrupted => f.write_str("interrupted"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_legal_move_goes_forward_and_ends_at_a_terminal_state() {
+        for from in LifecycleState::ALL {
+            let next: Vec<_> = LifecycleState::ALL
+                .into_iter()
+                .filter(|to| from.can_become(*to))
+                .collect();
+            assert!(next.iter().all(|to| *to > from), "{from} goes back");
+            assert_eq!(next.is_empty(), from.is_terminal(), "{from}");
+        }
+    }
+
+    #[test]
+    fn the_latest_milestone_is_the_state() {
+        use LifecycleState::*;
+        let bits = Running.bit() | Draining.bit() | (1 << 10);
+        assert_eq!(LifecycleState::latest(bits), Draining);
+        assert_eq!(LifecycleState::latest(0), Initializing);
+    }
+
+    #[test]
+    fn at_or_past_takes_in_every_terminal_state() {
+        use LifecycleState::*;
+        assert_eq!(
+            Stopping.at_or_past(),
+            Stopping.bit() | Stopped.bit() | Failed.bit()
+        );
+        assert_eq!(Failed.at_or_past(), Stopped.bit() | Failed.bit());
+    }
+}

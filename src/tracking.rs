@@ -1,0 +1,255 @@
+//! The layer that only counts: nothing is refused, and nothing is cut.
+
+use std::fmt;
+use std::future::Future;
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use http::Response;
+use pin_project_lite::pin_project;
+use tower_layer::Layer;
+use tower_service::Service;
+
+use crate::body::TrackedBody;
+use crate::controller::ShutdownController;
+use crate::guard::InFlightGuard;
+use crate::layer_shard::LayerHandle;
+use crate::mode::{AnyService, Http};
+use crate::sync::Arc;
+
+/// Counts the requests of a service, and refuses none.
+///
+/// For work that must be waited for and may not be turned away. Around an HTTP service a request is
+/// counted to the end of its response body. It is not cut either: what does not end by itself is
+/// reported as [abandoned](crate::ShutdownReport::abandoned).
+///
+/// # Examples
+///
+/// ```
+/// use axum::{Router, routing::post};
+/// use tower_lifecycle::{RequestTrackingLayer, ShutdownController};
+///
+/// let ctl = ShutdownController::new();
+/// let internal: Router = Router::new()
+///     .route("/replicate", post(|| async {}))
+///     .layer(RequestTrackingLayer::new(ctl.clone()));
+/// ```
+#[must_use = "a layer does nothing until it is put around a service"]
+pub struct RequestTrackingLayer<M = Http> {
+    ctl: ShutdownController,
+    mode: PhantomData<fn() -> M>,
+}
+
+/// A service whose requests are counted; made by [`RequestTrackingLayer`].
+pub struct RequestTracking<S, M = Http> {
+    inner: S,
+    handle: LayerHandle<()>,
+    mode: PhantomData<fn() -> M>,
+}
+
+pin_project! {
+    /// The response future of [`RequestTracking`].
+    #[must_use = "futures do nothing unless polled"]
+    pub struct ResponseFuture<F, M = Http> {
+        #[pin]
+        state: State<F>,
+        mode: PhantomData<fn() -> M>,
+    }
+}
+
+pin_project! {
+    #[project = StateProj]
+    #[project_replace = StateOwned]
+    enum State<F> {
+        Live {
+            // Declared first, so that it is dropped first.
+            #[pin]
+            inner: F,
+            guard: InFlightGuard,
+        },
+        Done,
+    }
+}
+
+// ===== impl RequestTrackingLayer =====
+
+impl RequestTrackingLayer {
+    /// Makes a layer for HTTP services, which counts to the end of the response body.
+    pub fn new(ctl: ShutdownController) -> Self {
+        Self {
+            ctl,
+            mode: PhantomData,
+        }
+    }
+
+    /// Makes it a layer for any tower service, which counts to the end of the response future.
+    pub fn until_response(self) -> RequestTrackingLayer<AnyService> {
+        RequestTrackingLayer {
+            ctl: self.ctl,
+            mode: PhantomData,
+        }
+    }
+}
+
+impl<S, M> Layer<S> for RequestTrackingLayer<M> {
+    type Service = RequestTracking<S, M>;
+
+    fn layer(&self, inner: S) -> RequestTracking<S, M> {
+        RequestTracking {
+            inner,
+            handle: LayerHandle::new(self.ctl.core(), Arc::new(())),
+            mode: PhantomData,
+        }
+    }
+}
+
+impl<M> Clone for RequestTrackingLayer<M> {
+    fn clone(&self) -> Self {
+        Self {
+            ctl: self.ctl.clone(),
+            mode: PhantomData,
+        }
+    }
+}
+
+impl<M> fmt::Debug for RequestTrackingLayer<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RequestTrackingLayer")
+            .finish_non_exhaustive()
+    }
+}
+
+// ===== impl RequestTracking =====
+
+impl<S, M> RequestTracking<S, M> {
+    /// Returns a reference to the inner service.
+    pub fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// Returns a mutable reference to the inner service.
+    pub fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
+    /// Gives the inner service back.
+    pub fn into_inner(self) -> S {
+        self.inner
+    }
+}
+
+impl<S, Req, B> Service<Req> for RequestTracking<S, Http>
+where
+    S: Service<Req, Response = Response<B>>,
+{
+    type Response = Response<TrackedBody<B>>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S::Future, Http>;
+
+    #[inline]
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    #[inline]
+    fn call(&mut self, request: Req) -> Self::Future {
+        let guard = InFlightGuard::track(&self.handle.shard);
+        ResponseFuture::new(self.inner.call(request), guard)
+    }
+}
+
+impl<S: Service<Req>, Req> Service<Req> for RequestTracking<S, AnyService> {
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = ResponseFuture<S::Future, AnyService>;
+
+    #[inline]
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    #[inline]
+    fn call(&mut self, request: Req) -> Self::Future {
+        let guard = InFlightGuard::track(&self.handle.shard);
+        ResponseFuture::new(self.inner.call(request), guard)
+    }
+}
+
+impl<S: Clone, M> Clone for RequestTracking<S, M> {
+    #[inline]
+    fn clone(&self) -> Self {
+        Self {
+            inner: self.inner.clone(),
+            handle: self.handle.clone(),
+            mode: PhantomData,
+        }
+    }
+}
+
+impl<S: fmt::Debug, M> fmt::Debug for RequestTracking<S, M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RequestTracking")
+            .field("inner", &self.inner)
+            .finish_non_exhaustive()
+    }
+}
+
+// ===== impl ResponseFuture =====
+
+impl<F, M> ResponseFuture<F, M> {
+    fn new(inner: F, guard: InFlightGuard) -> Self {
+        Self {
+            state: State::Live { inner, guard },
+            mode: PhantomData,
+        }
+    }
+}
+
+impl<F, B, E> Future for ResponseFuture<F, Http>
+where
+    F: Future<Output = Result<Response<B>, E>>,
+{
+    type Output = Result<Response<TrackedBody<B>>, E>;
+
+    #[inline]
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let (result, guard) = ready!(self.project().state.poll(cx));
+        // On an error the guard goes here, after the inner future, which is dropped.
+        Poll::Ready(result.map(|response| response.map(|body| TrackedBody::new(body, guard))))
+    }
+}
+
+impl<F: Future> Future for ResponseFuture<F, AnyService> {
+    type Output = F::Output;
+
+    #[inline]
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let (output, _guard) = ready!(self.project().state.poll(cx));
+        Poll::Ready(output)
+    }
+}
+
+impl<F: Future> State<F> {
+    /// Gives the output and the guard, once the inner future has ended and been dropped in place.
+    #[inline]
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<(F::Output, InFlightGuard)> {
+        let StateProj::Live { inner, .. } = self.as_mut().project() else {
+            panic!("response future polled after completion")
+        };
+        let output = ready!(inner.poll(cx));
+        let StateOwned::Live { guard, .. } = self.project_replace(State::Done) else {
+            unreachable!("it has just been polled")
+        };
+        Poll::Ready((output, guard))
+    }
+}
+
+impl<F, M> fmt::Debug for ResponseFuture<F, M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let done = matches!(self.state, State::Done);
+        f.debug_struct("ResponseFuture")
+            .field("done", &done)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,111 @@
+//! The future of everything that can be waited for.
+
+use std::fmt;
+use std::future::Future;
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use crate::core::Core;
+use crate::report::ShutdownReport;
+use crate::state::LifecycleState;
+use crate::sync::Arc;
+use crate::wakers::Slot;
+
+/// Resolves when a shutdown has come to a certain point; made by the methods of
+/// [`ShutdownController`](crate::ShutdownController).
+///
+/// It borrows nothing and can be sent and stored. It gives `()`, the [`LifecycleState`] reached, or
+/// the [`ShutdownReport`].
+///
+/// # Cancel safety
+///
+/// Dropping it loses nothing and stops nothing: a later one resolves at once if the point is passed.
+#[must_use = "futures do nothing unless polled"]
+pub struct Wait<T = ()> {
+    core: Arc<Core>,
+    /// Any of these milestones resolves it.
+    events: u32,
+    slot: Slot,
+    outcome: PhantomData<fn() -> T>,
+}
+
+/// What a wait gives, read when it resolves.
+trait Outcome {
+    fn of(core: &Core) -> Poll<Self>
+    where
+        Self: Sized;
+}
+
+impl Outcome for () {
+    fn of(_: &Core) -> Poll<()> {
+        Poll::Ready(())
+    }
+}
+
+impl Outcome for LifecycleState {
+    fn of(core: &Core) -> Poll<Self> {
+        Poll::Ready(core.state())
+    }
+}
+
+impl Outcome for ShutdownReport {
+    fn of(core: &Core) -> Poll<Self> {
+        // A start-up that failed has no shutdown to report.
+        core.report().cloned().map_or(Poll::Pending, Poll::Ready)
+    }
+}
+
+// ===== impl Wait =====
+
+impl<T> Wait<T> {
+    pub(crate) fn new(core: &Arc<Core>, events: u32) -> Self {
+        Self {
+            core: Arc::clone(core),
+            events,
+            slot: Slot::NONE,
+            outcome: PhantomData,
+        }
+    }
+
+    fn poll_events(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let milestones = self.core.milestones();
+        if !milestones.has(self.events) {
+            self.core.capture_runtime();
+            if milestones.register(&mut self.slot, cx.waker(), self.events) {
+                return Poll::Pending;
+            }
+        }
+        Poll::Ready(())
+    }
+}
+
+macro_rules! wait_for {
+    ($($outcome:ty),*) => {$(
+        impl Future for Wait<$outcome> {
+            type Output = $outcome;
+
+            fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<$outcome> {
+                let this = self.get_mut();
+                match this.poll_events(cx) {
+                    Poll::Ready(()) => <$outcome>::of(&this.core),
+                    Poll::Pending => Poll::Pending,
+                }
+            }
+        }
+    )*};
+}
+
+wait_for!((), LifecycleState, ShutdownReport);
+
+impl<T> Drop for Wait<T> {
+    fn drop(&mut self) {
+        self.core.milestones().deregister(&mut self.slot);
+    }
+}
+
+impl<T> fmt::Debug for Wait<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Wait").finish_non_exhaustive()
+    }
+}
