@@ -141,6 +141,16 @@ impl WakerSet {
     }
 }
 
+#[cfg(test)]
+impl WakerSet {
+    /// Returns how many wakers are left in the set.
+    pub(crate) fn registered(&self) -> usize {
+        let slots = lock(&self.slots);
+        let waiting = |entry: &&Entry| entry.waker.is_some();
+        slots.entries.iter().filter(waiting).count()
+    }
+}
+
 impl Slots {
     /// Returns the place of the slot's waker, finding a slot first if it has none.
     fn claim(&mut self, slot: &mut Slot, events: u32) -> &mut Option<Waker> {
