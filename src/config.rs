@@ -108,7 +108,7 @@ impl ShutdownConfig {
     /// Sets how long the listener at least stays open, refusing, after draining began.
     ///
     /// It is what [`ShutdownController::stop_accepting`](crate::ShutdownController::stop_accepting)
-    /// waits for. Never longer than the drain itself.
+    /// waits for. Never longer than half of the drain, so that the server can end in the other.
     pub fn refuse_for(mut self, time: Duration) -> Self {
         self.refuse_for = time;
         self

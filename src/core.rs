@@ -144,9 +144,22 @@ impl Core {
     }
 
     /// Makes the first move of a shutdown; `false` if one is under way.
-    ///
-    /// Readiness is red as soon as the notice is there, which is before any shard is closed.
     pub(crate) fn begin(&self, reason: ShutdownReason) -> bool {
+        if !self.announce(reason) {
+            return false;
+        }
+        if self.config.lame_duck.is_zero() {
+            self.begin_draining();
+        } else {
+            self.gate.shed();
+            self.advance(LifecycleState::LameDuck);
+        }
+        true
+    }
+
+    /// Makes the notice; `false` if there is one. Readiness is red as soon as it is there, which is
+    /// before any shard is closed.
+    pub(crate) fn announce(&self, reason: ShutdownReason) -> bool {
         if self.notice.get().is_some() {
             return false;
         }
@@ -166,12 +179,6 @@ impl Core {
             shutdown_timeout = ?self.config.shutdown_timeout,
             "shutdown triggered"
         );
-        if self.config.lame_duck.is_zero() {
-            self.begin_draining();
-        } else {
-            self.gate.shed();
-            self.advance(LifecycleState::LameDuck);
-        }
         true
     }
 
@@ -216,8 +223,9 @@ impl Core {
             now
         };
         debug!(from = %now, to = %next, "state changed");
-        self.milestones().wake(next.bit());
+        // Observers first: whoever waits for the end may end the process when it is woken.
         self.tell_observers();
+        self.milestones().wake(next.bit());
         true
     }
 

@@ -301,7 +301,10 @@ impl Entrance {
         let inner_is_ready = std::mem::take(&mut self.inner_is_ready);
         match InFlightGuard::admit(&self.handle.shard) {
             // The inner must not be called unready, whatever the gate says by now.
-            Some(_guard) if !inner_is_ready => Err(Refusal { inner_is_ready }),
+            Some(_guard) if !inner_is_ready => {
+                warn!("called before it was ready, and refused: call `poll_ready` first");
+                Err(Refusal { inner_is_ready })
+            }
             Some(guard) => Ok(guard),
             None => Err(Refusal { inner_is_ready }),
         }

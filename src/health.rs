@@ -362,3 +362,22 @@ fn timestamp() -> String {
         Err(_) => String::new(),
     }
 }
+
+#[cfg(all(test, not(tower_lifecycle_loom)))]
+mod tests {
+    use super::*;
+    use crate::state::ShutdownReason;
+
+    /// P9: the moment between the closing of the first shard, when a refusal is possible, and the
+    /// publishing of the state.
+    #[test]
+    fn readiness_is_red_before_the_first_shard_is_closed() {
+        let ctl = ShutdownController::new();
+        assert!(is_ready(&ctl));
+        assert!(ctl.core().announce(ShutdownReason::Manual));
+        assert_eq!(ctl.state(), LifecycleState::Running);
+        assert!(ctl.try_admit().is_ok(), "nothing is refused yet");
+        assert!(!is_ready(&ctl));
+        assert_eq!(status(&ctl), "draining");
+    }
+}

@@ -9,7 +9,7 @@ use std::future::pending;
 use std::time::Duration;
 
 use tokio::task::yield_now;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep};
 use tracing::{error, info, warn};
 
 use crate::core::Core;
@@ -40,7 +40,12 @@ async fn shut_down(core: &Arc<Core>, notice: &ShutdownNotice) -> ShutdownReport 
     core.begin_draining();
     wake_shards(core, interest::CLOSED).await;
     let force = until(notice.drain_deadline(), reached(core, event::FORCED));
-    let cleanup = match race(drained_and_served(core), race(force, tell_progress(core))).await {
+    let cleanup = match race(
+        drained_and_served(core, notice),
+        race(force, tell_progress(core)),
+    )
+    .await
+    {
         Either::Left(()) if !core.milestones().has(event::FORCED) => notice.clone(),
         _ => {
             account.cut(core).await;
@@ -65,15 +70,16 @@ async fn shut_down(core: &Arc<Core>, notice: &ShutdownNotice) -> ShutdownReport 
 }
 
 /// Waits until nothing is in flight, the listener may close, and every server has ended.
-async fn drained_and_served(core: &Arc<Core>) {
-    let closed_at = Instant::now();
+async fn drained_and_served(core: &Arc<Core>, notice: &ShutdownNotice) {
+    // At most half of the drain, so that a server has the other half to end in.
+    let half = notice
+        .drain_remaining()
+        .map_or(Duration::MAX, |left| left / 2);
+    let refused_until = notice.now().checked_add(core.config.refuse_for.min(half));
     reached(core, event::DRAINED).await;
     // Late clients, and those that wait in the kernel's backlog, are still answered for a while.
     if core.listener_waits() {
-        match closed_at.checked_add(core.config.refuse_for) {
-            Some(end) => sleep_until(end).await,
-            None => pending().await,
-        }
+        until(refused_until, pending::<()>()).await;
     }
     core.milestones().reach(event::STOP_ACCEPTING);
     gone(core).await;

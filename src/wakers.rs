@@ -141,7 +141,7 @@ impl WakerSet {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, tower_lifecycle_loom))]
 impl WakerSet {
     /// Returns how many wakers are left in the set.
     pub(crate) fn registered(&self) -> usize {

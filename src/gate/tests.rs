@@ -313,7 +313,7 @@ mod model {
 
     /// Who is refused sees what led to the closing, such as the notice that turns readiness red.
     ///
-    /// Seeded: `add_to_all` with `Relaxed`; `enter` with `Relaxed`.
+    /// Seeded: `add_to_all` with `Relaxed`.
     #[test]
     fn a_refusal_sees_what_led_to_it() {
         check(|| {
