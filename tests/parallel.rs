@@ -138,11 +138,7 @@ fn of_all_that_trigger_at_once_one_is_the_first() {
             threads.into_iter().map(|t| t.join().unwrap()).sum()
         });
         tokio_test::block_on(ctl.stopped());
-        assert_eq!(first, 1);
-        assert_eq!(
-            (hooks.load(Ordering::Relaxed), moves.load(Ordering::Relaxed)),
-            (1, 3)
-        );
+        assert_eq!((first, hooks.load(Ordering::Relaxed)), (1, 1));
     }
 }
 
