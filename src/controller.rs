@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::future::{Future, IntoFuture};
+use std::time::Duration;
 
 use crate::config::{ConfigError, ShutdownConfig};
 use crate::core::Core;
@@ -97,6 +98,11 @@ impl ShutdownController {
     /// Returns how many are in flight: exact when nothing moves, else off by what is moving.
     pub fn in_flight(&self) -> u64 {
         self.core.gate.in_flight()
+    }
+
+    /// Returns how long ago the controller was made.
+    pub fn uptime(&self) -> Duration {
+        self.core.started_at.elapsed()
     }
 
     /// Returns what everybody was told at the trigger, once there was one.

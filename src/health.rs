@@ -281,7 +281,7 @@ impl ResponseFuture {
                 checks: &self.settings.checks,
                 results: &self.results,
             },
-            uptime: self.ctl.core().started_at.elapsed().as_secs(),
+            uptime: self.ctl.uptime().as_secs(),
             in_flight_requests: self.ctl.in_flight(),
             timestamp: timestamp(),
         };

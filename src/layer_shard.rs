@@ -22,10 +22,13 @@ pub(crate) struct LayerShard<O> {
     /// Read on cold paths only, and never cloned there.
     pub(crate) options: Arc<O>,
     index: usize,
-    peers: Arc<OnceLock<Box<[Weak<LayerShard<O>>]>>>,
+    peers: Arc<OnceLock<Peers<O>>>,
     /// For the index of the calling thread's shard.
     mask: usize,
 }
+
+/// All shards of one layer, by their indices.
+type Peers<O> = Box<[Weak<LayerShard<O>>]>;
 
 /// A service's handle on the shards of its layer.
 pub(crate) struct LayerHandle<O>(Arc<LayerShard<O>>);

@@ -1,7 +1,85 @@
+//! Graceful shutdown and lifecycle for any tower service.
+//!
+//! `.layer(DrainLayer::new(ctl.clone()))`, and from then on a deploy loses no request. What is in
+//! flight is counted to the end of each response body; readiness turns red first; new work is
+//! refused in the client's own protocol; admitted work finishes, or is cut by the deadline; clean-up
+//! runs inside a reserved slice of that same deadline; and a report says exactly what happened.
+//!
+//! # Quick start
+//!
+//! ```no_run
+//! use axum::{Router, routing::get};
+//! use tokio::net::TcpListener;
+//! use tower_lifecycle::{DrainLayer, HealthService, ShutdownController};
+//!
+//! #[tokio::main]
+//! async fn main() -> std::process::ExitCode {
+//!     let ctl = ShutdownController::new();
+//!     ctl.listen_for_signals().unwrap();
+//!     let app = Router::new()
+//!         .route("/", get(|| async { "hello" }))
+//!         .layer(DrainLayer::new(ctl.clone()))
+//!         .route_service("/health", HealthService::new(ctl.clone())); // after .layer: never refused
+//!     let listener = TcpListener::bind("127.0.0.1:3000").await.unwrap();
+//!     let server = axum::serve(listener, app).with_graceful_shutdown(ctl.stop_accepting());
+//!     ctl.run(server).await.exit_code()
+//! }
+//! ```
+//!
+//! # The parts
+//!
+//! - [`ShutdownController`] is the handle: it begins the end, waits for it, and reports it.
+//!   [`ShutdownConfig`] says how long each part may take.
+//! - [`DrainLayer`] admits, counts, refuses and cuts the requests of a service, of HTTP or not.
+//!   [`RequestTrackingLayer`] only counts them.
+//! - [`InFlightGuard`] counts work that is no tower call.
+//! - [`Hook`]s clean up, in phases, each in a task of its own and with its own limit.
+//! - `HealthService` answers readiness and liveness probes.
+//! - [`ShutdownNotice`] is what everybody is told at the trigger, [`ShutdownReport`] what happened.
+//!
+//! # The states
+//!
+//! | state | new HTTP request | responses under way | readiness | liveness |
+//! |---|---|---|---|---|
+//! | `Initializing`, `Starting` | served | as is | 503 `starting` | 200 |
+//! | `Running` | served | as is | 200 `healthy` or `degraded` | 200 |
+//! | `LameDuck` | served | HTTP/1: `Connection: close` | 503 `draining` | 200 |
+//! | `Draining` | 503, `Retry-After` | finish, HTTP/1: `Connection: close` | 503 `draining` | 200 |
+//! | forced | 503, `Retry-After` | no answer yet: 503; in the body: body error | 503 `draining` | 200 |
+//! | `Stopping` | 503, `Retry-After` | – | 503 `stopping` | 200 |
+//! | `Stopped`, `Failed` | 503, `Retry-After` | – | 503 `stopped`, `unhealthy` | 503 |
+//!
+//! All of it fits into one total, of which a part is kept for the clean-up:
+//!
+//! ```text
+//! |── lame duck ──|──────── drain ────────|── clean-up reserve ──|
+//! |────────────────────── shutdown_timeout ──────────────────────|
+//! ```
+//!
+//! # What is not promised
+//!
+//! A count of zero means that the server has taken the last frame, not that it has been sent.
+//! [`ShutdownController::run`] therefore waits for the server's end too; a program that ends its
+//! process at [`drained`](ShutdownController::drained) alone truncates large responses. A deadline
+//! is kept as long as the runtime is not blocked.
+//!
+//! # Features
+//!
+//! | feature | default | what it adds |
+//! |---|---|---|
+//! | `health` | yes | `HealthService` |
+//! | `signal` | yes | `ShutdownController::listen_for_signals` |
+//!
+//! # Comparison
+//!
+//! `tower_http`'s in-flight layer counts, and neither waits, refuses nor cuts. `tokio_util`'s
+//! `TaskTracker` waits for tasks, and admits more after `close`. `drain` waits, and lets go at the
+//! response head. hyper-util's `GracefulShutdown` and `axum::serve` wait for connections, without a
+//! deadline. The README has the whole table.
+
 #![forbid(unsafe_code)]
 #![warn(missing_docs, missing_debug_implementations, unreachable_pub)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
-//! Graceful shutdown and lifecycle for any tower service.
 
 mod body;
 mod config;
@@ -57,3 +135,7 @@ pub mod future {
     pub use crate::health::ResponseFuture as HealthFuture;
     pub use crate::tracking::ResponseFuture as RequestTrackingFuture;
 }
+
+#[cfg(all(doctest, feature = "health", feature = "signal"))]
+#[doc = include_str!("../README.md")]
+struct Readme;
