@@ -182,9 +182,9 @@ where
         match self.project().kind.project() {
             KindProj::Admitted { mut inner } => {
                 // Before every poll of the inner: a body that is always ready would never get to
-                // the other look below.
+                // the other look below. One that is at its end already has nothing left to cut.
                 let guard = inner.as_mut().guard();
-                if guard.is_some_and(|guard| guard.is_forced()) {
+                if guard.is_some_and(|guard| guard.is_forced()) && !inner.is_end_stream() {
                     return Poll::Ready(Some(Err(cut(inner))));
                 }
                 if let Poll::Ready(frame) = inner.as_mut().poll_frame(cx) {

@@ -172,7 +172,11 @@ impl ShutdownController {
     /// [`ShuttingDown`] from `Draining` on.
     #[inline]
     pub fn try_admit(&self) -> Result<InFlightGuard, ShuttingDown> {
-        InFlightGuard::admit(self.core.gate.local()).ok_or(ShuttingDown)
+        let shard = self.core.gate.local();
+        InFlightGuard::admit(shard).ok_or_else(|| {
+            shard.note_refused();
+            ShuttingDown
+        })
     }
 
     // ----- ending it -----
@@ -292,13 +296,14 @@ impl ShutdownController {
     /// shutdown.
     ///
     /// That is when draining has begun, nothing is in flight, and the listener has been open and
-    /// refusing for at least [`refuse_for`](ShutdownConfig::refuse_for); or at a force. Closing it
-    /// as soon as draining begins would reset the connections that wait in the kernel's backlog,
-    /// and probes and late clients would find nobody.
+    /// refusing for at least [`refuse_for`](ShutdownConfig::refuse_for); or at the drain deadline.
+    /// A force shortens that, to 125 ms at most. Closing the listener as soon as draining begins
+    /// would reset the connections that wait in the kernel's backlog, and probes and late clients
+    /// would find nobody.
     pub fn stop_accepting(&self) -> Wait {
         self.core.note_listener();
         let over = LifecycleState::Stopping.at_or_past();
-        self.wait(event::STOP_ACCEPTING | event::FORCED | over)
+        self.wait(event::STOP_ACCEPTING | over)
     }
 
     fn wait<T>(&self, events: u32) -> Wait<T> {

@@ -131,16 +131,16 @@ impl Core {
         self.listener_waits.load(Ordering::Relaxed)
     }
 
-    #[cfg(feature = "signal")]
-    pub(crate) fn listens_to_signals(&self) -> bool {
-        // Relaxed: only whether somebody was first; nothing is published with it.
-        self.signals.load(Ordering::Relaxed)
-    }
-
     /// Notes that signals are listened for; `false` if they were already.
     #[cfg(feature = "signal")]
     pub(crate) fn note_signals(&self) -> bool {
+        // Relaxed: only whether somebody was first; nothing is published with it.
         !self.signals.swap(true, Ordering::Relaxed)
+    }
+
+    #[cfg(feature = "signal")]
+    pub(crate) fn forget_signals(&self) {
+        self.signals.store(false, Ordering::Relaxed);
     }
 
     /// Makes the first move of a shutdown; `false` if one is under way.

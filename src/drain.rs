@@ -181,6 +181,8 @@ impl DrainLayer {
     /// Makes it a layer for any tower service, of HTTP or not: refused with the error
     /// [`ShuttingDown`], cut with [`Forced`], counted to the end of the response future.
     ///
+    /// A refused request is dropped, so keep a copy, or an id, of what is to be delivered again.
+    ///
     /// # Examples
     ///
     /// ```
@@ -399,6 +401,7 @@ impl<S> Drain<S, Http> {
             let inner = self.inner.call(request);
             return Kind::Exempt { inner, facts };
         }
+        self.entrance.handle.shard.note_refused();
         Kind::Refused {
             response: Box::new(options.refuse(request)),
         }
@@ -428,7 +431,10 @@ where
                 inner: self.inner.call(request),
                 guard,
             },
-            Err(_) => AnyKind::Refused,
+            Err(_) => {
+                self.entrance.handle.shard.note_refused();
+                AnyKind::Refused
+            }
         };
         AnyResponseFuture { kind }
     }

@@ -212,8 +212,6 @@ impl Shard {
             return true;
         }
         self.undo_entry();
-        // Relaxed: a figure to look at.
-        self.refused.fetch_add(1, Ordering::Relaxed);
         false
     }
 
@@ -319,6 +317,13 @@ impl Shard {
     /// Wakes the next batch of those registered for `interests`; `false` when there are no more.
     pub(crate) fn wake_batch(&self, interests: u32, cursor: &mut usize) -> bool {
         self.wakers.wake_batch(interests, cursor)
+    }
+
+    /// Notes that an entry was refused for good: not one that is exempt, and served uncounted.
+    #[cold]
+    pub(crate) fn note_refused(&self) {
+        // Relaxed: a figure to look at.
+        self.refused.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Notes that an entry of this shard is being cut.

@@ -104,7 +104,7 @@ impl Post {
     fn server_ended(&mut self, result: Result<(), BoxError>) {
         let reason = match &result {
             Ok(()) => {
-                info!("server ended");
+                info!(asked = self.ctl.notice().is_some(), "server ended");
                 ShutdownReason::ServerExited
             }
             Err(cause) => {

@@ -16,7 +16,7 @@ use crate::core::Core;
 use crate::gate::interest;
 use crate::hooks;
 use crate::milestones::event;
-use crate::notice::ShutdownNotice;
+use crate::notice::{ShutdownNotice, earlier};
 use crate::race::{Either, race, until};
 use crate::report::{Facts, HookReport, PhaseReport, ShutdownReport};
 use crate::state::{LifecycleState, ShutdownReason};
@@ -167,10 +167,17 @@ impl Account {
         self.forced = true;
         self.cut_at = Instant::now();
         core.cut();
-        core.milestones().reach(event::STOP_ACCEPTING);
         wake_shards(core, interest::FORCED).await;
         let (shortest, longest) = UNWINDING;
         let unwinding = (core.config.reserve() / 4).clamp(shortest, longest);
+        // Only admitted work is cut at once: after an early force, late clients are still refused
+        // for a while, as they would be without it.
+        if core.listener_waits() {
+            let refused_until = self.phase_began.checked_add(core.config.refuse_for);
+            let refused_until = earlier(refused_until, Some(self.cut_at + unwinding / 2));
+            until(refused_until, pending::<()>()).await;
+        }
+        core.milestones().reach(event::STOP_ACCEPTING);
         if until(Some(self.cut_at + unwinding), gone(core))
             .await
             .is_none()

@@ -9,7 +9,6 @@ use tokio::runtime::Handle;
 use tracing::{info, warn};
 
 use crate::controller::ShutdownController;
-use crate::race::{Either, race};
 use crate::state::ShutdownReason;
 
 /// Says why signals cannot be listened for.
@@ -21,7 +20,6 @@ pub struct SignalError {
 #[derive(Debug)]
 enum SignalErrorKind {
     OutsideRuntime,
-    NoDriver,
     Register(io::Error),
 }
 
@@ -38,119 +36,172 @@ impl ShutdownController {
     ///
     /// # Errors
     ///
-    /// A [`SignalError`] outside a tokio runtime, in one without its I/O driver, or if the system
-    /// refuses.
+    /// A [`SignalError`] outside a tokio runtime, or if the system refuses.
     pub fn listen_for_signals(&self) -> Result<(), SignalError> {
         let runtime = Handle::try_current().map_err(|_| SignalErrorKind::OutsideRuntime)?;
         self.core().capture_runtime();
-        if self.core().listens_to_signals() {
-            return Ok(());
-        }
-        let signals = platform::Signals::new()?;
-        let attention = platform::Attention::new()?;
         if self.core().note_signals() {
-            runtime.spawn(listen(self.clone(), signals, attention));
+            let listening = platform::listen(self, &runtime);
+            listening.inspect_err(|_| self.core().forget_signals())?;
         }
         Ok(())
     }
-}
 
-/// Holds the controller strongly, so that signals count also when every other handle is gone.
-async fn listen(
-    ctl: ShutdownController,
-    mut signals: platform::Signals,
-    _attention: platform::Attention,
-) {
-    let mut stopped = ctl.stopped();
-    let Either::Left(first) = race(signals.recv(), &mut stopped).await else {
-        return;
-    };
-    info!(signal = first, "signal received: shutting down");
-    ctl.trigger(ShutdownReason::Signal(first));
-    let Either::Left(second) = race(signals.recv(), &mut stopped).await else {
-        return;
-    };
-    warn!(signal = second, "second signal received: forcing");
-    ctl.force();
+    fn first_signal(&self, name: &'static str) {
+        info!(signal = name, "signal received: shutting down");
+        self.trigger(ShutdownReason::Signal(name));
+    }
+
+    fn second_signal(&self, name: &'static str) {
+        warn!(signal = name, "second signal received: forcing");
+        self.force();
+    }
 }
 
 #[cfg(unix)]
 mod platform {
-    use std::future::poll_fn;
     use std::io;
-    use std::panic::catch_unwind;
-    use std::task::Poll;
+    use std::thread;
 
     use signal_hook::consts::{SIGINT, SIGTERM};
     use signal_hook::flag::register_conditional_default;
-    use tokio::signal::unix::{Signal, SignalKind, signal};
+    use signal_hook::iterator::{Handle as SignalsHandle, Signals};
+    use tokio::runtime::Handle;
 
-    use super::SignalErrorKind;
-    use crate::sync::{Arc, AtomicBool, OnceLock, Ordering, PoisonError};
+    use crate::controller::ShutdownController;
+    use crate::state::LifecycleState;
+    use crate::sync::{Arc, AtomicBool, Ordering, PoisonError};
 
-    pub(super) struct Signals([(&'static str, Signal); 2]);
-
-    impl Signals {
-        pub(super) fn new() -> Result<Self, SignalErrorKind> {
-            // A runtime without its I/O driver makes tokio panic; that is the caller's mistake to
-            // hear of, not ours to pass on.
-            let open = |kind| catch_unwind(|| signal(kind)).map_err(|_| SignalErrorKind::NoDriver);
-            Ok(Self([
-                ("SIGTERM", open(SignalKind::terminate())??),
-                ("SIGINT", open(SignalKind::interrupt())??),
-            ]))
-        }
-
-        pub(super) async fn recv(&mut self) -> &'static str {
-            poll_fn(|cx| {
-                for (name, signal) in &mut self.0 {
-                    if signal.poll_recv(cx).is_ready() {
-                        return Poll::Ready(*name);
-                    }
+    /// Listens in a thread of its own, so that signals are heard also when the runtime is blocked.
+    ///
+    /// Not with tokio's signals: its handler may run before the one that asks for the default
+    /// action, and a second signal that is answered at once then kills the process by itself.
+    pub(super) fn listen(ctl: &ShutdownController, runtime: &Handle) -> io::Result<()> {
+        // Before `Signals`: handlers run in the order of their registration, so for each signal
+        // the default action has been decided on when the thread hears of it.
+        let attention = Attention::pay()?;
+        let mut signals = Signals::new([SIGTERM, SIGINT])?;
+        let listening = Arc::new(Listening {
+            attention,
+            signals: signals.handle(),
+        });
+        let thread = thread::Builder::new().name("tower-lifecycle-signals".to_owned());
+        thread.spawn({
+            // Strongly: signals count also when every other handle is gone.
+            let (ctl, listening) = (ctl.clone(), Arc::clone(&listening));
+            move || {
+                let mut names = signals.forever().map(name);
+                if let Some(first) = names.next() {
+                    ctl.first_signal(first);
                 }
-                Poll::Pending
-            })
-            .await
+                if let Some(second) = names.next() {
+                    ctl.second_signal(second);
+                }
+                listening.end();
+            }
+        })?;
+        // It ends with the shutdown, before anybody is told of that; and with the runtime.
+        ctl.on_state_change({
+            let listening = Arc::clone(&listening);
+            move |_, state| {
+                if state == LifecycleState::Stopped {
+                    listening.end();
+                }
+            }
+        });
+        let stopped = ctl.stopped();
+        let end = EndOnDrop(listening);
+        runtime.spawn(async move {
+            let _end = end;
+            stopped.await;
+        });
+        Ok(())
+    }
+
+    fn name(signal: i32) -> &'static str {
+        match signal {
+            SIGTERM => "SIGTERM",
+            _ => "SIGINT",
+        }
+    }
+
+    /// One controller's listening.
+    struct Listening {
+        attention: Attention,
+        signals: SignalsHandle,
+    }
+
+    struct EndOnDrop(Arc<Listening>);
+
+    impl Listening {
+        fn end(&self) {
+            self.attention.cease();
+            self.signals.close();
+        }
+    }
+
+    impl Drop for EndOnDrop {
+        fn drop(&mut self) {
+            self.0.end();
         }
     }
 
     /// Somebody in this process still has a use for signals. When nobody has, they take their
     /// default action, in the signal handler itself: that works also when every thread is blocked.
-    #[derive(Debug)]
-    pub(super) struct Attention;
+    struct Attention {
+        paid: AtomicBool,
+    }
 
-    static ATTENTIVE: std::sync::Mutex<usize> = std::sync::Mutex::new(0);
-    static NOBODY: OnceLock<Arc<AtomicBool>> = OnceLock::new();
+    /// How many pay attention, and what the signal handler looks at.
+    struct Attentive {
+        count: usize,
+        nobody: Option<Arc<AtomicBool>>,
+    }
+
+    static ATTENTIVE: std::sync::Mutex<Attentive> = std::sync::Mutex::new(Attentive {
+        count: 0,
+        nobody: None,
+    });
 
     impl Attention {
-        pub(super) fn new() -> io::Result<Self> {
+        fn pay() -> io::Result<Self> {
             let mut attentive = ATTENTIVE.lock().unwrap_or_else(PoisonError::into_inner);
-            if NOBODY.get().is_none() {
+            if attentive.nobody.is_none() {
                 let nobody = Arc::new(AtomicBool::new(false));
                 for signal in [SIGTERM, SIGINT] {
                     register_conditional_default(signal, Arc::clone(&nobody))?;
                 }
-                // Under the lock, so it was not set meanwhile.
-                let _ = NOBODY.set(nobody);
+                attentive.nobody = Some(nobody);
             }
-            *attentive += 1;
-            Self::tell(*attentive);
-            Ok(Self)
+            attentive.count += 1;
+            attentive.tell();
+            let paid = AtomicBool::new(true);
+            Ok(Self { paid })
         }
 
-        fn tell(attentive: usize) {
-            if let Some(nobody) = NOBODY.get() {
-                // SeqCst: pairs with the load of the same strength in the signal handler.
-                nobody.store(attentive == 0, Ordering::SeqCst);
+        /// Ends it; once, however often it is called.
+        fn cease(&self) {
+            let mut attentive = ATTENTIVE.lock().unwrap_or_else(PoisonError::into_inner);
+            // Relaxed: read and written under the lock.
+            if self.paid.swap(false, Ordering::Relaxed) {
+                attentive.count -= 1;
+                attentive.tell();
             }
         }
     }
 
     impl Drop for Attention {
         fn drop(&mut self) {
-            let mut attentive = ATTENTIVE.lock().unwrap_or_else(PoisonError::into_inner);
-            *attentive -= 1;
-            Self::tell(*attentive);
+            self.cease();
+        }
+    }
+
+    impl Attentive {
+        fn tell(&self) {
+            if let Some(nobody) = &self.nobody {
+                // SeqCst: pairs with the load of the same strength in the signal handler.
+                nobody.store(self.count == 0, Ordering::SeqCst);
+            }
         }
     }
 }
@@ -165,9 +216,32 @@ mod platform {
         CtrlBreak, CtrlC, CtrlClose, CtrlShutdown, ctrl_break, ctrl_c, ctrl_close, ctrl_shutdown,
     };
 
-    use super::SignalErrorKind;
+    use tokio::runtime::Handle;
 
-    pub(super) struct Signals {
+    use crate::controller::ShutdownController;
+    use crate::race::{Either, race};
+
+    /// Listens in a task. When it ends, its listeners are dropped; tokio's handler passes on what
+    /// nobody listens for, so the next event takes the system's default action.
+    pub(super) fn listen(ctl: &ShutdownController, runtime: &Handle) -> io::Result<()> {
+        let mut signals = {
+            let _entered = runtime.enter();
+            Signals::new()?
+        };
+        let ctl = ctl.clone();
+        runtime.spawn(async move {
+            let mut stopped = ctl.stopped();
+            if let Either::Left(first) = race(signals.recv(), &mut stopped).await {
+                ctl.first_signal(first);
+            }
+            if let Either::Left(second) = race(signals.recv(), &mut stopped).await {
+                ctl.second_signal(second);
+            }
+        });
+        Ok(())
+    }
+
+    struct Signals {
         ctrl_c: CtrlC,
         ctrl_break: CtrlBreak,
         ctrl_close: CtrlClose,
@@ -175,7 +249,7 @@ mod platform {
     }
 
     impl Signals {
-        pub(super) fn new() -> Result<Self, SignalErrorKind> {
+        fn new() -> io::Result<Self> {
             Ok(Self {
                 ctrl_c: ctrl_c()?,
                 ctrl_break: ctrl_break()?,
@@ -184,7 +258,7 @@ mod platform {
             })
         }
 
-        pub(super) async fn recv(&mut self) -> &'static str {
+        async fn recv(&mut self) -> &'static str {
             poll_fn(|cx| {
                 if self.ctrl_c.poll_recv(cx).is_ready() {
                     return Poll::Ready("CTRL_C");
@@ -203,17 +277,6 @@ mod platform {
             .await
         }
     }
-
-    /// On Windows a listener that is dropped gives the event back to the system's default action
-    /// by itself: tokio's handler passes on what nobody listens for.
-    #[derive(Debug)]
-    pub(super) struct Attention;
-
-    impl Attention {
-        pub(super) fn new() -> io::Result<Self> {
-            Ok(Self)
-        }
-    }
 }
 
 // ===== impl SignalError =====
@@ -224,9 +287,6 @@ impl fmt::Display for SignalError {
             SignalErrorKind::OutsideRuntime => {
                 "signals can be listened for inside a tokio runtime only"
             }
-            SignalErrorKind::NoDriver => {
-                "signals need the runtime's I/O driver: build it with `enable_io` or `enable_all`"
-            }
             SignalErrorKind::Register(_) => "the system refused to register a signal handler",
         })
     }
@@ -236,7 +296,7 @@ impl Error for SignalError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match &self.kind {
             SignalErrorKind::Register(source) => Some(source),
-            SignalErrorKind::OutsideRuntime | SignalErrorKind::NoDriver => None,
+            SignalErrorKind::OutsideRuntime => None,
         }
     }
 }
@@ -247,14 +307,8 @@ impl From<SignalErrorKind> for SignalError {
     }
 }
 
-impl From<io::Error> for SignalErrorKind {
-    fn from(source: io::Error) -> Self {
-        Self::Register(source)
-    }
-}
-
 impl From<io::Error> for SignalError {
     fn from(source: io::Error) -> Self {
-        SignalErrorKind::from(source).into()
+        SignalErrorKind::Register(source).into()
     }
 }

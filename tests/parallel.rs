@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Barrier};
 use std::task::{Context, Poll, Waker};
 use std::thread;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
@@ -20,7 +21,7 @@ const THREADS: u64 = 8;
 /// nothing that was admitted is alive once it has drained.
 #[test]
 fn admitted_and_refused_are_all_that_tried_and_none_is_alive_after_drained() {
-    const ROUNDS: u64 = 50;
+    const ROUNDS: u64 = 1_000;
     const TRIES: u64 = 1_000_000 / ROUNDS / THREADS;
     let mut raced = 0;
     for round in 0..ROUNDS {
@@ -32,13 +33,17 @@ fn admitted_and_refused_are_all_that_tried_and_none_is_alive_after_drained() {
             for _ in 0..THREADS {
                 scope.spawn(|| {
                     begin.wait();
-                    for _ in 0..TRIES {
+                    for n in 0..TRIES {
                         let Ok(guard) = ctl.try_admit() else {
                             refused.fetch_add(1, Ordering::Relaxed);
                             continue;
                         };
                         alive.fetch_add(1, Ordering::Relaxed);
                         admitted.fetch_add(1, Ordering::Relaxed);
+                        if n % 8 == 0 {
+                            // There are more threads than cores: some are held up right here.
+                            thread::yield_now();
+                        }
                         alive.fetch_sub(1, Ordering::Relaxed);
                         drop(guard);
                     }
@@ -50,12 +55,12 @@ fn admitted_and_refused_are_all_that_tried_and_none_is_alive_after_drained() {
                 std::hint::spin_loop();
             }
             ctl.trigger(ShutdownReason::Manual);
-            tokio_test::block_on(ctl.drained());
+            within_a_minute(ctl.drained());
             assert_eq!(alive.load(Ordering::Relaxed), 0, "round {round}");
         });
         let (admitted, refused) = (admitted.into_inner(), refused.into_inner());
         assert_eq!(admitted + refused, TRIES * THREADS);
-        let report = tokio_test::block_on(ctl.shutdown(ShutdownReason::Manual));
+        let report = within_a_minute(ctl.shutdown(ShutdownReason::Manual));
         assert_eq!((report.admitted(), ctl.in_flight()), (admitted, 0));
         raced += u64::from(admitted > 0 && refused > 0);
     }
@@ -105,12 +110,12 @@ fn through_the_layer_every_request_is_answered_or_refused() {
                 std::hint::spin_loop();
             }
             ctl.trigger(ShutdownReason::Manual);
-            tokio_test::block_on(ctl.drained());
+            within_a_minute(ctl.drained());
             assert_eq!(alive.load(Ordering::Relaxed), 0);
         });
         assert_eq!(served.into_inner() + refused.into_inner(), TRIES * THREADS);
         assert_eq!(ctl.in_flight(), 0);
-        tokio_test::block_on(ctl.stopped());
+        within_a_minute(ctl.stopped());
     }
 }
 
@@ -137,9 +142,16 @@ fn of_all_that_trigger_at_once_one_is_the_first() {
             let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(trigger)).collect();
             threads.into_iter().map(|t| t.join().unwrap()).sum()
         });
-        tokio_test::block_on(ctl.stopped());
+        within_a_minute(ctl.stopped());
         assert_eq!((first, hooks.load(Ordering::Relaxed)), (1, 1));
     }
+}
+
+/// Waits, and fails when a wake-up was lost.
+fn within_a_minute<F: Future>(wait: F) -> F::Output {
+    let minute = Duration::from_secs(60);
+    let result = tokio_test::block_on(async { tokio::time::timeout(minute, wait).await });
+    result.expect("a lost wake-up")
 }
 
 /// Drives one request to its response, by polling it again and again.

@@ -39,6 +39,7 @@ mod unit {
         gate.drain();
         let before = gate.shards()[0].phase();
         assert!(!gate.shards()[0].enter());
+        gate.shards()[0].note_refused();
         assert_eq!(gate.shards()[0].phase(), before);
         assert_eq!(
             (gate.in_flight(), gate.admitted(), gate.refused()),

@@ -1,0 +1,172 @@
+//! A server is terminated in the middle of its work, and nothing is lost.
+//!
+//! ```text
+//! cargo run --example demo
+//! cargo run --example demo -- --stuck
+//! ```
+//!
+//! An axum server and 240 HTTP clients run in one process, each side on a runtime of its own. After
+//! a second and a half the process sends itself a real SIGTERM. Then it shows:
+//!
+//! - *lame duck*: the readiness probe turns red, everything is still served, and responses ask
+//!   clients to leave by `Connection: close`;
+//! - *draining*: new requests get 503 with `Retry-After`, slow and streaming ones are finished;
+//! - *stopping*: the hook cleans up, and the runtime of the server is dropped, as the end of its
+//!   process would do;
+//! - the report, and the clients' ledger: `sent = answered in full + refused + lost`, lost 0, with
+//!   the same figures as in the server's books.
+//!
+//! With `--stuck` there are besides a handler and a body that never end. They are cut when their
+//! time is up, the report says so, and the ledger counts them apart. A server would then exit with
+//! 1, by `report.exit_code()`.
+//!
+//! The demo itself ends within ten seconds, and exits with 1 only if something was lost or the two
+//! books differ.
+
+mod clients;
+mod ledger;
+mod screen;
+
+use std::convert::Infallible;
+use std::future::pending;
+use std::io;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use axum::body::{Body, Bytes};
+use axum::extract::Path;
+use axum::{Router, routing::get};
+use futures_util::{Stream, StreamExt, stream};
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
+use tokio::sync::oneshot;
+use tokio::time::sleep;
+use tower_lifecycle::{
+    DrainLayer, HealthService, ShutdownConfig, ShutdownController, ShutdownReport,
+};
+
+use crate::ledger::Ledger;
+
+/// The time between two lines of a stream.
+const BEAT: Duration = Duration::from_millis(100);
+
+fn main() -> ExitCode {
+    let stuck = match std::env::args().skip(1).collect::<Vec<_>>().as_slice() {
+        [] => false,
+        [flag] if flag == "--stuck" => true,
+        _ => {
+            eprintln!("usage: demo [--stuck]");
+            return ExitCode::from(2);
+        }
+    };
+    match demo(stuck) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("demo: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Gives whether all went as promised.
+fn demo(stuck: bool) -> io::Result<bool> {
+    let ledger = Arc::new(Ledger::default());
+    let runtime = Runtime::new()?;
+    let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0"))?;
+    let address = listener.local_addr()?;
+
+    let (server_lives, server_ended) = oneshot::channel();
+    let clients = thread::spawn({
+        let ledger = Arc::clone(&ledger);
+        move || clients::run(address, stuck, &ledger, server_ended)
+    });
+    let (report, triggered_at) = runtime.block_on(serve(listener, stuck, &ledger));
+    // What the server has not written by now, nobody will ever read.
+    drop(runtime);
+    drop(server_lives);
+    clients.join().expect("no panic in the clients")?;
+
+    let entries = ledger.read();
+    println!("{report}\n{entries}");
+    if let Some(order) = entries.order(triggered_at) {
+        println!("  {order}");
+    }
+    let is_fine = entries.agree_with(&report) && report.is_forced() == stuck;
+    if is_fine {
+        println!("as promised: nothing lost, and the server's books say the same");
+    } else {
+        println!("NOT as promised");
+    }
+    Ok(is_fine)
+}
+
+async fn serve(
+    listener: TcpListener,
+    stuck: bool,
+    ledger: &Arc<Ledger>,
+) -> (ShutdownReport, Instant) {
+    // The longest stream takes three seconds, so a healthy service is never forced.
+    let total = Duration::from_secs(if stuck { 5 } else { 8 });
+    let config = ShutdownConfig::default()
+        .shutdown_timeout(total)
+        .cleanup_reserve(Duration::from_secs(1))
+        .lame_duck(Duration::from_millis(500));
+    let ctl = ShutdownController::with_config(config).expect("the parts fit into the total");
+    ctl.listen_for_signals().expect("inside a runtime");
+    ctl.on_shutdown("close the pool", |_notice| async {
+        sleep(Duration::from_millis(150)).await;
+        Ok(())
+    })
+    .expect("the only hook of this name");
+
+    let app = Router::new()
+        .route("/quick", get(|| async { "quick\n" }))
+        .route("/slow/{millis}", get(slow))
+        .route("/stream/{lines}", get(stream))
+        .route("/stuck", get(pending::<()>))
+        .route("/endless", get(|| async { Body::from_stream(lines()) }))
+        .layer(DrainLayer::new(ctl.clone()))
+        .route_service("/health", HealthService::new(ctl.clone()));
+
+    let screen = tokio::spawn(screen::show(ctl.clone(), Arc::clone(ledger)));
+    tokio::spawn(terminate_after(Duration::from_millis(1500), ctl.clone()));
+
+    let server = axum::serve(listener, app).with_graceful_shutdown(ctl.stop_accepting());
+    let report = ctl.run(server).await;
+    screen.await.expect("no panic in the screen");
+    let notice = ctl.notice().expect("the shutdown is over");
+    (report, notice.triggered_at().into_std())
+}
+
+async fn slow(Path(millis): Path<u64>) -> String {
+    sleep(Duration::from_millis(millis)).await;
+    format!("slow, {millis} ms\n")
+}
+
+async fn stream(Path(count): Path<usize>) -> Body {
+    Body::from_stream(lines().take(count))
+}
+
+/// Numbered lines, without end.
+fn lines() -> impl Stream<Item = Result<Bytes, Infallible>> {
+    stream::unfold(1, |number| async move {
+        sleep(BEAT).await;
+        Some((Ok(Bytes::from(format!("line {number}\n"))), number + 1))
+    })
+}
+
+async fn terminate_after(time: Duration, ctl: ShutdownController) {
+    sleep(time).await;
+    #[cfg(unix)]
+    {
+        use nix::sys::signal::{Signal, kill};
+        use nix::unistd::Pid;
+        drop(ctl);
+        kill(Pid::this(), Signal::SIGTERM).expect("a process may signal itself");
+    }
+    #[cfg(not(unix))]
+    ctl.trigger(tower_lifecycle::ShutdownReason::Manual);
+}

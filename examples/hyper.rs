@@ -1,0 +1,93 @@
+//! A plain hyper accept loop that drains: HTTP/1 and HTTP/2, without axum.
+//!
+//! ```text
+//! cargo run --example hyper
+//! curl -i 127.0.0.1:3000/            # hello
+//! curl -i 127.0.0.1:3000/slow        # takes ten seconds
+//! kill -TERM $(pgrep -x hyper)       # while it does
+//! curl -i 127.0.0.1:3000/            # 503, Retry-After
+//! curl -i 127.0.0.1:3000/health      # 503, draining
+//! ```
+
+use std::convert::Infallible;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::{conn::auto, graceful::GracefulShutdown};
+use hyper_util::service::TowerToHyperService;
+use tokio::{net::TcpListener, task::JoinSet, time::sleep};
+use tower::{ServiceBuilder, ServiceExt};
+use tower_lifecycle::{DrainLayer, HealthService, ShutdownController};
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .init();
+
+    let ctl = ShutdownController::new();
+    ctl.listen_for_signals().expect("inside a runtime");
+
+    let health = HealthService::new(ctl.clone());
+    let service = ServiceBuilder::new()
+        // Probes are answered to the end, all else is refused once draining has begun.
+        .layer(DrainLayer::new(ctl.clone()).exempt_paths(["/health"]))
+        .service_fn(move |request| route(health.clone(), request));
+    let service = TowerToHyperService::new(service);
+
+    let address = std::env::args().nth(1);
+    let address = address.as_deref().unwrap_or("127.0.0.1:3000");
+    let listener = TcpListener::bind(address).await.expect("a free port");
+    println!("listening on {}", listener.local_addr().expect("bound"));
+
+    let mut stop = ctl.stop_accepting();
+    let server = async move {
+        let http = auto::Builder::new(TokioExecutor::new());
+        let graceful = GracefulShutdown::new();
+        // Dropping the set cuts its connections, so none outlives this future.
+        let mut connections = JoinSet::new();
+        loop {
+            tokio::select! {
+                () = &mut stop => break,
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, _)) => {
+                        let stream = TokioIo::new(stream);
+                        let connection =
+                            http.serve_connection_with_upgrades(stream, service.clone());
+                        connections.spawn(graceful.watch(connection.into_owned()));
+                    }
+                    // Such as too many open files, which may pass.
+                    Err(error) => {
+                        tracing::warn!(%error, "cannot accept");
+                        sleep(Duration::from_millis(100)).await;
+                    }
+                },
+                Some(_) = connections.join_next() => {}
+            }
+        }
+        drop(listener);
+        // Idle connections are closed at once, the others after the response under way.
+        graceful.shutdown().await;
+    };
+
+    let report = ctl.run(server).await;
+    println!("{report}");
+    report.exit_code()
+}
+
+async fn route(
+    health: HealthService,
+    request: Request<Incoming>,
+) -> Result<Response<Full<Bytes>>, Infallible> {
+    match request.uri().path() {
+        "/health" => return health.oneshot(request).await,
+        "/slow" => sleep(Duration::from_secs(10)).await,
+        _ => {}
+    }
+    Ok(Response::new(Full::from("hello\n")))
+}

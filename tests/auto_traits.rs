@@ -1,0 +1,103 @@
+//! What every public type is, for the compiler to keep: it could be lost by adding a field.
+
+use std::fmt::Debug;
+use std::future::Ready;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use tower_lifecycle::future::{AnyDrainFuture, DrainFuture, RequestTrackingFuture};
+use tower_lifecycle::{
+    AnyService, BoxError, ConfigError, Drain, DrainLayer, Forced, GuardWait, Hook, HookError,
+    HookOutcome, HookReport, Http, InFlightGuard, LifecycleState, PhaseReport, RequestTracking,
+    RequestTrackingLayer, ResponseBody, Run, ShutdownConfig, ShutdownController, ShutdownNotice,
+    ShutdownReason, ShutdownReport, ShuttingDown, TrackedBody, Wait,
+};
+
+fn is_all<T: Send + Sync + Unpin + Debug + 'static>() {}
+fn is_send<T: Send + Unpin + Debug + 'static>() {}
+fn is_clone<T: Clone>() {}
+fn is_error<T: std::error::Error + Send + Sync + 'static>() {}
+
+/// Neither `Send` nor `Sync`; as a mode it is no value, so it must not matter.
+type Mode = *const ();
+
+type Service = tower::util::ServiceFn<fn(u32) -> Ready<Result<u32, BoxError>>>;
+
+#[test]
+fn the_handle_and_what_it_gives_are_send_and_sync() {
+    is_all::<ShutdownController>();
+    is_all::<ShutdownConfig>();
+    is_all::<ShutdownNotice>();
+    is_all::<ShutdownReport>();
+    is_all::<ShutdownReason>();
+    is_all::<LifecycleState>();
+    is_all::<PhaseReport>();
+    is_all::<HookReport>();
+    is_all::<HookOutcome>();
+    is_all::<InFlightGuard>();
+    is_all::<GuardWait<'static>>();
+    is_all::<Wait>();
+    is_all::<Wait<LifecycleState>>();
+    is_all::<Wait<ShutdownReport>>();
+    is_all::<Run<Ready<()>>>();
+    // A hook is run once and by one task: what it captures need not be `Sync`.
+    is_send::<Hook>();
+}
+
+#[test]
+fn layers_services_futures_and_bodies_are_send_and_sync() {
+    is_all::<Http>();
+    is_all::<AnyService>();
+    is_all::<DrainLayer>();
+    is_all::<DrainLayer<Mode>>();
+    is_all::<Drain<Service>>();
+    is_all::<Drain<Service, Mode>>();
+    is_all::<DrainFuture<Ready<()>>>();
+    is_all::<AnyDrainFuture<Ready<()>>>();
+    is_all::<RequestTrackingLayer>();
+    is_all::<RequestTrackingLayer<Mode>>();
+    is_all::<RequestTracking<Service>>();
+    is_all::<RequestTracking<Service, Mode>>();
+    is_all::<RequestTrackingFuture<Ready<()>>>();
+    is_all::<RequestTrackingFuture<Ready<()>, Mode>>();
+    is_all::<ResponseBody<Full<Bytes>>>();
+    is_all::<TrackedBody<Full<Bytes>>>();
+}
+
+#[test]
+fn errors_are_errors_that_can_be_boxed() {
+    is_all::<BoxError>();
+    is_error::<Forced>();
+    is_error::<ShuttingDown>();
+    is_error::<ConfigError>();
+    is_error::<HookError>();
+}
+
+#[test]
+fn handles_layers_services_and_values_can_be_cloned() {
+    is_clone::<ShutdownController>();
+    is_clone::<ShutdownConfig>();
+    is_clone::<ShutdownNotice>();
+    is_clone::<ShutdownReport>();
+    is_clone::<HookReport>();
+    is_clone::<HookError>();
+    is_clone::<ConfigError>();
+    is_clone::<DrainLayer<Mode>>();
+    is_clone::<Drain<Service, Mode>>();
+    is_clone::<RequestTrackingLayer<Mode>>();
+    is_clone::<RequestTracking<Service, Mode>>();
+}
+
+#[cfg(feature = "health")]
+#[test]
+fn the_health_service_is_send_sync_and_clone() {
+    is_all::<tower_lifecycle::HealthService>();
+    is_clone::<tower_lifecycle::HealthService>();
+    is_all::<tower_lifecycle::future::HealthFuture>();
+}
+
+#[cfg(feature = "signal")]
+#[test]
+fn the_signal_error_is_an_error() {
+    is_error::<tower_lifecycle::SignalError>();
+}
