@@ -1,0 +1,216 @@
+//! When to close the listener: `stop_accepting()` against closing it as soon as draining begins.
+//!
+//! In each round some clients have connected and sent their requests, and wait in the kernel's
+//! backlog, when the trigger comes; others arrive during the drain.
+#![allow(clippy::unwrap_used)]
+
+#[path = "sockets_support/mod.rs"]
+mod support;
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread::JoinHandle;
+
+use axum::Router;
+use axum::routing::get;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Builder;
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+use tower_lifecycle::{DrainLayer, ShutdownController, ShutdownReason, ShutdownReport, Wait};
+
+use support::{Event, Held, in_time};
+
+const IN_THE_BACKLOG: usize = 100;
+const NEWCOMERS: usize = 100;
+
+/// What became of a request.
+#[derive(Debug)]
+enum Fate {
+    /// It got its whole response.
+    Answered,
+    /// It got 503 and `Retry-After`.
+    Refused,
+    /// Its client found nobody, and could not send it.
+    TurnedAway,
+    /// It was sent, and reset or closed without a response: nobody knows whether it was done.
+    Ambiguous,
+}
+
+/// How many met which fate.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Ledger {
+    answered: usize,
+    refused: usize,
+    turned_away: usize,
+    ambiguous: usize,
+}
+
+#[tokio::test]
+async fn with_stop_accepting_every_client_gets_a_response() {
+    let ledger = play(5, ShutdownController::stop_accepting).await;
+    let expected = Ledger {
+        answered: 5 * 2,
+        refused: 5 * (IN_THE_BACKLOG + NEWCOMERS),
+        ..Ledger::default()
+    };
+    assert_eq!(ledger, expected);
+}
+
+#[tokio::test]
+#[ignore = "measures, and does not judge: run it with --nocapture"]
+async fn figures_of_both_ways_to_close_the_listener() {
+    let late = play(20, ShutdownController::stop_accepting).await;
+    println!("closed by stop_accepting():    {late}");
+    let early = play(20, ShutdownController::draining).await;
+    println!("closed when draining begins:   {early}");
+}
+
+/// Plays some rounds; `close` says when the listener is closed.
+async fn play(rounds: usize, close: fn(&ShutdownController) -> Wait) -> Ledger {
+    let mut ledger = Ledger::default();
+    for _ in 0..rounds {
+        in_time(round(&mut ledger, close)).await;
+    }
+    ledger
+}
+
+async fn round(ledger: &mut Ledger, close: fn(&ShutdownController) -> Wait) {
+    let (ctl, held) = (ShutdownController::new(), Held::new());
+    let server = Server::start(&ctl, &held, close(&ctl)).await;
+    let address = server.address;
+    let mut clients = JoinSet::new();
+
+    // One is at work until the last client has its response.
+    let at_work = tokio::spawn(exchange(connect("/held", address).await.unwrap()));
+    held.entered.happened().await;
+
+    // The server's only thread is busy while the clients of the backlog come.
+    let busy = tokio::spawn(exchange(connect("/busy", address).await.unwrap()));
+    server.busy.happened().await;
+    for _ in 0..IN_THE_BACKLOG {
+        clients.spawn(exchange(connect("/", address).await.unwrap()));
+    }
+    ctl.trigger(ShutdownReason::Manual);
+    server.release.send(()).unwrap();
+
+    for _ in 0..NEWCOMERS {
+        clients.spawn(async move {
+            match connect("/", address).await {
+                Ok(stream) => exchange(stream).await,
+                Err(_) => Fate::TurnedAway,
+            }
+        });
+    }
+    while let Some(fate) = clients.join_next().await {
+        ledger.note(fate.unwrap());
+    }
+    held.released.happens();
+    ledger.note(at_work.await.unwrap());
+    ledger.note(busy.await.unwrap());
+    let report = tokio::task::spawn_blocking(|| server.thread.join());
+    assert!(report.await.unwrap().unwrap().is_graceful());
+}
+
+// ===== the server =====
+
+/// A server with one thread of its own, which can be kept busy.
+struct Server {
+    address: SocketAddr,
+    busy: Event,
+    release: mpsc::Sender<()>,
+    thread: JoinHandle<ShutdownReport>,
+}
+
+impl Server {
+    async fn start(ctl: &ShutdownController, held: &Held, closing: Wait) -> Self {
+        let entered = Event::new();
+        let (release, released) = mpsc::channel();
+        let (entering, released) = (entered.clone(), Arc::new(Mutex::new(released)));
+        let busy = async move || {
+            entering.happens();
+            let _ = released.lock().unwrap().recv();
+        };
+        let app = Router::new()
+            .route("/", get(async || "ok"))
+            .route("/held", held.route())
+            .route("/busy", get(busy))
+            .layer(DrainLayer::new(ctl.clone()));
+        let (bound, address) = oneshot::channel();
+        let ctl = ctl.clone();
+        let thread = std::thread::spawn(move || {
+            let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+                bound.send(listener.local_addr().unwrap()).unwrap();
+                let server = axum::serve(listener, app).with_graceful_shutdown(closing);
+                ctl.run(server).await
+            })
+        });
+        Self {
+            address: address.await.unwrap(),
+            busy: entered,
+            release,
+            thread,
+        }
+    }
+}
+
+// ===== the clients =====
+
+/// Connects and sends a request.
+async fn connect(path: &str, address: SocketAddr) -> io::Result<TcpStream> {
+    let mut stream = TcpStream::connect(address).await?;
+    let request = format!("GET {path} HTTP/1.1\r\nhost: test\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    Ok(stream)
+}
+
+/// Reads the response, until the server closes.
+async fn exchange(mut stream: TcpStream) -> Fate {
+    let mut response = String::new();
+    if stream.read_to_string(&mut response).await.is_err() {
+        return Fate::Ambiguous;
+    }
+    let is_whole = |body: &str| response.ends_with(&format!("\r\n\r\n{body}"));
+    if response.starts_with("HTTP/1.1 200 ") && (is_whole("") || is_whole(Held::ANSWER)) {
+        Fate::Answered
+    } else if response.starts_with("HTTP/1.1 503 ")
+        && response.contains("\r\nretry-after: 1\r\n")
+        && is_whole(r#"{"error":"service is shutting down"}"#)
+    {
+        Fate::Refused
+    } else {
+        Fate::Ambiguous
+    }
+}
+
+impl Ledger {
+    fn note(&mut self, fate: Fate) {
+        *match fate {
+            Fate::Answered => &mut self.answered,
+            Fate::Refused => &mut self.refused,
+            Fate::TurnedAway => &mut self.turned_away,
+            Fate::Ambiguous => &mut self.ambiguous,
+        } += 1;
+    }
+}
+
+impl fmt::Display for Ledger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            answered,
+            refused,
+            turned_away,
+            ambiguous,
+        } = self;
+        write!(
+            f,
+            "{answered} answered, {refused} refused by 503, {turned_away} turned away at TCP, \
+             {ambiguous} lost or ambiguous"
+        )
+    }
+}

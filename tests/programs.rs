@@ -1,0 +1,220 @@
+//! Whole drains under the load of programs that others wrote.
+//!
+//! In each the listener stays open until the program has ended, so that whatever it complains of is
+//! our doing.
+#![allow(clippy::unwrap_used)]
+
+#[path = "sockets_support/mod.rs"]
+mod support;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use axum::routing::get;
+use tokio::process::Command;
+use tower_lifecycle::{
+    InFlightGuard, LifecycleState, ShutdownConfig, ShutdownController, ShutdownReason,
+};
+
+use support::{Held, Kind, Server, in_time};
+
+/// Counts the responses by their status, and says so at the end.
+const WRK_SCRIPT: &str = r#"
+local threads = {}
+function setup(thread) table.insert(threads, thread) end
+function init() ok, refused, other = 0, 0, 0 end
+function response(status)
+    if status == 200 then ok = ok + 1
+    elseif status == 503 then refused = refused + 1
+    else other = other + 1 end
+end
+function done(summary)
+    local sum = { ok = 0, refused = 0, other = 0 }
+    for _, thread in ipairs(threads) do
+        for name, n in pairs(sum) do sum[name] = n + thread:get(name) end
+    end
+    local errors = summary.errors
+    for name, n in pairs(sum) do print(name .. " " .. n) end
+    for _, name in ipairs({ "connect", "read", "write", "timeout" }) do
+        print(name .. " " .. errors[name])
+    end
+end
+"#;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs wrk"]
+async fn wrk_keeps_going_through_a_lame_duck_and_a_drain_without_socket_errors() {
+    in_time(async {
+        let config = ShutdownConfig::default().lame_duck(Duration::from_secs(1));
+        let ctl = ShutdownController::with_config(config).unwrap();
+        let (server, at_work) = serve_and_trigger_at(5_000, &ctl).await;
+        let script = Path::new(env!("CARGO_TARGET_TMPDIR")).join("statuses.lua");
+        std::fs::write(&script, WRK_SCRIPT).unwrap();
+
+        let mut wrk = Command::new("wrk");
+        wrk.args(["-t1", "-c32", "-d4s", "-s"]).arg(script);
+        let output = output_of(wrk.arg(server.url("/"))).await;
+        assert_eq!(ctl.state(), LifecycleState::Draining);
+        assert!(number(&output, "ok ") >= 5_000);
+        assert!(number(&output, "refused ") > 0);
+        for none in ["other ", "connect ", "read ", "write ", "timeout "] {
+            assert_eq!(number(&output, none), 0, "{none}");
+        }
+
+        drop(at_work);
+        assert!(server.report().await.is_graceful());
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs nghttp2-client"]
+async fn h2load_gets_a_response_to_every_request_of_a_drain() {
+    in_time(async {
+        let ctl = ShutdownController::new();
+        let (server, at_work) = serve_and_trigger_at(5_000, &ctl).await;
+
+        let mut h2load = Command::new("h2load");
+        h2load.args(["-n20000", "-c20", "-m10"]);
+        let output = output_of(h2load.arg(server.url("/"))).await;
+        let refused = 20_000 - number(&output, " succeeded,");
+        assert!(refused > 0);
+        assert_eq!(number(&output, " done,"), 20_000);
+        assert_eq!(number(&output, " failed,"), refused);
+        assert_eq!(number(&output, " 5xx"), refused);
+        for none in [" errored,", " timeout", " 3xx,", " 4xx,"] {
+            assert_eq!(number(&output, none), 0, "{none}");
+        }
+
+        drop(at_work);
+        let report = server.report().await;
+        assert!(report.is_graceful());
+        assert_eq!(report.refused(), refused);
+    })
+    .await;
+}
+
+#[tokio::test]
+#[ignore = "needs nghttp2-client"]
+async fn nghttp_sees_the_refusal_of_a_head_end_with_its_headers() {
+    in_time(async {
+        let (ctl, server, at_work) = draining().await;
+        let mut nghttp = Command::new("nghttp");
+        nghttp.args(["-v", "--no-dep", "-H:method: HEAD"]);
+        let output = output_of(nghttp.arg(server.url("/"))).await;
+        assert!(output.contains(":status: 503"));
+        assert!(output.contains("END_STREAM | END_HEADERS"));
+        assert!(!output.contains("RST_STREAM"));
+        assert!(!output.contains("recv DATA"));
+        assert_eq!(ctl.in_flight(), 1);
+        drop(at_work);
+        assert!(server.report().await.is_graceful());
+    })
+    .await;
+}
+
+#[tokio::test]
+#[ignore = "needs curl"]
+async fn curl_is_refused_in_every_way_that_it_may_ask() {
+    in_time(async {
+        let (_ctl, server, at_work) = draining().await;
+        let url = server.url("/");
+        let curl = async |args: &[&str]| {
+            let mut curl = Command::new("curl");
+            curl.args([
+                "-sS",
+                "--noproxy",
+                "*",
+                "-w",
+                "\n%{http_code} %{num_connects}\n",
+            ]);
+            output_of(curl.args(args)).await
+        };
+
+        let output = curl(&["--http2-prior-knowledge", "-I", &url]).await;
+        assert!(output.contains("\n503 1\n"));
+        assert!(!output.to_lowercase().contains("connection:"));
+
+        // On HTTP/1 a connection for each.
+        let output = curl(&["-I", &url, &url]).await;
+        assert_eq!(output.matches("\n503 1\n").count(), 2);
+        assert!(output.to_lowercase().contains("connection: close"));
+
+        // Curl waits for 100 Continue before so large an upload, and gets 503 at once.
+        let upload = Path::new(env!("CARGO_TARGET_TMPDIR")).join("upload");
+        std::fs::write(&upload, vec![b'u'; 8 << 20]).unwrap();
+        let upload = format!("@{}", upload.display());
+        let expect = [
+            "-v",
+            "-H",
+            "Expect: 100-continue",
+            "--data-binary",
+            &upload,
+            &url,
+        ];
+        let output = curl(&expect).await;
+        assert!(output.contains("\n503 1\n"));
+        assert!(!output.contains("HTTP/1.1 100"));
+
+        let output = curl(&["-0", &url]).await;
+        assert!(output.contains("\n503 1\n"));
+
+        drop(at_work);
+        assert!(server.report().await.is_graceful());
+    })
+    .await;
+}
+
+// ===== helpers =====
+
+/// A server that triggers the shutdown when it has answered so many, and a guard that keeps it
+/// from ending.
+async fn serve_and_trigger_at(count: u64, ctl: &ShutdownController) -> (Server, InFlightGuard) {
+    let answered = Arc::new(AtomicU64::new(0));
+    let trigger = ctl.clone();
+    let handler = async move || {
+        if answered.fetch_add(1, Ordering::Relaxed) + 1 == count {
+            trigger.trigger(ShutdownReason::Manual);
+        }
+        Held::ANSWER
+    };
+    let app = Router::new().route("/", get(handler));
+    (Server::start(Kind::Axum, ctl, app).await, ctl.track())
+}
+
+/// A server that refuses until the guard is dropped.
+async fn draining() -> (ShutdownController, Server, InFlightGuard) {
+    let ctl = ShutdownController::new();
+    let app = Router::new().route("/", get(async || "ok").post(async || "ok"));
+    let server = Server::start(Kind::Axum, &ctl, app).await;
+    let at_work = ctl.track();
+    ctl.trigger(ShutdownReason::Manual);
+    (ctl, server, at_work)
+}
+
+/// Runs a program to its end, and gives what it wrote.
+async fn output_of(command: &mut Command) -> String {
+    let output = command.kill_on_drop(true).output().await.unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    let text = String::from_utf8_lossy(&text).into_owned();
+    println!("{text}");
+    assert!(output.status.success());
+    text
+}
+
+/// Finds the number that stands beside `word`: after it if it ends with a space, else before it.
+fn number(output: &str, word: &str) -> u64 {
+    let is_digit = |c: char| c.is_ascii_digit();
+    let digits = if word.ends_with(' ') {
+        let line = output.lines().find_map(|line| line.strip_prefix(word));
+        line.map(str::trim)
+    } else {
+        let (before, _) = output.split_once(word).unwrap_or_default();
+        before.rsplit(|c| !is_digit(c)).next()
+    };
+    let number = digits.and_then(|digits| digits.parse().ok());
+    number.unwrap_or_else(|| panic!("no number beside `{word}`"))
+}
