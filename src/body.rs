@@ -87,19 +87,6 @@ impl<B> TrackedBody<B> {
             state: Tracked::Live { inner, guard },
         }
     }
-
-    /// The guard, until the body has ended.
-    fn guard(self: Pin<&mut Self>) -> Option<&mut InFlightGuard> {
-        match self.project().state.project() {
-            TrackedProj::Live { guard, .. } => Some(guard),
-            TrackedProj::Ended => None,
-        }
-    }
-
-    /// Drops the inner body in place, and then the guard.
-    fn end(self: Pin<&mut Self>) {
-        self.project().state.set(Tracked::Ended);
-    }
 }
 
 impl<B: Body> Body for TrackedBody<B> {
@@ -180,19 +167,29 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, BoxError>>> {
         match self.project().kind.project() {
-            KindProj::Admitted { mut inner } => {
-                // Before every poll of the inner: a body that is always ready would never get to
-                // the other look below. One that is at its end already has nothing left to cut.
-                let guard = inner.as_mut().guard();
-                if guard.is_some_and(|guard| guard.is_forced()) && !inner.is_end_stream() {
-                    return Poll::Ready(Some(Err(cut(inner))));
+            KindProj::Admitted { inner } => {
+                let mut state = inner.project().state;
+                let TrackedProj::Live { mut inner, guard } = state.as_mut().project() else {
+                    return Poll::Ready(None);
+                };
+                if guard.is_forced() && !inner.is_end_stream() {
+                    return Poll::Ready(Some(Err(cut(state))));
                 }
-                if let Poll::Ready(frame) = inner.as_mut().poll_frame(cx) {
-                    return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
-                }
-                match inner.as_mut().guard().map(|guard| guard.poll_forced(cx)) {
-                    Some(Poll::Ready(())) => Poll::Ready(Some(Err(cut(inner)))),
-                    _ => Poll::Pending,
+                match inner.as_mut().poll_frame(cx) {
+                    Poll::Ready(Some(Ok(frame))) => {
+                        if inner.is_end_stream() {
+                            state.set(Tracked::Ended);
+                        }
+                        Poll::Ready(Some(Ok(frame)))
+                    }
+                    Poll::Ready(last) => {
+                        state.set(Tracked::Ended);
+                        Poll::Ready(last.map(|frame| frame.map_err(Into::into)))
+                    }
+                    Poll::Pending => {
+                        ready!(guard.poll_forced(cx));
+                        Poll::Ready(Some(Err(cut(state))))
+                    }
                 }
             }
             KindProj::Free { inner } => {
@@ -229,11 +226,11 @@ where
 
 /// Ends a body that was admitted, and not finished in time.
 #[cold]
-fn cut<B>(mut body: Pin<&mut TrackedBody<B>>) -> BoxError {
-    if let Some(guard) = body.as_mut().guard() {
+fn cut<B>(mut state: Pin<&mut Tracked<B>>) -> BoxError {
+    if let TrackedProj::Live { guard, .. } = state.as_mut().project() {
         guard.note_aborted();
     }
-    body.end();
+    state.set(Tracked::Ended);
     warn!("cut by the shutdown: the response body had not ended");
     Forced.into()
 }

@@ -54,6 +54,9 @@ pub struct ShutdownController {
 
 impl ShutdownController {
     /// Makes a running controller with the default times.
+    ///
+    /// Made inside a tokio runtime, it has its shutdown driven by that one, which must have its
+    /// timer enabled, as that of `#[tokio::main]` has.
     pub fn new() -> Self {
         Self::running(ShutdownConfig::default())
     }
@@ -142,7 +145,8 @@ impl ShutdownController {
     ///
     /// Each move is told once and in order, by the thread that makes it or by one that is telling
     /// already, outside our locks: any call on the controller is legal inside. A panic in it is
-    /// contained. It should not block, for it holds up whoever makes the move.
+    /// contained. It must not block, for it holds up whoever makes the move. Observers are dropped
+    /// after the last move, so one may hold the controller.
     ///
     /// # Examples
     ///
@@ -186,11 +190,13 @@ impl ShutdownController {
     /// It returns at once and may be called by any thread, in hooks and handlers too. With no lame
     /// duck nothing is admitted any more when it returns.
     pub fn trigger(&self, reason: ShutdownReason) -> bool {
-        let first = self.core.begin(reason);
-        if first {
-            sequence::drive(Arc::clone(&self.core));
+        if !self.core.announce(reason) {
+            return false;
         }
-        first
+        // First, so that no observer of the first move can hold it up.
+        sequence::drive(Arc::clone(&self.core));
+        self.core.begin();
+        true
     }
 
     /// Begins the shutdown, by this call and not by the first poll, and waits for its report.

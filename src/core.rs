@@ -35,7 +35,7 @@ pub(crate) struct Core {
     /// Somebody closes a listener when `stop_accepting` says so.
     listener_waits: AtomicBool,
     #[cfg(feature = "signal")]
-    signals: AtomicBool,
+    pub(crate) listening: crate::signal::Listening,
 }
 
 type Observer = Arc<dyn Fn(LifecycleState, LifecycleState) + Send + Sync>;
@@ -55,6 +55,7 @@ pub(crate) struct Servers(Mutex<ServersInner>);
 
 #[derive(Default)]
 struct ServersInner {
+    begun: u64,
     running: u64,
     errors: Vec<Arc<dyn std::error::Error + Send + Sync>>,
 }
@@ -79,7 +80,7 @@ impl Core {
             in_flight_at_force: OnceLock::new(),
             listener_waits: AtomicBool::new(false),
             #[cfg(feature = "signal")]
-            signals: AtomicBool::new(false),
+            listening: crate::signal::Listening::default(),
         });
         core.capture_runtime();
         core
@@ -131,32 +132,6 @@ impl Core {
         self.listener_waits.load(Ordering::Relaxed)
     }
 
-    /// Notes that signals are listened for; `false` if they were already.
-    #[cfg(feature = "signal")]
-    pub(crate) fn note_signals(&self) -> bool {
-        // Relaxed: only whether somebody was first; nothing is published with it.
-        !self.signals.swap(true, Ordering::Relaxed)
-    }
-
-    #[cfg(feature = "signal")]
-    pub(crate) fn forget_signals(&self) {
-        self.signals.store(false, Ordering::Relaxed);
-    }
-
-    /// Makes the first move of a shutdown; `false` if one is under way.
-    pub(crate) fn begin(&self, reason: ShutdownReason) -> bool {
-        if !self.announce(reason) {
-            return false;
-        }
-        if self.config.lame_duck.is_zero() {
-            self.begin_draining();
-        } else {
-            self.gate.shed();
-            self.advance(LifecycleState::LameDuck);
-        }
-        true
-    }
-
     /// Makes the notice; `false` if there is one. Readiness is red as soon as it is there, which is
     /// before any shard is closed.
     pub(crate) fn announce(&self, reason: ShutdownReason) -> bool {
@@ -182,19 +157,26 @@ impl Core {
         true
     }
 
+    /// Makes the first move of a shutdown that has been announced.
+    pub(crate) fn begin(&self) {
+        // With no server left there is nobody to be a lame duck.
+        if self.config.lame_duck.is_zero() || self.servers.have_ended() {
+            self.begin_draining();
+        } else {
+            self.gate.shed();
+            self.advance(LifecycleState::LameDuck);
+        }
+    }
+
     /// Closes the gate and publishes `Draining`; nothing is admitted any more when it returns.
     pub(crate) fn begin_draining(&self) {
         self.gate.close();
-        if self.advance(LifecycleState::Draining) {
-            // Who left between the closing and the publishing did not announce it.
-            self.gate.scan();
-        }
+        self.advance(LifecycleState::Draining);
     }
 
     /// Marks all admitted work to be cut. The sequence wakes it, off the caller's path.
     pub(crate) fn cut(&self) {
         self.begin_draining();
-        let stopping = self.milestones().has(event::STOPPING);
         if self.milestones().has(event::STOPPED) {
             return;
         }
@@ -202,10 +184,17 @@ impl Core {
             .in_flight_at_force
             .get_or_init(|| self.gate.in_flight());
         self.gate.force();
-        if self.milestones().reach(event::FORCED) {
+        // One operation: either this sees that clean-up has begun, or the sequence, which looks after
+        // it has begun it, sees the force.
+        let milestones = self.milestones();
+        let Some(before) = milestones.publish_unless(event::STOPPED, event::FORCED) else {
+            return;
+        };
+        if before & event::FORCED == 0 {
+            milestones.wake(event::FORCED);
             info!(in_flight, "forced: cutting what is in flight");
         }
-        if stopping && self.milestones().reach(event::CUT_CLEANUP) {
+        if before & event::STOPPING != 0 && milestones.reach(event::CUT_CLEANUP) {
             info!("forced while stopping: cutting what is left of the clean-up");
         }
     }
@@ -223,6 +212,10 @@ impl Core {
             now
         };
         debug!(from = %now, to = %next, "state changed");
+        if next == LifecycleState::Draining {
+            // Who left between the closing and the publishing did not announce it.
+            self.gate.scan();
+        }
         // Observers first: whoever waits for the end may end the process when it is woken.
         self.tell_observers();
         self.milestones().wake(next.bit());
@@ -232,6 +225,9 @@ impl Core {
     /// Stores the report, before `Stopped` is published to those who wait for it.
     pub(crate) fn finish(&self, report: ShutdownReport) {
         if self.report.set(report).is_ok() {
+            // Before anybody can know of the end: the next signal is not ours.
+            #[cfg(feature = "signal")]
+            self.listening.stop();
             self.advance(LifecycleState::Stopped);
         }
     }
@@ -256,6 +252,13 @@ impl Core {
                 }
             }
             moves = lock(&self.moves);
+            if new.is_terminal() {
+                // There is nothing left to tell, and they may hold the controller.
+                let observers = std::mem::take(&mut moves.observers);
+                drop(moves);
+                drop(observers);
+                moves = lock(&self.moves);
+            }
         }
         moves.telling = false;
     }
@@ -274,13 +277,21 @@ impl fmt::Debug for Core {
 
 impl Servers {
     pub(crate) fn begin(&self) {
-        lock(&self.0).running += 1;
+        let mut servers = lock(&self.0);
+        servers.begun += 1;
+        servers.running += 1;
     }
 
     pub(crate) fn end(&self, result: Result<(), BoxError>) {
         let mut servers = lock(&self.0);
         servers.running -= 1;
         servers.errors.extend(result.err().map(Arc::from));
+    }
+
+    /// Returns whether there were any, and none is left.
+    pub(crate) fn have_ended(&self) -> bool {
+        let servers = lock(&self.0);
+        servers.begun > 0 && servers.running == 0
     }
 
     pub(crate) fn running(&self) -> u64 {

@@ -26,7 +26,7 @@ use crate::guard::InFlightGuard;
 use crate::layer_shard::LayerHandle;
 use crate::mode::{AnyService, Http};
 use crate::reject::{Facts, Options, into_response};
-use crate::sync::Arc;
+use crate::sync::{Arc, OnceLock};
 use crate::wakers::Slot;
 
 /// Makes services drain: the one line that an application adds.
@@ -63,6 +63,9 @@ use crate::wakers::Slot;
 pub struct DrainLayer<M = Http> {
     ctl: ShutdownController,
     options: Options,
+    /// Made at the first service, and shared by all of them: axum makes one for each route of each
+    /// connection.
+    handle: Arc<OnceLock<LayerHandle<Options>>>,
     mode: PhantomData<fn() -> M>,
 }
 
@@ -148,14 +151,21 @@ impl DrainLayer {
         Self {
             ctl,
             options,
+            handle: Arc::default(),
             mode: PhantomData,
         }
+    }
+
+    /// The options, to be changed for the services that are made from now on.
+    fn options(&mut self) -> &mut Options {
+        self.handle = Arc::default();
+        &mut self.options
     }
 
     /// Sets what refused clients are told to wait (`Retry-After`, RFC 9110 §10.2.3), rounded up to
     /// whole seconds. Default: the [configuration](crate::ShutdownConfig::retry_after)'s.
     pub fn retry_after(mut self, time: Duration) -> Self {
-        self.options.set_retry_after(time);
+        self.options().set_retry_after(time);
         self
     }
 
@@ -164,7 +174,7 @@ impl DrainLayer {
     /// A path matches exactly, as `uri().path()` gives it; inside axum's `nest` that is the part
     /// after the prefix. They are looked at only when the gate has refused.
     pub fn exempt_paths(mut self, paths: impl IntoIterator<Item = impl Into<String>>) -> Self {
-        self.options.exempt(paths);
+        self.options().exempt(paths);
         self
     }
 
@@ -174,12 +184,13 @@ impl DrainLayer {
     where
         F: Fn(&request::Parts) -> Response<Bytes> + Send + Sync + 'static,
     {
-        self.options.set_refuse_with(Arc::new(refuse));
+        self.options().set_refuse_with(Arc::new(refuse));
         self
     }
 
     /// Makes it a layer for any tower service, of HTTP or not: refused with the error
-    /// [`ShuttingDown`], cut with [`Forced`], counted to the end of the response future.
+    /// [`ShuttingDown`], cut with [`Forced`], counted to the end of the response future. The
+    /// settings for HTTP have no meaning for it, and are dropped.
     ///
     /// A refused request is dropped, so keep a copy, or an id, of what is to be delivered again.
     ///
@@ -207,6 +218,7 @@ impl DrainLayer {
             ctl: self.ctl,
             // An unknown request has no path, and an error no headers.
             options: Options::new(Duration::ZERO),
+            handle: Arc::default(),
             mode: PhantomData,
         }
     }
@@ -216,10 +228,12 @@ impl<S, M> Layer<S> for DrainLayer<M> {
     type Service = Drain<S, M>;
 
     fn layer(&self, inner: S) -> Drain<S, M> {
-        let options = Arc::new(self.options.clone());
+        let handle = self
+            .handle
+            .get_or_init(|| LayerHandle::new(self.ctl.core(), Arc::new(self.options.clone())));
         Drain {
             inner,
-            entrance: Entrance::new(LayerHandle::new(self.ctl.core(), options)),
+            entrance: Entrance::new(handle.clone()),
             mode: PhantomData,
         }
     }
@@ -230,6 +244,7 @@ impl<M> Clone for DrainLayer<M> {
         Self {
             ctl: self.ctl.clone(),
             options: self.options.clone(),
+            handle: Arc::clone(&self.handle),
             mode: PhantomData,
         }
     }
@@ -300,16 +315,21 @@ impl Entrance {
         if self.waiting.is_registered() {
             self.handle.shard.deregister(&mut self.waiting);
         }
-        let inner_is_ready = std::mem::take(&mut self.inner_is_ready);
-        match InFlightGuard::admit(&self.handle.shard) {
-            // The inner must not be called unready, whatever the gate says by now.
-            Some(_guard) if !inner_is_ready => {
-                warn!("called before it was ready, and refused: call `poll_ready` first");
-                Err(Refusal { inner_is_ready })
-            }
-            Some(guard) => Ok(guard),
-            None => Err(Refusal { inner_is_ready }),
+        // The inner must not be called unready, whatever the gate says by now.
+        if !std::mem::take(&mut self.inner_is_ready) {
+            return Err(self.unready());
         }
+        let inner_is_ready = true;
+        InFlightGuard::admit(&self.handle.shard).ok_or(Refusal { inner_is_ready })
+    }
+
+    #[cold]
+    fn unready(&self) -> Refusal {
+        if !self.handle.shard.is_closed() {
+            warn!("called before it was ready, and refused: call `poll_ready` first");
+        }
+        let inner_is_ready = false;
+        Refusal { inner_is_ready }
     }
 }
 

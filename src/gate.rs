@@ -58,6 +58,8 @@ pub(crate) struct Gate {
     shards: Box<[Arc<Shard>]>,
     /// In flight, but entered after its shard was closed (invariant 2).
     late: AtomicU64,
+    /// Of the shards that are closed: their words hold refusals, too, which come and go.
+    admitted: AtomicU64,
     milestones: Milestones,
 }
 
@@ -91,6 +93,7 @@ impl Gate {
                 .map(|_| Arc::new(Shard::new(gate.clone())))
                 .collect(),
             late: AtomicU64::new(0),
+            admitted: AtomicU64::new(0),
             milestones: Milestones::new(reached),
         })
     }
@@ -136,7 +139,12 @@ impl Gate {
         for shard in &self.shards {
             // Release: pairs with the Acquire of `enter` and `phase`; who sees the bit sees what
             // led to it. Acquire: pairs with the Release of `leave`, for the scan that follows.
-            shard.word.fetch_or(bits, Ordering::AcqRel);
+            let before = shard.word.fetch_or(bits, Ordering::AcqRel);
+            if !before & bits & CLOSED != 0 {
+                // Relaxed: a figure to look at.
+                self.admitted
+                    .fetch_add(before / ONE_ADMITTED, Ordering::Relaxed);
+            }
         }
     }
 
@@ -172,8 +180,13 @@ impl Gate {
     /// Returns how many were admitted since the start; each shard's part wraps at 2^32.
     pub(crate) fn admitted(&self) -> u64 {
         // Relaxed: a figure to look at; nothing is concluded from it.
-        let of = |shard: &Arc<Shard>| shard.word.load(Ordering::Relaxed) / ONE_ADMITTED;
-        self.shards.iter().map(of).sum()
+        let open = |word: &u64| word & CLOSED == 0;
+        let words = self
+            .shards
+            .iter()
+            .map(|shard| shard.word.load(Ordering::Relaxed));
+        let open: u64 = words.filter(open).map(|word| word / ONE_ADMITTED).sum();
+        open + self.admitted.load(Ordering::Relaxed)
     }
 
     pub(crate) fn refused(&self) -> u64 {
@@ -324,6 +337,11 @@ impl Shard {
     pub(crate) fn note_refused(&self) {
         // Relaxed: a figure to look at.
         self.refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Wakes all of those registered for `interests`.
+    pub(crate) fn wake_all(&self, interests: u32) {
+        self.wakers.wake_all(interests);
     }
 
     /// Notes that an entry of this shard is being cut.

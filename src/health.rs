@@ -8,7 +8,7 @@ use std::convert::Infallible;
 use std::fmt::{self, Write};
 use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -19,6 +19,7 @@ use serde::Serialize;
 use serde::ser::SerializeMap;
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
+use tokio::time::{Sleep, sleep};
 use tower_service::Service;
 
 use crate::controller::ShutdownController;
@@ -85,8 +86,13 @@ pub struct ResponseFuture {
     settings: Arc<Settings>,
     ctl: ShutdownController,
     checks: JoinSet<(usize, Result<(), String>)>,
+    /// For a check that blocks its thread and cannot look at the clock itself.
+    clock: Option<Pin<Box<Sleep>>>,
     results: Vec<Option<Result<(), String>>>,
 }
+
+/// How much longer than its limit a check is waited for, in case that its thread is only late.
+const LATE: Duration = Duration::from_millis(2);
 
 /// What there is to answer with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -138,16 +144,20 @@ impl HealthService {
     /// Adds a check, run at each readiness probe while `Running`, at the same time as the others.
     ///
     /// One that fails, panics or takes longer than the [limit](Self::check_timeout) makes the
-    /// status `degraded`; the text of its error is shown in the body.
+    /// status `degraded`; the text of its error is shown in the body. A second check of the same
+    /// name takes the place of the first.
     pub fn check<F, Fut>(mut self, name: impl Into<String>, check: F) -> Self
     where
         F: Fn() -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<(), BoxError>> + Send + 'static,
     {
-        Arc::make_mut(&mut self.settings).checks.push(Check {
+        let check = Check {
             name: name.into().into(),
             run: Arc::new(move || Box::pin(check())),
-        });
+        };
+        let checks = &mut Arc::make_mut(&mut self.settings).checks;
+        checks.retain(|other| other.name != check.name);
+        checks.push(check);
         self
     }
 
@@ -184,6 +194,7 @@ impl<B> Service<Request<B>> for HealthService {
             settings: Arc::clone(&self.settings),
             ctl: self.ctl.clone(),
             checks: JoinSet::new(),
+            clock: None,
             results: Vec::new(),
         };
         if answer != Answer::MethodNotAllowed && !self.settings.liveness && is_ready(&self.ctl) {
@@ -240,11 +251,14 @@ impl ResponseFuture {
                 let result = tokio::time::timeout(limit, async move { run().await }).await;
                 let result = match result {
                     Ok(result) => result.map_err(|error| error.to_string()),
-                    Err(_) => Err(format!("no answer within {limit:?}")),
+                    Err(_) => Err(no_answer_within(limit)),
                 };
                 (index, result)
             };
             self.checks.spawn_on(check, runtime);
+        }
+        if !self.checks.is_empty() {
+            self.clock = Some(Box::pin(sleep(limit.saturating_add(LATE))));
         }
     }
 
@@ -312,10 +326,21 @@ impl Future for ResponseFuture {
                 // A panic: which one it was shows by its having no result.
                 Poll::Ready(Some(Err(_))) => {}
                 Poll::Ready(None) => return Poll::Ready(Ok(this.respond())),
-                Poll::Pending => return Poll::Pending,
+                Poll::Pending => break,
             }
         }
+        if let Some(clock) = &mut this.clock {
+            ready!(clock.as_mut().poll(cx));
+        }
+        let late = no_answer_within(this.settings.check_timeout);
+        let missing = this.results.iter_mut().filter(|result| result.is_none());
+        missing.for_each(|result| *result = Some(Err(late.clone())));
+        Poll::Ready(Ok(this.respond()))
     }
+}
+
+fn no_answer_within(limit: Duration) -> String {
+    format!("no answer within {limit:?}")
 }
 
 impl fmt::Debug for ResponseFuture {

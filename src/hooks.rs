@@ -4,15 +4,16 @@
 //! each in a task of its own. A hook that fails, panics, hangs or blocks its thread harms only
 //! itself.
 
+use std::collections::VecDeque;
 use std::error::Error;
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, ready};
 use std::panic::Location;
 use std::pin::{Pin, pin};
 use std::time::Duration;
 
-use tokio::task::{JoinError, JoinHandle};
-use tokio::time::{Instant, timeout_at};
+use tokio::task::{AbortHandle, JoinError, JoinHandle};
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::error::BoxError;
@@ -75,7 +76,11 @@ enum HookErrorKind {
 
 /// The hooks of one controller, until the shutdown takes them.
 #[derive(Debug, Default)]
-pub(crate) struct Hooks(Mutex<Vec<Hook>>);
+pub(crate) struct Hooks {
+    waiting: Mutex<Vec<Hook>>,
+    /// Of the hooks that were taken, as far as they have come.
+    reports: Mutex<Vec<HookReport>>,
+}
 
 // ===== impl Hook =====
 
@@ -136,7 +141,7 @@ impl fmt::Debug for Hook {
 impl Hooks {
     /// Adds `hook`, unless its name is taken or `late` says that it comes too late.
     pub(crate) fn add(&self, hook: Hook, late: impl Fn() -> bool) -> Result<(), HookError> {
-        let mut hooks = lock(&self.0);
+        let mut hooks = lock(&self.waiting);
         let same_name = |other: &&Hook| other.name == hook.name;
         let kind = if late() {
             HookErrorKind::Late
@@ -156,39 +161,75 @@ impl Hooks {
 
     /// Takes all hooks, in the order in which they run.
     pub(crate) fn take(&self) -> Vec<Hook> {
-        let mut hooks = std::mem::take(&mut *lock(&self.0));
+        let mut hooks = std::mem::take(&mut *lock(&self.waiting));
         hooks.sort_by_key(|hook| hook.phase); // stable: registration order within a phase
         hooks
+    }
+
+    /// Takes all hooks to run them. Their reports are kept here, as far as they have come, so that
+    /// they are not lost with the runtime.
+    fn begin(&self) -> Vec<Hook> {
+        let hooks = self.take();
+        *lock(&self.reports) = not_started(&hooks);
+        hooks
+    }
+
+    /// Takes the reports of the hooks that were begun.
+    pub(crate) fn reports(&self) -> Vec<HookReport> {
+        std::mem::take(&mut *lock(&self.reports))
+    }
+
+    /// Until there is more to report, a hook that is running will have been cut.
+    fn note_running(&self, first: usize, count: usize) {
+        let mut reports = lock(&self.reports);
+        for report in reports.iter_mut().skip(first).take(count) {
+            report.outcome = HookOutcome::Cut;
+        }
+    }
+
+    fn note(&self, place: usize, report: HookReport) {
+        // There is no such place when the reports were taken, because the shutdown was given up.
+        if let Some(noted) = lock(&self.reports).get_mut(place) {
+            *noted = report;
+        }
     }
 }
 
 /// Runs the hooks, phase after phase, until the notice's final deadline or `cut`.
 pub(crate) async fn run(
-    hooks: Vec<Hook>,
+    hooks: &Hooks,
     notice: &ShutdownNotice,
     cut: impl Future<Output = ()>,
 ) -> Vec<HookReport> {
     let mut cut = pin!(cut);
-    let mut is_cut = false;
-    let mut reports = Vec::with_capacity(hooks.len());
-    let phases = split_by_phase(hooks);
-    let mut phases_left = phases.len();
-    for phase in phases {
-        if is_cut {
-            reports.extend(not_started(&phase));
-            continue;
+    // Once it is cut: when what was running must be gone.
+    let mut gone_by = None;
+    let mut phases = VecDeque::from(split_by_phase(hooks.begin()));
+    let mut place = 0;
+    while let Some(mut phase) = phases.pop_front() {
+        if let Either::Left(()) = race(cut.as_mut(), ready(())).await {
+            break;
         }
-        let limit = share_of_what_is_left(notice, phases_left);
-        phases_left -= 1;
-        let started: Vec<_> = phase.into_iter().map(|h| h.start(notice, limit)).collect();
-        for hook in started {
+        if notice.time_remaining() == Some(Duration::ZERO) {
+            // Each gets as far as its first wait, without a tick of the timer for each phase.
+            phase.extend(phases.drain(..).flatten());
+        }
+        let limit = share_of_what_is_left(notice, phases.len() + 1);
+        let running: Vec<_> = phase.into_iter().map(|h| h.start(notice, limit)).collect();
+        hooks.note_running(place, running.len());
+        let tasks: Vec<_> = running.iter().map(|h| h.task.abort_handle()).collect();
+        for hook in running {
             // They run at the same time; only their ends are looked at one after another.
-            let report = hook.finish(cut.as_mut(), &mut is_cut).await;
+            let report = hook.finish(cut.as_mut(), &mut gone_by, &tasks).await;
             log(&report);
-            reports.push(report);
+            hooks.note(place, report);
+            place += 1;
+        }
+        if gone_by.is_some() {
+            break;
         }
     }
-    reports
+    hooks.reports()
 }
 
 /// Reports hooks that will never run.
@@ -253,14 +294,19 @@ impl RunningHook {
     async fn finish(
         mut self,
         cut: Pin<&mut impl Future<Output = ()>>,
-        is_cut: &mut bool,
+        gone_by: &mut Option<Instant>,
+        phase: &[AbortHandle],
     ) -> HookReport {
         let patience = self.limit.and_then(|limit| limit.checked_add(LATE));
         let mut ended = None;
-        if !*is_cut {
+        if gone_by.is_none() {
             match race(until(patience, &mut self.task), cut).await {
                 Either::Left(result) => ended = Some(result),
-                Either::Right(()) => *is_cut = true,
+                Either::Right(()) => {
+                    // All at once, so that blocked ones are waited for together.
+                    phase.iter().for_each(AbortHandle::abort);
+                    *gone_by = Some(Instant::now() + LATE);
+                }
             }
         }
         let (outcome, duration) = match ended {
@@ -270,7 +316,7 @@ impl RunningHook {
                 self.task.abort();
                 (HookOutcome::TimedOut, self.started_at.elapsed())
             }
-            None => self.cut_now().await,
+            None => self.cut_now(*gone_by).await,
         };
         HookReport {
             name: self.name,
@@ -280,14 +326,11 @@ impl RunningHook {
         }
     }
 
-    /// Drops the hook, unless it has just ended, and sees to it that it is gone.
-    async fn cut_now(&mut self) -> (HookOutcome, Duration) {
-        if !self.task.is_finished() {
-            self.task.abort();
-        }
-        match timeout_at(Instant::now() + LATE, &mut self.task).await {
-            Ok(Ok(end)) => end,
-            Ok(Err(error)) if error.is_panic() => (panicked(error), self.started_at.elapsed()),
+    /// Sees to it that a hook that was aborted is gone, unless it had just ended.
+    async fn cut_now(&mut self, by: Option<Instant>) -> (HookOutcome, Duration) {
+        match until(by, &mut self.task).await {
+            Some(Ok(end)) => end,
+            Some(Err(error)) if error.is_panic() => (panicked(error), self.started_at.elapsed()),
             _ => (HookOutcome::Cut, self.started_at.elapsed()),
         }
     }

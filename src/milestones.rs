@@ -56,6 +56,16 @@ impl Milestones {
         before & events != events
     }
 
+    /// Publishes `events` unless one of `over` is reached, without waking; returns what was reached
+    /// before, or `None` if it is over.
+    pub(crate) fn publish_unless(&self, over: u32, events: u32) -> Option<u32> {
+        // As in `publish`; one operation, so that whoever publishes `over` comes before or after.
+        let add = |reached: u32| (reached & over == 0).then_some(reached | events);
+        self.reached
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, add)
+            .ok()
+    }
+
     /// Wakes those who wait for any of `events`, which have been published.
     pub(crate) fn wake(&self, events: u32) {
         self.waiting.wake_all(events);

@@ -68,6 +68,7 @@ pub struct PhaseReport {
 #[derive(Debug)]
 pub(crate) struct Facts {
     pub(crate) reason: ShutdownReason,
+    pub(crate) interrupted: bool,
     pub(crate) forced: bool,
     pub(crate) phases: Vec<PhaseReport>,
     pub(crate) in_flight_at_trigger: u64,
@@ -95,12 +96,12 @@ impl ShutdownReport {
     pub fn is_graceful(&self) -> bool {
         let facts = &*self.facts;
         !facts.forced
-            && facts.reason != ShutdownReason::Interrupted
+            && !facts.interrupted
             && facts.server_errors.is_empty()
             && facts.hooks.iter().all(HookReport::is_completed)
     }
 
-    /// Returns whether admitted work was cut, by the drain deadline or by a force.
+    /// Returns whether it was forced: by the drain deadline, or by `force`, in whatever state.
     pub fn is_forced(&self) -> bool {
         self.facts.forced
     }
@@ -191,8 +192,8 @@ impl fmt::Debug for ShutdownReport {
 impl fmt::Display for ShutdownReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let facts = &*self.facts;
-        let manner = match (facts.reason, facts.forced, self.is_graceful()) {
-            (ShutdownReason::Interrupted, ..) => "interrupted",
+        let manner = match (facts.interrupted, facts.forced, self.is_graceful()) {
+            (true, ..) => "interrupted",
             (_, true, _) => "forced",
             (.., true) => "graceful",
             (.., false) => "drained, with errors",

@@ -5,14 +5,18 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use pin_project_lite::pin_project;
+use tokio::runtime::Handle;
+use tokio::time::{Sleep, sleep};
 use tracing::{error, info};
 
 use crate::controller::ShutdownController;
 use crate::error::BoxError;
 use crate::milestones::event;
 use crate::report::ShutdownReport;
+use crate::sequence;
 use crate::state::ShutdownReason;
 use crate::wait::Wait;
 
@@ -39,8 +43,19 @@ pin_project! {
         post: Post,
         stopping: Wait,
         report: Wait<ShutdownReport>,
+        deadline: Deadline,
     }
 }
+
+/// The shutdown's final deadline, kept by `run` itself: a blocked thread may hold up the task that
+/// drives the shutdown, but not this future.
+struct Deadline {
+    triggered: Wait,
+    clock: Option<Pin<Box<Sleep>>>,
+}
+
+/// How long after the final deadline `run` gives up.
+const LATE: Duration = Duration::from_millis(50);
 
 /// Tells the controller that a server has ended, once, on whatever path.
 #[derive(Debug)]
@@ -62,6 +77,10 @@ impl<F> Run<F> {
             },
             stopping: Wait::new(ctl.core(), event::STOPPING | event::STOPPED | event::FAILED),
             report: Wait::new(ctl.core(), event::STOPPED),
+            deadline: Deadline {
+                triggered: ctl.lame_duck(),
+                clock: None,
+            },
         }
     }
 }
@@ -85,7 +104,12 @@ where
                 this.post.server_ended(output.into_result());
             }
         }
-        Poll::Ready(ready!(Pin::new(this.report).poll(cx)))
+        if let Poll::Ready(report) = Pin::new(&mut *this.report).poll(cx) {
+            return Poll::Ready(report);
+        }
+        ready!(this.deadline.poll_overdue(&this.post.ctl, cx));
+        sequence::give_up(this.post.ctl.core());
+        Pin::new(this.report).poll(cx)
     }
 }
 
@@ -94,6 +118,27 @@ impl<F> fmt::Debug for Run<F> {
         f.debug_struct("Run")
             .field("serving", &self.server.is_some())
             .finish_non_exhaustive()
+    }
+}
+
+// ===== impl Deadline =====
+
+impl Deadline {
+    /// Ready when the shutdown should have been over for a while.
+    fn poll_overdue(&mut self, ctl: &ShutdownController, cx: &mut Context<'_>) -> Poll<()> {
+        if self.clock.is_none() {
+            ready!(Pin::new(&mut self.triggered).poll(cx));
+            let left = ctl.notice().and_then(|notice| notice.time_remaining());
+            // Without a limit there is nothing to keep, and outside a runtime no clock.
+            let (Some(left), Ok(_)) = (left, Handle::try_current()) else {
+                return Poll::Pending;
+            };
+            self.clock = Some(Box::pin(sleep(left.saturating_add(LATE))));
+        }
+        match &mut self.clock {
+            Some(clock) => clock.as_mut().poll(cx),
+            None => Poll::Pending,
+        }
     }
 }
 
@@ -127,7 +172,10 @@ impl Post {
 
 impl Drop for Post {
     fn drop(&mut self) {
-        if self.manned {
+        if self.manned && std::thread::panicking() {
+            self.leave(Err("the server panicked".into()));
+            self.ctl.trigger(ShutdownReason::Error);
+        } else if self.manned {
             self.leave(Ok(()));
             self.ctl.trigger(ShutdownReason::ServerExited);
         }

@@ -20,53 +20,45 @@ use crate::notice::{ShutdownNotice, earlier};
 use crate::race::{Either, race, until};
 use crate::report::{Facts, HookReport, PhaseReport, ShutdownReport};
 use crate::state::{LifecycleState, ShutdownReason};
-use crate::sync::Arc;
+use crate::sync::{Arc, AtomicBool, Ordering};
 use crate::wait::Wait;
 
 /// The longest and the shortest time that cut work is given to be gone.
 const UNWINDING: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(250));
 
-/// Runs one shutdown, which has been triggered, to its end.
+/// Runs one shutdown, which has been announced, to its end.
 async fn shut_down(core: &Arc<Core>, notice: &ShutdownNotice) -> ShutdownReport {
     let mut account = Account::open(notice);
+    core.begin();
 
-    // Lame duck: readiness is red, everything is served. Only force ends it early.
+    // Lame duck: readiness is red, everything is served, until its time is over.
     if core.state() == LifecycleState::LameDuck {
-        until(notice.lame_duck_deadline(), reached(core, event::FORCED)).await;
+        let early = race(reached(core, event::FORCED), servers_have_ended(core));
+        until(notice.lame_duck_deadline(), early).await;
         account.close_phase(LifecycleState::LameDuck);
     }
 
-    // Draining: nothing new; what was admitted has until the drain deadline.
+    // Draining: nothing new is admitted; what was has until the drain deadline.
     core.begin_draining();
     wake_shards(core, interest::CLOSED).await;
-    let force = until(notice.drain_deadline(), reached(core, event::FORCED));
-    let cleanup = match race(
-        drained_and_served(core, notice),
-        race(force, tell_progress(core)),
-    )
-    .await
-    {
-        Either::Left(()) if !core.milestones().has(event::FORCED) => notice.clone(),
-        _ => {
-            account.cut(core).await;
-            // The clean-up gets its reserve, not what an early force has left of the drain.
-            notice
-                .clone()
-                .ending_by(account.cut_at.checked_add(core.config.reserve()))
-        }
-    };
+    let drained = drained_and_served(core, notice);
+    let cut_off = until(notice.drain_deadline(), reached(core, event::FORCED));
+    if let Either::Right(_) = race(drained, race(cut_off, tell_progress(core))).await {
+        account.cut(core).await;
+    }
     account.close_phase(LifecycleState::Draining);
 
-    // Stopping: the servers are gone or dropped; the application cleans up.
+    // Stopping: the servers have ended or are dropped; the application cleans up.
     core.advance(LifecycleState::Stopping);
+    let cleanup = account.cleanup_notice(core, notice);
     let cut = reached(core, event::CUT_CLEANUP);
-    let hooks = hooks::run(core.hooks.take(), &cleanup, cut).await;
+    let hooks = hooks::run(&core.hooks, &cleanup, cut).await;
     if core.milestones().has(event::FORCED) {
         wake_shards(core, interest::FORCED).await;
     }
     account.close_phase(LifecycleState::Stopping);
 
-    account.report(core, notice.reason(), hooks)
+    account.report(core, hooks)
 }
 
 /// Waits until nothing is in flight, the listener may close, and every server has ended.
@@ -99,6 +91,18 @@ async fn gone(core: &Arc<Core>) {
         } else {
             return;
         }
+    }
+}
+
+/// Waits until there were servers, and all of them have ended.
+async fn servers_have_ended(core: &Arc<Core>) {
+    while !core.servers.have_ended() {
+        // Taken back before looking, as in `gone`.
+        core.milestones().take_back(event::SERVER_ENDED);
+        if core.servers.have_ended() {
+            return;
+        }
+        reached(core, event::SERVER_ENDED).await;
     }
 }
 
@@ -135,23 +139,28 @@ fn reached(core: &Arc<Core>, events: u32) -> Wait {
 
 /// What will be reported, gathered on the way.
 struct Account {
+    reason: ShutdownReason,
     phases: Vec<PhaseReport>,
     phase_began: Instant,
-    cut_at: Instant,
-    forced: bool,
+    cut_at: Option<Instant>,
+    /// As of the end of the unwinding: what is cut later has been counted as abandoned.
+    aborted: Option<u64>,
     abandoned_requests: u64,
     abandoned_servers: u64,
+    interrupted: bool,
 }
 
 impl Account {
     fn open(notice: &ShutdownNotice) -> Self {
         Self {
+            reason: notice.reason(),
             phases: Vec::new(),
             phase_began: notice.triggered_at(),
-            cut_at: notice.triggered_at(),
-            forced: false,
+            cut_at: None,
+            aborted: None,
             abandoned_requests: 0,
             abandoned_servers: 0,
+            interrupted: false,
         }
     }
 
@@ -164,8 +173,8 @@ impl Account {
 
     /// Cuts what is in flight, gives it a short time to be gone, and notes what was not.
     async fn cut(&mut self, core: &Arc<Core>) {
-        self.forced = true;
-        self.cut_at = Instant::now();
+        let now = Instant::now();
+        self.cut_at = Some(now);
         core.cut();
         wake_shards(core, interest::FORCED).await;
         let (shortest, longest) = UNWINDING;
@@ -174,34 +183,48 @@ impl Account {
         // for a while, as they would be without it.
         if core.listener_waits() {
             let refused_until = self.phase_began.checked_add(core.config.refuse_for);
-            let refused_until = earlier(refused_until, Some(self.cut_at + unwinding / 2));
+            let refused_until = earlier(refused_until, Some(now + unwinding / 2));
             until(refused_until, pending::<()>()).await;
         }
         core.milestones().reach(event::STOP_ACCEPTING);
-        if until(Some(self.cut_at + unwinding), gone(core))
-            .await
-            .is_none()
-        {
-            self.abandoned_requests = core.gate.in_flight();
-            self.abandoned_servers = core.servers.running();
-            warn!(
-                requests = self.abandoned_requests,
-                servers = self.abandoned_servers,
-                "abandoned: still alive after they were cut"
-            );
+        if until(Some(now + unwinding), gone(core)).await.is_none() {
+            self.note_abandoned(core);
         }
     }
 
-    fn report(self, core: &Core, reason: ShutdownReason, hooks: Vec<HookReport>) -> ShutdownReport {
+    fn note_abandoned(&mut self, core: &Core) {
+        self.aborted = Some(core.gate.aborted());
+        self.abandoned_requests = core.gate.in_flight();
+        self.abandoned_servers = core.servers.running();
+        warn!(
+            requests = self.abandoned_requests,
+            servers = self.abandoned_servers,
+            "abandoned: still alive after they were cut"
+        );
+    }
+
+    /// What the hooks are told: after a force they get the reserve, not what an early force has
+    /// left of the drain. Asked once stopping has been published; a later force cuts them instead.
+    fn cleanup_notice(&self, core: &Core, notice: &ShutdownNotice) -> ShutdownNotice {
+        if !core.milestones().has(event::FORCED) {
+            return notice.clone();
+        }
+        let cut_at = self.cut_at.unwrap_or_else(Instant::now);
+        let deadline = cut_at.checked_add(core.config.reserve());
+        notice.clone().ending_by(deadline)
+    }
+
+    fn report(self, core: &Core, hooks: Vec<HookReport>) -> ShutdownReport {
         ShutdownReport::new(Facts {
-            reason,
-            forced: self.forced || core.milestones().has(event::FORCED),
+            reason: self.reason,
+            interrupted: self.interrupted,
+            forced: core.milestones().has(event::FORCED),
             phases: self.phases,
             in_flight_at_trigger: core.in_flight_at_trigger(),
             in_flight_at_force: core.in_flight_at_force(),
             admitted: core.gate.admitted(),
             refused: core.gate.refused(),
-            aborted: core.gate.aborted(),
+            aborted: self.aborted.unwrap_or_else(|| core.gate.aborted()),
             abandoned_requests: self.abandoned_requests,
             abandoned_servers: self.abandoned_servers,
             server_errors: core.servers.errors(),
@@ -212,35 +235,40 @@ impl Account {
 
 // ===== who drives =====
 
-/// Has the shutdown run by the controller's runtime or, if it has none, by a thread of its own.
+/// Has the shutdown run by the controller's runtime, or by a thread of its own, if there is no
+/// runtime or it has ended.
 pub(crate) fn drive(core: Arc<Core>) {
-    let runtime = core.capture_runtime().cloned();
-    let driver = Driver { core };
-    let shutdown = async move {
-        let core = &driver.core;
-        if let Some(notice) = core.notice() {
-            let report = shut_down(core, notice).await;
-            log_end(&report);
-            core.finish(report);
+    match core.capture_runtime().cloned() {
+        Some(runtime) => {
+            let taken = Arc::new(AtomicBool::new(false));
+            let driver = Driver {
+                core,
+                taken: Arc::clone(&taken),
+            };
+            // A runtime that has ended drops the task inside `spawn`: see `Driver::drop`.
+            drop(runtime.spawn(driver.run()));
+            // Relaxed: a flag of this thread's, for the drop that happens inside the call above.
+            taken.store(true, Ordering::Relaxed);
+        }
+        None => drive_by_thread(core),
+    }
+}
+
+fn drive_by_thread(core: Arc<Core>) {
+    let taken = Arc::new(AtomicBool::new(true));
+    let driver = Driver { core, taken };
+    let run = move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build();
+        match runtime {
+            Ok(runtime) => runtime.block_on(driver.run()),
+            Err(cause) => error!(%cause, "no runtime for the shutdown"),
         }
     };
-    match runtime {
-        Some(runtime) => drop(runtime.spawn(shutdown)),
-        None => {
-            let run = move || {
-                let runtime = tokio::runtime::Builder::new_current_thread()
-                    .enable_all()
-                    .build();
-                match runtime {
-                    Ok(runtime) => runtime.block_on(shutdown),
-                    Err(cause) => error!(%cause, "no runtime for the shutdown"),
-                }
-            };
-            let thread = std::thread::Builder::new().name("tower-lifecycle".to_owned());
-            if let Err(cause) = thread.spawn(run) {
-                error!(%cause, "no thread for the shutdown");
-            }
-        }
+    let thread = std::thread::Builder::new().name("tower-lifecycle".to_owned());
+    if let Err(cause) = thread.spawn(run) {
+        error!(%cause, "no thread for the shutdown");
     }
 }
 
@@ -248,26 +276,57 @@ pub(crate) fn drive(core: Arc<Core>) {
 /// wait are told so instead of waiting for ever.
 struct Driver {
     core: Arc<Core>,
+    /// The runtime was there to take the task.
+    taken: Arc<AtomicBool>,
+}
+
+impl Driver {
+    async fn run(self) {
+        self.taken.store(true, Ordering::Relaxed);
+        let core = &self.core;
+        if let Some(notice) = core.notice() {
+            let report = shut_down(core, notice).await;
+            log_end(&report);
+            core.finish(report);
+        }
+    }
 }
 
 impl Drop for Driver {
     fn drop(&mut self) {
-        let (core, Some(notice)) = (&*self.core, self.core.notice()) else {
-            return;
-        };
-        if core.report().is_some() {
+        if self.core.report().is_some() {
             return;
         }
-        let mut account = Account::open(notice);
-        account.abandoned_requests = core.gate.in_flight();
-        account.abandoned_servers = core.servers.running();
-        core.begin_draining();
-        core.advance(LifecycleState::Stopping);
-        let hooks = hooks::not_started(&core.hooks.take());
-        let report = account.report(core, ShutdownReason::Interrupted, hooks);
-        log_end(&report);
-        core.finish(report);
+        if self.taken.load(Ordering::Relaxed) {
+            give_up(&self.core);
+        } else {
+            drive_by_thread(Arc::clone(&self.core));
+        }
     }
+}
+
+/// Ends a shutdown that is driven no more, or not in time: cuts what there is, and tells those who
+/// wait. Hooks that have not run will not.
+pub(crate) fn give_up(core: &Core) {
+    let Some(notice) = core.notice() else {
+        return;
+    };
+    let mut account = Account::open(notice);
+    account.reason = ShutdownReason::Interrupted;
+    account.interrupted = true;
+    core.cut();
+    for shard in core.gate.shards() {
+        shard.wake_all(interest::CLOSED | interest::FORCED);
+    }
+    account.note_abandoned(core);
+    account.close_phase(core.state());
+    core.milestones().reach(event::STOP_ACCEPTING);
+    core.advance(LifecycleState::Stopping);
+    let mut hooks = core.hooks.reports();
+    hooks.extend(hooks::not_started(&core.hooks.take()));
+    let report = account.report(core, hooks);
+    log_end(&report);
+    core.finish(report);
 }
 
 fn log_end(report: &ShutdownReport) {

@@ -4,12 +4,14 @@
 use std::error::Error;
 use std::fmt;
 use std::io;
+use std::mem;
 
 use tokio::runtime::Handle;
 use tracing::{info, warn};
 
 use crate::controller::ShutdownController;
 use crate::state::ShutdownReason;
+use crate::sync::{Mutex, lock};
 
 /// Says why signals cannot be listened for.
 #[derive(Debug)]
@@ -40,9 +42,9 @@ impl ShutdownController {
     pub fn listen_for_signals(&self) -> Result<(), SignalError> {
         let runtime = Handle::try_current().map_err(|_| SignalErrorKind::OutsideRuntime)?;
         self.core().capture_runtime();
-        if self.core().note_signals() {
-            let listening = platform::listen(self, &runtime);
-            listening.inspect_err(|_| self.core().forget_signals())?;
+        let listening = &self.core().listening;
+        if !self.state().is_terminal() && listening.is_to_start() {
+            listening.started(platform::listen(self, &runtime))?;
         }
         Ok(())
     }
@@ -52,9 +54,71 @@ impl ShutdownController {
         self.trigger(ShutdownReason::Signal(name));
     }
 
+    /// Gives signals back before it forces, so that a third one is not swallowed meanwhile.
     fn second_signal(&self, name: &'static str) {
         warn!(signal = name, "second signal received: forcing");
+        self.core().listening.stop();
         self.force();
+    }
+}
+
+/// Ends with its runtime, so that the controller can listen in another; also on a panic.
+struct StopOnDrop(ShutdownController);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.core().listening.stop();
+    }
+}
+
+/// Whether a controller listens, and how that is ended.
+#[derive(Default)]
+pub(crate) struct Listening(Mutex<ListeningState>);
+
+#[derive(Default)]
+enum ListeningState {
+    #[default]
+    No,
+    Starting,
+    Yes(Stop),
+}
+
+type Stop = Box<dyn FnOnce() + Send>;
+
+impl Listening {
+    /// Claims the start; `false` if somebody has.
+    fn is_to_start(&self) -> bool {
+        let mut state = lock(&self.0);
+        let is_free = matches!(*state, ListeningState::No);
+        if is_free {
+            *state = ListeningState::Starting;
+        }
+        is_free
+    }
+
+    /// Notes how the start went. If it was stopped meanwhile, it ends here.
+    fn started(&self, stop: io::Result<Stop>) -> io::Result<()> {
+        let mut state = lock(&self.0);
+        match (stop, &*state) {
+            (Ok(stop), ListeningState::Starting) => *state = ListeningState::Yes(stop),
+            (Ok(stop), _) => {
+                drop(state);
+                stop();
+            }
+            (Err(error), _) => {
+                *state = ListeningState::No;
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives signals back to whoever else wants them; once, however often it is called.
+    pub(crate) fn stop(&self) {
+        let state = mem::take(&mut *lock(&self.0));
+        if let ListeningState::Yes(stop) = state {
+            stop();
+        }
     }
 }
 
@@ -65,57 +129,45 @@ mod platform {
 
     use signal_hook::consts::{SIGINT, SIGTERM};
     use signal_hook::flag::register_conditional_default;
-    use signal_hook::iterator::{Handle as SignalsHandle, Signals};
+    use signal_hook::iterator::Signals;
     use tokio::runtime::Handle;
 
+    use super::{Stop, StopOnDrop};
     use crate::controller::ShutdownController;
-    use crate::state::LifecycleState;
     use crate::sync::{Arc, AtomicBool, Ordering, PoisonError};
 
     /// Listens in a thread of its own, so that signals are heard also when the runtime is blocked.
     ///
     /// Not with tokio's signals: its handler may run before the one that asks for the default
     /// action, and a second signal that is answered at once then kills the process by itself.
-    pub(super) fn listen(ctl: &ShutdownController, runtime: &Handle) -> io::Result<()> {
+    pub(super) fn listen(ctl: &ShutdownController, runtime: &Handle) -> io::Result<Stop> {
         // Before `Signals`: handlers run in the order of their registration, so for each signal
         // the default action has been decided on when the thread hears of it.
         let attention = Attention::pay()?;
         let mut signals = Signals::new([SIGTERM, SIGINT])?;
-        let listening = Arc::new(Listening {
-            attention,
-            signals: signals.handle(),
-        });
-        let thread = thread::Builder::new().name("tower-lifecycle-signals".to_owned());
-        thread.spawn({
-            // Strongly: signals count also when every other handle is gone.
-            let (ctl, listening) = (ctl.clone(), Arc::clone(&listening));
-            move || {
+        let handle = signals.handle();
+        // Strongly: signals count also when every other handle is gone.
+        let stop = StopOnDrop(ctl.clone());
+        thread::Builder::new()
+            .name("tower-lifecycle-signals".to_owned())
+            .spawn(move || {
                 let mut names = signals.forever().map(name);
                 if let Some(first) = names.next() {
-                    ctl.first_signal(first);
+                    stop.0.first_signal(first);
                 }
                 if let Some(second) = names.next() {
-                    ctl.second_signal(second);
+                    stop.0.second_signal(second);
                 }
-                listening.end();
-            }
-        })?;
-        // It ends with the shutdown, before anybody is told of that; and with the runtime.
-        ctl.on_state_change({
-            let listening = Arc::clone(&listening);
-            move |_, state| {
-                if state == LifecycleState::Stopped {
-                    listening.end();
-                }
-            }
-        });
-        let stopped = ctl.stopped();
-        let end = EndOnDrop(listening);
+            })?;
+        let (stop, stopped) = (StopOnDrop(ctl.clone()), ctl.stopped());
         runtime.spawn(async move {
-            let _end = end;
+            let _stop = stop;
             stopped.await;
         });
-        Ok(())
+        Ok(Box::new(move || {
+            drop(attention);
+            handle.close();
+        }))
     }
 
     fn name(signal: i32) -> &'static str {
@@ -125,32 +177,9 @@ mod platform {
         }
     }
 
-    /// One controller's listening.
-    struct Listening {
-        attention: Attention,
-        signals: SignalsHandle,
-    }
-
-    struct EndOnDrop(Arc<Listening>);
-
-    impl Listening {
-        fn end(&self) {
-            self.attention.cease();
-            self.signals.close();
-        }
-    }
-
-    impl Drop for EndOnDrop {
-        fn drop(&mut self) {
-            self.0.end();
-        }
-    }
-
     /// Somebody in this process still has a use for signals. When nobody has, they take their
     /// default action, in the signal handler itself: that works also when every thread is blocked.
-    struct Attention {
-        paid: AtomicBool,
-    }
+    struct Attention;
 
     /// How many pay attention, and what the signal handler looks at.
     struct Attentive {
@@ -175,24 +204,15 @@ mod platform {
             }
             attentive.count += 1;
             attentive.tell();
-            let paid = AtomicBool::new(true);
-            Ok(Self { paid })
-        }
-
-        /// Ends it; once, however often it is called.
-        fn cease(&self) {
-            let mut attentive = ATTENTIVE.lock().unwrap_or_else(PoisonError::into_inner);
-            // Relaxed: read and written under the lock.
-            if self.paid.swap(false, Ordering::Relaxed) {
-                attentive.count -= 1;
-                attentive.tell();
-            }
+            Ok(Self)
         }
     }
 
     impl Drop for Attention {
         fn drop(&mut self) {
-            self.cease();
+            let mut attentive = ATTENTIVE.lock().unwrap_or_else(PoisonError::into_inner);
+            attentive.count -= 1;
+            attentive.tell();
         }
     }
 
@@ -218,18 +238,20 @@ mod platform {
 
     use tokio::runtime::Handle;
 
+    use super::{Stop, StopOnDrop};
     use crate::controller::ShutdownController;
     use crate::race::{Either, race};
 
     /// Listens in a task. When it ends, its listeners are dropped; tokio's handler passes on what
     /// nobody listens for, so the next event takes the system's default action.
-    pub(super) fn listen(ctl: &ShutdownController, runtime: &Handle) -> io::Result<()> {
+    pub(super) fn listen(ctl: &ShutdownController, runtime: &Handle) -> io::Result<Stop> {
         let mut signals = {
             let _entered = runtime.enter();
             Signals::new()?
         };
-        let ctl = ctl.clone();
-        runtime.spawn(async move {
+        let stop = StopOnDrop(ctl.clone());
+        let task = runtime.spawn(async move {
+            let ctl = &stop.0;
             let mut stopped = ctl.stopped();
             if let Either::Left(first) = race(signals.recv(), &mut stopped).await {
                 ctl.first_signal(first);
@@ -238,7 +260,8 @@ mod platform {
                 ctl.second_signal(second);
             }
         });
-        Ok(())
+        let task = task.abort_handle();
+        Ok(Box::new(move || task.abort()))
     }
 
     struct Signals {

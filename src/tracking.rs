@@ -16,7 +16,7 @@ use crate::controller::ShutdownController;
 use crate::guard::InFlightGuard;
 use crate::layer_shard::LayerHandle;
 use crate::mode::{AnyService, Http};
-use crate::sync::Arc;
+use crate::sync::{Arc, OnceLock};
 
 /// Counts the requests of a service, and refuses none.
 ///
@@ -38,6 +38,8 @@ use crate::sync::Arc;
 #[must_use = "a layer does nothing until it is put around a service"]
 pub struct RequestTrackingLayer<M = Http> {
     ctl: ShutdownController,
+    /// Made at the first service, and shared by all of them.
+    handle: Arc<OnceLock<LayerHandle<()>>>,
     mode: PhantomData<fn() -> M>,
 }
 
@@ -79,6 +81,7 @@ impl RequestTrackingLayer {
     pub fn new(ctl: ShutdownController) -> Self {
         Self {
             ctl,
+            handle: Arc::default(),
             mode: PhantomData,
         }
     }
@@ -87,6 +90,7 @@ impl RequestTrackingLayer {
     pub fn until_response(self) -> RequestTrackingLayer<AnyService> {
         RequestTrackingLayer {
             ctl: self.ctl,
+            handle: self.handle,
             mode: PhantomData,
         }
     }
@@ -96,9 +100,10 @@ impl<S, M> Layer<S> for RequestTrackingLayer<M> {
     type Service = RequestTracking<S, M>;
 
     fn layer(&self, inner: S) -> RequestTracking<S, M> {
+        let new = || LayerHandle::new(self.ctl.core(), Arc::new(()));
         RequestTracking {
             inner,
-            handle: LayerHandle::new(self.ctl.core(), Arc::new(())),
+            handle: self.handle.get_or_init(new).clone(),
             mode: PhantomData,
         }
     }
@@ -108,6 +113,7 @@ impl<M> Clone for RequestTrackingLayer<M> {
     fn clone(&self) -> Self {
         Self {
             ctl: self.ctl.clone(),
+            handle: Arc::clone(&self.handle),
             mode: PhantomData,
         }
     }

@@ -61,8 +61,8 @@ impl WakerSet {
         }
     }
 
-    /// Leaves `waker` to be woken at any of `events`; returns `false`, and leaves nothing, if
-    /// `happened` says that one of them has been published.
+    /// Leaves `waker` to be woken at any of `events`; returns `false`, and does not, if `happened`
+    /// says that one of them has been published.
     pub(crate) fn register(
         &self,
         slot: &mut Slot,
@@ -114,7 +114,7 @@ impl WakerSet {
     /// Wakes the next batch of those that wait for any of `events`, from `cursor` on; `false` when
     /// there are no more.
     pub(crate) fn wake_batch(&self, events: u32, cursor: &mut usize) -> bool {
-        let mut batch = Vec::new();
+        let mut batch = Vec::with_capacity(BATCH);
         let more = {
             let mut slots = lock(&self.slots);
             let rest = slots.entries.get_mut(*cursor..).unwrap_or_default();
