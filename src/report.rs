@@ -298,10 +298,14 @@ impl fmt::Display for HookOutcome {
 }
 
 impl HookOutcome {
+    /// To be called in the hook's own task, so that an error that cannot be shown harms only it.
     pub(crate) fn of(result: Result<(), BoxError>) -> Self {
         match result {
             Ok(()) => Self::Completed,
-            Err(error) => Self::Failed(error.into()),
+            Err(error) => {
+                let _ = error.to_string();
+                Self::Failed(error.into())
+            }
         }
     }
 }
