@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::config::{ConfigError, ShutdownConfig};
 use crate::core::Core;
+use crate::driver;
 use crate::error::{BoxError, ShuttingDown};
 use crate::guard::InFlightGuard;
 use crate::hooks::{Hook, HookError};
@@ -13,7 +14,6 @@ use crate::milestones::event;
 use crate::notice::ShutdownNotice;
 use crate::report::ShutdownReport;
 use crate::run::{Run, ServerOutput};
-use crate::sequence;
 use crate::state::{LifecycleState, ShutdownReason};
 use crate::sync::Arc;
 use crate::wait::Wait;
@@ -194,7 +194,7 @@ impl ShutdownController {
             return false;
         }
         // First, so that no observer of the first move can hold it up.
-        sequence::drive(Arc::clone(&self.core));
+        driver::drive(Arc::clone(&self.core));
         self.core.begin();
         true
     }

@@ -4,6 +4,11 @@
 //! instead, without the inner service being asked for anything. An admitted one is in flight until
 //! its response body ends, and is cut when force comes before that.
 
+mod any;
+mod entrance;
+
+pub use self::any::AnyResponseFuture;
+
 use std::fmt;
 use std::future::Future;
 use std::marker::PhantomData;
@@ -18,16 +23,14 @@ use tower_layer::Layer;
 use tower_service::Service;
 use tracing::warn;
 
+use self::entrance::{Entrance, Refusal};
 use crate::body::ResponseBody;
 use crate::controller::ShutdownController;
-use crate::error::{BoxError, Forced, ShuttingDown};
-use crate::gate::interest;
 use crate::guard::InFlightGuard;
 use crate::layer_shard::LayerHandle;
 use crate::mode::{AnyService, Http};
 use crate::reject::{Facts, Options, into_response};
 use crate::sync::{Arc, OnceLock};
-use crate::wakers::Slot;
 
 /// Makes services drain: the one line that an application adds.
 ///
@@ -76,16 +79,6 @@ pub struct Drain<S, M = Http> {
     mode: PhantomData<fn() -> M>,
 }
 
-/// A service's own place at the gate. Not inherited by a clone: neither the inner's readiness nor
-/// the wait for it are.
-struct Entrance {
-    handle: LayerHandle<Options>,
-    /// The inner said that it is ready, and was not called since.
-    inner_is_ready: bool,
-    /// Where the task that waits for the inner's readiness is to be woken when draining begins.
-    waiting: Slot,
-}
-
 pin_project! {
     /// The response future of [`Drain`] around an HTTP service.
     #[must_use = "futures do nothing unless polled"]
@@ -113,29 +106,6 @@ pin_project! {
         },
         // Boxed, so that an admitted one is not larger for it.
         Refused { response: Box<Response<Bytes>> },
-        Done,
-    }
-}
-
-pin_project! {
-    /// The response future of [`Drain`] around any service.
-    #[must_use = "futures do nothing unless polled"]
-    pub struct AnyResponseFuture<F> {
-        #[pin]
-        kind: AnyKind<F>,
-    }
-}
-
-pin_project! {
-    #[project = AnyKindProj]
-    enum AnyKind<F> {
-        Admitted {
-            // Declared first, so that it is dropped first.
-            #[pin]
-            inner: F,
-            guard: InFlightGuard,
-        },
-        Refused,
         Done,
     }
 }
@@ -188,9 +158,11 @@ impl DrainLayer {
         self
     }
 
-    /// Makes it a layer for any tower service, of HTTP or not: refused with the error
-    /// [`ShuttingDown`], cut with [`Forced`], counted to the end of the response future. The
-    /// settings for HTTP have no meaning for it, and are dropped.
+    /// Makes it a layer for any tower service, of HTTP or not.
+    ///
+    /// Requests are refused with the error [`ShuttingDown`](crate::ShuttingDown), cut with
+    /// [`Forced`](crate::Forced), and counted to the end of the response future. The settings for
+    /// HTTP have no meaning for it, and are dropped.
     ///
     /// A refused request is dropped, so keep a copy, or an id, of what is to be delivered again.
     ///
@@ -255,102 +227,6 @@ impl<M> fmt::Debug for DrainLayer<M> {
         f.debug_struct("DrainLayer")
             .field("options", &self.options)
             .finish_non_exhaustive()
-    }
-}
-
-// ===== impl Entrance =====
-
-impl Entrance {
-    fn new(handle: LayerHandle<Options>) -> Self {
-        Self {
-            handle,
-            inner_is_ready: false,
-            waiting: Slot::NONE,
-        }
-    }
-
-    /// Asks for the readiness of the inner service, where it matters.
-    ///
-    /// While draining there is nothing to wait for: most requests are refused, which needs no inner
-    /// service, and for the exempt ones it is noted whether the inner happens to be ready.
-    #[inline]
-    fn poll_ready<E>(
-        &mut self,
-        cx: &mut Context<'_>,
-        poll_inner: impl FnOnce(&mut Context<'_>) -> Poll<Result<(), E>>,
-    ) -> Poll<Result<(), E>> {
-        if self.handle.shard.is_closed() {
-            if self.handle.options.has_exempt_paths() {
-                self.inner_is_ready = matches!(poll_inner(cx), Poll::Ready(Ok(())));
-            }
-            return Poll::Ready(Ok(()));
-        }
-        match poll_inner(cx) {
-            Poll::Ready(result) => {
-                self.inner_is_ready = result.is_ok();
-                Poll::Ready(result)
-            }
-            Poll::Pending => self.wait(cx),
-        }
-    }
-
-    /// Has the task woken also when draining begins, since a refusal needs no inner service.
-    #[cold]
-    fn wait<E>(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), E>> {
-        self.inner_is_ready = false;
-        let Self {
-            handle, waiting, ..
-        } = self;
-        if handle.shard.register(waiting, cx.waker(), interest::CLOSED) {
-            Poll::Pending
-        } else {
-            Poll::Ready(Ok(()))
-        }
-    }
-
-    /// Admits one request, if the gate is open and the inner service was found ready. Uses the
-    /// readiness up.
-    #[inline]
-    fn admit(&mut self) -> Result<InFlightGuard, Refusal> {
-        if self.waiting.is_registered() {
-            self.handle.shard.deregister(&mut self.waiting);
-        }
-        // The inner must not be called unready, whatever the gate says by now.
-        if !std::mem::take(&mut self.inner_is_ready) {
-            return Err(self.unready());
-        }
-        let inner_is_ready = true;
-        InFlightGuard::admit(&self.handle.shard).ok_or(Refusal { inner_is_ready })
-    }
-
-    #[cold]
-    fn unready(&self) -> Refusal {
-        if !self.handle.shard.is_closed() {
-            warn!("called before it was ready, and refused: call `poll_ready` first");
-        }
-        let inner_is_ready = false;
-        Refusal { inner_is_ready }
-    }
-}
-
-/// A request was not admitted.
-struct Refusal {
-    /// The inner could serve it, if it is exempt.
-    inner_is_ready: bool,
-}
-
-impl Clone for Entrance {
-    fn clone(&self) -> Self {
-        Self::new(self.handle.clone())
-    }
-}
-
-impl Drop for Entrance {
-    #[inline]
-    fn drop(&mut self) {
-        if self.waiting.is_registered() {
-            self.handle.shard.deregister(&mut self.waiting);
-        }
     }
 }
 
@@ -425,38 +301,6 @@ impl<S> Drain<S, Http> {
         Kind::Refused {
             response: Box::new(options.refuse(request)),
         }
-    }
-}
-
-impl<S, Req> Service<Req> for Drain<S, AnyService>
-where
-    S: Service<Req>,
-    S::Error: Into<BoxError>,
-{
-    type Response = S::Response;
-    type Error = BoxError;
-    type Future = AnyResponseFuture<S::Future>;
-
-    #[inline]
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        let inner = &mut self.inner;
-        let ready = self.entrance.poll_ready(cx, |cx| inner.poll_ready(cx));
-        ready.map_err(Into::into)
-    }
-
-    #[inline]
-    fn call(&mut self, request: Req) -> Self::Future {
-        let kind = match self.entrance.admit() {
-            Ok(guard) => AnyKind::Admitted {
-                inner: self.inner.call(request),
-                guard,
-            },
-            Err(_) => {
-                self.entrance.handle.shard.note_refused();
-                AnyKind::Refused
-            }
-        };
-        AnyResponseFuture { kind }
     }
 }
 
@@ -566,63 +410,5 @@ impl<F> fmt::Debug for ResponseFuture<F> {
             Kind::Done => "done",
         };
         f.debug_tuple("ResponseFuture").field(&kind).finish()
-    }
-}
-
-// ===== impl AnyResponseFuture =====
-
-impl<F, T, E> Future for AnyResponseFuture<F>
-where
-    F: Future<Output = Result<T, E>>,
-    E: Into<BoxError>,
-{
-    type Output = Result<T, BoxError>;
-
-    #[inline]
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut kind = self.project().kind;
-        let result = match kind.as_mut().project() {
-            AnyKindProj::Admitted { inner, guard } => {
-                // Before every poll of the inner: one that wakes itself would outrun the wake-up.
-                if guard.is_forced() {
-                    return Poll::Ready(Err(kind.cut()));
-                }
-                match inner.poll(cx) {
-                    Poll::Ready(result) => result.map_err(Into::into),
-                    Poll::Pending => {
-                        ready!(guard.poll_forced(cx));
-                        return Poll::Ready(Err(kind.cut()));
-                    }
-                }
-            }
-            AnyKindProj::Refused => Err(ShuttingDown.into()),
-            AnyKindProj::Done => panic!("{POLLED_AFTER_COMPLETION}"),
-        };
-        kind.set(AnyKind::Done);
-        Poll::Ready(result)
-    }
-}
-
-impl<F> AnyKind<F> {
-    /// Drops the inner future, then the guard, and fails in their place.
-    #[cold]
-    fn cut(mut self: Pin<&mut Self>) -> BoxError {
-        if let AnyKindProj::Admitted { guard, .. } = self.as_mut().project() {
-            guard.note_aborted();
-        }
-        self.set(AnyKind::Done);
-        warn!("cut by the shutdown: the call had not ended");
-        Forced.into()
-    }
-}
-
-impl<F> fmt::Debug for AnyResponseFuture<F> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kind = match &self.kind {
-            AnyKind::Admitted { .. } => "admitted",
-            AnyKind::Refused => "refused",
-            AnyKind::Done => "done",
-        };
-        f.debug_tuple("AnyResponseFuture").field(&kind).finish()
     }
 }

@@ -4,24 +4,25 @@
 //! whether to restart the process, and stays green while it drains: a probe that fails then would
 //! have the process killed in the middle (Kubernetes: liveness and readiness probes).
 
+mod json;
+
 use std::convert::Infallible;
-use std::fmt::{self, Write};
+use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
-use serde::Serialize;
-use serde::ser::SerializeMap;
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 use tokio::time::{Sleep, sleep};
 use tower_service::Service;
 
+use self::json::{Health, Services, timestamp};
 use crate::controller::ShutdownController;
 use crate::error::BoxError;
 use crate::state::LifecycleState;
@@ -99,23 +100,6 @@ const LATE: Duration = Duration::from_millis(2);
 enum Answer {
     Health { head: bool },
     MethodNotAllowed,
-}
-
-/// The body, in the order of its fields.
-#[derive(Serialize)]
-struct Health<'a> {
-    status: &'a str,
-    version: &'a str,
-    services: Services<'a>,
-    uptime: u64,
-    in_flight_requests: u64,
-    timestamp: String,
-}
-
-/// The checks that were run, by their names.
-struct Services<'a> {
-    checks: &'a [Check],
-    results: &'a [Option<Result<(), String>>],
 }
 
 // ===== impl HealthService =====
@@ -348,43 +332,6 @@ impl fmt::Debug for ResponseFuture {
         f.debug_struct("ResponseFuture")
             .field("checks_running", &self.checks.len())
             .finish_non_exhaustive()
-    }
-}
-
-// ===== impl Services =====
-
-impl Serialize for Services<'_> {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        #[derive(Serialize)]
-        struct CheckHealth<'a> {
-            status: &'a str,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            error: Option<&'a str>,
-        }
-
-        let mut map = serializer.serialize_map(Some(self.results.len()))?;
-        for (check, result) in self.checks.iter().zip(self.results) {
-            let (status, error) = match result {
-                Some(Ok(())) => ("healthy", None),
-                Some(Err(error)) => ("failed", Some(&**error)),
-                None => ("failed", Some("panicked")),
-            };
-            map.serialize_entry(&*check.name, &CheckHealth { status, error })?;
-        }
-        map.end()
-    }
-}
-
-/// The time in RFC 3339, in UTC; empty if the clock is out of its range.
-fn timestamp() -> String {
-    let mut text = String::new();
-    match write!(
-        text,
-        "{}",
-        humantime::format_rfc3339_seconds(SystemTime::now())
-    ) {
-        Ok(()) => text,
-        Err(_) => String::new(),
     }
 }
 

@@ -86,6 +86,7 @@ mod config;
 mod controller;
 mod core;
 mod drain;
+mod driver;
 mod error;
 mod gate;
 mod guard;

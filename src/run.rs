@@ -13,10 +13,10 @@ use tokio::time::{Sleep, sleep};
 use tracing::{error, info};
 
 use crate::controller::ShutdownController;
+use crate::driver;
 use crate::error::BoxError;
 use crate::milestones::event;
 use crate::report::ShutdownReport;
-use crate::sequence;
 use crate::state::ShutdownReason;
 use crate::wait::Wait;
 
@@ -108,7 +108,7 @@ where
             return Poll::Ready(report);
         }
         ready!(this.deadline.poll_overdue(&this.post.ctl, cx));
-        sequence::give_up(this.post.ctl.core());
+        driver::give_up(this.post.ctl.core());
         Pin::new(this.report).poll(cx)
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep};
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use crate::core::Core;
 use crate::gate::interest;
@@ -20,14 +20,14 @@ use crate::notice::{ShutdownNotice, earlier};
 use crate::race::{Either, race, until};
 use crate::report::{Facts, HookReport, PhaseReport, ShutdownReport};
 use crate::state::{LifecycleState, ShutdownReason};
-use crate::sync::{Arc, AtomicBool, Ordering};
+use crate::sync::Arc;
 use crate::wait::Wait;
 
 /// The longest and the shortest time that cut work is given to be gone.
 const UNWINDING: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(250));
 
 /// Runs one shutdown, which has been announced, to its end.
-async fn shut_down(core: &Arc<Core>, notice: &ShutdownNotice) -> ShutdownReport {
+pub(crate) async fn shut_down(core: &Arc<Core>, notice: &ShutdownNotice) -> ShutdownReport {
     let mut account = Account::open(notice);
     core.begin();
 
@@ -138,8 +138,8 @@ fn reached(core: &Arc<Core>, events: u32) -> Wait {
 // ===== the account =====
 
 /// What will be reported, gathered on the way.
-struct Account {
-    reason: ShutdownReason,
+pub(crate) struct Account {
+    pub(crate) reason: ShutdownReason,
     phases: Vec<PhaseReport>,
     phase_began: Instant,
     cut_at: Option<Instant>,
@@ -147,11 +147,11 @@ struct Account {
     aborted: Option<u64>,
     abandoned_requests: u64,
     abandoned_servers: u64,
-    interrupted: bool,
+    pub(crate) interrupted: bool,
 }
 
 impl Account {
-    fn open(notice: &ShutdownNotice) -> Self {
+    pub(crate) fn open(notice: &ShutdownNotice) -> Self {
         Self {
             reason: notice.reason(),
             phases: Vec::new(),
@@ -164,7 +164,7 @@ impl Account {
         }
     }
 
-    fn close_phase(&mut self, state: LifecycleState) {
+    pub(crate) fn close_phase(&mut self, state: LifecycleState) {
         let now = Instant::now();
         let duration = now.saturating_duration_since(self.phase_began);
         self.phases.push(PhaseReport { state, duration });
@@ -192,7 +192,7 @@ impl Account {
         }
     }
 
-    fn note_abandoned(&mut self, core: &Core) {
+    pub(crate) fn note_abandoned(&mut self, core: &Core) {
         self.aborted = Some(core.gate.aborted());
         self.abandoned_requests = core.gate.in_flight();
         self.abandoned_servers = core.servers.running();
@@ -214,7 +214,7 @@ impl Account {
         notice.clone().ending_by(deadline)
     }
 
-    fn report(self, core: &Core, hooks: Vec<HookReport>) -> ShutdownReport {
+    pub(crate) fn report(self, core: &Core, hooks: Vec<HookReport>) -> ShutdownReport {
         ShutdownReport::new(Facts {
             reason: self.reason,
             interrupted: self.interrupted,
@@ -230,112 +230,5 @@ impl Account {
             server_errors: core.servers.errors(),
             hooks,
         })
-    }
-}
-
-// ===== who drives =====
-
-/// Has the shutdown run by the controller's runtime, or by a thread of its own, if there is no
-/// runtime or it has ended.
-pub(crate) fn drive(core: Arc<Core>) {
-    match core.capture_runtime().cloned() {
-        Some(runtime) => {
-            let taken = Arc::new(AtomicBool::new(false));
-            let driver = Driver {
-                core,
-                taken: Arc::clone(&taken),
-            };
-            // A runtime that has ended drops the task inside `spawn`: see `Driver::drop`.
-            drop(runtime.spawn(driver.run()));
-            // Relaxed: a flag of this thread's, for the drop that happens inside the call above.
-            taken.store(true, Ordering::Relaxed);
-        }
-        None => drive_by_thread(core),
-    }
-}
-
-fn drive_by_thread(core: Arc<Core>) {
-    let taken = Arc::new(AtomicBool::new(true));
-    let driver = Driver { core, taken };
-    let run = move || {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build();
-        match runtime {
-            Ok(runtime) => runtime.block_on(driver.run()),
-            Err(cause) => error!(%cause, "no runtime for the shutdown"),
-        }
-    };
-    let thread = std::thread::Builder::new().name("tower-lifecycle".to_owned());
-    if let Err(cause) = thread.spawn(run) {
-        error!(%cause, "no thread for the shutdown");
-    }
-}
-
-/// Lives as long as the shutdown is driven. If that ends early, because its runtime does, those who
-/// wait are told so instead of waiting for ever.
-struct Driver {
-    core: Arc<Core>,
-    /// The runtime was there to take the task.
-    taken: Arc<AtomicBool>,
-}
-
-impl Driver {
-    async fn run(self) {
-        self.taken.store(true, Ordering::Relaxed);
-        let core = &self.core;
-        if let Some(notice) = core.notice() {
-            let report = shut_down(core, notice).await;
-            log_end(&report);
-            core.finish(report);
-        }
-    }
-}
-
-impl Drop for Driver {
-    fn drop(&mut self) {
-        if self.core.report().is_some() {
-            return;
-        }
-        if self.taken.load(Ordering::Relaxed) {
-            give_up(&self.core);
-        } else {
-            drive_by_thread(Arc::clone(&self.core));
-        }
-    }
-}
-
-/// Ends a shutdown that is driven no more, or not in time: cuts what there is, and tells those who
-/// wait. Hooks that have not run will not.
-pub(crate) fn give_up(core: &Core) {
-    let Some(notice) = core.notice() else {
-        return;
-    };
-    let mut account = Account::open(notice);
-    account.reason = ShutdownReason::Interrupted;
-    account.interrupted = true;
-    core.cut();
-    for shard in core.gate.shards() {
-        shard.wake_all(interest::CLOSED | interest::FORCED);
-    }
-    account.note_abandoned(core);
-    account.close_phase(core.state());
-    core.milestones().reach(event::STOP_ACCEPTING);
-    core.advance(LifecycleState::Stopping);
-    let mut hooks = core.hooks.reports();
-    hooks.extend(hooks::not_started(&core.hooks.take()));
-    let report = account.report(core, hooks);
-    log_end(&report);
-    core.finish(report);
-}
-
-fn log_end(report: &ShutdownReport) {
-    let (reason, took) = (report.reason(), report.duration());
-    let (aborted, abandoned) = (report.aborted(), report.abandoned());
-    if report.is_graceful() {
-        info!(%reason, ?took, "shutdown complete");
-    } else {
-        let forced = report.is_forced();
-        warn!(%reason, ?took, forced, aborted, abandoned, "shutdown not graceful");
     }
 }

@@ -1,0 +1,128 @@
+//! Draining for any tower service: refused and cut with errors.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use pin_project_lite::pin_project;
+use tower_service::Service;
+use tracing::warn;
+
+use super::{Drain, POLLED_AFTER_COMPLETION};
+use crate::error::{BoxError, Forced, ShuttingDown};
+use crate::guard::InFlightGuard;
+use crate::mode::AnyService;
+
+pin_project! {
+    /// The response future of [`Drain`] around any service.
+    #[must_use = "futures do nothing unless polled"]
+    pub struct AnyResponseFuture<F> {
+        #[pin]
+        kind: AnyKind<F>,
+    }
+}
+
+pin_project! {
+    #[project = AnyKindProj]
+    enum AnyKind<F> {
+        Admitted {
+            // Declared first, so that it is dropped first.
+            #[pin]
+            inner: F,
+            guard: InFlightGuard,
+        },
+        Refused,
+        Done,
+    }
+}
+
+impl<S, Req> Service<Req> for Drain<S, AnyService>
+where
+    S: Service<Req>,
+    S::Error: Into<BoxError>,
+{
+    type Response = S::Response;
+    type Error = BoxError;
+    type Future = AnyResponseFuture<S::Future>;
+
+    #[inline]
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        let inner = &mut self.inner;
+        let ready = self.entrance.poll_ready(cx, |cx| inner.poll_ready(cx));
+        ready.map_err(Into::into)
+    }
+
+    #[inline]
+    fn call(&mut self, request: Req) -> Self::Future {
+        let kind = match self.entrance.admit() {
+            Ok(guard) => AnyKind::Admitted {
+                inner: self.inner.call(request),
+                guard,
+            },
+            Err(_) => {
+                self.entrance.handle.shard.note_refused();
+                AnyKind::Refused
+            }
+        };
+        AnyResponseFuture { kind }
+    }
+}
+
+// ===== impl AnyResponseFuture =====
+
+impl<F, T, E> Future for AnyResponseFuture<F>
+where
+    F: Future<Output = Result<T, E>>,
+    E: Into<BoxError>,
+{
+    type Output = Result<T, BoxError>;
+
+    #[inline]
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut kind = self.project().kind;
+        let result = match kind.as_mut().project() {
+            AnyKindProj::Admitted { inner, guard } => {
+                // Before every poll of the inner: one that wakes itself would outrun the wake-up.
+                if guard.is_forced() {
+                    return Poll::Ready(Err(kind.cut()));
+                }
+                match inner.poll(cx) {
+                    Poll::Ready(result) => result.map_err(Into::into),
+                    Poll::Pending => {
+                        ready!(guard.poll_forced(cx));
+                        return Poll::Ready(Err(kind.cut()));
+                    }
+                }
+            }
+            AnyKindProj::Refused => Err(ShuttingDown.into()),
+            AnyKindProj::Done => panic!("{POLLED_AFTER_COMPLETION}"),
+        };
+        kind.set(AnyKind::Done);
+        Poll::Ready(result)
+    }
+}
+
+impl<F> AnyKind<F> {
+    /// Drops the inner future, then the guard, and fails in their place.
+    #[cold]
+    fn cut(mut self: Pin<&mut Self>) -> BoxError {
+        if let AnyKindProj::Admitted { guard, .. } = self.as_mut().project() {
+            guard.note_aborted();
+        }
+        self.set(AnyKind::Done);
+        warn!("cut by the shutdown: the call had not ended");
+        Forced.into()
+    }
+}
+
+impl<F> fmt::Debug for AnyResponseFuture<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match &self.kind {
+            AnyKind::Admitted { .. } => "admitted",
+            AnyKind::Refused => "refused",
+            AnyKind::Done => "done",
+        };
+        f.debug_tuple("AnyResponseFuture").field(&kind).finish()
+    }
+}

@@ -1,0 +1,117 @@
+//! How a request gets in: the readiness of the inner service, and the answer of the gate.
+
+use std::task::{Context, Poll};
+
+use tracing::warn;
+
+use crate::gate::interest;
+use crate::guard::InFlightGuard;
+use crate::layer_shard::LayerHandle;
+use crate::reject::Options;
+use crate::wakers::Slot;
+
+/// A service's own place at the gate. Not inherited by a clone: neither the inner's readiness nor
+/// the wait for it are.
+pub(super) struct Entrance {
+    pub(super) handle: LayerHandle<Options>,
+    /// The inner said that it is ready, and was not called since.
+    inner_is_ready: bool,
+    /// Where the task that waits for the inner's readiness is to be woken when draining begins.
+    waiting: Slot,
+}
+
+// ===== impl Entrance =====
+
+impl Entrance {
+    pub(super) fn new(handle: LayerHandle<Options>) -> Self {
+        Self {
+            handle,
+            inner_is_ready: false,
+            waiting: Slot::NONE,
+        }
+    }
+
+    /// Asks for the readiness of the inner service, where it matters.
+    ///
+    /// While draining there is nothing to wait for: most requests are refused, which needs no inner
+    /// service, and for the exempt ones it is noted whether the inner happens to be ready.
+    #[inline]
+    pub(super) fn poll_ready<E>(
+        &mut self,
+        cx: &mut Context<'_>,
+        poll_inner: impl FnOnce(&mut Context<'_>) -> Poll<Result<(), E>>,
+    ) -> Poll<Result<(), E>> {
+        if self.handle.shard.is_closed() {
+            if self.handle.options.has_exempt_paths() {
+                self.inner_is_ready = matches!(poll_inner(cx), Poll::Ready(Ok(())));
+            }
+            return Poll::Ready(Ok(()));
+        }
+        match poll_inner(cx) {
+            Poll::Ready(result) => {
+                self.inner_is_ready = result.is_ok();
+                Poll::Ready(result)
+            }
+            Poll::Pending => self.wait(cx),
+        }
+    }
+
+    /// Has the task woken also when draining begins, since a refusal needs no inner service.
+    #[cold]
+    fn wait<E>(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), E>> {
+        self.inner_is_ready = false;
+        let Self {
+            handle, waiting, ..
+        } = self;
+        if handle.shard.register(waiting, cx.waker(), interest::CLOSED) {
+            Poll::Pending
+        } else {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    /// Admits one request, if the gate is open and the inner service was found ready. Uses the
+    /// readiness up.
+    #[inline]
+    pub(super) fn admit(&mut self) -> Result<InFlightGuard, Refusal> {
+        if self.waiting.is_registered() {
+            self.handle.shard.deregister(&mut self.waiting);
+        }
+        // The inner must not be called unready, whatever the gate says by now.
+        if !std::mem::take(&mut self.inner_is_ready) {
+            return Err(self.unready());
+        }
+        let inner_is_ready = true;
+        InFlightGuard::admit(&self.handle.shard).ok_or(Refusal { inner_is_ready })
+    }
+
+    #[cold]
+    fn unready(&self) -> Refusal {
+        if !self.handle.shard.is_closed() {
+            warn!("called before it was ready, and refused: call `poll_ready` first");
+        }
+        let inner_is_ready = false;
+        Refusal { inner_is_ready }
+    }
+}
+
+/// A request was not admitted.
+pub(super) struct Refusal {
+    /// The inner could serve it, if it is exempt.
+    pub(super) inner_is_ready: bool,
+}
+
+impl Clone for Entrance {
+    fn clone(&self) -> Self {
+        Self::new(self.handle.clone())
+    }
+}
+
+impl Drop for Entrance {
+    #[inline]
+    fn drop(&mut self) {
+        if self.waiting.is_registered() {
+            self.handle.shard.deregister(&mut self.waiting);
+        }
+    }
+}
