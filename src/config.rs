@@ -42,7 +42,7 @@ pub struct ShutdownConfig {
     pub shutdown_timeout: Duration,
     /// How long everything is still served while readiness is red. Default zero.
     pub lame_duck: Duration,
-    /// How long the listener at least stays open, refusing, after draining began. Default 200 ms.
+    /// How long the listener stays open, refusing, after draining began. Default 200 ms.
     pub refuse_for: Duration,
     /// What of the total is kept for clean-up. Default the smaller of 5 s and a quarter of the
     /// total.
@@ -50,11 +50,25 @@ pub struct ShutdownConfig {
     /// What a refused client is told to wait, rounded up to whole seconds. Default 1 s: the next
     /// try most likely meets another instance.
     pub retry_after: Duration,
-    /// How often the log says what is waited for. Default 5 s.
+    /// How often the log says what is waited for while draining. Default 5 s.
     pub progress_interval: Duration,
 }
 
 /// Says which field of a [`ShutdownConfig`] cannot be, its value, and what is allowed.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_lifecycle::{ShutdownConfig, ShutdownController};
+///
+/// let config = ShutdownConfig::default().cleanup_reserve(Duration::from_secs(40));
+/// let error = ShutdownController::with_config(config).unwrap_err();
+/// assert_eq!(
+///     error.to_string(),
+///     "cleanup_reserve is 40s, but may be at most 30s, the shutdown_timeout"
+/// );
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigError {
     field: &'static str,
@@ -92,6 +106,17 @@ impl ShutdownConfig {
     ///
     /// Stay below what the platform grants before it kills: `terminationGracePeriodSeconds` on
     /// Kubernetes (less the `preStop` hook), `TimeoutStopSec` under systemd.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_lifecycle::ShutdownConfig;
+    ///
+    /// // Kubernetes kills after 30 s by default.
+    /// let config = ShutdownConfig::default().shutdown_timeout(Duration::from_secs(25));
+    /// assert_eq!(config.shutdown_timeout, Duration::from_secs(25));
+    /// ```
     pub fn shutdown_timeout(mut self, timeout: Duration) -> Self {
         self.shutdown_timeout = timeout;
         self
@@ -100,39 +125,108 @@ impl ShutdownConfig {
     /// Sets how long everything is still served while readiness is red.
     ///
     /// Longer than the load balancer takes to notice: probe period × failure threshold, and a bit.
+    /// With a time of zero the state is skipped.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_lifecycle::ShutdownConfig;
+    ///
+    /// // A probe every 2 s that has to fail twice, and one second to spare.
+    /// let config = ShutdownConfig::default().lame_duck(Duration::from_secs(5));
+    /// assert_eq!(config.lame_duck, Duration::from_secs(5));
+    /// ```
     pub fn lame_duck(mut self, time: Duration) -> Self {
         self.lame_duck = time;
         self
     }
 
-    /// Sets how long the listener at least stays open, refusing, after draining began.
+    /// Sets how long the listener stays open, refusing, after draining began.
     ///
-    /// It is what [`ShutdownController::stop_accepting`](crate::ShutdownController::stop_accepting)
-    /// waits for. Never longer than half of the drain, so that the server can end in the other.
+    /// It is the least that
+    /// [`ShutdownController::stop_accepting`](crate::ShutdownController::stop_accepting) waits,
+    /// but never longer than half of the drain, so that the server can end in the other. A force
+    /// shortens it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_lifecycle::ShutdownConfig;
+    ///
+    /// let config = ShutdownConfig::default().refuse_for(Duration::from_millis(500));
+    /// assert_eq!(config.refuse_for, Duration::from_millis(500));
+    /// ```
     pub fn refuse_for(mut self, time: Duration) -> Self {
         self.refuse_for = time;
         self
     }
 
     /// Sets what of the total is kept for clean-up, whatever the drain does.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_lifecycle::ShutdownConfig;
+    ///
+    /// let config = ShutdownConfig::default().cleanup_reserve(Duration::from_secs(10));
+    /// assert_eq!(config.reserve(), Duration::from_secs(10));
+    /// ```
     pub fn cleanup_reserve(mut self, reserve: Duration) -> Self {
         self.cleanup_reserve = Some(reserve);
         self
     }
 
     /// Sets what a refused client is told to wait (RFC 9110 §10.2.3), in whole seconds, rounded up.
+    ///
+    /// A layer may have a [setting of its own](crate::DrainLayer::retry_after).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_lifecycle::ShutdownConfig;
+    ///
+    /// let config = ShutdownConfig::default().retry_after(Duration::from_secs(3));
+    /// assert_eq!(config.retry_after, Duration::from_secs(3));
+    /// ```
     pub fn retry_after(mut self, time: Duration) -> Self {
         self.retry_after = time;
         self
     }
 
-    /// Sets how often the log says what is waited for.
+    /// Sets how often the log says what is waited for while draining. It must be above zero.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_lifecycle::ShutdownConfig;
+    ///
+    /// let config = ShutdownConfig::default().progress_interval(Duration::from_secs(1));
+    /// assert_eq!(config.progress_interval, Duration::from_secs(1));
+    /// ```
     pub fn progress_interval(mut self, interval: Duration) -> Self {
         self.progress_interval = interval;
         self
     }
 
     /// Returns what of the total is kept for clean-up: as set, or the default.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_lifecycle::ShutdownConfig;
+    ///
+    /// let config = ShutdownConfig::default();
+    /// assert_eq!(config.reserve(), Duration::from_secs(5));
+    ///
+    /// let short = config.shutdown_timeout(Duration::from_secs(8));
+    /// assert_eq!(short.reserve(), Duration::from_secs(2)); // a quarter
+    /// ```
     pub fn reserve(&self) -> Duration {
         self.cleanup_reserve
             .unwrap_or_else(|| Duration::from_secs(5).min(self.shutdown_timeout / 4))

@@ -23,8 +23,8 @@ use crate::wait::Wait;
 /// Clones share one lifecycle and are cheap; any of them may be used from any thread. However many
 /// callers and signals ask for a shutdown, there is one, and all of them get its report.
 ///
-/// The shutdown runs as a task of the runtime in which the controller was made or first used. If it
-/// was never used inside one, a thread of its own runs it.
+/// The shutdown runs as a task of the runtime in which the controller was made or first used. If
+/// there is none, or it has ended, a thread of its own runs it.
 ///
 /// # Examples
 ///
@@ -57,6 +57,19 @@ impl ShutdownController {
     ///
     /// Made inside a tokio runtime, it has its shutdown driven by that one, which must have its
     /// timer enabled, as that of `#[tokio::main]` has.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::thread;
+    /// use tower_lifecycle::{ShutdownController, ShutdownReason};
+    ///
+    /// let ctl = ShutdownController::new();
+    ///
+    /// let clone = ctl.clone(); // another handle on the same lifecycle
+    /// thread::spawn(move || clone.trigger(ShutdownReason::Manual)).join().unwrap();
+    /// assert!(ctl.try_admit().is_err());
+    /// ```
     pub fn new() -> Self {
         Self::running(ShutdownConfig::default())
     }
@@ -66,6 +79,21 @@ impl ShutdownController {
     /// # Errors
     ///
     /// A [`ConfigError`] names the field that cannot be, its value, and what is allowed.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_lifecycle::{ShutdownConfig, ShutdownController};
+    ///
+    /// # fn main() -> Result<(), tower_lifecycle::ConfigError> {
+    /// let config = ShutdownConfig::default().shutdown_timeout(Duration::from_secs(25));
+    /// let ctl = ShutdownController::with_config(config)?;
+    ///
+    /// let too_long = ShutdownConfig::default().lame_duck(Duration::from_secs(60));
+    /// assert!(ShutdownController::with_config(too_long).is_err());
+    /// # Ok(()) }
+    /// ```
     pub fn with_config(config: ShutdownConfig) -> Result<Self, ConfigError> {
         config.validate()?;
         Ok(Self::running(config))
@@ -83,32 +111,121 @@ impl ShutdownController {
 
     // ----- what is -----
 
-    /// Returns the times.
+    /// Returns the times that the controller was made with.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_lifecycle::ShutdownController;
+    ///
+    /// let ctl = ShutdownController::new();
+    /// assert_eq!(ctl.config().shutdown_timeout, Duration::from_secs(30));
+    /// ```
     pub fn config(&self) -> &ShutdownConfig {
         &self.core.config
     }
 
     /// Returns the state.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_lifecycle::{LifecycleState, ShutdownController, ShutdownReason};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// let ctl = ShutdownController::new();
+    /// assert_eq!(ctl.state(), LifecycleState::Running);
+    ///
+    /// ctl.shutdown(ShutdownReason::Manual).await;
+    /// assert_eq!(ctl.state(), LifecycleState::Stopped);
+    /// # }
+    /// ```
     pub fn state(&self) -> LifecycleState {
         self.core.state()
     }
 
     /// Returns whether the state is `Draining`.
+    ///
+    /// It is not in the lame duck before, nor while stopping and after the end, when new work is
+    /// refused as well: [`try_admit`](Self::try_admit) is how to ask for admission.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_lifecycle::{ShutdownController, ShutdownReason};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// let ctl = ShutdownController::new();
+    /// let work = ctl.track();
+    /// assert!(!ctl.is_draining());
+    ///
+    /// ctl.trigger(ShutdownReason::Manual);
+    /// assert!(ctl.is_draining());
+    ///
+    /// drop(work);
+    /// ctl.stopped().await;
+    /// assert!(!ctl.is_draining());
+    /// # }
+    /// ```
     pub fn is_draining(&self) -> bool {
         self.state() == LifecycleState::Draining
     }
 
-    /// Returns how many are in flight: exact when nothing moves, else off by what is moving.
+    /// Returns how many requests and guards are in flight.
+    ///
+    /// It is exact when nothing moves, else off by what is moving. To wait for zero, await
+    /// [`drained`](Self::drained).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_lifecycle::ShutdownController;
+    ///
+    /// let ctl = ShutdownController::new();
+    /// let one = ctl.track();
+    /// let two = ctl.track();
+    /// assert_eq!(ctl.in_flight(), 2);
+    ///
+    /// drop(one);
+    /// assert_eq!(ctl.in_flight(), 1);
+    /// ```
     pub fn in_flight(&self) -> u64 {
         self.core.gate.in_flight()
     }
 
-    /// Returns how long ago the controller was made.
+    /// Returns how long ago the controller was made, whatever a paused tokio clock says.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Instant;
+    /// use tower_lifecycle::ShutdownController;
+    ///
+    /// let before = Instant::now();
+    /// let ctl = ShutdownController::new();
+    /// assert!(ctl.uptime() <= before.elapsed());
+    /// ```
     pub fn uptime(&self) -> Duration {
         self.core.started_at.elapsed()
     }
 
     /// Returns what everybody was told at the trigger, once there was one.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_lifecycle::{ShutdownController, ShutdownReason};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// let ctl = ShutdownController::new();
+    /// assert!(ctl.notice().is_none());
+    ///
+    /// ctl.trigger(ShutdownReason::Timeout);
+    /// let notice = ctl.notice().expect("triggered");
+    /// assert_eq!(notice.reason(), ShutdownReason::Timeout);
+    /// # }
+    /// ```
     pub fn notice(&self) -> Option<ShutdownNotice> {
         self.core.notice().cloned()
     }
@@ -123,6 +240,26 @@ impl ShutdownController {
     /// # Errors
     ///
     /// A [`HookError`] if the shutdown has been triggered, or another hook has this name.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::sync::mpsc;
+    /// use tower_lifecycle::{ShutdownController, ShutdownReason};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), tower_lifecycle::HookError> {
+    /// let ctl = ShutdownController::new();
+    /// let (log, events) = mpsc::channel();
+    /// ctl.on_shutdown("flush metrics", move |notice| async move {
+    ///     log.send(format!("flushed at the end by {}", notice.reason()))?;
+    ///     Ok(())
+    /// })?;
+    ///
+    /// ctl.shutdown(ShutdownReason::Manual).await;
+    /// assert_eq!(events.recv().unwrap(), "flushed at the end by manual");
+    /// # Ok(()) }
+    /// ```
     #[track_caller]
     pub fn on_shutdown<F, Fut>(&self, name: impl Into<String>, hook: F) -> Result<(), HookError>
     where
@@ -134,9 +271,29 @@ impl ShutdownController {
 
     /// Registers a hook, to run while stopping, also after a forced drain.
     ///
+    /// A hook must not await [`shutdown`](Self::shutdown), which waits for the hook.
+    ///
     /// # Errors
     ///
     /// A [`HookError`] if the shutdown has been triggered, or another hook has this name.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_lifecycle::{Hook, ShutdownController, ShutdownReason};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), tower_lifecycle::HookError> {
+    /// let ctl = ShutdownController::new();
+    /// let close_pool = Hook::new("close pool", |_notice| async { Ok(()) });
+    /// ctl.add_hook(close_pool.timeout(Duration::from_secs(2)))?;
+    ///
+    /// ctl.force();
+    /// let report = ctl.shutdown(ShutdownReason::Manual).await;
+    /// assert!(report.hooks()[0].is_completed());
+    /// # Ok(()) }
+    /// ```
     pub fn add_hook(&self, hook: Hook) -> Result<(), HookError> {
         self.core.hooks.add(hook, || self.core.notice().is_some())
     }
@@ -151,8 +308,21 @@ impl ShutdownController {
     /// # Examples
     ///
     /// ```
-    /// let ctl = tower_lifecycle::ShutdownController::new();
-    /// ctl.on_state_change(|old, new| println!("{old} -> {new}"));
+    /// use std::sync::mpsc;
+    /// use tower_lifecycle::{ShutdownController, ShutdownReason};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// let ctl = ShutdownController::new();
+    /// let (log, moves) = mpsc::channel();
+    /// ctl.on_state_change(move |old, new| log.send(format!("{old} -> {new}")).unwrap());
+    ///
+    /// ctl.shutdown(ShutdownReason::Manual).await;
+    /// let moves: Vec<_> = moves.try_iter().collect();
+    /// assert_eq!(
+    ///     moves,
+    ///     ["running -> draining", "draining -> stopping", "stopping -> stopped"]
+    /// );
+    /// # }
     /// ```
     pub fn on_state_change<F>(&self, observer: F)
     where
@@ -163,7 +333,26 @@ impl ShutdownController {
 
     // ----- work that is no tower call -----
 
-    /// Counts a unit of work, whatever the state. For work that must not be refused.
+    /// Counts a unit of work, whatever the state.
+    ///
+    /// For work that must not be refused. What begins while draining is waited for too, but after
+    /// [`drained`](Self::drained) has resolved, it is not taken back.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_lifecycle::{ShutdownController, ShutdownReason};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// let ctl = ShutdownController::new();
+    /// let request = ctl.track();
+    /// ctl.trigger(ShutdownReason::Manual);
+    ///
+    /// let audit = ctl.track(); // counted while draining, too
+    /// drop(request);
+    /// assert_eq!(ctl.in_flight(), 1);
+    /// # }
+    /// ```
     #[inline]
     pub fn track(&self) -> InFlightGuard {
         InFlightGuard::track(self.core.gate.local())
@@ -174,6 +363,21 @@ impl ShutdownController {
     /// # Errors
     ///
     /// [`ShuttingDown`] from `Draining` on.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_lifecycle::{ShutdownController, ShutdownReason};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// let ctl = ShutdownController::new();
+    /// let job = ctl.try_admit().expect("running");
+    /// assert_eq!(ctl.in_flight(), 1);
+    ///
+    /// ctl.trigger(ShutdownReason::Manual);
+    /// assert!(ctl.try_admit().is_err());
+    /// # }
+    /// ```
     #[inline]
     pub fn try_admit(&self) -> Result<InFlightGuard, ShuttingDown> {
         let shard = self.core.gate.local();
@@ -185,10 +389,25 @@ impl ShutdownController {
 
     // ----- ending it -----
 
-    /// Begins the shutdown; `false` if one is under way or over.
+    /// Begins the shutdown; returns `false` if one is under way or over.
     ///
     /// It returns at once and may be called by any thread, in hooks and handlers too. With no lame
-    /// duck nothing is admitted any more when it returns.
+    /// duck nothing is admitted any more when it returns `true`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_lifecycle::{ShutdownController, ShutdownReason};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// let ctl = ShutdownController::new();
+    /// assert!(ctl.trigger(ShutdownReason::Timeout));
+    /// assert!(!ctl.trigger(ShutdownReason::Manual)); // under way already
+    ///
+    /// let report = ctl.shutdown(ShutdownReason::Manual).await;
+    /// assert_eq!(report.reason(), ShutdownReason::Timeout);
+    /// # }
+    /// ```
     pub fn trigger(&self, reason: ShutdownReason) -> bool {
         if !self.core.announce(reason) {
             return false;
@@ -201,9 +420,28 @@ impl ShutdownController {
 
     /// Begins the shutdown, by this call and not by the first poll, and waits for its report.
     ///
+    /// If a shutdown is under way or over, its report is what is waited for. Hooks, and handlers
+    /// that are to finish by themselves, must not await it, for it waits for them; they call
+    /// [`trigger`](Self::trigger).
+    ///
     /// # Cancel safety
     ///
     /// Dropping the future does not stop the shutdown, and a later call gives the same report.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_lifecycle::{ShutdownController, ShutdownReason};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// let ctl = ShutdownController::new();
+    /// let ended = ctl.shutdown(ShutdownReason::Manual);
+    /// assert!(ctl.try_admit().is_err()); // begun, though not yet awaited
+    ///
+    /// let report = ended.await;
+    /// assert!(report.is_graceful());
+    /// # }
+    /// ```
     pub fn shutdown(&self, reason: ShutdownReason) -> Wait<ShutdownReport> {
         self.trigger(reason);
         self.wait(event::STOPPED)
@@ -211,8 +449,27 @@ impl ShutdownController {
 
     /// Cuts admitted work now, as the drain deadline would; begins the shutdown if need be.
     ///
-    /// Handlers are dropped and answered, bodies end with an error, and the clean-up gets its
-    /// reserve. While stopping it cuts what is left of the clean-up instead.
+    /// What a [`DrainLayer`](crate::DrainLayer) admitted is dropped and answered, or ends in its
+    /// body with an error; [guards](InFlightGuard::forced) are told. The clean-up gets its reserve.
+    /// While stopping it cuts what is left of the clean-up instead. After the end it does nothing.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_lifecycle::{ShutdownController, ShutdownReason};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// let ctl = ShutdownController::new();
+    /// let job = ctl.track();
+    /// ctl.force();
+    /// job.forced().await;
+    /// drop(job);
+    ///
+    /// let report = ctl.shutdown(ShutdownReason::Manual).await;
+    /// assert!(report.is_forced());
+    /// assert_eq!(report.abandoned(), 0);
+    /// # }
+    /// ```
     pub fn force(&self) {
         self.trigger(ShutdownReason::Manual);
         self.core.cut();
@@ -223,12 +480,15 @@ impl ShutdownController {
     /// The server is polled inline, so it need not be `Send`. After the trigger it should end by
     /// itself, when [`stop_accepting`](Self::stop_accepting) tells it to; the drain is over only
     /// when it has, because a count of zero does not mean that the last bytes have been written.
-    /// After a force it is waited for shortly, then dropped. This future never outlives the
-    /// deadline of the shutdown, as long as its thread is not blocked.
+    /// After a force it is waited for shortly, then dropped. As long as its own thread is not
+    /// blocked, this future ends by the final deadline; if others hold up the shutdown, 50 ms after
+    /// it, with the report of an [interrupted](ShutdownReason::Interrupted) one.
     ///
     /// A server that ends without having been asked begins the shutdown, with the reason
     /// [`ServerExited`](ShutdownReason::ServerExited), or [`Error`](ShutdownReason::Error) and its
-    /// error in the report. Several servers can be run at once: all are waited for.
+    /// error in the report. One that panics does as one that fails, and the panic goes on to the
+    /// caller. Several servers can be run at once: all are waited for. One that is run after the end
+    /// is dropped without having been polled.
     ///
     /// What is not promised: dropping a foreign server may leave tasks that it has spawned. With
     /// `axum::serve` a connection whose client does not read lives on until the runtime ends; it
@@ -266,16 +526,65 @@ impl ShutdownController {
     // ----- waiting -----
 
     /// Waits until `state` is reached or passed, or cannot come any more, and gives the state then.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_lifecycle::{LifecycleState, ShutdownController, ShutdownReason};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// let ctl = ShutdownController::new();
+    /// ctl.trigger(ShutdownReason::Manual);
+    ///
+    /// // By default the lame duck is skipped, so this is past it.
+    /// let state = ctl.wait_for(LifecycleState::LameDuck).await;
+    /// assert_eq!(state, LifecycleState::Draining);
+    /// # }
+    /// ```
     pub fn wait_for(&self, state: LifecycleState) -> Wait<LifecycleState> {
         Wait::new(&self.core, state.at_or_past())
     }
 
     /// Waits until the shutdown has been triggered: `LameDuck`, or `Draining` if that is zero.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_lifecycle::{ShutdownConfig, ShutdownController, ShutdownReason};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// let config = ShutdownConfig::default().lame_duck(Duration::from_secs(5));
+    /// let ctl = ShutdownController::with_config(config).unwrap();
+    /// ctl.trigger(ShutdownReason::Manual);
+    ///
+    /// ctl.lame_duck().await;
+    /// assert!(ctl.try_admit().is_ok()); // everything is still served
+    /// # }
+    /// ```
     pub fn lame_duck(&self) -> Wait {
         self.wait(LifecycleState::LameDuck.at_or_past())
     }
 
     /// Waits until new requests are refused.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_lifecycle::{ShutdownController, ShutdownReason};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// let ctl = ShutdownController::new();
+    /// let draining = ctl.draining();
+    /// let consumer = tokio::spawn(async move {
+    ///     draining.await;
+    ///     "takes no more messages"
+    /// });
+    ///
+    /// ctl.trigger(ShutdownReason::Manual);
+    /// assert_eq!(consumer.await.unwrap(), "takes no more messages");
+    /// # }
+    /// ```
     pub fn draining(&self) -> Wait {
         self.wait(LifecycleState::Draining.at_or_past())
     }
@@ -283,29 +592,96 @@ impl ShutdownController {
     /// Waits until, after draining began, nothing is in flight.
     ///
     /// It is about the count alone, and resolves when the last guard is dropped, not at some next
-    /// tick. It does not mean that the last response has been written to its socket.
+    /// tick. It does not mean that the last response has been written to its socket, nor that
+    /// nothing is [tracked](Self::track) afterwards.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_lifecycle::{ShutdownController, ShutdownReason};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// let ctl = ShutdownController::new();
+    /// let work = ctl.track();
+    /// ctl.trigger(ShutdownReason::Manual);
+    ///
+    /// tokio::spawn(async move { drop(work) }); // the last one in flight
+    /// ctl.drained().await;
+    /// assert_eq!(ctl.in_flight(), 0);
+    /// # }
+    /// ```
     pub fn drained(&self) -> Wait {
         self.wait(event::DRAINED)
     }
 
     /// Waits until admitted work is cut; for ever, if the shutdown ends without.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_lifecycle::{ShutdownController, ShutdownReason};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// let ctl = ShutdownController::new();
+    /// ctl.trigger(ShutdownReason::Manual);
+    ///
+    /// let was_forced = tokio::select! {
+    ///     () = ctl.forced() => true,
+    ///     () = ctl.stopped() => false,
+    /// };
+    /// assert!(!was_forced);
+    /// # }
+    /// ```
     pub fn forced(&self) -> Wait {
         self.wait(event::FORCED)
     }
 
-    /// Waits until the shutdown is over.
+    /// Waits until the shutdown is over and its report is there.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_lifecycle::{LifecycleState, ShutdownController, ShutdownReason};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// let ctl = ShutdownController::new();
+    /// ctl.trigger(ShutdownReason::Manual);
+    /// ctl.stopped().await;
+    /// assert_eq!(ctl.state(), LifecycleState::Stopped);
+    /// # }
+    /// ```
     pub fn stopped(&self) -> Wait {
         self.wait(LifecycleState::Stopped.at_or_past())
     }
 
-    /// Waits until the server should close its listener, to be given to the server's own graceful
-    /// shutdown.
+    /// Waits until the server should close its listener.
     ///
-    /// That is when draining has begun, nothing is in flight, and the listener has been open and
-    /// refusing for at least [`refuse_for`](ShutdownConfig::refuse_for); or at the drain deadline.
-    /// A force shortens that, to 125 ms at most. Closing the listener as soon as draining begins
-    /// would reset the connections that wait in the kernel's backlog, and probes and late clients
-    /// would find nobody.
+    /// It is to be given to the server's own graceful shutdown, before the trigger. From this call
+    /// on the drain leaves time for late clients: a shutdown asked only later may skip that.
+    ///
+    /// It resolves when draining has begun, nothing is in flight, and the listener has been open and
+    /// refusing for [`refuse_for`](ShutdownConfig::refuse_for); or at the drain deadline. After a
+    /// force, or when the deadline comes first, what is left of `refuse_for` is cut to 125 ms at
+    /// most. Closing the listener as soon as draining begins would reset the connections that wait
+    /// in the kernel's backlog, and probes and late clients would find nobody.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tokio::time::Instant;
+    /// use tower_lifecycle::{ShutdownController, ShutdownReason};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// # tokio::time::pause();
+    /// let ctl = ShutdownController::new();
+    /// let stop = ctl.stop_accepting();
+    ///
+    /// let draining_since = Instant::now();
+    /// ctl.trigger(ShutdownReason::Manual);
+    /// stop.await;
+    /// assert!(draining_since.elapsed() >= ctl.config().refuse_for);
+    /// # }
+    /// ```
     pub fn stop_accepting(&self) -> Wait {
         self.core.note_listener();
         let over = LifecycleState::Stopping.at_or_past();

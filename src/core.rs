@@ -233,7 +233,13 @@ impl Core {
     }
 
     pub(crate) fn observe(&self, observer: Observer) {
-        lock(&self.moves).observers.push(observer);
+        let mut moves = lock(&self.moves);
+        if moves.untold.is_empty() && self.state().is_terminal() {
+            // There is nothing left to tell, and it may hold the controller.
+            drop(moves);
+            return drop(observer);
+        }
+        moves.observers.push(observer);
     }
 
     /// Tells each move once and in order, outside the lock, by one thread at a time.

@@ -4,11 +4,42 @@ use std::error::Error;
 use std::fmt;
 
 /// A boxed error, as the tower world passes them on.
+///
+/// # Examples
+///
+/// ```
+/// use tower_lifecycle::{BoxError, ShutdownController, ShuttingDown};
+///
+/// fn take_job(ctl: &ShutdownController) -> Result<(), BoxError> {
+///     let _job = ctl.try_admit()?;
+///     Ok(())
+/// }
+///
+/// # fn main() {
+/// let ctl = ShutdownController::new();
+/// ctl.force();
+/// let error = take_job(&ctl).unwrap_err();
+/// assert!(error.is::<ShuttingDown>());
+/// # }
+/// ```
 pub type BoxError = Box<dyn Error + Send + Sync>;
 
 /// The work was refused, and never begun: the service is shutting down.
 ///
 /// It can be sent again elsewhere without harm.
+///
+/// # Examples
+///
+/// ```
+/// use tower_lifecycle::{ShutdownController, ShutdownReason};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// let ctl = ShutdownController::new();
+/// ctl.trigger(ShutdownReason::Manual);
+/// let refused = ctl.try_admit().unwrap_err();
+/// assert_eq!(refused.to_string(), "service is shutting down");
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ShuttingDown;
@@ -16,6 +47,25 @@ pub struct ShuttingDown;
 /// The work was begun and then cut: it did not finish by the drain deadline, or before force.
 ///
 /// Whether it can be repeated without harm is the application's to know.
+///
+/// # Examples
+///
+/// ```
+/// use std::future::pending;
+/// use tower::{BoxError, Service, ServiceBuilder, ServiceExt, service_fn};
+/// use tower_lifecycle::{DrainLayer, Forced, ShutdownController};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// let ctl = ShutdownController::new();
+/// let mut jobs = ServiceBuilder::new()
+///     .layer(DrainLayer::new(ctl.clone()).reject_with_error())
+///     .service(service_fn(|_job: u32| pending::<Result<(), BoxError>>()));
+///
+/// let job = jobs.ready().await.unwrap().call(1);
+/// ctl.force();
+/// assert!(job.await.unwrap_err().is::<Forced>());
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Forced;

@@ -55,6 +55,32 @@ pub struct InFlightGuard {
 }
 
 /// The future of [`InFlightGuard::draining`] and [`InFlightGuard::forced`].
+///
+/// It is `Unpin`, so one can be polled by reference all through a loop.
+///
+/// # Examples
+///
+/// ```
+/// use tower_lifecycle::{ShutdownController, ShutdownReason};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// let ctl = ShutdownController::new();
+/// let guard = ctl.track();
+/// let mut draining = guard.draining();
+/// let mut batches = 0;
+/// loop {
+///     tokio::select! {
+///         biased;
+///         () = &mut draining => break,
+///         () = async {} => batches += 1, // work
+///     }
+///     if batches == 3 {
+///         ctl.trigger(ShutdownReason::Manual);
+///     }
+/// }
+/// assert_eq!(batches, 3);
+/// # }
+/// ```
 #[must_use = "futures do nothing unless polled"]
 pub struct GuardWait<'a> {
     shard: &'a Shard,
@@ -89,9 +115,29 @@ impl InFlightGuard {
 
     /// Resolves when draining has begun: the work should come to its end.
     ///
+    /// A lame duck comes before that, and is none of the guard's concern.
+    ///
     /// # Cancel safety
     ///
     /// Dropping the future loses nothing; a later call resolves at once if draining has begun.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_lifecycle::{ShutdownController, ShutdownReason};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// let ctl = ShutdownController::new();
+    /// let guard = ctl.track();
+    /// let stream = tokio::spawn(async move {
+    ///     guard.draining().await;
+    ///     "goodbye" // to the client; then the guard is dropped
+    /// });
+    ///
+    /// ctl.shutdown(ShutdownReason::Manual).await;
+    /// assert_eq!(stream.await.unwrap(), "goodbye");
+    /// # }
+    /// ```
     pub fn draining(&self) -> GuardWait<'_> {
         self.wait_for(interest::CLOSED)
     }
@@ -99,11 +145,33 @@ impl InFlightGuard {
     /// Resolves when admitted work is cut: the guard should be dropped now.
     ///
     /// The guard is not taken away. Work that keeps it is waited for shortly and reported as
-    /// [abandoned](crate::ShutdownReport::abandoned).
+    /// [abandoned](crate::ShutdownReport::abandoned). It does not resolve in a shutdown that ends
+    /// without a force.
     ///
     /// # Cancel safety
     ///
     /// Dropping the future loses nothing; a later call resolves at once if force has come.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::future::pending;
+    /// use tower_lifecycle::ShutdownController;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// let ctl = ShutdownController::new();
+    /// let guard = ctl.track();
+    /// let job = tokio::spawn(async move {
+    ///     tokio::select! {
+    ///         () = guard.forced() => "cut",
+    ///         () = pending() => "finished", // the work, which never ends
+    ///     }
+    /// });
+    ///
+    /// ctl.force();
+    /// assert_eq!(job.await.unwrap(), "cut");
+    /// # }
+    /// ```
     pub fn forced(&self) -> GuardWait<'_> {
         self.wait_for(interest::FORCED)
     }

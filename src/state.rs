@@ -16,6 +16,9 @@ use std::fmt;
 /// | `Draining` | `Stopping` |
 /// | `Stopping` | `Stopped` |
 ///
+/// A controller made by [`ShutdownController::new`](crate::ShutdownController::new) begins as
+/// `Running`.
+///
 /// # Examples
 ///
 /// ```
@@ -48,6 +51,19 @@ pub enum LifecycleState {
 }
 
 /// Why a shutdown began.
+///
+/// # Examples
+///
+/// ```
+/// use tower_lifecycle::{ShutdownController, ShutdownReason};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// let ctl = ShutdownController::new();
+/// let report = ctl.shutdown(ShutdownReason::Signal("SIGTERM")).await;
+/// assert_eq!(report.reason(), ShutdownReason::Signal("SIGTERM"));
+/// assert_eq!(report.reason().to_string(), "signal SIGTERM");
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ShutdownReason {
@@ -61,7 +77,8 @@ pub enum ShutdownReason {
     Error,
     /// The server ended by itself.
     ServerExited,
-    /// The runtime that drove the shutdown ended before the shutdown did.
+    /// The shutdown did not come to its end: the runtime that drove it ended before, or was still
+    /// blocked when the final deadline had passed.
     Interrupted,
 }
 

@@ -15,12 +15,33 @@ use crate::wakers::Slot;
 /// Resolves when a shutdown has come to a certain point; made by the methods of
 /// [`ShutdownController`](crate::ShutdownController).
 ///
-/// It borrows nothing and can be sent and stored. It gives `()`, the [`LifecycleState`] reached, or
-/// the [`ShutdownReport`].
+/// It borrows nothing, is `Unpin`, and can be sent and stored. It gives `()`, the
+/// [`LifecycleState`] reached, or the [`ShutdownReport`].
 ///
 /// # Cancel safety
 ///
 /// Dropping it loses nothing and stops nothing: a later one resolves at once if the point is passed.
+///
+/// # Examples
+///
+/// ```
+/// use tower_lifecycle::{ShutdownController, ShutdownReason, ShutdownReport, Wait};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// struct Supervisor {
+///     draining: Wait,
+///     ended: Wait<ShutdownReport>,
+/// }
+///
+/// let ctl = ShutdownController::new();
+/// let supervisor = Supervisor {
+///     draining: ctl.draining(),
+///     ended: ctl.shutdown(ShutdownReason::Manual),
+/// };
+/// supervisor.draining.await;
+/// assert!(supervisor.ended.await.is_graceful());
+/// # }
+/// ```
 #[must_use = "futures do nothing unless polled"]
 pub struct Wait<T = ()> {
     core: Arc<Core>,

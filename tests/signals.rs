@@ -240,6 +240,17 @@ async fn signals_are_heard_also_in_a_runtime_without_its_io_driver() {
     .await;
 }
 
+#[tokio::test]
+async fn signals_are_heard_in_a_second_runtime_after_the_first_has_ended() {
+    in_time(async {
+        let mut child = Child::start("serve in a second runtime").await;
+        child.send(Signal::SIGTERM);
+        child.says("(reason: signal SIGTERM)").await;
+        assert_eq!(child.exit().await.code(), Some(0));
+    })
+    .await;
+}
+
 #[test]
 fn listening_outside_a_runtime_is_an_error() {
     let error = ShutdownController::new().listen_for_signals().unwrap_err();
@@ -356,6 +367,14 @@ fn child() {
                 another.shutdown(ShutdownReason::Manual).await;
             });
             serve(ctl(), &runtime).exit()
+        }
+        "serve in a second runtime" => {
+            let (ctl, second) = (ctl(), threads());
+            let first = Builder::new_current_thread().enable_all().build().unwrap();
+            first.block_on(async { ctl.listen_for_signals().unwrap() });
+            // The first listener may still be about to end when the second begins.
+            drop(first);
+            serve(ctl, &second).exit()
         }
         "outlive the runtime" => {
             let runtime = threads();

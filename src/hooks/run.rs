@@ -1,7 +1,7 @@
 //! Running the hooks: phase after phase, each hook in a task of its own.
 
 use std::collections::VecDeque;
-use std::future::{Future, ready};
+use std::future::{Future, pending, ready};
 use std::pin::{Pin, pin};
 use std::time::Duration;
 
@@ -135,6 +135,9 @@ impl RunningHook {
         }
         let (outcome, duration) = match ended {
             Some(Some(Ok(end))) => end,
+            // Cancelled, and not by us: the runtime is ending, and this task with it. What there is to
+            // report then is reported by the driver, as it is dropped.
+            Some(Some(Err(error))) if error.is_cancelled() => pending().await,
             Some(Some(Err(error))) => (panicked(error), self.started_at.elapsed()),
             Some(None) => {
                 self.task.abort();
