@@ -16,9 +16,33 @@ use crate::error::{BoxError, Forced};
 use crate::guard::InFlightGuard;
 
 pin_project! {
-    /// The response body of [`RequestTracking`](crate::RequestTracking): in flight until it ends.
+    /// The response body of [`RequestTracking`](crate::RequestTracking).
     ///
-    /// Frames, errors, `is_end_stream` and `size_hint` are the inner body's.
+    /// It is in flight until it ends, errs or is dropped.
+    ///
+    /// Frames, errors, `is_end_stream` and `size_hint` are the inner body's, until it has ended.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use axum::{Router, body::Body, http::Request, routing::get};
+    /// use http_body_util::BodyExt;
+    /// use tower::{Layer, ServiceExt};
+    /// use tower_lifecycle::{RequestTrackingLayer, ShutdownController};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// let ctl = ShutdownController::new();
+    /// let app = Router::new().route("/", get(|| async { "hello" }));
+    /// let app = RequestTrackingLayer::new(ctl.clone()).layer(app);
+    ///
+    /// let response = app.oneshot(Request::new(Body::empty())).await.unwrap();
+    /// assert_eq!(ctl.in_flight(), 1); // the head is there, the body is not
+    ///
+    /// let body = response.into_body().collect().await.unwrap();
+    /// assert_eq!(body.to_bytes(), "hello");
+    /// assert_eq!(ctl.in_flight(), 0);
+    /// # }
+    /// ```
     #[derive(Debug)]
     #[must_use = "dropping a body ends it"]
     pub struct TrackedBody<B> {
@@ -42,21 +66,31 @@ pin_project! {
 }
 
 pin_project! {
-    /// The response body of [`Drain`](crate::Drain): in flight until it ends, and cut by force.
+    /// The response body of [`Drain`](crate::Drain).
     ///
-    /// It ends with an error whose source is [`Forced`] when admitted work is cut, never as if it
-    /// were complete, so that no client takes a part for the whole.
+    /// It is in flight until it ends, errs or is dropped, and cut by force. It ends with the error
+    /// [`Forced`], boxed, when admitted work is cut, never as if it were complete, so that no
+    /// client takes a part for the whole. Where the inner body has a default, which `CorsLayer` and
+    /// others want, it has one too.
     ///
     /// # Examples
     ///
     /// ```
-    /// use http_body::Body;
-    /// use http_body_util::Full;
-    /// use tower_lifecycle::ResponseBody;
+    /// use axum::{Router, body::Body, http::Request, routing::get};
+    /// use http_body_util::BodyExt;
+    /// use tower::{Layer, ServiceExt};
+    /// use tower_lifecycle::{DrainLayer, Forced, ShutdownController};
     ///
-    /// // `CorsLayer` and others want a default, where the inner body has one.
-    /// let body: ResponseBody<Full<bytes::Bytes>> = ResponseBody::default();
-    /// assert!(body.is_end_stream());
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// let ctl = ShutdownController::new();
+    /// let app = Router::new().route("/", get(|| async { "hello" }));
+    /// let app = DrainLayer::new(ctl.clone()).layer(app);
+    /// let response = app.oneshot(Request::new(Body::empty())).await.unwrap();
+    ///
+    /// ctl.force(); // before the body has been read
+    /// let error = response.into_body().collect().await.unwrap_err();
+    /// assert!(error.is::<Forced>());
+    /// # }
     /// ```
     #[derive(Debug)]
     #[must_use = "dropping a body ends it"]

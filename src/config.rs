@@ -54,7 +54,9 @@ pub struct ShutdownConfig {
     pub progress_interval: Duration,
 }
 
-/// Says which field of a [`ShutdownConfig`] cannot be, its value, and what is allowed.
+/// Says why a [`ShutdownConfig`] cannot be.
+///
+/// It names the field, its value, and what is allowed.
 ///
 /// # Examples
 ///
@@ -179,9 +181,10 @@ impl ShutdownConfig {
         self
     }
 
-    /// Sets what a refused client is told to wait (RFC 9110 §10.2.3), in whole seconds, rounded up.
+    /// Sets what a refused client is told to wait.
     ///
-    /// A layer may have a [setting of its own](crate::DrainLayer::retry_after).
+    /// It is told in whole seconds, rounded up (RFC 9110 §10.2.3). A layer may have a [setting of
+    /// its own](crate::DrainLayer::retry_after).
     ///
     /// # Examples
     ///
@@ -197,7 +200,9 @@ impl ShutdownConfig {
         self
     }
 
-    /// Sets how often the log says what is waited for while draining. It must be above zero.
+    /// Sets how often the log says what is waited for while draining.
+    ///
+    /// It must be above zero.
     ///
     /// # Examples
     ///

@@ -18,10 +18,11 @@ use crate::state::{LifecycleState, ShutdownReason};
 use crate::sync::Arc;
 use crate::wait::Wait;
 
-/// The handle on a service's lifecycle: starts its end, watches it, and tells how it went.
+/// The handle on a service's lifecycle.
 ///
-/// Clones share one lifecycle and are cheap; any of them may be used from any thread. However many
-/// callers and signals ask for a shutdown, there is one, and all of them get its report.
+/// It starts the end, watches it, and tells how it went. Clones share one lifecycle and are cheap;
+/// any of them may be used from any thread. However many callers and signals ask for a shutdown,
+/// there is one, and all of them get its report.
 ///
 /// The shutdown runs as a task of the runtime in which the controller was made or first used. If
 /// there is none, or it has ended, a thread of its own runs it.
@@ -147,8 +148,8 @@ impl ShutdownController {
 
     /// Returns whether the state is `Draining`.
     ///
-    /// It is not in the lame duck before, nor while stopping and after the end, when new work is
-    /// refused as well: [`try_admit`](Self::try_admit) is how to ask for admission.
+    /// It is neither in the lame duck before nor while stopping after, when new work is refused as
+    /// well. To ask whether work may begin, call [`try_admit`](Self::try_admit).
     ///
     /// # Examples
     ///
@@ -194,7 +195,9 @@ impl ShutdownController {
         self.core.gate.in_flight()
     }
 
-    /// Returns how long ago the controller was made, whatever a paused tokio clock says.
+    /// Returns how long ago the controller was made.
+    ///
+    /// It goes by the system's clock, also while tokio's is paused.
     ///
     /// # Examples
     ///
@@ -232,10 +235,10 @@ impl ShutdownController {
 
     // ----- what is to be done at the end -----
 
-    /// Registers clean-up, to run while stopping; the same as [`add_hook`](Self::add_hook) of a
-    /// [`Hook`] without further settings.
+    /// Registers clean-up, to run while stopping, also after a forced drain.
     ///
-    /// A hook must not await [`shutdown`](Self::shutdown), which waits for the hook.
+    /// It is the same as [`add_hook`](Self::add_hook) of a [`Hook`] without further settings. A
+    /// hook must not await [`shutdown`](Self::shutdown), which waits for the hook.
     ///
     /// # Errors
     ///
@@ -335,8 +338,8 @@ impl ShutdownController {
 
     /// Counts a unit of work, whatever the state.
     ///
-    /// For work that must not be refused. What begins while draining is waited for too, but after
-    /// [`drained`](Self::drained) has resolved, it is not taken back.
+    /// For work that must not be refused. What begins while draining is waited for too, though
+    /// [`drained`](Self::drained) may have resolved before.
     ///
     /// # Examples
     ///
@@ -418,11 +421,11 @@ impl ShutdownController {
         true
     }
 
-    /// Begins the shutdown, by this call and not by the first poll, and waits for its report.
+    /// Begins the shutdown, and waits for its report.
     ///
-    /// If a shutdown is under way or over, its report is what is waited for. Hooks, and handlers
-    /// that are to finish by themselves, must not await it, for it waits for them; they call
-    /// [`trigger`](Self::trigger).
+    /// It begins by this call, and not by the first poll. If a shutdown is under way or over, its
+    /// report is what is waited for. Hooks, and handlers that are to finish by themselves, must not
+    /// await it, for it waits for them; they call [`trigger`](Self::trigger).
     ///
     /// # Cancel safety
     ///
@@ -447,11 +450,12 @@ impl ShutdownController {
         self.wait(event::STOPPED)
     }
 
-    /// Cuts admitted work now, as the drain deadline would; begins the shutdown if need be.
+    /// Cuts admitted work now, as the drain deadline would.
     ///
-    /// What a [`DrainLayer`](crate::DrainLayer) admitted is dropped and answered, or ends in its
-    /// body with an error; [guards](InFlightGuard::forced) are told. The clean-up gets its reserve.
-    /// While stopping it cuts what is left of the clean-up instead. After the end it does nothing.
+    /// It begins the shutdown if there is none yet. What a [`DrainLayer`](crate::DrainLayer)
+    /// admitted is dropped and answered, or ends in its body with an error;
+    /// [guards](InFlightGuard::forced) are told. The clean-up gets its reserve. While stopping it
+    /// cuts what is left of the clean-up instead. After the end it does nothing.
     ///
     /// # Examples
     ///
@@ -487,8 +491,8 @@ impl ShutdownController {
     /// A server that ends without having been asked begins the shutdown, with the reason
     /// [`ServerExited`](ShutdownReason::ServerExited), or [`Error`](ShutdownReason::Error) and its
     /// error in the report. One that panics does as one that fails, and the panic goes on to the
-    /// caller. Several servers can be run at once: all are waited for. One that is run after the end
-    /// is dropped without having been polled.
+    /// caller. Several servers can be run at once: all are waited for. One that is run after the
+    /// end is dropped without having been polled.
     ///
     /// What is not promised: dropping a foreign server may leave tasks that it has spawned. With
     /// `axum::serve` a connection whose client does not read lives on until the runtime ends; it
@@ -525,7 +529,9 @@ impl ShutdownController {
 
     // ----- waiting -----
 
-    /// Waits until `state` is reached or passed, or cannot come any more, and gives the state then.
+    /// Waits until `state` is reached or passed, or cannot come any more.
+    ///
+    /// It gives the state at that moment.
     ///
     /// # Examples
     ///
@@ -545,7 +551,9 @@ impl ShutdownController {
         Wait::new(&self.core, state.at_or_past())
     }
 
-    /// Waits until the shutdown has been triggered: `LameDuck`, or `Draining` if that is zero.
+    /// Waits until the shutdown has begun.
+    ///
+    /// That is from `LameDuck` on, or from `Draining` on if there is no lame duck.
     ///
     /// # Examples
     ///
@@ -656,12 +664,12 @@ impl ShutdownController {
 
     /// Waits until the server should close its listener.
     ///
-    /// It is to be given to the server's own graceful shutdown, before the trigger. From this call
-    /// on the drain leaves time for late clients: a shutdown asked only later may skip that.
+    /// It is to be given to the server's own graceful shutdown. Call it before the trigger: only
+    /// when somebody has asked does the drain leave late clients the time that follows.
     ///
-    /// It resolves when draining has begun, nothing is in flight, and the listener has been open and
-    /// refusing for [`refuse_for`](ShutdownConfig::refuse_for); or at the drain deadline. After a
-    /// force, or when the deadline comes first, what is left of `refuse_for` is cut to 125 ms at
+    /// It resolves when draining has begun, nothing is in flight, and the listener has been open
+    /// and refusing for [`refuse_for`](ShutdownConfig::refuse_for); or at the drain deadline. After
+    /// a force, or when the deadline comes first, what is left of `refuse_for` is cut to 125 ms at
     /// most. Closing the listener as soon as draining begins would reset the connections that wait
     /// in the kernel's backlog, and probes and late clients would find nobody.
     ///

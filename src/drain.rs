@@ -40,8 +40,8 @@ use crate::sync::{Arc, OnceLock};
 ///
 /// Around an HTTP service each request is counted to the end of its response body. From `Draining`
 /// on, new ones get 503 with `Retry-After`, or a gRPC status; on HTTP/1, responses say
-/// `Connection: close` from the lame duck on. After a force, what has no answer yet gets a 503 of
-/// its own, and what is in its body ends with an error.
+/// `Connection: close` from the lame duck on. After a force, what has no answer yet gets a 503 (or
+/// a gRPC status) of its own, and what is in its body ends with an error.
 ///
 /// Put one on each path of a request. A refusal made outside `CorsLayer` is opaque to browsers, so
 /// put that one around it.
@@ -49,18 +49,22 @@ use crate::sync::{Arc, OnceLock};
 /// # Examples
 ///
 /// ```
-/// use std::time::Duration;
-/// use axum::{Router, routing::get};
-/// use tower_lifecycle::{DrainLayer, ShutdownController};
+/// use axum::{Router, body::Body, http::Request, routing::get};
+/// use tower::ServiceExt;
+/// use tower_lifecycle::{DrainLayer, ShutdownController, ShutdownReason};
 ///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
 /// let ctl = ShutdownController::new();
 /// let app: Router = Router::new()
 ///     .route("/", get(|| async { "hello" }))
-///     .layer(
-///         DrainLayer::new(ctl.clone())
-///             .retry_after(Duration::from_secs(5))
-///             .exempt_paths(["/metrics"]),
-///     );
+///     .layer(DrainLayer::new(ctl.clone()));
+///
+/// ctl.trigger(ShutdownReason::Manual);
+/// let response = app.oneshot(Request::new(Body::empty())).await.unwrap();
+/// assert_eq!(response.status(), 503);
+/// assert_eq!(response.headers()["retry-after"], "1");
+/// assert_eq!(response.headers()["connection"], "close");
+/// # }
 /// ```
 #[must_use = "a layer does nothing until it is put around a service"]
 pub struct DrainLayer<M = Http> {
@@ -73,6 +77,22 @@ pub struct DrainLayer<M = Http> {
 }
 
 /// A service that drains; made by [`DrainLayer`].
+///
+/// Callers must `poll_ready` before `call`, as tower asks; a call without is refused, with a
+/// warning in the log. While draining it is ready at once, since refusing needs no inner service.
+///
+/// # Examples
+///
+/// ```
+/// use axum::{Router, routing::get};
+/// use tower::Layer;
+/// use tower_lifecycle::{Drain, DrainLayer, ShutdownController};
+///
+/// let ctl = ShutdownController::new();
+/// let routes = Router::new().route("/", get(|| async { "hello" }));
+/// let app: Drain<Router> = DrainLayer::new(ctl.clone()).layer(routes);
+/// assert!(app.get_ref().has_routes());
+/// ```
 pub struct Drain<S, M = Http> {
     inner: S,
     entrance: Entrance,
@@ -116,6 +136,8 @@ const POLLED_AFTER_COMPLETION: &str = "response future polled after completion";
 
 impl DrainLayer {
     /// Makes a layer for HTTP services.
+    ///
+    /// See [`reject_with_error`](DrainLayer::reject_with_error) for other ones.
     pub fn new(ctl: ShutdownController) -> Self {
         let options = Options::new(ctl.config().retry_after);
         Self {
@@ -132,24 +154,94 @@ impl DrainLayer {
         &mut self.options
     }
 
-    /// Sets what refused clients are told to wait (`Retry-After`, RFC 9110 §10.2.3), rounded up to
-    /// whole seconds. Default: the [configuration](crate::ShutdownConfig::retry_after)'s.
+    /// Sets what refused clients are told to wait (`Retry-After`, RFC 9110 §10.2.3).
+    ///
+    /// It is rounded up to whole seconds. Default: the
+    /// [configuration](crate::ShutdownConfig::retry_after)'s.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use axum::{Router, body::Body, http::Request, routing::get};
+    /// use tower::ServiceExt;
+    /// use tower_lifecycle::{DrainLayer, ShutdownController, ShutdownReason};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// # let ctl = ShutdownController::new();
+    /// let layer = DrainLayer::new(ctl.clone()).retry_after(Duration::from_millis(4_500));
+    /// let app: Router = Router::new().route("/", get(|| async { "hello" })).layer(layer);
+    ///
+    /// ctl.trigger(ShutdownReason::Manual);
+    /// let response = app.oneshot(Request::new(Body::empty())).await.unwrap();
+    /// assert_eq!(response.headers()["retry-after"], "5");
+    /// # }
+    /// ```
     pub fn retry_after(mut self, time: Duration) -> Self {
         self.options().set_retry_after(time);
         self
     }
 
-    /// Adds paths that are served also while draining, uncounted and never cut.
+    /// Adds paths that are served also while draining, then uncounted and never cut.
     ///
     /// A path matches exactly, as `uri().path()` gives it; inside axum's `nest` that is the part
-    /// after the prefix. They are looked at only when the gate has refused.
+    /// after the prefix. They are looked at only when the gate has refused: before draining, such a
+    /// request is admitted, counted and cut as any other. It is refused after all if the inner
+    /// service is not ready.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use axum::{Router, body::Body, http::Request, routing::get};
+    /// use tower::ServiceExt;
+    /// use tower_lifecycle::{DrainLayer, ShutdownController, ShutdownReason};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// # let ctl = ShutdownController::new();
+    /// let layer = DrainLayer::new(ctl.clone()).exempt_paths(["/metrics"]);
+    /// let app: Router = Router::new()
+    ///     .route("/metrics", get(|| async { "up 1" }))
+    ///     .layer(layer);
+    ///
+    /// ctl.trigger(ShutdownReason::Manual);
+    /// let probe = Request::get("/metrics").body(Body::empty()).unwrap();
+    /// assert_eq!(app.oneshot(probe).await.unwrap().status(), 200);
+    /// # }
+    /// ```
     pub fn exempt_paths(mut self, paths: impl IntoIterator<Item = impl Into<String>>) -> Self {
         self.options().exempt(paths);
         self
     }
 
-    /// Sets the answer to refused requests, in place of ours, for gRPC too. `Connection: close` is
-    /// still put on HTTP/1, and the answer to a HEAD has no body.
+    /// Sets the answer to refused requests, in place of ours, for gRPC too.
+    ///
+    /// `Connection: close` is still put on HTTP/1, and the answer to a HEAD has no body, but no
+    /// `Retry-After` is added. Requests that are cut are answered by us all the same.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use axum::{Router, body::Body, routing::get};
+    /// use bytes::Bytes;
+    /// use http::{Request, Response};
+    /// use http_body_util::BodyExt;
+    /// use tower::ServiceExt;
+    /// use tower_lifecycle::{DrainLayer, ShutdownController, ShutdownReason};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// # let ctl = ShutdownController::new();
+    /// let layer = DrainLayer::new(ctl.clone()).refuse_with(|request| {
+    ///     let text = format!("{}: later", request.uri);
+    ///     Response::builder().status(503).body(Bytes::from(text)).unwrap()
+    /// });
+    /// let app: Router = Router::new().route("/", get(|| async { "hello" })).layer(layer);
+    ///
+    /// ctl.trigger(ShutdownReason::Manual);
+    /// let response = app.oneshot(Request::new(Body::empty())).await.unwrap();
+    /// let body = response.into_body().collect().await.unwrap();
+    /// assert_eq!(body.to_bytes(), "/: later");
+    /// # }
+    /// ```
     pub fn refuse_with<F>(mut self, refuse: F) -> Self
     where
         F: Fn(&request::Parts) -> Response<Bytes> + Send + Sync + 'static,
@@ -347,16 +439,18 @@ where
                     return Poll::Ready(Ok(kind.cut(facts)));
                 }
                 match inner.poll(cx) {
-                    Poll::Ready(Ok(mut response)) => {
+                    Poll::Ready(Ok(response)) => {
+                        let (mut head, body) = response.into_parts();
                         if facts.is_http1() && guard.is_shedding() {
-                            facts.close_connection(&mut response);
+                            facts.close_connection(head.status, &mut head.headers);
                         }
                         // The inner future is dropped in place; the guard goes on with the body.
                         let KindOwned::Admitted { guard, .. } = kind.project_replace(Kind::Done)
                         else {
                             unreachable!("it has just been polled")
                         };
-                        Poll::Ready(Ok(response.map(|body| ResponseBody::admitted(body, guard))))
+                        let body = ResponseBody::admitted(body, guard);
+                        Poll::Ready(Ok(Response::from_parts(head, body)))
                     }
                     Poll::Ready(Err(error)) => {
                         kind.set(Kind::Done);
@@ -374,7 +468,7 @@ where
                 kind.set(Kind::Done);
                 Poll::Ready(result.map(|mut response| {
                     // It is served only while draining, when every response asks to leave.
-                    facts.close_connection(&mut response);
+                    facts.close_connection(response.status(), response.headers_mut());
                     response.map(ResponseBody::free)
                 }))
             }

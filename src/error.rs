@@ -44,9 +44,10 @@ pub type BoxError = Box<dyn Error + Send + Sync>;
 #[non_exhaustive]
 pub struct ShuttingDown;
 
-/// The work was begun and then cut: it did not finish by the drain deadline, or before force.
+/// The work was begun, and then cut before it finished.
 ///
-/// Whether it can be repeated without harm is the application's to know.
+/// The drain deadline or a force came first. Whether it can be repeated without harm is the
+/// application's to know.
 ///
 /// # Examples
 ///

@@ -39,7 +39,8 @@ use crate::sync::Arc;
 /// | `Stopped` | 503 `stopped` | 503 |
 /// | `Failed` | 503 `unhealthy` | 503 |
 ///
-/// The body is JSON, and nothing in it comes from the request. GET and HEAD only.
+/// The body is JSON, and nothing in it comes from the request. GET and HEAD only; other methods get
+/// a 405.
 ///
 /// Put it beside the [`DrainLayer`](crate::DrainLayer), not inside: a probe must not be refused. A
 /// probe also needs a listener that is still open, see
@@ -48,14 +49,24 @@ use crate::sync::Arc;
 /// # Examples
 ///
 /// ```
-/// use axum::Router;
-/// use tower_lifecycle::{DrainLayer, HealthService, ShutdownController};
+/// use axum::{Router, body::Body, http::Request, routing::get};
+/// use tower::ServiceExt;
+/// use tower_lifecycle::{DrainLayer, HealthService, ShutdownController, ShutdownReason};
 ///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
 /// let ctl = ShutdownController::new();
 /// let app: Router = Router::new()
+///     .route("/", get(|| async { "hello" }))
 ///     .layer(DrainLayer::new(ctl.clone()))
-///     .route_service("/health", HealthService::new(ctl.clone()).version("1.4.2"))
+///     .route_service("/health", HealthService::new(ctl.clone()))
 ///     .route_service("/livez", HealthService::new(ctl.clone()).liveness());
+///
+/// ctl.trigger(ShutdownReason::Manual);
+/// for (path, status) in [("/health", 503), ("/livez", 200)] {
+///     let probe = Request::get(path).body(Body::empty()).unwrap();
+///     assert_eq!(app.clone().oneshot(probe).await.unwrap().status(), status);
+/// }
+/// # }
 /// ```
 #[derive(Clone)]
 #[must_use = "a service does nothing until it is put behind a path"]
@@ -118,18 +129,64 @@ impl HealthService {
         }
     }
 
-    /// Sets the version that the body shows, such as the application's own. Default `unknown`.
+    /// Sets the version that the body shows. Default `unknown`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use http::Request;
+    /// use http_body_util::BodyExt;
+    /// use serde_json::{Value, from_slice};
+    /// use tower::ServiceExt;
+    /// use tower_lifecycle::{HealthService, ShutdownController};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// # let ctl = ShutdownController::new();
+    /// let health = HealthService::new(ctl.clone()).version(env!("CARGO_PKG_VERSION"));
+    ///
+    /// let response = health.oneshot(Request::new(())).await.unwrap();
+    /// let body = response.into_body().collect().await.unwrap();
+    /// let body: Value = from_slice(&body.to_bytes()).unwrap();
+    /// assert_eq!(body["version"], env!("CARGO_PKG_VERSION"));
+    /// # }
+    /// ```
     pub fn version(mut self, version: impl Into<String>) -> Self {
         let version = version.into().into_boxed_str();
         Arc::make_mut(&mut self.settings).version = Some(version);
         self
     }
 
-    /// Adds a check, run at each readiness probe while `Running`, at the same time as the others.
+    /// Adds a check, run at each readiness probe while `Running`.
     ///
-    /// One that fails, panics or takes longer than the [limit](Self::check_timeout) makes the
-    /// status `degraded`; the text of its error is shown in the body. A second check of the same
-    /// name takes the place of the first.
+    /// All of them run at the same time. One that fails, panics or takes longer than the
+    /// [limit](Self::check_timeout) makes the status `degraded`; the text of its error is shown in
+    /// the body, to everybody who can ask. A second check of the same name replaces the first.
+    ///
+    /// Each run is a task of its own, so outside a tokio runtime all checks fail.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use http::Request;
+    /// use http_body_util::BodyExt;
+    /// use serde_json::{Value, from_slice};
+    /// use tower::ServiceExt;
+    /// use tower_lifecycle::{HealthService, ShutdownController};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// # let ctl = ShutdownController::new();
+    /// let health = HealthService::new(ctl.clone())
+    ///     .check("cache", || async { Ok(()) })
+    ///     .check("db", || async { Err("no connection".into()) });
+    ///
+    /// let response = health.oneshot(Request::new(())).await.unwrap();
+    /// let body = response.into_body().collect().await.unwrap();
+    /// let body: Value = from_slice(&body.to_bytes()).unwrap();
+    /// assert_eq!(body["status"], "degraded");
+    /// assert_eq!(body["services"]["cache"]["status"], "healthy");
+    /// assert_eq!(body["services"]["db"]["error"], "no connection");
+    /// # }
+    /// ```
     pub fn check<F, Fut>(mut self, name: impl Into<String>, check: F) -> Self
     where
         F: Fn() -> Fut + Send + Sync + 'static,
@@ -146,12 +203,57 @@ impl HealthService {
     }
 
     /// Sets how long each check may take. Default 1 s.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::{future::pending, time::Duration};
+    /// use http::Request;
+    /// use http_body_util::BodyExt;
+    /// use serde_json::{Value, from_slice};
+    /// use tower::ServiceExt;
+    /// use tower_lifecycle::{HealthService, ShutdownController};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// # let ctl = ShutdownController::new();
+    /// # tokio::time::pause();
+    /// let health = HealthService::new(ctl.clone())
+    ///     .check("db", || pending()) // hangs
+    ///     .check_timeout(Duration::from_millis(300));
+    ///
+    /// let response = health.oneshot(Request::new(())).await.unwrap();
+    /// let body = response.into_body().collect().await.unwrap();
+    /// let body: Value = from_slice(&body.to_bytes()).unwrap();
+    /// assert_eq!(body["services"]["db"]["error"], "no answer within 300ms");
+    /// # }
+    /// ```
     pub fn check_timeout(mut self, limit: Duration) -> Self {
         Arc::make_mut(&mut self.settings).check_timeout = limit;
         self
     }
 
     /// Makes it a liveness probe's answer, which runs no checks.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use http::Request;
+    /// use tower::ServiceExt;
+    /// use tower_lifecycle::{HealthService, ShutdownController, ShutdownReason};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// let ctl = ShutdownController::new();
+    /// let liveness = HealthService::new(ctl.clone()).liveness();
+    ///
+    /// ctl.trigger(ShutdownReason::Manual);
+    /// let response = liveness.clone().oneshot(Request::new(())).await.unwrap();
+    /// assert_eq!(response.status(), 200); // still at work
+    ///
+    /// ctl.stopped().await;
+    /// let response = liveness.oneshot(Request::new(())).await.unwrap();
+    /// assert_eq!(response.status(), 503);
+    /// # }
+    /// ```
     pub fn liveness(mut self) -> Self {
         Arc::make_mut(&mut self.settings).liveness = true;
         self

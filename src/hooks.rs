@@ -22,27 +22,30 @@ use crate::sync::{Arc, Mutex, lock};
 
 type BoxFuture = Pin<Box<dyn Future<Output = Result<(), BoxError>> + Send>>;
 
-/// A piece of clean-up with a name, to be registered by
-/// [`ShutdownController::add_hook`](crate::ShutdownController::add_hook).
+/// A piece of clean-up with a name.
+///
+/// It is registered by [`ShutdownController::add_hook`](crate::ShutdownController::add_hook).
 ///
 /// # Examples
 ///
 /// ```
 /// use std::time::Duration;
-/// use tower_lifecycle::{Hook, ShutdownController};
+/// use tower_lifecycle::{Hook, ShutdownController, ShutdownReason};
 ///
-/// # fn main() -> Result<(), tower_lifecycle::HookError> {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), tower_lifecycle::HookError> {
 /// let ctl = ShutdownController::new();
-/// ctl.on_shutdown("close pool", |_notice| async { Ok(()) })?;
 /// ctl.add_hook(
 ///     Hook::new("flush metrics", |notice| async move {
-///         // The last phase: metrics outlive what they measure.
 ///         println!("{:?} left", notice.time_remaining());
 ///         Ok(())
 ///     })
-///     .phase(10)
+///     .phase(10) // the last: metrics outlive what they measure
 ///     .timeout(Duration::from_secs(1)),
 /// )?;
+///
+/// let report = ctl.shutdown(ShutdownReason::Manual).await;
+/// assert!(report.hooks()[0].is_completed());
 /// # Ok(()) }
 /// ```
 #[must_use = "a hook does nothing until it is registered"]
@@ -55,6 +58,19 @@ pub struct Hook {
 }
 
 /// Says why a hook could not be registered.
+///
+/// # Examples
+///
+/// ```
+/// use tower_lifecycle::ShutdownController;
+///
+/// let ctl = ShutdownController::new();
+/// ctl.on_shutdown("close pool", |_notice| async { Ok(()) }).unwrap();
+///
+/// let error = ctl.on_shutdown("close pool", |_notice| async { Ok(()) }).unwrap_err();
+/// assert!(error.is_duplicate());
+/// assert!(!error.is_late());
+/// ```
 #[derive(Debug, Clone)]
 pub struct HookError {
     name: Arc<str>,
@@ -81,7 +97,24 @@ pub(crate) struct Hooks {
 impl Hook {
     /// Makes a hook of phase 0 with the default limit.
     ///
-    /// `run` is called once, when its phase begins, with the notice of the shutdown.
+    /// `run` is called when its phase begins, with the notice of the shutdown: once, or not at all
+    /// if the clean-up is cut before. It runs in a task of its own, so an error, a panic or a hang
+    /// of it harms no other hook.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_lifecycle::{Hook, ShutdownController, ShutdownReason};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// let ctl = ShutdownController::new();
+    /// let hook = Hook::new("deregister", |_notice| async { Err("no such host".into()) });
+    /// ctl.add_hook(hook).unwrap();
+    ///
+    /// let report = ctl.shutdown(ShutdownReason::Manual).await;
+    /// assert_eq!(report.hooks()[0].outcome().to_string(), "failed: no such host");
+    /// # }
+    /// ```
     #[track_caller]
     pub fn new<F, Fut>(name: impl Into<String>, run: F) -> Self
     where
@@ -98,13 +131,52 @@ impl Hook {
     }
 
     /// Sets the phase; lower ones run first. Default 0.
+    ///
+    /// The hooks of one phase run at the same time.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_lifecycle::{Hook, ShutdownController, ShutdownReason};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// let ctl = ShutdownController::new();
+    /// let flush = Hook::new("flush metrics", |_notice| async { Ok(()) });
+    /// let close = Hook::new("close pool", |_notice| async { Ok(()) });
+    /// ctl.add_hook(flush.phase(10)).unwrap();
+    /// ctl.add_hook(close).unwrap();
+    ///
+    /// let report = ctl.shutdown(ShutdownReason::Manual).await;
+    /// let order: Vec<_> = report.hooks().iter().map(|hook| hook.name()).collect();
+    /// assert_eq!(order, ["close pool", "flush metrics"]);
+    /// # }
+    /// ```
     pub fn phase(mut self, phase: i32) -> Self {
         self.phase = phase;
         self
     }
 
-    /// Sets a limit of its own, which can only shorten the default: the time that is left, divided
-    /// by the number of phases that are left.
+    /// Sets a limit of its own, after which the hook is dropped.
+    ///
+    /// It can only shorten the default: the time that is left, divided by the number of phases that
+    /// are left.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::{future::pending, time::Duration};
+    /// use tower_lifecycle::{Hook, HookOutcome, ShutdownController, ShutdownReason};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// # tokio::time::pause();
+    /// let ctl = ShutdownController::new();
+    /// let hook = Hook::new("notify peers", |_notice| pending()); // nobody answers
+    /// ctl.add_hook(hook.timeout(Duration::from_secs(1))).unwrap();
+    ///
+    /// let report = ctl.shutdown(ShutdownReason::Manual).await;
+    /// assert!(matches!(report.hooks()[0].outcome(), HookOutcome::TimedOut));
+    /// # }
+    /// ```
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self

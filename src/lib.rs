@@ -7,7 +7,8 @@
 //!
 //! # Quick start
 //!
-//! ```no_run
+#![cfg_attr(all(feature = "health", feature = "signal"), doc = "```no_run")]
+#![cfg_attr(not(all(feature = "health", feature = "signal")), doc = "```ignore")]
 //! use axum::{Router, routing::get};
 //! use tokio::net::TcpListener;
 //! use tower_lifecycle::{DrainLayer, HealthService, ShutdownController};
@@ -130,6 +131,40 @@ pub use tracking::{RequestTracking, RequestTrackingLayer};
 pub use wait::Wait;
 
 /// The response futures of the services.
+///
+/// They are here to be named, where a service of your own wraps one of ours.
+///
+/// # Examples
+///
+/// ```
+/// use std::convert::Infallible;
+/// use std::task::{Context, Poll};
+/// use tower::{Layer, Service, ServiceExt, service_fn};
+/// use tower_lifecycle::future::AnyDrainFuture;
+/// use tower_lifecycle::{AnyService, BoxError, Drain, DrainLayer, ShutdownController};
+///
+/// struct Jobs<S>(Drain<S, AnyService>);
+///
+/// impl<S: Service<u32, Error: Into<BoxError>>> Service<u32> for Jobs<S> {
+///     type Response = S::Response;
+///     type Error = BoxError;
+///     type Future = AnyDrainFuture<S::Future>; // no box
+///
+///     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+///         self.0.poll_ready(cx)
+///     }
+///
+///     fn call(&mut self, job: u32) -> Self::Future {
+///         self.0.call(job)
+///     }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// let layer = DrainLayer::new(ShutdownController::new()).reject_with_error();
+/// let double = service_fn(|n: u32| async move { Ok::<_, Infallible>(2 * n) });
+/// assert_eq!(Jobs(layer.layer(double)).oneshot(21).await.unwrap(), 42);
+/// # }
+/// ```
 pub mod future {
     pub use crate::drain::{AnyResponseFuture as AnyDrainFuture, ResponseFuture as DrainFuture};
     #[cfg(feature = "health")]

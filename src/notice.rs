@@ -12,7 +12,27 @@ use crate::state::ShutdownReason;
 /// What everybody is told when a shutdown begins: why, and until when.
 ///
 /// Every hook is handed one; [`ShutdownController::notice`](crate::ShutdownController::notice)
-/// gives it to anybody. The deadlines are absolute and kept; `None` means that there is no limit.
+/// gives it to anybody. The deadlines are absolute, by the clock of the runtime that drives the
+/// shutdown; `None` means that there is no limit. After a force, hooks are handed one that ends
+/// with the [reserve](crate::ShutdownConfig::reserve), counted from the force.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_lifecycle::{ShutdownController, ShutdownReason};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// # tokio::time::pause();
+/// let ctl = ShutdownController::new();
+/// ctl.trigger(ShutdownReason::Manual);
+/// let notice = ctl.notice().expect("triggered");
+///
+/// assert_eq!(notice.reason(), ShutdownReason::Manual);
+/// assert_eq!(notice.drain_remaining(), Some(Duration::from_secs(25)));
+/// assert_eq!(notice.time_remaining(), Some(Duration::from_secs(30)));
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct ShutdownNotice {
     reason: ShutdownReason,
@@ -53,12 +73,29 @@ impl ShutdownNotice {
         self.triggered_at
     }
 
-    /// Returns when admitted work is cut.
+    /// Returns when admitted work is cut, unless it is forced before.
     pub fn drain_deadline(&self) -> Option<Instant> {
         self.drain_deadline
     }
 
-    /// Returns when all is over, clean-up included.
+    /// Returns when all is over at the latest, clean-up included.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tokio::time::timeout_at;
+    /// use tower_lifecycle::{ShutdownController, ShutdownReason};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// let ctl = ShutdownController::new();
+    /// ctl.trigger(ShutdownReason::Manual);
+    /// let notice = ctl.notice().expect("triggered");
+    /// let deadline = notice.final_deadline().expect("limited");
+    ///
+    /// let flushed = timeout_at(deadline, async { /* write to the disk */ }).await;
+    /// assert!(flushed.is_ok());
+    /// # }
+    /// ```
     pub fn final_deadline(&self) -> Option<Instant> {
         self.final_deadline
     }
@@ -68,7 +105,7 @@ impl ShutdownNotice {
         self.remaining(self.drain_deadline)
     }
 
-    /// Returns how long everything, clean-up included, still has; zero when that is over.
+    /// Returns how long all still has, clean-up included; zero when that is over.
     pub fn time_remaining(&self) -> Option<Duration> {
         self.remaining(self.final_deadline)
     }

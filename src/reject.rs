@@ -184,19 +184,17 @@ impl Facts {
             // the start, else hyper's HTTP/2 breaks the stream.
             response.body_mut().clear();
         }
-        self.close_connection(response);
+        self.close_connection(response.status(), response.headers_mut());
     }
 
     /// Asks an HTTP/1 client to leave after this response.
     #[cold]
-    pub(crate) fn close_connection<B>(self, response: &mut Response<B>) {
-        let status = response.status();
+    pub(crate) fn close_connection(self, status: StatusCode, headers: &mut HeaderMap) {
         // After these two the connection is no longer HTTP's to close.
         let tunnels = status == StatusCode::SWITCHING_PROTOCOLS
             || (self.flags & CONNECT != 0 && status.is_success());
         if self.is_http1() && !tunnels {
-            let close = HeaderValue::from_static("close");
-            response.headers_mut().insert(CONNECTION, close);
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
     }
 }

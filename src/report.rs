@@ -20,9 +20,14 @@ use crate::sync::Arc;
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() {
 /// let ctl = ShutdownController::new();
+/// let job = ctl.track();
+/// tokio::spawn(async move { drop(job) });
+///
 /// let report = ctl.shutdown(ShutdownReason::Manual).await;
 /// assert!(report.is_graceful());
 /// assert_eq!(report.reason(), ShutdownReason::Manual);
+/// assert_eq!(report.in_flight_at_trigger(), 1);
+/// assert_eq!(report.aborted() + report.abandoned(), 0);
 /// println!("{report}");
 /// # }
 /// ```
@@ -32,6 +37,23 @@ pub struct ShutdownReport {
 }
 
 /// How one shutdown hook fared.
+///
+/// # Examples
+///
+/// ```
+/// use tower_lifecycle::{ShutdownController, ShutdownReason};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// let ctl = ShutdownController::new();
+/// ctl.on_shutdown("close pool", |_notice| async { Ok(()) }).unwrap();
+///
+/// let report = ctl.shutdown(ShutdownReason::Manual).await;
+/// let hook = &report.hooks()[0];
+/// assert_eq!(hook.name(), "close pool");
+/// assert_eq!(hook.phase(), 0);
+/// assert!(hook.is_completed());
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 pub struct HookReport {
     pub(crate) name: Arc<str>,
@@ -41,6 +63,23 @@ pub struct HookReport {
 }
 
 /// How one shutdown hook ended.
+///
+/// # Examples
+///
+/// ```
+/// use tower_lifecycle::{HookOutcome, ShutdownController, ShutdownReason};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// let ctl = ShutdownController::new();
+/// ctl.on_shutdown("close pool", |_notice| async { Err("still in use".into()) }).unwrap();
+///
+/// let report = ctl.shutdown(ShutdownReason::Manual).await;
+/// match report.hooks()[0].outcome() {
+///     HookOutcome::Failed(error) => assert_eq!(error.to_string(), "still in use"),
+///     other => panic!("{other}"),
+/// }
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum HookOutcome {
@@ -52,13 +91,29 @@ pub enum HookOutcome {
     Panicked(String),
     /// It had not ended by its limit, and was dropped, or left behind if it blocks its thread.
     TimedOut,
-    /// Force came while it ran, and it was dropped.
+    /// Force came or the shutdown was interrupted while it ran, and it was dropped, or left behind
+    /// if it blocks its thread.
     Cut,
-    /// Force came before its phase began, or the runtime ended; it was never started.
+    /// Force came or the shutdown was interrupted before its phase began; it was never started.
     NotStarted,
 }
 
 /// The time spent in one state of the shutdown.
+///
+/// # Examples
+///
+/// ```
+/// use tower_lifecycle::{LifecycleState, PhaseReport, ShutdownController, ShutdownReason};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// let ctl = ShutdownController::new();
+/// let report = ctl.shutdown(ShutdownReason::Manual).await;
+///
+/// let states: Vec<_> = report.phases().iter().map(PhaseReport::state).collect();
+/// assert_eq!(states, [LifecycleState::Draining, LifecycleState::Stopping]);
+/// assert!(report.phases()[0].duration() <= report.duration());
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PhaseReport {
     pub(crate) state: LifecycleState,
@@ -91,8 +146,25 @@ impl ShutdownReport {
         }
     }
 
-    /// Returns whether everything went as it should: nothing was cut or abandoned, every hook
-    /// completed, no server failed, and the shutdown itself ran to its end.
+    /// Returns whether everything went as it should.
+    ///
+    /// That is when it was not forced, so that nothing was cut or abandoned, every hook completed,
+    /// no server failed, and the shutdown itself ran to its end.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_lifecycle::{ShutdownController, ShutdownReason};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// let ctl = ShutdownController::new();
+    /// ctl.on_shutdown("flush", |_notice| async { Err("disk full".into()) }).unwrap();
+    ///
+    /// let report = ctl.shutdown(ShutdownReason::Manual).await;
+    /// assert!(!report.is_graceful()); // drained, but not cleaned up
+    /// assert!(!report.is_forced());
+    /// # }
+    /// ```
     pub fn is_graceful(&self) -> bool {
         let facts = &*self.facts;
         !facts.forced
@@ -101,58 +173,126 @@ impl ShutdownReport {
             && facts.hooks.iter().all(HookReport::is_completed)
     }
 
-    /// Returns whether it was forced: by the drain deadline, or by `force`, in whatever state.
+    /// Returns whether admitted work, or the clean-up, was forced.
+    ///
+    /// That is by the drain deadline, by `force` in whatever state, or by an interruption.
     pub fn is_forced(&self) -> bool {
         self.facts.forced
     }
 
-    /// Returns why the shutdown began, or `Interrupted` if it could not come to its end.
+    /// Returns why the shutdown began, or `Interrupted` if it did not come to its end.
     pub fn reason(&self) -> ShutdownReason {
         self.facts.reason
     }
 
     /// Returns how many requests we cut, in their handler or in their body.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::future::pending;
+    /// use tower::{BoxError, Service, ServiceBuilder, ServiceExt, service_fn};
+    /// use tower_lifecycle::{DrainLayer, ShutdownController, ShutdownReason};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// let ctl = ShutdownController::new();
+    /// let mut jobs = ServiceBuilder::new()
+    ///     .layer(DrainLayer::new(ctl.clone()).reject_with_error())
+    ///     .service(service_fn(|_job: u32| pending::<Result<(), BoxError>>()));
+    /// let job = jobs.ready().await.unwrap().call(1);
+    ///
+    /// ctl.force();
+    /// assert!(job.await.is_err());
+    /// assert_eq!(ctl.shutdown(ShutdownReason::Manual).await.aborted(), 1);
+    /// # }
+    /// ```
     pub fn aborted(&self) -> u64 {
         self.facts.aborted
     }
 
-    /// Returns how much was still alive when we stopped waiting: requests and guards that did not
-    /// let go (a blocked thread), and servers that did not end (a stalled socket).
+    /// Returns how much was still alive when we stopped waiting.
+    ///
+    /// That is requests and guards that did not let go (a blocked thread), and servers that did not
+    /// end (a stalled socket).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_lifecycle::{ShutdownController, ShutdownReason};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// # tokio::time::pause();
+    /// let ctl = ShutdownController::new();
+    /// let _stuck = ctl.track(); // takes no notice of the force
+    /// ctl.force();
+    ///
+    /// let report = ctl.shutdown(ShutdownReason::Manual).await;
+    /// assert_eq!(report.abandoned(), 1);
+    /// # }
+    /// ```
     pub fn abandoned(&self) -> u64 {
         self.facts.abandoned_requests + self.facts.abandoned_servers
     }
 
-    /// Returns how many requests were admitted since the start (a figure that wraps at 2^32).
+    /// Returns how many requests and guards were admitted in all.
+    ///
+    /// It is a figure to look at: each processor's part of it wraps at 2^32.
     pub fn admitted(&self) -> u64 {
         self.facts.admitted
     }
 
-    /// Returns how many requests were refused since the start.
+    /// Returns how many requests and guards were refused in all.
     pub fn refused(&self) -> u64 {
         self.facts.refused
     }
 
-    /// Returns how many requests were in flight when the shutdown began.
+    /// Returns how many requests and guards were in flight when the shutdown began.
     pub fn in_flight_at_trigger(&self) -> u64 {
         self.facts.in_flight_at_trigger
     }
 
-    /// Returns how many requests were in flight when admitted work was cut; zero if it was not.
+    /// Returns how many requests and guards were in flight at the force.
+    ///
+    /// It is zero if there was none.
     pub fn in_flight_at_force(&self) -> u64 {
         self.facts.in_flight_at_force
     }
 
-    /// Returns the states that the shutdown went through, in order, with the time spent in each.
+    /// Returns the states that the shutdown went through, and the time spent in each.
+    ///
+    /// Of an [interrupted](ShutdownReason::Interrupted) one there is only the state that it had
+    /// come to, with all of the time. See [`PhaseReport`] for an example.
     pub fn phases(&self) -> &[PhaseReport] {
         &self.facts.phases
     }
 
-    /// Returns the hooks, in the order of their phases and, within one, of their registration.
+    /// Returns how each hook fared.
+    ///
+    /// They are in the order of their phases and, within one, of their registration. See
+    /// [`HookReport`] for an example.
     pub fn hooks(&self) -> &[HookReport] {
         &self.facts.hooks
     }
 
-    /// Returns the errors that servers given to `run` ended with.
+    /// Returns the errors that servers ended with.
+    ///
+    /// These are the servers given to [`run`](crate::ShutdownController::run).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::io;
+    /// use tower_lifecycle::ShutdownController;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// let ctl = ShutdownController::new();
+    /// let server = async { Err::<(), _>(io::Error::other("address in use")) };
+    ///
+    /// let report = ctl.run(server).await;
+    /// let errors: Vec<_> = report.server_errors().map(|error| error.to_string()).collect();
+    /// assert_eq!(errors, ["address in use"]);
+    /// # }
+    /// ```
     pub fn server_errors(
         &self,
     ) -> impl ExactSizeIterator<Item = &(dyn std::error::Error + 'static)> {
@@ -165,7 +305,24 @@ impl ShutdownReport {
         self.facts.phases.iter().map(|phase| phase.duration).sum()
     }
 
-    /// Returns 0 if the shutdown was graceful, else 1, to be returned from `main`.
+    /// Returns 0 if the shutdown was [graceful](Self::is_graceful), else 1.
+    ///
+    /// It is to be returned from `main`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::process::ExitCode;
+    /// use tower_lifecycle::{ShutdownController, ShutdownReason};
+    ///
+    /// #[tokio::main]
+    /// async fn main() -> ExitCode {
+    ///     let ctl = ShutdownController::new();
+    ///     let report = ctl.shutdown(ShutdownReason::Manual).await;
+    ///     assert_eq!(report.exit_code(), ExitCode::SUCCESS);
+    ///     report.exit_code()
+    /// }
+    /// ```
     pub fn exit_code(&self) -> ExitCode {
         ExitCode::from(self.status())
     }
@@ -174,6 +331,19 @@ impl ShutdownReport {
     ///
     /// For programs in which something abandoned, such as a blocked thread, would hold the
     /// runtime's drop for ever. Destructors do not run.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # use tower_lifecycle::{ShutdownController, ShutdownReason};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// # let ctl = ShutdownController::new();
+    /// let report = ctl.shutdown(ShutdownReason::Manual).await;
+    /// if report.abandoned() > 0 {
+    ///     report.exit();
+    /// }
+    /// # }
+    /// ```
     pub fn exit(&self) -> ! {
         std::process::exit(self.status().into())
     }

@@ -20,21 +20,70 @@ use crate::report::ShutdownReport;
 use crate::state::ShutdownReason;
 use crate::wait::Wait;
 
-/// What a server future may give: anything that says that it ended, or that it failed.
+/// What a server future may give: that it ended, or that it failed.
 ///
-/// It is there for `()`, `Infallible`, `Result`s of these with any error, and tuples of these, so
-/// also for a `JoinHandle` or a `join!` of several servers.
+/// It is there for `()`, `Infallible`, `Result`s of these with any error that converts into a
+/// [`BoxError`], and tuples of these, so also for a `JoinHandle` or a `join!` of several servers.
+///
+/// # Examples
+///
+/// ```
+/// use tower_lifecycle::{BoxError, ServerOutput, ShutdownController};
+///
+/// enum Ending {
+///     Closed,
+///     Broken(&'static str),
+/// }
+///
+/// impl ServerOutput for Ending {
+///     fn into_result(self) -> Result<(), BoxError> {
+///         match self {
+///             Ending::Closed => Ok(()),
+///             Ending::Broken(cause) => Err(cause.into()),
+///         }
+///     }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// let ctl = ShutdownController::new();
+/// let report = ctl.run(async { Ending::Broken("out of memory") }).await;
+/// assert_eq!(report.server_errors().len(), 1);
+/// # assert!(Ending::Closed.into_result().is_ok());
+/// # }
+/// ```
 pub trait ServerOutput {
     /// Returns the first error, if there is one.
     ///
     /// # Errors
     ///
     /// What the server failed with.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_lifecycle::ServerOutput;
+    ///
+    /// let (public, admin) = (Ok::<(), &str>(()), Err::<(), &str>("address in use"));
+    /// let error = (public, admin).into_result().unwrap_err();
+    /// assert_eq!(error.to_string(), "address in use");
+    /// ```
     fn into_result(self) -> Result<(), BoxError>;
 }
 
 pin_project! {
     /// The future of [`ShutdownController::run`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_lifecycle::{Run, ShutdownController, ShutdownReason};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// let ctl = ShutdownController::new();
+    /// let run: Run<_> = ctl.run(async { /* a server that ends by itself */ });
+    /// assert_eq!(run.await.reason(), ShutdownReason::ServerExited);
+    /// # }
+    /// ```
     #[must_use = "futures do nothing unless polled, and dropping this one drops the server"]
     pub struct Run<F> {
         // Declared first, so that the server is dropped before its end is told.

@@ -21,6 +21,19 @@ use crate::state::ShutdownReason;
 use crate::sync::{Mutex, lock};
 
 /// Says why signals cannot be listened for.
+///
+/// # Examples
+///
+/// ```
+/// use tower_lifecycle::ShutdownController;
+///
+/// // Not inside a runtime.
+/// let error = ShutdownController::new().listen_for_signals().unwrap_err();
+/// assert_eq!(
+///     error.to_string(),
+///     "signals can be listened for inside a tokio runtime only"
+/// );
+/// ```
 #[derive(Debug)]
 pub struct SignalError {
     kind: SignalErrorKind,
@@ -33,19 +46,39 @@ enum SignalErrorKind {
 }
 
 impl ShutdownController {
-    /// Listens for the signals that ask a process to end: SIGTERM and SIGINT, or, on Windows,
-    /// Ctrl-C, Ctrl-Break, Close and Shutdown.
+    /// Listens for the signals that ask a process to end.
     ///
-    /// The first one [triggers](Self::trigger) the shutdown and the second [forces](Self::force)
-    /// it. After that, and after the end of the shutdown or of the runtime, a signal takes the
-    /// system's default action again, which ends the process, even if its threads are blocked.
-    /// While several controllers of one process listen, that waits for the last of them.
+    /// These are SIGTERM and SIGINT or, on Windows, Ctrl-C, Ctrl-Break, Close and Shutdown. The
+    /// first one [triggers](Self::trigger) the shutdown and the second [forces](Self::force) it.
+    /// After that, and after the end of the shutdown or of the runtime, a signal takes the system's
+    /// default action again, which ends the process, even if its threads are blocked. While several
+    /// controllers of one process listen, that waits for the last of them.
     ///
-    /// Calling it again does nothing.
+    /// Calling it again does nothing, nor does calling it after the end.
     ///
     /// # Errors
     ///
     /// A [`SignalError`] outside a tokio runtime, or if the system refuses.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_lifecycle::{ShutdownController, ShutdownReason};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// let ctl = ShutdownController::new();
+    /// ctl.listen_for_signals().unwrap();
+    /// # #[cfg(unix)]
+    /// # nix::sys::signal::raise(nix::sys::signal::Signal::SIGTERM).unwrap();
+    /// # #[cfg(not(unix))]
+    /// # ctl.trigger(ShutdownReason::Signal("SIGTERM"));
+    ///
+    /// // At the prompt: kill -TERM <pid>
+    /// ctl.stopped().await;
+    /// let notice = ctl.notice().expect("triggered");
+    /// assert_eq!(notice.reason(), ShutdownReason::Signal("SIGTERM"));
+    /// # }
+    /// ```
     pub fn listen_for_signals(&self) -> Result<(), SignalError> {
         let runtime = Handle::try_current().map_err(|_| SignalErrorKind::OutsideRuntime)?;
         self.core().capture_runtime();
@@ -64,8 +97,8 @@ impl ShutdownController {
     }
 }
 
-/// One listening of a controller. It ends as soon as a clone is dropped, with the runtime that it was
-/// begun in or on a panic, so that the controller can listen again in another runtime.
+/// One listening of a controller. It ends as soon as a clone is dropped, with the runtime that it
+/// was begun in or on a panic, so that the controller can listen again in another runtime.
 #[derive(Clone)]
 struct Listener {
     /// Strongly: signals count also when every other handle is gone.

@@ -27,13 +27,20 @@ use crate::sync::{Arc, OnceLock};
 /// # Examples
 ///
 /// ```
-/// use axum::{Router, routing::post};
-/// use tower_lifecycle::{RequestTrackingLayer, ShutdownController};
+/// use axum::{Router, body::Body, http::Request, routing::post};
+/// use tower::ServiceExt;
+/// use tower_lifecycle::{RequestTrackingLayer, ShutdownController, ShutdownReason};
 ///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
 /// let ctl = ShutdownController::new();
 /// let internal: Router = Router::new()
 ///     .route("/replicate", post(|| async {}))
 ///     .layer(RequestTrackingLayer::new(ctl.clone()));
+///
+/// ctl.trigger(ShutdownReason::Manual);
+/// let request = Request::post("/replicate").body(Body::empty()).unwrap();
+/// assert_eq!(internal.oneshot(request).await.unwrap().status(), 200);
+/// # }
 /// ```
 #[must_use = "a layer does nothing until it is put around a service"]
 pub struct RequestTrackingLayer<M = Http> {
@@ -44,6 +51,19 @@ pub struct RequestTrackingLayer<M = Http> {
 }
 
 /// A service whose requests are counted; made by [`RequestTrackingLayer`].
+///
+/// # Examples
+///
+/// ```
+/// use axum::{Router, routing::get};
+/// use tower::Layer;
+/// use tower_lifecycle::{RequestTracking, RequestTrackingLayer, ShutdownController};
+///
+/// let ctl = ShutdownController::new();
+/// let routes = Router::new().route("/", get(|| async { "hello" }));
+/// let app: RequestTracking<Router> = RequestTrackingLayer::new(ctl.clone()).layer(routes);
+/// assert!(app.get_ref().has_routes());
+/// ```
 pub struct RequestTracking<S, M = Http> {
     inner: S,
     handle: LayerHandle<()>,
@@ -86,7 +106,30 @@ impl RequestTrackingLayer {
         }
     }
 
-    /// Makes it a layer for any tower service, which counts to the end of the response future.
+    /// Makes it a layer for any tower service.
+    ///
+    /// Requests are then counted to the end of the response future.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::convert::Infallible;
+    /// use tower::{Service, ServiceBuilder, ServiceExt, service_fn};
+    /// use tower_lifecycle::{RequestTrackingLayer, ShutdownController};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// let ctl = ShutdownController::new();
+    /// let mut jobs = ServiceBuilder::new()
+    ///     .layer(RequestTrackingLayer::new(ctl.clone()).until_response())
+    ///     .service(service_fn(|n: u32| async move { Ok::<_, Infallible>(n + 1) }));
+    ///
+    /// let job = jobs.ready().await.unwrap().call(1);
+    /// assert_eq!(ctl.in_flight(), 1); // from the call on
+    ///
+    /// assert_eq!(job.await.unwrap(), 2);
+    /// assert_eq!(ctl.in_flight(), 0);
+    /// # }
+    /// ```
     pub fn until_response(self) -> RequestTrackingLayer<AnyService> {
         RequestTrackingLayer {
             ctl: self.ctl,

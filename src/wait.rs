@@ -12,15 +12,16 @@ use crate::state::LifecycleState;
 use crate::sync::Arc;
 use crate::wakers::Slot;
 
-/// Resolves when a shutdown has come to a certain point; made by the methods of
-/// [`ShutdownController`](crate::ShutdownController).
+/// Resolves when a shutdown has come to a certain point.
 ///
-/// It borrows nothing, is `Unpin`, and can be sent and stored. It gives `()`, the
-/// [`LifecycleState`] reached, or the [`ShutdownReport`].
+/// It is made by the methods of [`ShutdownController`](crate::ShutdownController). It borrows
+/// nothing, is `Unpin`, and can be sent and stored. It gives `()`, the [`LifecycleState`] reached,
+/// or the [`ShutdownReport`].
 ///
 /// # Cancel safety
 ///
-/// Dropping it loses nothing and stops nothing: a later one resolves at once if the point is passed.
+/// Dropping it loses nothing and stops nothing: a later one resolves at once if the point is
+/// passed.
 ///
 /// # Examples
 ///

@@ -165,7 +165,7 @@ impl RunningHook {
 
 fn panicked(error: JoinError) -> HookOutcome {
     let Ok(panic) = error.try_into_panic() else {
-        return HookOutcome::Cut; // cancelled: the runtime is ending
+        return HookOutcome::Cut;
     };
     let message = match panic.downcast::<String>() {
         Ok(message) => *message,
