@@ -101,6 +101,10 @@ pub struct Drain<S, M = Http> {
 
 pin_project! {
     /// The response future of [`Drain`] around an HTTP service.
+    ///
+    /// # Panics
+    ///
+    /// When it is polled again after it has completed.
     #[must_use = "futures do nothing unless polled"]
     pub struct ResponseFuture<F> {
         #[pin]

@@ -72,6 +72,10 @@ pub struct RequestTracking<S, M = Http> {
 
 pin_project! {
     /// The response future of [`RequestTracking`].
+    ///
+    /// # Panics
+    ///
+    /// When it is polled again after it has completed.
     #[must_use = "futures do nothing unless polled"]
     pub struct ResponseFuture<F, M = Http> {
         #[pin]

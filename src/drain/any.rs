@@ -16,6 +16,10 @@ use crate::mode::AnyService;
 
 pin_project! {
     /// The response future of [`Drain`] around any service.
+    ///
+    /// # Panics
+    ///
+    /// When it is polled again after it has completed.
     #[must_use = "futures do nothing unless polled"]
     pub struct AnyResponseFuture<F> {
         #[pin]
