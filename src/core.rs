@@ -30,6 +30,8 @@ pub(crate) struct Core {
     runtime: OnceLock<Handle>,
     notice: OnceLock<ShutdownNotice>,
     report: OnceLock<ShutdownReport>,
+    /// Somebody makes the report.
+    reporting: AtomicBool,
     in_flight_at_trigger: AtomicU64,
     in_flight_at_force: OnceLock<u64>,
     /// Somebody closes a listener when `stop_accepting` says so.
@@ -76,6 +78,7 @@ impl Core {
             runtime: OnceLock::new(),
             notice: OnceLock::new(),
             report: OnceLock::new(),
+            reporting: AtomicBool::new(false),
             in_flight_at_trigger: AtomicU64::new(0),
             in_flight_at_force: OnceLock::new(),
             listener_waits: AtomicBool::new(false),
@@ -222,6 +225,12 @@ impl Core {
         true
     }
 
+    /// Whether the caller is the one to make the report: the sequence, or who gives it up.
+    pub(crate) fn claim_report(&self) -> bool {
+        // AcqRel: whoever comes second leaves the hooks to the first.
+        !self.reporting.swap(true, Ordering::AcqRel)
+    }
+
     /// Stores the report, before `Stopped` is published to those who wait for it.
     pub(crate) fn finish(&self, report: ShutdownReport) {
         if self.report.set(report).is_ok() {
@@ -229,6 +238,8 @@ impl Core {
             #[cfg(feature = "signal")]
             self.listening.stop();
             self.advance(LifecycleState::Stopped);
+            // Their options may hold the controller.
+            self.layers.close();
         }
     }
 

@@ -240,9 +240,9 @@ impl Hooks {
         hooks
     }
 
-    /// Takes the reports of the hooks that were begun.
+    /// Returns the reports of the hooks that were begun.
     pub(crate) fn reports(&self) -> Vec<HookReport> {
-        std::mem::take(&mut *lock(&self.reports))
+        lock(&self.reports).clone()
     }
 
     /// Until there is more to report, a hook that is running will have been cut.

@@ -42,6 +42,8 @@ struct Tables {
     tables: Vec<Box<dyn InUse + Send + Sync>>,
     /// How many there may be before unused ones are looked for.
     limit: usize,
+    /// After the end of the shutdown none are kept.
+    closed: bool,
 }
 
 trait InUse {
@@ -112,6 +114,10 @@ impl LayerTables {
     fn keep<O: Send + Sync + 'static>(&self, table: Vec<Arc<LayerShard<O>>>) {
         let mut unused = Vec::new();
         let mut inner = lock(&self.0);
+        if inner.closed {
+            drop(inner);
+            return drop(table);
+        }
         if inner.tables.len() >= inner.limit {
             let tables = std::mem::take(&mut inner.tables);
             (inner.tables, unused) = tables.into_iter().partition(|table| table.is_in_use());
@@ -121,6 +127,16 @@ impl LayerTables {
         drop(inner);
         // Options are the user's (a closure): they go outside the lock.
         drop(unused);
+    }
+
+    /// Keeps none any more, at the end: options may hold the controller. Clones then take their own shard.
+    pub(crate) fn close(&self) {
+        let tables = {
+            let mut inner = lock(&self.0);
+            inner.closed = true;
+            std::mem::take(&mut inner.tables)
+        };
+        drop(tables);
     }
 }
 

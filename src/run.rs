@@ -4,16 +4,12 @@ use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::task::{Context, Poll};
 
 use pin_project_lite::pin_project;
-use tokio::runtime::Handle;
-use tokio::time::{Sleep, sleep};
 use tracing::{error, info};
 
 use crate::controller::ShutdownController;
-use crate::driver;
 use crate::error::BoxError;
 use crate::milestones::event;
 use crate::report::ShutdownReport;
@@ -92,19 +88,8 @@ pin_project! {
         post: Post,
         stopping: Wait,
         report: Wait<ShutdownReport>,
-        deadline: Deadline,
     }
 }
-
-/// The shutdown's final deadline, kept by `run` itself: a blocked thread may hold up the task that
-/// drives the shutdown, but not this future.
-struct Deadline {
-    triggered: Wait,
-    clock: Option<Pin<Box<Sleep>>>,
-}
-
-/// How long after the final deadline `run` gives up.
-const LATE: Duration = Duration::from_millis(50);
 
 /// Tells the controller that a server has ended, once, on whatever path.
 #[derive(Debug)]
@@ -126,10 +111,6 @@ impl<F> Run<F> {
             },
             stopping: Wait::new(ctl.core(), event::STOPPING | event::STOPPED | event::FAILED),
             report: Wait::new(ctl.core(), event::STOPPED),
-            deadline: Deadline {
-                triggered: ctl.lame_duck(),
-                clock: None,
-            },
         }
     }
 }
@@ -153,11 +134,6 @@ where
                 this.post.server_ended(output.into_result());
             }
         }
-        if let Poll::Ready(report) = Pin::new(&mut *this.report).poll(cx) {
-            return Poll::Ready(report);
-        }
-        ready!(this.deadline.poll_overdue(&this.post.ctl, cx));
-        driver::give_up(this.post.ctl.core());
         Pin::new(this.report).poll(cx)
     }
 }
@@ -167,27 +143,6 @@ impl<F> fmt::Debug for Run<F> {
         f.debug_struct("Run")
             .field("serving", &self.server.is_some())
             .finish_non_exhaustive()
-    }
-}
-
-// ===== impl Deadline =====
-
-impl Deadline {
-    /// Ready when the shutdown should have been over for a while.
-    fn poll_overdue(&mut self, ctl: &ShutdownController, cx: &mut Context<'_>) -> Poll<()> {
-        if self.clock.is_none() {
-            ready!(Pin::new(&mut self.triggered).poll(cx));
-            let left = ctl.notice().and_then(|notice| notice.time_remaining());
-            // Without a limit there is nothing to keep, and outside a runtime no clock.
-            let (Some(left), Ok(_)) = (left, Handle::try_current()) else {
-                return Poll::Pending;
-            };
-            self.clock = Some(Box::pin(sleep(left.saturating_add(LATE))));
-        }
-        match &mut self.clock {
-            Some(clock) => clock.as_mut().poll(cx),
-            None => Poll::Pending,
-        }
     }
 }
 

@@ -51,7 +51,7 @@ impl ShutdownController {
     /// These are SIGTERM and SIGINT or, on Windows, Ctrl-C, Ctrl-Break, Close and Shutdown. The
     /// first one [triggers](Self::trigger) the shutdown and the second [forces](Self::force) it.
     /// After that, and after the end of the shutdown or of the runtime, a signal takes the system's
-    /// default action again, which ends the process, even if its threads are blocked. While several
+    /// default action again, which ends the process; on Unix even if its threads are blocked. While several
     /// controllers of one process listen, that waits for the last of them.
     ///
     /// Calling it again does nothing, nor does calling it after the end.

@@ -292,6 +292,69 @@ fn run_keeps_the_deadline_when_the_one_who_triggers_blocks_its_thread() {
 }
 
 #[test]
+fn those_who_wait_are_told_when_every_worker_is_blocked() {
+    in_time(|| {
+        let runtime = threads(1);
+        let (release, blocked) = mpsc::channel::<()>();
+        let ctl = runtime.block_on(async { controller(taking(ms(100))) });
+        ctl.on_shutdown("blocks", move |_| async move {
+            let _ = blocked.recv();
+            Ok(())
+        })
+        .unwrap();
+        ctl.on_shutdown("waits", |_| pending()).unwrap();
+        ctl.trigger(MANUAL);
+        let report = one_thread().block_on(ctl.shutdown(MANUAL));
+        assert_eq!(report.reason(), ShutdownReason::Interrupted);
+        assert_eq!(report.hooks().len(), 2, "{report}");
+        drop(release);
+    });
+}
+
+#[test]
+fn a_runtime_without_a_timer_may_run_the_server() {
+    in_time(|| {
+        let driving = threads(1);
+        let ctl = driving.block_on(async { controller(taking(PATIENCE)) });
+        let bare = Builder::new_current_thread().build().unwrap();
+        let report = bare.block_on(async {
+            let run = ctl.run(ctl.stop_accepting());
+            tokio::join!(run, async { ctl.trigger(MANUAL) }).0
+        });
+        assert!(report.is_graceful(), "{report}");
+    });
+}
+
+#[cfg(feature = "health")]
+#[test]
+fn a_runtime_without_a_timer_may_answer_a_probe() {
+    in_time(|| {
+        let health = tower_lifecycle::HealthService::new(ShutdownController::new())
+            .check("db", || async { Ok(()) });
+        let bare = Builder::new_current_thread().build().unwrap();
+        let answer = bare.block_on(health.oneshot(Request::new(()))).unwrap();
+        assert_eq!(answer.status(), 200);
+    });
+}
+
+#[test]
+fn the_options_of_a_layer_may_hold_the_controller() {
+    let alive = Arc::new(());
+    one_thread().block_on(async {
+        let ctl = ShutdownController::new();
+        let held = (ctl.clone(), Arc::clone(&alive));
+        let layer = DrainLayer::new(ctl.clone()).refuse_with(move |_| {
+            let _ = &held;
+            Response::default()
+        });
+        let service = layer.layer(());
+        ctl.shutdown(MANUAL).await;
+        drop((service, layer));
+    });
+    assert_eq!(Arc::strong_count(&alive), 1);
+}
+
+#[test]
 fn blocked_hooks_are_all_given_up_at_once() {
     const HOOKS: usize = 200;
     in_time(|| {
