@@ -1,8 +1,17 @@
 //! How long each part of a shutdown may take.
 
-use std::error::Error;
-use std::fmt;
+mod duration;
+mod env;
+mod error;
+mod field;
+#[cfg(feature = "serde")]
+mod serde;
+
+pub use self::error::ConfigError;
+
 use std::time::Duration;
+
+use self::field::{Field, Given};
 
 /// How long each part of a shutdown may take.
 ///
@@ -34,7 +43,37 @@ use std::time::Duration;
 /// let error = ShutdownController::with_config(config).unwrap_err();
 /// assert_eq!(error.field(), "lame_duck");
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
+///
+/// # From files and the environment
+///
+/// With the feature `serde` it is read from any format that describes its values, such as JSON, YAML
+/// and TOML: the keys are the names of the fields, and a duration is a number of seconds or
+/// [text](Self::parse_duration). A key that is missing keeps the default; one that is unknown or
+/// comes twice is an error, and so is a value that is no duration, `null` included. It is written
+/// with all its fields, as text that reads back to the same durations, `Duration::MAX` included;
+/// only a `cleanup_reserve` of `None` is left out.
+///
+/// [`from_env`](Self::from_env) reads the environment, and [`merge`](Self::merge) puts one over the
+/// other. Only the result has to fit into its total.
+///
+#[cfg_attr(feature = "serde", doc = "```")]
+#[cfg_attr(not(feature = "serde"), doc = "```ignore")]
+/// use std::time::Duration;
+/// use tower_lifecycle::{ShutdownConfig, ShutdownController};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let file = r#"{ "shutdown_timeout": "1m 30s", "lame_duck": 5 }"#;
+/// let file: ShutdownConfig = serde_json::from_str(file)?;
+/// let env = ShutdownConfig::from_env("LOCALZURE_SERVER")?; // LOCALZURE_SERVER_LAME_DUCK and so on
+/// let cli = ShutdownConfig::default().lame_duck(ShutdownConfig::parse_duration("2.5")?);
+///
+/// let config = file.merge(env).merge(cli);
+/// assert_eq!(config.shutdown_timeout, Duration::from_secs(90));
+/// assert_eq!(config.lame_duck, Duration::from_millis(2500));
+/// ShutdownController::with_config(config)?;
+/// # Ok(()) }
+/// ```
+#[derive(Debug, Clone)]
 #[non_exhaustive]
 #[must_use = "a configuration does nothing until it is given to a controller"]
 pub struct ShutdownConfig {
@@ -52,40 +91,8 @@ pub struct ShutdownConfig {
     pub retry_after: Duration,
     /// How often the log says what is waited for while draining. Default 5 s.
     pub progress_interval: Duration,
-}
-
-/// Says why a [`ShutdownConfig`] cannot be.
-///
-/// It names the field, its value, and what is allowed.
-///
-/// # Examples
-///
-/// ```
-/// use std::time::Duration;
-/// use tower_lifecycle::{ShutdownConfig, ShutdownController};
-///
-/// let config = ShutdownConfig::default().cleanup_reserve(Duration::from_secs(40));
-/// let error = ShutdownController::with_config(config).unwrap_err();
-/// assert_eq!(
-///     error.to_string(),
-///     "cleanup_reserve is 40s, but may be at most 30s, the shutdown_timeout"
-/// );
-/// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ConfigError {
-    field: &'static str,
-    value: Duration,
-    allowed: Allowed,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Allowed {
-    AboveZero,
-    /// What the total leaves, beside the clean-up reserve where there is one.
-    AtMost {
-        total: Duration,
-        reserve: Option<Duration>,
-    },
+    /// For `merge`.
+    given: Given,
 }
 
 // ===== impl ShutdownConfig =====
@@ -99,6 +106,7 @@ impl Default for ShutdownConfig {
             cleanup_reserve: None,
             retry_after: Duration::from_secs(1),
             progress_interval: Duration::from_secs(5),
+            given: Given::default(),
         }
     }
 }
@@ -119,9 +127,8 @@ impl ShutdownConfig {
     /// let config = ShutdownConfig::default().shutdown_timeout(Duration::from_secs(25));
     /// assert_eq!(config.shutdown_timeout, Duration::from_secs(25));
     /// ```
-    pub fn shutdown_timeout(mut self, timeout: Duration) -> Self {
-        self.shutdown_timeout = timeout;
-        self
+    pub fn shutdown_timeout(self, timeout: Duration) -> Self {
+        self.with(Field::ShutdownTimeout, timeout)
     }
 
     /// Sets how long everything is still served while readiness is red.
@@ -139,9 +146,8 @@ impl ShutdownConfig {
     /// let config = ShutdownConfig::default().lame_duck(Duration::from_secs(5));
     /// assert_eq!(config.lame_duck, Duration::from_secs(5));
     /// ```
-    pub fn lame_duck(mut self, time: Duration) -> Self {
-        self.lame_duck = time;
-        self
+    pub fn lame_duck(self, time: Duration) -> Self {
+        self.with(Field::LameDuck, time)
     }
 
     /// Sets how long the listener stays open, refusing, after draining began.
@@ -160,9 +166,8 @@ impl ShutdownConfig {
     /// let config = ShutdownConfig::default().refuse_for(Duration::from_millis(500));
     /// assert_eq!(config.refuse_for, Duration::from_millis(500));
     /// ```
-    pub fn refuse_for(mut self, time: Duration) -> Self {
-        self.refuse_for = time;
-        self
+    pub fn refuse_for(self, time: Duration) -> Self {
+        self.with(Field::RefuseFor, time)
     }
 
     /// Sets what of the total is kept for clean-up, whatever the drain does.
@@ -176,9 +181,8 @@ impl ShutdownConfig {
     /// let config = ShutdownConfig::default().cleanup_reserve(Duration::from_secs(10));
     /// assert_eq!(config.reserve(), Duration::from_secs(10));
     /// ```
-    pub fn cleanup_reserve(mut self, reserve: Duration) -> Self {
-        self.cleanup_reserve = Some(reserve);
-        self
+    pub fn cleanup_reserve(self, reserve: Duration) -> Self {
+        self.with(Field::CleanupReserve, reserve)
     }
 
     /// Sets what a refused client is told to wait.
@@ -195,9 +199,8 @@ impl ShutdownConfig {
     /// let config = ShutdownConfig::default().retry_after(Duration::from_secs(3));
     /// assert_eq!(config.retry_after, Duration::from_secs(3));
     /// ```
-    pub fn retry_after(mut self, time: Duration) -> Self {
-        self.retry_after = time;
-        self
+    pub fn retry_after(self, time: Duration) -> Self {
+        self.with(Field::RetryAfter, time)
     }
 
     /// Sets how often the log says what is waited for while draining.
@@ -213,9 +216,8 @@ impl ShutdownConfig {
     /// let config = ShutdownConfig::default().progress_interval(Duration::from_secs(1));
     /// assert_eq!(config.progress_interval, Duration::from_secs(1));
     /// ```
-    pub fn progress_interval(mut self, interval: Duration) -> Self {
-        self.progress_interval = interval;
-        self
+    pub fn progress_interval(self, interval: Duration) -> Self {
+        self.with(Field::ProgressInterval, interval)
     }
 
     /// Returns what of the total is kept for clean-up: as set, or the default.
@@ -237,78 +239,101 @@ impl ShutdownConfig {
             .unwrap_or_else(|| Duration::from_secs(5).min(self.shutdown_timeout / 4))
     }
 
-    pub(crate) fn validate(&self) -> Result<(), ConfigError> {
-        if self.progress_interval.is_zero() {
-            return Err(ConfigError {
-                field: "progress_interval",
-                value: self.progress_interval,
-                allowed: Allowed::AboveZero,
-            });
+    /// Lays another configuration over this one: what `over` was given wins, the rest stays.
+    ///
+    /// Given is what was set by a setter, read by [`from_env`](Self::from_env) or from a file, even
+    /// if it is the same as the default, and what was assigned to a field and differs from it. So
+    /// `file.merge(env).merge(cli)` lets the command line win over the environment, and that over
+    /// the file. A `cleanup_reserve` of `None` is never given.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_lifecycle::ShutdownConfig;
+    ///
+    /// let file = ShutdownConfig::default()
+    ///     .shutdown_timeout(Duration::from_secs(60))
+    ///     .lame_duck(Duration::from_secs(5));
+    /// let cli = ShutdownConfig::default().lame_duck(Duration::ZERO); // the default, but given
+    ///
+    /// let config = file.merge(cli);
+    /// assert_eq!(config.shutdown_timeout, Duration::from_secs(60));
+    /// assert_eq!(config.lame_duck, Duration::ZERO);
+    /// ```
+    pub fn merge(self, over: Self) -> Self {
+        Field::ALL
+            .into_iter()
+            .filter_map(|field| Some((field, over.given(field)?)))
+            .fold(self, |config, (field, value)| config.with(field, value))
+    }
+
+    /// Returns the value of `field` if it was given.
+    fn given(&self, field: Field) -> Option<Duration> {
+        let value = self.value(field);
+        let given = self.given.contains(field) || value != Self::default().value(field);
+        value.filter(|_| given)
+    }
+
+    fn value(&self, field: Field) -> Option<Duration> {
+        match field {
+            Field::ShutdownTimeout => Some(self.shutdown_timeout),
+            Field::LameDuck => Some(self.lame_duck),
+            Field::RefuseFor => Some(self.refuse_for),
+            Field::CleanupReserve => self.cleanup_reserve,
+            Field::RetryAfter => Some(self.retry_after),
+            Field::ProgressInterval => Some(self.progress_interval),
         }
+    }
+
+    /// Gives `field` a value.
+    fn with(mut self, field: Field, value: Duration) -> Self {
+        match field {
+            Field::ShutdownTimeout => self.shutdown_timeout = value,
+            Field::LameDuck => self.lame_duck = value,
+            Field::RefuseFor => self.refuse_for = value,
+            Field::CleanupReserve => self.cleanup_reserve = Some(value),
+            Field::RetryAfter => self.retry_after = value,
+            Field::ProgressInterval => self.progress_interval = value,
+        }
+        self.given.insert(field);
+        self
+    }
+
+    pub(crate) fn validate(&self) -> Result<(), ConfigError> {
         let (total, reserve) = (self.shutdown_timeout, self.reserve());
+        if self.progress_interval.is_zero() {
+            let field = Field::ProgressInterval.name();
+            return Err(ConfigError::not_above_zero(field, self.progress_interval));
+        }
         if reserve > total {
-            return Err(ConfigError {
-                field: "cleanup_reserve",
-                value: reserve,
-                allowed: Allowed::AtMost {
-                    total,
-                    reserve: None,
-                },
-            });
+            let field = Field::CleanupReserve.name();
+            return Err(ConfigError::too_long(field, reserve, total, None));
         }
         if self.lame_duck > total - reserve {
-            return Err(ConfigError {
-                field: "lame_duck",
-                value: self.lame_duck,
-                allowed: Allowed::AtMost {
-                    total,
-                    reserve: Some(reserve),
-                },
-            });
+            let field = Field::LameDuck.name();
+            let lame_duck = self.lame_duck;
+            return Err(ConfigError::too_long(
+                field,
+                lame_duck,
+                total,
+                Some(reserve),
+            ));
         }
         Ok(())
     }
 }
 
-// ===== impl ConfigError =====
-
-impl ConfigError {
-    /// Returns the name of the field that cannot be as it is.
-    pub fn field(&self) -> &'static str {
-        self.field
+/// Compares the durations, and not by which means they were given.
+impl PartialEq for ShutdownConfig {
+    fn eq(&self, other: &Self) -> bool {
+        Field::ALL
+            .into_iter()
+            .all(|field| self.value(field) == other.value(field))
     }
 }
 
-impl fmt::Display for ConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            field,
-            value,
-            allowed,
-        } = self;
-        write!(f, "{field} is {value:?}, but ")?;
-        match allowed {
-            Allowed::AboveZero => f.write_str("must be above zero"),
-            Allowed::AtMost {
-                total,
-                reserve: None,
-            } => {
-                write!(f, "may be at most {total:?}, the shutdown_timeout")
-            }
-            Allowed::AtMost {
-                total,
-                reserve: Some(reserve),
-            } => write!(
-                f,
-                "may be at most {:?}, what the shutdown_timeout of {total:?} leaves beside the \
-                 cleanup_reserve of {reserve:?}",
-                total.saturating_sub(*reserve),
-            ),
-        }
-    }
-}
-
-impl Error for ConfigError {}
+impl Eq for ShutdownConfig {}
 
 #[cfg(test)]
 mod tests {
@@ -350,6 +375,14 @@ mod tests {
             error.to_string(),
             "progress_interval is 0ns, but must be above zero"
         );
+    }
+
+    #[test]
+    fn an_error_of_validation_has_the_field_as_its_key_and_no_cause() {
+        let config = ShutdownConfig::default().lame_duck(secs(26));
+        let error = config.validate().unwrap_err();
+        assert_eq!(error.key(), "lame_duck");
+        assert!(std::error::Error::source(&error).is_none());
     }
 
     #[test]

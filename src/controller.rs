@@ -5,15 +5,16 @@ use std::future::{Future, IntoFuture};
 use std::time::Duration;
 
 use crate::config::{ConfigError, ShutdownConfig};
-use crate::core::Core;
+use crate::core::{BEGINNING, Core, ENDED};
 use crate::driver;
 use crate::error::{BoxError, ShuttingDown};
 use crate::guard::InFlightGuard;
 use crate::hooks::{Hook, HookError};
+use crate::into_result::IntoResult;
 use crate::milestones::event;
 use crate::notice::ShutdownNotice;
 use crate::report::ShutdownReport;
-use crate::run::{Run, ServerOutput};
+use crate::run::Run;
 use crate::state::{LifecycleState, ShutdownReason};
 use crate::sync::Arc;
 use crate::wait::Wait;
@@ -98,6 +99,14 @@ impl ShutdownController {
     pub fn with_config(config: ShutdownConfig) -> Result<Self, ConfigError> {
         config.validate()?;
         Ok(Self::running(config))
+    }
+
+    /// Makes one whose services are yet to be started.
+    pub(crate) fn starting(config: ShutdownConfig) -> Result<Self, ConfigError> {
+        config.validate()?;
+        Ok(Self {
+            core: Core::new(config, LifecycleState::Initializing),
+        })
     }
 
     fn running(config: ShutdownConfig) -> Self {
@@ -230,7 +239,7 @@ impl ShutdownController {
     /// # }
     /// ```
     pub fn notice(&self) -> Option<ShutdownNotice> {
-        self.core.notice().cloned()
+        self.core.notice()
     }
 
     // ----- what is to be done at the end -----
@@ -298,7 +307,7 @@ impl ShutdownController {
     /// # Ok(()) }
     /// ```
     pub fn add_hook(&self, hook: Hook) -> Result<(), HookError> {
-        self.core.hooks.add(hook, || self.core.notice().is_some())
+        self.core.hooks.add(hook, || self.core.is_triggered())
     }
 
     /// Has `observer` called with the old and the new state at every move from now on.
@@ -365,7 +374,7 @@ impl ShutdownController {
     ///
     /// # Errors
     ///
-    /// [`ShuttingDown`] from `Draining` on.
+    /// [`ShuttingDown`] from `Draining` on, and while [paused](Self::pause).
     ///
     /// # Examples
     ///
@@ -386,7 +395,7 @@ impl ShutdownController {
         let shard = self.core.gate.local();
         InFlightGuard::admit(shard).ok_or_else(|| {
             shard.note_refused();
-            ShuttingDown
+            ShuttingDown::new(shard.is_paused())
         })
     }
 
@@ -412,12 +421,12 @@ impl ShutdownController {
     /// # }
     /// ```
     pub fn trigger(&self, reason: ShutdownReason) -> bool {
-        if !self.core.announce(reason) {
+        let Some(shutdown) = self.core.announce(reason) else {
             return false;
-        }
+        };
         // First, so that no observer of the first move can hold it up.
-        driver::drive(Arc::clone(&self.core));
-        self.core.begin();
+        driver::drive(Arc::clone(&self.core), shutdown);
+        self.core.tell(BEGINNING);
         true
     }
 
@@ -447,7 +456,7 @@ impl ShutdownController {
     /// ```
     pub fn shutdown(&self, reason: ShutdownReason) -> Wait<ShutdownReport> {
         self.trigger(reason);
-        self.wait(event::STOPPED)
+        self.wait(ENDED)
     }
 
     /// Cuts admitted work now, as the drain deadline would.
@@ -475,8 +484,14 @@ impl ShutdownController {
     /// # }
     /// ```
     pub fn force(&self) {
-        self.trigger(ShutdownReason::Manual);
-        self.core.cut();
+        loop {
+            self.trigger(ShutdownReason::Manual);
+            // Unless it is called off in between.
+            let shutdown = self.core.shutdown();
+            if shutdown.is_some_and(|shutdown| self.core.begin_draining(&shutdown)) {
+                return self.core.cut();
+            }
+        }
     }
 
     /// Runs `server` to its end, with the shutdown and the hooks, and gives the report.
@@ -521,7 +536,7 @@ impl ShutdownController {
     /// ```
     pub fn run<S>(&self, server: S) -> Run<S::IntoFuture>
     where
-        S: IntoFuture<Output: ServerOutput>,
+        S: IntoFuture<Output: IntoResult>,
     {
         self.core.capture_runtime();
         Run::new(self, server.into_future())
@@ -551,6 +566,34 @@ impl ShutdownController {
         Wait::new(&self.core, state.at_or_past())
     }
 
+    /// Waits until a shutdown is triggered, and gives its notice.
+    ///
+    /// The rollback of a start-up is announced in the same way. A shutdown may be [called
+    /// off](Self::resume) as long as it is a lame duck; the next one has a notice of its own.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_lifecycle::{ShutdownController, ShutdownReason};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// # tokio::time::pause();
+    /// let ctl = ShutdownController::new();
+    /// let triggered = ctl.triggered();
+    /// let consumer = tokio::spawn(async move {
+    ///     let notice = triggered.await;
+    ///     notice.drain_remaining() // to finish the batch
+    /// });
+    ///
+    /// ctl.trigger(ShutdownReason::Manual);
+    /// assert_eq!(consumer.await.unwrap(), Some(Duration::from_secs(25)));
+    /// # }
+    /// ```
+    pub fn triggered(&self) -> Wait<ShutdownNotice> {
+        self.wait(event::TRIGGERED)
+    }
+
     /// Waits until the shutdown has begun.
     ///
     /// That is from `LameDuck` on, or from `Draining` on if there is no lame duck.
@@ -571,10 +614,10 @@ impl ShutdownController {
     /// # }
     /// ```
     pub fn lame_duck(&self) -> Wait {
-        self.wait(LifecycleState::LameDuck.at_or_past())
+        self.wait(event::CLOSED | LifecycleState::LameDuck.at_or_past())
     }
 
-    /// Waits until new requests are refused.
+    /// Waits until new requests are refused, for good.
     ///
     /// # Examples
     ///
@@ -594,7 +637,7 @@ impl ShutdownController {
     /// # }
     /// ```
     pub fn draining(&self) -> Wait {
-        self.wait(LifecycleState::Draining.at_or_past())
+        self.wait(event::CLOSED | LifecycleState::Draining.at_or_past())
     }
 
     /// Waits until, after draining began, nothing is in flight.
@@ -696,7 +739,7 @@ impl ShutdownController {
         self.wait(event::STOP_ACCEPTING | over)
     }
 
-    fn wait<T>(&self, events: u32) -> Wait<T> {
+    pub(crate) fn wait<T>(&self, events: u32) -> Wait<T> {
         Wait::new(&self.core, events)
     }
 }

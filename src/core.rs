@@ -9,57 +9,67 @@ use tokio::runtime::Handle;
 use tracing::{debug, error, info};
 
 use crate::config::ShutdownConfig;
-use crate::error::BoxError;
 use crate::gate::Gate;
 use crate::hooks::Hooks;
 use crate::layer_shard::LayerTables;
 use crate::milestones::{Milestones, event};
 use crate::notice::ShutdownNotice;
 use crate::report::ShutdownReport;
+use crate::servers::Servers;
+use crate::services::Services;
+use crate::shutdown::Shutdown;
+use crate::startup::{StartupCause, StartupFailure};
 use crate::state::{LifecycleState, ShutdownReason};
-use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, OnceLock, Ordering, lock};
+use crate::sync::{Arc, AtomicBool, Mutex, OnceLock, Ordering, lock};
+use crate::tasks::Tasks;
 
 pub(crate) struct Core {
     pub(crate) config: ShutdownConfig,
     pub(crate) gate: Arc<Gate>,
     pub(crate) hooks: Hooks,
+    pub(crate) services: Services,
     pub(crate) servers: Servers,
+    pub(crate) tasks: Tasks,
     pub(crate) layers: LayerTables,
     pub(crate) started_at: Instant,
-    moves: Mutex<Moves>,
+    life: Mutex<Life>,
     runtime: OnceLock<Handle>,
-    notice: OnceLock<ShutdownNotice>,
     report: OnceLock<ShutdownReport>,
     /// Somebody makes the report.
     reporting: AtomicBool,
-    in_flight_at_trigger: AtomicU64,
     in_flight_at_force: OnceLock<u64>,
+    /// What a start-up failed by, if not by a trigger.
+    startup_failure: OnceLock<StartupFailure>,
+    /// The latest signal that was heard.
+    signal: Mutex<Option<&'static str>>,
     /// Somebody closes a listener when `stop_accepting` says so.
     listener_waits: AtomicBool,
     #[cfg(feature = "signal")]
     pub(crate) listening: crate::signal::Listening,
 }
 
+/// What the first moves of a shutdown can have reached.
+pub(crate) const BEGINNING: u32 = event::TRIGGERED
+    | event::CLOSED
+    | LifecycleState::LameDuck.bit()
+    | LifecycleState::Draining.bit();
+
+/// The end, of a shutdown or of a start-up.
+pub(crate) const ENDED: u32 = event::STOPPED | event::FAILED;
+
 type Observer = Arc<dyn Fn(LifecycleState, LifecycleState) + Send + Sync>;
 
-/// The moves that have been made and not yet told, and whom to tell.
+/// Every move of the state is made under its lock, together with what belongs to it: the gate turns,
+/// and a shutdown is there or is called off.
 #[derive(Default)]
-struct Moves {
+struct Life {
+    /// The one under way, or over.
+    shutdown: Option<Arc<Shutdown>>,
+    /// The moves that have been made and not yet told, and whom to tell.
     untold: VecDeque<(LifecycleState, LifecycleState)>,
     observers: Vec<Observer>,
     /// A thread is telling; it will tell what is added meanwhile, too.
     telling: bool,
-}
-
-/// The server futures that `run` polls.
-#[derive(Default)]
-pub(crate) struct Servers(Mutex<ServersInner>);
-
-#[derive(Default)]
-struct ServersInner {
-    begun: u64,
-    running: u64,
-    errors: Vec<Arc<dyn std::error::Error + Send + Sync>>,
 }
 
 // ===== impl Core =====
@@ -71,16 +81,18 @@ impl Core {
             config,
             gate: Gate::new(cores, state.bit()),
             hooks: Hooks::default(),
+            services: Services::default(),
             servers: Servers::default(),
+            tasks: Tasks::default(),
             layers: LayerTables::default(),
             started_at: Instant::now(),
-            moves: Mutex::default(),
+            life: Mutex::default(),
             runtime: OnceLock::new(),
-            notice: OnceLock::new(),
             report: OnceLock::new(),
             reporting: AtomicBool::new(false),
-            in_flight_at_trigger: AtomicU64::new(0),
             in_flight_at_force: OnceLock::new(),
+            startup_failure: OnceLock::new(),
+            signal: Mutex::default(),
             listener_waits: AtomicBool::new(false),
             #[cfg(feature = "signal")]
             listening: crate::signal::Listening::default(),
@@ -108,21 +120,59 @@ impl Core {
         self.runtime.get()
     }
 
-    pub(crate) fn notice(&self) -> Option<&ShutdownNotice> {
-        self.notice.get()
+    /// Returns the shutdown that is under way or over.
+    pub(crate) fn shutdown(&self) -> Option<Arc<Shutdown>> {
+        lock(&self.life).shutdown.clone()
+    }
+
+    pub(crate) fn is_triggered(&self) -> bool {
+        lock(&self.life).shutdown.is_some()
+    }
+
+    pub(crate) fn notice(&self) -> Option<ShutdownNotice> {
+        let life = lock(&self.life);
+        life.shutdown
+            .as_ref()
+            .map(|shutdown| shutdown.notice.clone())
     }
 
     pub(crate) fn report(&self) -> Option<&ShutdownReport> {
         self.report.get()
     }
 
-    pub(crate) fn in_flight_at_trigger(&self) -> u64 {
-        // Relaxed: written before the sequence was spawned, which is the only reader.
-        self.in_flight_at_trigger.load(Ordering::Relaxed)
-    }
-
     pub(crate) fn in_flight_at_force(&self) -> u64 {
         self.in_flight_at_force.get().copied().unwrap_or(0)
+    }
+
+    pub(crate) fn note_startup_failure(&self, failure: StartupFailure) {
+        // The first one is the cause of all that follows.
+        let _ = self.startup_failure.set(failure);
+    }
+
+    /// Returns why the start-up failed, if it has; `reason` is the trigger's.
+    pub(crate) fn startup_failure(&self, reason: ShutdownReason) -> Option<StartupFailure> {
+        if self.milestones().has(LifecycleState::Running.bit()) {
+            return None;
+        }
+        let triggered = || StartupFailure {
+            step: None,
+            cause: StartupCause::Triggered(reason),
+        };
+        Some(
+            self.startup_failure
+                .get()
+                .cloned()
+                .unwrap_or_else(triggered),
+        )
+    }
+
+    #[cfg(feature = "signal")]
+    pub(crate) fn note_signal(&self, name: &'static str) {
+        *lock(&self.signal) = Some(name);
+    }
+
+    pub(crate) fn signal(&self) -> Option<&'static str> {
+        *lock(&self.signal)
     }
 
     pub(crate) fn note_listener(&self) {
@@ -135,52 +185,136 @@ impl Core {
         self.listener_waits.load(Ordering::Relaxed)
     }
 
-    /// Makes the notice; `false` if there is one. Readiness is red as soon as it is there, which is
-    /// before any shard is closed.
-    pub(crate) fn announce(&self, reason: ShutdownReason) -> bool {
-        if self.notice.get().is_some() {
-            return false;
-        }
+    // ----- moves -----
+
+    /// Begins a shutdown, or the rollback of a start-up, with its first move; `None` if there is one.
+    /// Whoever calls it has it driven, and then tells of [`BEGINNING`].
+    pub(crate) fn announce(&self, reason: ShutdownReason) -> Option<Arc<Shutdown>> {
         let runtime = self.capture_runtime().cloned();
-        let notice = ShutdownNotice::new(reason, &self.config, runtime);
-        if self.notice.set(notice).is_err() {
-            return false;
+        let mut life = lock(&self.life);
+        if life.shutdown.is_some() {
+            return None;
         }
         let in_flight = self.gate.in_flight();
-        // Relaxed: as in `in_flight_at_trigger`.
-        self.in_flight_at_trigger
-            .store(in_flight, Ordering::Relaxed);
+        let notice = ShutdownNotice::new(reason, &self.config, runtime);
+        let shutdown = Arc::new(Shutdown::new(notice, in_flight));
+        // Readiness is red from here on, which is before any shard is closed.
+        life.shutdown = Some(Arc::clone(&shutdown));
+        self.milestones().publish(event::TRIGGERED);
+        if self.state() < LifecycleState::Running {
+            // What has been started is stopped again: nothing new is admitted meanwhile.
+            self.gate.close();
+            self.milestones().publish(event::CLOSED);
+        } else if self.config.lame_duck.is_zero() || self.servers.have_ended() {
+            // With no server left there is nobody to be a lame duck.
+            self.make(&mut life, LifecycleState::Draining);
+        } else {
+            self.make(&mut life, LifecycleState::LameDuck);
+        }
+        drop(life);
         info!(
-            reason = %reason,
+            %reason,
             in_flight,
             lame_duck = ?self.config.lame_duck,
             shutdown_timeout = ?self.config.shutdown_timeout,
             "shutdown triggered"
         );
+        Some(shutdown)
+    }
+
+    /// Sees to it that nothing is admitted any more; `false` if `shutdown` was called off.
+    pub(crate) fn begin_draining(&self, shutdown: &Arc<Shutdown>) -> bool {
+        let mut life = lock(&self.life);
+        let current = life.shutdown.as_ref();
+        if !current.is_some_and(|current| Arc::ptr_eq(current, shutdown)) {
+            return false;
+        }
+        let moved = self.make(&mut life, LifecycleState::Draining);
+        drop(life);
+        if moved {
+            self.tell(BEGINNING);
+        }
         true
     }
 
-    /// Makes the first move of a shutdown that has been announced.
-    pub(crate) fn begin(&self) {
-        // With no server left there is nobody to be a lame duck.
-        if self.config.lame_duck.is_zero() || self.servers.have_ended() {
-            self.begin_draining();
-        } else {
-            self.gate.shed();
-            self.advance(LifecycleState::LameDuck);
+    /// Calls the shutdown off, if it is a lame duck; else gives the state that it has come to.
+    pub(crate) fn call_off(&self) -> Result<(), LifecycleState> {
+        let mut life = lock(&self.life);
+        let state = self.state();
+        if state != LifecycleState::LameDuck {
+            return Err(state);
         }
+        self.milestones()
+            .take_back(event::TRIGGERED | LifecycleState::LameDuck.bit());
+        self.gate.unshed();
+        life.untold.push_back((state, LifecycleState::Running));
+        if let Some(shutdown) = life.shutdown.take() {
+            shutdown.call_off();
+        }
+        drop(life);
+        info!("shutdown called off");
+        self.tell(0);
+        Ok(())
     }
 
-    /// Closes the gate and publishes `Draining`; nothing is admitted any more when it returns.
-    pub(crate) fn begin_draining(&self) {
-        self.gate.close();
-        self.advance(LifecycleState::Draining);
+    /// Moves on to `next`, if that is legal, and tells everybody.
+    pub(crate) fn advance(&self, next: LifecycleState) -> bool {
+        let moved = self.make(&mut lock(&self.life), next);
+        if moved {
+            self.tell(next.bit());
+        }
+        moved
     }
 
-    /// Marks all admitted work to be cut. The sequence wakes it, off the caller's path.
+    /// Ends the start-up, unless it is being rolled back.
+    pub(crate) fn finish_startup(&self) -> bool {
+        let mut life = lock(&self.life);
+        if life.shutdown.is_some() {
+            return false;
+        }
+        self.make(&mut life, LifecycleState::Starting);
+        let moved = self.make(&mut life, LifecycleState::Running);
+        drop(life);
+        self.tell(LifecycleState::Starting.bit() | LifecycleState::Running.bit());
+        moved
+    }
+
+    /// Makes a legal move, with what it means to the gate.
+    fn make(&self, life: &mut Life, next: LifecycleState) -> bool {
+        let now = self.state();
+        if !now.can_become(next) {
+            return false;
+        }
+        let mut events = next.bit();
+        match next {
+            LifecycleState::LameDuck => self.gate.shed(),
+            LifecycleState::Draining => {
+                self.gate.close();
+                events |= event::CLOSED;
+            }
+            _ => {}
+        }
+        self.milestones().publish(events);
+        life.untold.push_back((now, next));
+        true
+    }
+
+    /// Tells of moves that were made, and wakes those who wait for any of `events`, if they are still
+    /// reached.
+    pub(crate) fn tell(&self, events: u32) {
+        // Who left between the closing and the publishing did not announce it.
+        self.gate.scan();
+        // Observers first: whoever waits for the end may end the process when it is woken.
+        self.tell_observers();
+        self.milestones().wake(events & self.milestones().reached());
+    }
+
+    // ----- force and end -----
+
+    /// Marks all admitted work to be cut, which is draining. The sequence wakes it, off the caller's
+    /// path.
     pub(crate) fn cut(&self) {
-        self.begin_draining();
-        if self.milestones().has(event::STOPPED) {
+        if self.milestones().has(ENDED) {
             return;
         }
         let in_flight = *self
@@ -190,7 +324,7 @@ impl Core {
         // One operation: either this sees that clean-up has begun, or the sequence, which looks after
         // it has begun it, sees the force.
         let milestones = self.milestones();
-        let Some(before) = milestones.publish_unless(event::STOPPED, event::FORCED) else {
+        let Some(before) = milestones.publish_unless(ENDED, event::FORCED) else {
             return;
         };
         if before & event::FORCED == 0 {
@@ -202,82 +336,62 @@ impl Core {
         }
     }
 
-    /// Moves on to `next`, if that is legal, and tells everybody.
-    pub(crate) fn advance(&self, next: LifecycleState) -> bool {
-        let now = {
-            let mut moves = lock(&self.moves);
-            let now = self.state();
-            if !now.can_become(next) {
-                return false;
-            }
-            self.milestones().publish(next.bit());
-            moves.untold.push_back((now, next));
-            now
-        };
-        debug!(from = %now, to = %next, "state changed");
-        if next == LifecycleState::Draining {
-            // Who left between the closing and the publishing did not announce it.
-            self.gate.scan();
-        }
-        // Observers first: whoever waits for the end may end the process when it is woken.
-        self.tell_observers();
-        self.milestones().wake(next.bit());
-        true
-    }
-
     /// Whether the caller is the one to make the report: the sequence, or who gives it up.
     pub(crate) fn claim_report(&self) -> bool {
         // AcqRel: whoever comes second leaves the hooks to the first.
         !self.reporting.swap(true, Ordering::AcqRel)
     }
 
-    /// Stores the report, before `Stopped` is published to those who wait for it.
+    /// Stores the report, before the end is published to those who wait for it.
     pub(crate) fn finish(&self, report: ShutdownReport) {
         if self.report.set(report).is_ok() {
             // Before anybody can know of the end: the next signal is not ours.
             #[cfg(feature = "signal")]
             self.listening.stop();
-            self.advance(LifecycleState::Stopped);
+            if !self.advance(LifecycleState::Stopped) {
+                self.advance(LifecycleState::Failed);
+            }
             // Their options may hold the controller.
             self.layers.close();
         }
     }
 
     pub(crate) fn observe(&self, observer: Observer) {
-        let mut moves = lock(&self.moves);
-        if moves.untold.is_empty() && self.state().is_terminal() {
+        let mut life = lock(&self.life);
+        if life.untold.is_empty() && self.state().is_terminal() {
             // There is nothing left to tell, and it may hold the controller.
-            drop(moves);
+            drop(life);
             return drop(observer);
         }
-        moves.observers.push(observer);
+        life.observers.push(observer);
     }
 
     /// Tells each move once and in order, outside the lock, by one thread at a time.
     fn tell_observers(&self) {
-        let mut moves = lock(&self.moves);
-        if moves.telling {
+        let mut life = lock(&self.life);
+        if life.telling {
             return;
         }
-        moves.telling = true;
-        while let Some((old, new)) = moves.untold.pop_front() {
-            let observers = moves.observers.clone();
-            drop(moves);
+        life.telling = true;
+        while let Some((old, new)) = life.untold.pop_front() {
+            let observers = life.observers.clone();
+            drop(life);
+            debug!(from = %old, to = %new, "state changed");
             for observer in observers {
                 if catch_unwind(AssertUnwindSafe(|| observer(old, new))).is_err() {
                     error!(from = %old, to = %new, "an observer of state changes panicked");
                 }
             }
-            moves = lock(&self.moves);
+            life = lock(&self.life);
             if new.is_terminal() {
                 // There is nothing left to tell, and they may hold the controller.
-                let observers = std::mem::take(&mut moves.observers);
-                drop(moves);
+                let observers = std::mem::take(&mut life.observers);
+                drop(life);
                 drop(observers);
-                moves = lock(&self.moves);
+                life = lock(&self.life);
             }
         }
-        moves.telling = false;
+        life.telling = false;
     }
 }
 
@@ -287,35 +401,5 @@ impl fmt::Debug for Core {
             .field("state", &self.state())
             .field("in_flight", &self.gate.in_flight())
             .finish_non_exhaustive()
-    }
-}
-
-// ===== impl Servers =====
-
-impl Servers {
-    pub(crate) fn begin(&self) {
-        let mut servers = lock(&self.0);
-        servers.begun += 1;
-        servers.running += 1;
-    }
-
-    pub(crate) fn end(&self, result: Result<(), BoxError>) {
-        let mut servers = lock(&self.0);
-        servers.running -= 1;
-        servers.errors.extend(result.err().map(Arc::from));
-    }
-
-    /// Returns whether there were any, and none is left.
-    pub(crate) fn have_ended(&self) -> bool {
-        let servers = lock(&self.0);
-        servers.begun > 0 && servers.running == 0
-    }
-
-    pub(crate) fn running(&self) -> u64 {
-        lock(&self.0).running
-    }
-
-    pub(crate) fn errors(&self) -> Vec<Arc<dyn std::error::Error + Send + Sync>> {
-        lock(&self.0).errors.clone()
     }
 }

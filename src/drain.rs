@@ -26,6 +26,7 @@ use tracing::warn;
 use self::entrance::{Entrance, Refusal};
 use crate::body::ResponseBody;
 use crate::controller::ShutdownController;
+use crate::error::ShuttingDown;
 use crate::guard::InFlightGuard;
 use crate::layer_shard::LayerHandle;
 use crate::mode::{AnyService, Http};
@@ -393,9 +394,11 @@ impl<S> Drain<S, Http> {
             let inner = self.inner.call(request);
             return Kind::Exempt { inner, facts };
         }
-        self.entrance.handle.shard.note_refused();
+        let shard = &self.entrance.handle.shard;
+        shard.note_refused();
+        let refused = ShuttingDown::new(shard.is_paused());
         Kind::Refused {
-            response: Box::new(options.refuse(request)),
+            response: Box::new(options.refuse(request, refused)),
         }
     }
 }

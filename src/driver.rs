@@ -2,20 +2,20 @@
 //! ends.
 
 use std::future::Future;
-use std::pin::Pin;
+use std::pin::pin;
 use std::task::{Context, Wake, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use tracing::{error, info, warn};
 
-use crate::core::Core;
+use crate::core::{Core, ENDED};
 use crate::gate::interest;
-use crate::hooks;
 use crate::milestones::event;
-use crate::notice::ShutdownNotice;
+use crate::race::race;
 use crate::report::ShutdownReport;
-use crate::sequence::{Account, shut_down};
+use crate::sequence::{Account, roll_back, shut_down};
+use crate::shutdown::Shutdown;
 use crate::state::{LifecycleState, ShutdownReason};
 use crate::sync::{Arc, AtomicBool, Ordering};
 use crate::wait::Wait;
@@ -25,13 +25,14 @@ const LATE: Duration = Duration::from_millis(50);
 
 /// Has the shutdown run by the controller's runtime, or by a thread of its own, if there is no
 /// runtime or it has ended.
-pub(crate) fn drive(core: Arc<Core>) {
-    watch(Arc::clone(&core));
+pub(crate) fn drive(core: Arc<Core>, shutdown: Arc<Shutdown>) {
+    watch(Arc::clone(&core), Arc::clone(&shutdown));
     match core.capture_runtime().cloned() {
         Some(runtime) => {
             let taken = Arc::new(AtomicBool::new(false));
             let driver = Driver {
                 core,
+                shutdown,
                 taken: Arc::clone(&taken),
             };
             // A runtime that has ended drops the task inside `spawn`: see `Driver::drop`.
@@ -39,39 +40,35 @@ pub(crate) fn drive(core: Arc<Core>) {
             // Relaxed: a flag of this thread's, for the drop that happens inside the call above.
             taken.store(true, Ordering::Relaxed);
         }
-        None => drive_by_thread(core),
+        None => drive_by_thread(core, shutdown),
     }
 }
 
 /// Gives the shutdown up when it is overdue. In a thread of its own, for a runtime whose workers are
 /// all blocked has no timer either.
-fn watch(core: Arc<Core>) {
-    if core
-        .notice()
-        .and_then(ShutdownNotice::final_deadline)
-        .is_none()
-    {
+fn watch(core: Arc<Core>, shutdown: Arc<Shutdown>) {
+    if shutdown.notice.final_deadline().is_none() {
         return;
     }
     let thread = thread::Builder::new().name("tower-lifecycle-watch".to_owned());
-    if let Err(cause) = thread.spawn(move || give_up_when_overdue(&core)) {
+    if let Err(cause) = thread.spawn(move || give_up_when_overdue(&core, &shutdown)) {
         error!(%cause, "no thread to watch the deadline");
     }
 }
 
-fn give_up_when_overdue(core: &Arc<Core>) {
+fn give_up_when_overdue(core: &Arc<Core>, shutdown: &Arc<Shutdown>) {
     let waker = Waker::from(Arc::new(Unpark(thread::current())));
     let mut cx = Context::from_waker(&waker);
-    let mut stopped: Wait = Wait::new(core, event::STOPPED);
+    let ended: Wait = Wait::new(core, ENDED);
+    let mut over = pin!(race(ended, shutdown.called_off()));
     let mut overdue_since = None;
-    while Pin::new(&mut stopped).poll(&mut cx).is_pending() {
+    while over.as_mut().poll(&mut cx).is_pending() {
         // By the clock of the shutdown, which may be paused; what is left then is the longest sleep.
-        let left = core.notice().and_then(ShutdownNotice::time_remaining);
-        let left = left.unwrap_or_default();
+        let left = shutdown.notice.time_remaining().unwrap_or_default();
         if left.is_zero() {
             let overdue = overdue_since.get_or_insert_with(Instant::now).elapsed();
             if overdue >= LATE {
-                return give_up(core);
+                return give_up(core, shutdown);
             }
             thread::park_timeout(LATE - overdue);
         } else {
@@ -89,9 +86,13 @@ impl Wake for Unpark {
     }
 }
 
-fn drive_by_thread(core: Arc<Core>) {
+fn drive_by_thread(core: Arc<Core>, shutdown: Arc<Shutdown>) {
     let taken = Arc::new(AtomicBool::new(true));
-    let driver = Driver { core, taken };
+    let driver = Driver {
+        core,
+        shutdown,
+        taken,
+    };
     let run = move || {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -111,6 +112,7 @@ fn drive_by_thread(core: Arc<Core>) {
 /// wait are told so instead of waiting for ever.
 struct Driver {
     core: Arc<Core>,
+    shutdown: Arc<Shutdown>,
     /// The runtime was there to take the task.
     taken: Arc<AtomicBool>,
 }
@@ -118,58 +120,58 @@ struct Driver {
 impl Driver {
     async fn run(self) {
         self.taken.store(true, Ordering::Relaxed);
-        let core = &self.core;
-        if let Some(notice) = core.notice() {
-            let report = shut_down(core, notice).await;
-            if core.claim_report() {
-                log_end(&report);
-                core.finish(report);
+        let Self { core, shutdown, .. } = &self;
+        let report = if core.state() < LifecycleState::Running {
+            roll_back(core, shutdown).await
+        } else {
+            match shut_down(core, shutdown).await {
+                Some(report) => report,
+                None => return,
             }
+        };
+        if core.claim_report() {
+            log_end(&report);
+            core.finish(report);
         }
     }
 }
 
 impl Drop for Driver {
     fn drop(&mut self) {
-        if self.core.report().is_some() {
+        if self.core.report().is_some() || self.shutdown.is_called_off() {
             return;
         }
         if self.taken.load(Ordering::Relaxed) {
-            give_up(&self.core);
+            give_up(&self.core, &self.shutdown);
         } else {
-            drive_by_thread(Arc::clone(&self.core));
+            drive_by_thread(Arc::clone(&self.core), Arc::clone(&self.shutdown));
         }
     }
 }
 
 /// Ends a shutdown that is driven no more, or not in time: cuts what there is, and tells those who
 /// wait. Hooks that have not run will not.
-pub(crate) fn give_up(core: &Core) {
-    let Some(notice) = core.notice() else {
-        return;
-    };
-    if core.report().is_some() {
+fn give_up(core: &Core, shutdown: &Arc<Shutdown>) {
+    if core.report().is_some() || !core.begin_draining(shutdown) {
         return;
     }
-    let mut account = Account::open(notice);
+    let mut account = Account::open(shutdown);
     account.reason = ShutdownReason::Interrupted;
     account.interrupted = true;
     core.cut();
+    core.tasks.cut();
     for shard in core.gate.shards() {
-        shard.wake_all(interest::CLOSED | interest::FORCED);
+        shard.wake_all(interest::CLOSED | interest::DRAINING | interest::FORCED);
     }
     account.note_abandoned(core);
     account.close_phase(core.state());
     core.milestones().reach(event::STOP_ACCEPTING);
     core.advance(LifecycleState::Stopping);
-    if !core.claim_report() {
-        return;
+    if core.claim_report() {
+        let report = account.report(core);
+        log_end(&report);
+        core.finish(report);
     }
-    let mut hooks = core.hooks.reports();
-    hooks.extend(hooks::not_started(&core.hooks.take()));
-    let report = account.report(core, hooks);
-    log_end(&report);
-    core.finish(report);
 }
 
 fn log_end(report: &ShutdownReport) {

@@ -24,7 +24,7 @@ use std::fmt;
 /// ```
 pub type BoxError = Box<dyn Error + Send + Sync>;
 
-/// The work was refused, and never begun: the service is shutting down.
+/// The work was refused, and never begun: the service is shutting down, or paused.
 ///
 /// It can be sent again elsewhere without harm.
 ///
@@ -41,8 +41,9 @@ pub type BoxError = Box<dyn Error + Send + Sync>;
 /// # }
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct ShuttingDown;
+pub struct ShuttingDown {
+    paused: bool,
+}
 
 /// The work was begun, and then cut before it finished.
 ///
@@ -71,9 +72,35 @@ pub struct ShuttingDown;
 #[non_exhaustive]
 pub struct Forced;
 
+impl ShuttingDown {
+    pub(crate) const fn new(paused: bool) -> Self {
+        Self { paused }
+    }
+
+    /// Returns whether the service was only [paused](crate::ShutdownController::pause).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_lifecycle::ShutdownController;
+    ///
+    /// let ctl = ShutdownController::new();
+    /// ctl.pause();
+    /// let refused = ctl.try_admit().unwrap_err();
+    /// assert!(refused.is_paused());
+    /// assert_eq!(refused.to_string(), "service is paused");
+    /// ```
+    pub fn is_paused(&self) -> bool {
+        self.paused
+    }
+}
+
 impl fmt::Display for ShuttingDown {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("service is shutting down")
+        f.write_str(match self.paused {
+            false => "service is shutting down",
+            true => "service is paused",
+        })
     }
 }
 

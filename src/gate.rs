@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! 63            32 31            4  3   2   1   0
-//! [ admitted      | in flight     | - | F | C | S ]     S shedding, C closed, F forced
+//! [ admitted      | in flight     | F | D | C | S ]     S shedding, C closed, D draining, F forced
 //! ```
 //!
 //! # Invariants
@@ -16,28 +16,34 @@
 //! 2. *What may not be refused moves to `late`.* An entry that must be counted and meets a closed
 //!    shard adds itself to `late` before it takes itself out of the shard: it is always seen in one
 //!    of the two.
-//! 3. *Drained* is: draining has been published, each shard was seen closed and empty, one after
-//!    another, and then `late` was seen empty. With 1 and 2 the count was zero at that last look.
+//! 3. *Idle* is: a pause or the closing has been published, each shard was seen closed and empty, one
+//!    after another, and then `late` was seen empty. With 1 and 2 the count was zero at that last
+//!    look. *Drained* is the same once the gate is closed for good.
 //! 4. *Who empties, looks.* Whoever takes a closed shard or `late` to zero scans, and so does the
-//!    one who publishes draining. Between its own change and its scan each has a `SeqCst` fence, so
-//!    of two who change different words at the same time at least one sees both changes: there is
-//!    always a last one that finds all of it empty, and no waiter has to poll.
+//!    one who publishes a pause or the closing. Between its own change and its scan each has a
+//!    `SeqCst` fence, so of two who change different words at the same time at least one sees both
+//!    changes: there is always a last one that finds all of it empty, and no waiter has to poll.
 //! 5. *Force is published before it is announced.* The bit is set on every shard first, the wakers
 //!    are taken afterwards, and a registration looks at the bit under the lock of the wakers.
-//! 6. Phase bits are only ever added.
+//! 6. *The gate turns under one lock.* Every change of phase bits is made under `turn`. D and F are
+//!    only ever added; S and C are taken back by `unshed` and `unpause`, and C never beside D.
+//! 7. *Idle is of this pause.* It is published under `turn`, after a second look, and taken back there
+//!    when a pause begins or ends: a slow scan of an earlier pause cannot tell of this one.
 
 use std::task::Waker;
 
 use crate::milestones::{Milestones, event};
-use crate::sync::{Arc, AtomicU64, Ordering, Weak, fence, thread_index};
+use crate::sync::{Arc, AtomicU64, Mutex, Ordering, Weak, fence, lock, thread_index};
 use crate::wakers::{Slot, WakerSet};
 
 /// HTTP/1 responses ask their clients to leave.
 const SHEDDING: u64 = 1 << 0;
-/// New entries are refused.
+/// New entries are refused: paused, or draining.
 const CLOSED: u64 = 1 << 1;
+/// Closed for good: admitted work should come to its end.
+const DRAINING: u64 = 1 << 2;
 /// Admitted work is cut.
-const FORCED: u64 = 1 << 2;
+const FORCED: u64 = 1 << 3;
 
 const ONE_IN_FLIGHT: u64 = 1 << 4;
 const IN_FLIGHT: u64 = ONE_ADMITTED - ONE_IN_FLIGHT;
@@ -47,8 +53,10 @@ const ENTRY: u64 = ONE_ADMITTED + ONE_IN_FLIGHT;
 
 /// What a waker in a shard can wait for.
 pub(crate) mod interest {
-    /// The shard is closed: draining has begun.
+    /// The shard is closed: new entries are refused.
     pub(crate) const CLOSED: u32 = super::CLOSED as u32;
+    /// The shard is closed for good: draining has begun.
+    pub(crate) const DRAINING: u32 = super::DRAINING as u32;
     /// The shard is forced: admitted work is cut.
     pub(crate) const FORCED: u32 = super::FORCED as u32;
 }
@@ -58,9 +66,16 @@ pub(crate) struct Gate {
     shards: Box<[Arc<Shard>]>,
     /// In flight, but entered after its shard was closed (invariant 2).
     late: AtomicU64,
-    /// Of the shards that are closed: their words hold refusals, too, which come and go.
-    admitted: AtomicU64,
+    /// How many there ever were in `late`.
+    admitted_late: AtomicU64,
+    turn: Mutex<Turn>,
     milestones: Milestones,
+}
+
+/// How the gate stands (invariants 6 and 7).
+#[derive(Debug, Default)]
+struct Turn {
+    closed_for_good: bool,
 }
 
 /// One thread's part of the count. Two cache lines' worth of alignment, since processors fetch
@@ -70,6 +85,8 @@ pub(crate) struct Gate {
 pub(crate) struct Shard {
     word: AtomicU64,
     wakers: WakerSet,
+    /// As of the closing: the word of a closed shard holds refusals, too, which come and go.
+    admitted: AtomicU64,
     refused: AtomicU64,
     aborted: AtomicU64,
     /// Weak: a service that outlives its controller goes on serving, with nobody to tell.
@@ -93,7 +110,8 @@ impl Gate {
                 .map(|_| Arc::new(Shard::new(gate.clone())))
                 .collect(),
             late: AtomicU64::new(0),
-            admitted: AtomicU64::new(0),
+            admitted_late: AtomicU64::new(0),
+            turn: Mutex::new(Turn::default()),
             milestones: Milestones::new(reached),
         })
     }
@@ -120,43 +138,125 @@ impl Gate {
 
     /// Asks HTTP/1 clients to leave from now on.
     pub(crate) fn shed(&self) {
+        let _turn = lock(&self.turn);
         self.add_to_all(SHEDDING);
     }
 
-    /// Admits nothing more, once it has returned. Whoever calls it publishes draining next, and
-    /// then calls [`scan`](Self::scan).
-    pub(crate) fn close(&self) {
-        self.add_to_all(SHEDDING | CLOSED);
+    /// Takes [`shed`](Self::shed) back.
+    pub(crate) fn unshed(&self) {
+        let turn = lock(&self.turn);
+        if !turn.closed_for_good {
+            self.take_from_all(SHEDDING);
+        }
     }
 
-    /// Closes, and marks all admitted work to be cut; waking it is left to
+    /// Admits nothing more until [`unpause`](Self::unpause); `false` if it is paused or closed.
+    pub(crate) fn pause(&self) -> bool {
+        let turn = lock(&self.turn);
+        if turn.closed_for_good || self.milestones.has(event::PAUSED) {
+            return false;
+        }
+        self.add_to_all(CLOSED);
+        self.milestones.take_back(event::IDLE);
+        self.milestones.publish(event::PAUSED);
+        drop(turn);
+        for shard in &self.shards {
+            shard.wakers.wake_all(interest::CLOSED);
+        }
+        self.scan();
+        true
+    }
+
+    /// Admits again; `false` if it is not paused, or closed for good.
+    pub(crate) fn unpause(&self) -> bool {
+        let turn = lock(&self.turn);
+        if turn.closed_for_good || !self.milestones.has(event::PAUSED) {
+            return false;
+        }
+        self.milestones.take_back(event::PAUSED | event::IDLE);
+        self.take_from_all(CLOSED);
+        true
+    }
+
+    pub(crate) fn is_paused(&self) -> bool {
+        self.milestones.reached() & (event::PAUSED | event::CLOSED) == event::PAUSED
+    }
+
+    /// Admits nothing more for good, once it has returned. Whoever calls it publishes
+    /// `event::CLOSED` next, and then calls [`scan`](Self::scan).
+    pub(crate) fn close(&self) {
+        let mut turn = lock(&self.turn);
+        turn.closed_for_good = true;
+        self.add_to_all(SHEDDING | CLOSED | DRAINING);
+    }
+
+    /// Marks all admitted work to be cut, after [`close`](Self::close); waking it is left to
     /// [`Shard::wake_batch`] (invariant 5).
     pub(crate) fn force(&self) {
-        self.add_to_all(SHEDDING | CLOSED | FORCED);
+        let _turn = lock(&self.turn);
+        self.add_to_all(FORCED);
     }
 
     fn add_to_all(&self, bits: u64) {
         for shard in &self.shards {
+            // Relaxed: CLOSED changes under `turn` only, and the rest is a figure to look at.
+            let before = shard.word.load(Ordering::Relaxed);
+            let closes = !before & bits & CLOSED != 0;
+            if closes {
+                shard
+                    .admitted
+                    .store(before / ONE_ADMITTED, Ordering::Relaxed);
+            }
             // Release: pairs with the Acquire of `enter` and `phase`; who sees the bit sees what
             // led to it. Acquire: pairs with the Release of `leave`, for the scan that follows.
             let before = shard.word.fetch_or(bits, Ordering::AcqRel);
-            if !before & bits & CLOSED != 0 {
-                // Relaxed: a figure to look at.
-                self.admitted
-                    .fetch_add(before / ONE_ADMITTED, Ordering::Relaxed);
+            if closes {
+                shard
+                    .admitted
+                    .store(before / ONE_ADMITTED, Ordering::Relaxed);
             }
         }
     }
 
-    /// Publishes `DRAINED` and `IDLE` if nothing is in flight (invariants 3 and 4).
+    fn take_from_all(&self, bits: u64) {
+        for shard in &self.shards {
+            // Release: pairs with the Acquire of `enter`; who is admitted sees what was done while
+            // the gate was closed.
+            shard.word.fetch_and(!bits, Ordering::Release);
+        }
+    }
+
+    /// Publishes `IDLE`, and `DRAINED` if the gate is closed for good, when nothing is in flight
+    /// (invariants 3 and 4).
     #[cold]
     pub(crate) fn scan(&self) {
         // Pairs with this same fence in every other scan (invariant 4).
         fence(Ordering::SeqCst);
-        let reached = self.milestones.reached();
-        if reached & event::DRAINING == 0 || reached & event::IDLE != 0 {
-            return;
+        if self.untold() != 0 && self.is_empty() {
+            // Once more, while the gate cannot turn (invariant 7).
+            let turn = lock(&self.turn);
+            let events = self.untold();
+            if events != 0 && self.is_empty() && self.milestones.publish(events) {
+                drop(turn);
+                self.milestones.wake(events);
+            }
         }
+    }
+
+    /// What an empty gate would have to tell.
+    fn untold(&self) -> u32 {
+        let reached = self.milestones.reached();
+        let empty = if reached & event::CLOSED != 0 {
+            event::DRAINED | event::IDLE
+        } else if reached & event::PAUSED != 0 {
+            event::IDLE
+        } else {
+            0
+        };
+        empty & !reached
+    }
+
+    fn is_empty(&self) -> bool {
         let empty = self.shards.iter().all(|shard| {
             // Acquire: pairs with the Release of `leave` and of the undo. What was done in flight
             // is seen by who is told that it drained; and the `late` of an entry that has moved
@@ -165,9 +265,7 @@ impl Gate {
             word & (CLOSED | IN_FLIGHT) == CLOSED
         });
         // Acquire: pairs with the Release of `leave_late`.
-        if empty && self.late.load(Ordering::Acquire) == 0 {
-            self.milestones.reach(event::DRAINED | event::IDLE);
-        }
+        empty && self.late.load(Ordering::Acquire) == 0
     }
 
     /// Returns how many are in flight: exact when nothing moves, else off by what is moving.
@@ -180,13 +278,12 @@ impl Gate {
     /// Returns how many were admitted since the start; each shard's part wraps at 2^32.
     pub(crate) fn admitted(&self) -> u64 {
         // Relaxed: a figure to look at; nothing is concluded from it.
-        let open = |word: &u64| word & CLOSED == 0;
-        let words = self
-            .shards
-            .iter()
-            .map(|shard| shard.word.load(Ordering::Relaxed));
-        let open: u64 = words.filter(open).map(|word| word / ONE_ADMITTED).sum();
-        open + self.admitted.load(Ordering::Relaxed)
+        let of = |shard: &Arc<Shard>| match shard.word.load(Ordering::Relaxed) {
+            word if word & CLOSED == 0 => word / ONE_ADMITTED,
+            _ => shard.admitted.load(Ordering::Relaxed),
+        };
+        let shards: u64 = self.shards.iter().map(of).sum();
+        shards + self.admitted_late.load(Ordering::Relaxed)
     }
 
     pub(crate) fn refused(&self) -> u64 {
@@ -210,6 +307,7 @@ impl Shard {
         Self {
             word: AtomicU64::new(0),
             wakers: WakerSet::new(),
+            admitted: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             aborted: AtomicU64::new(0),
             gate,
@@ -246,6 +344,7 @@ impl Shard {
                 // Relaxed: published by the Release of the undo below, which a scan that finds the
                 // shard empty has acquired (invariant 2).
                 gate.late.fetch_add(1, Ordering::Relaxed);
+                gate.admitted_late.fetch_add(1, Ordering::Relaxed);
                 Book::Late
             }
             // Nobody is left who could wait for it.
@@ -310,6 +409,16 @@ impl Shard {
     #[inline]
     pub(crate) fn is_closed(&self) -> bool {
         self.phase() & CLOSED != 0
+    }
+
+    /// Closed, and not for good.
+    pub(crate) fn is_paused(&self) -> bool {
+        self.phase() & (CLOSED | DRAINING) == CLOSED
+    }
+
+    #[inline]
+    pub(crate) fn is_draining(&self) -> bool {
+        self.phase() & DRAINING != 0
     }
 
     #[inline]

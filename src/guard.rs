@@ -139,7 +139,7 @@ impl InFlightGuard {
     /// # }
     /// ```
     pub fn draining(&self) -> GuardWait<'_> {
-        self.wait_for(interest::CLOSED)
+        self.wait_for(interest::DRAINING)
     }
 
     /// Resolves when admitted work is cut: the guard should be dropped now.
@@ -226,7 +226,7 @@ impl Drop for InFlightGuard {
 impl fmt::Debug for InFlightGuard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("InFlightGuard")
-            .field("draining", &self.shard.is_closed())
+            .field("draining", &self.shard.is_draining())
             .field("forced", &self.shard.is_forced())
             .finish_non_exhaustive()
     }

@@ -4,23 +4,20 @@
 //! each in a task of its own. A hook that fails, panics, hangs or blocks its thread harms only
 //! itself.
 
-mod run;
-
-pub(crate) use self::run::{not_started, run};
-
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::fmt;
 use std::future::Future;
 use std::panic::Location;
-use std::pin::Pin;
 use std::time::Duration;
 
+use tracing::{info, warn};
+
+use crate::cleanup::{BoxFuture, Cleanup, Job, Progress};
 use crate::error::BoxError;
 use crate::notice::ShutdownNotice;
-use crate::report::{HookOutcome, HookReport};
+use crate::outcome::{HookReport, Outcome};
 use crate::sync::{Arc, Mutex, lock};
-
-type BoxFuture = Pin<Box<dyn Future<Output = Result<(), BoxError>> + Send>>;
 
 /// A piece of clean-up with a name.
 ///
@@ -159,13 +156,13 @@ impl Hook {
     /// Sets a limit of its own, after which the hook is dropped.
     ///
     /// It can only shorten the default: the time that is left, divided by the number of phases that
-    /// are left.
+    /// are left, of which the services that were started by [`Startup`](crate::Startup) are one.
     ///
     /// # Examples
     ///
     /// ```
     /// use std::{future::pending, time::Duration};
-    /// use tower_lifecycle::{Hook, HookOutcome, ShutdownController, ShutdownReason};
+    /// use tower_lifecycle::{Hook, Outcome, ShutdownController, ShutdownReason};
     ///
     /// # #[tokio::main(flavor = "current_thread")] async fn main() {
     /// # tokio::time::pause();
@@ -174,21 +171,12 @@ impl Hook {
     /// ctl.add_hook(hook.timeout(Duration::from_secs(1))).unwrap();
     ///
     /// let report = ctl.shutdown(ShutdownReason::Manual).await;
-    /// assert!(matches!(report.hooks()[0].outcome(), HookOutcome::TimedOut));
+    /// assert!(matches!(report.hooks()[0].outcome(), Outcome::TimedOut));
     /// # }
     /// ```
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
-    }
-
-    fn not_run(&self, outcome: HookOutcome) -> HookReport {
-        HookReport {
-            name: Arc::clone(&self.name),
-            phase: self.phase,
-            outcome,
-            duration: Duration::ZERO,
-        }
     }
 }
 
@@ -225,39 +213,73 @@ impl Hooks {
         })
     }
 
-    /// Takes all hooks, in the order in which they run.
-    pub(crate) fn take(&self) -> Vec<Hook> {
+    /// Runs the hooks, phase after phase; `later` other phases come after them.
+    pub(crate) async fn run<C>(&self, cleanup: &mut Cleanup<'_, C>, later: usize)
+    where
+        C: Future<Output = ()>,
+    {
+        let mut phases: BTreeMap<i32, Vec<Job>> = BTreeMap::new();
+        for hook in self.take() {
+            let Hook { run, timeout, .. } = hook;
+            phases
+                .entry(hook.phase)
+                .or_default()
+                .push(Job { run, timeout });
+        }
+        let phases = phases.into_values().collect();
+        cleanup
+            .run(phases, later, |place, progress| self.note(place, progress))
+            .await;
+    }
+
+    /// Takes all hooks, in the order in which they run. Their reports are kept here, as far as they
+    /// have come, so that they are not lost with the runtime.
+    fn take(&self) -> Vec<Hook> {
         let mut hooks = std::mem::take(&mut *lock(&self.waiting));
         hooks.sort_by_key(|hook| hook.phase); // stable: registration order within a phase
+        let reports = hooks.iter().map(|hook| HookReport {
+            name: Arc::clone(&hook.name),
+            phase: hook.phase,
+            outcome: Outcome::NotStarted,
+            duration: Duration::ZERO,
+        });
+        lock(&self.reports).extend(reports);
         hooks
     }
 
-    /// Takes all hooks to run them. Their reports are kept here, as far as they have come, so that
-    /// they are not lost with the runtime.
-    fn begin(&self) -> Vec<Hook> {
-        let hooks = self.take();
-        *lock(&self.reports) = not_started(&hooks);
-        hooks
-    }
-
-    /// Returns the reports of the hooks that were begun.
+    /// Returns how all hooks have fared; those that were not taken until now will not run.
     pub(crate) fn reports(&self) -> Vec<HookReport> {
+        // What the hooks hold is foreign: it is dropped outside the locks.
+        drop(self.take());
         lock(&self.reports).clone()
     }
 
-    /// Until there is more to report, a hook that is running will have been cut.
-    fn note_running(&self, first: usize, count: usize) {
+    fn note(&self, place: usize, progress: Progress) {
         let mut reports = lock(&self.reports);
-        for report in reports.iter_mut().skip(first).take(count) {
-            report.outcome = HookOutcome::Cut;
+        let report = &mut reports[place];
+        match progress {
+            // Until there is more to report, it will have been cut.
+            Progress::Running => report.outcome = Outcome::Cut,
+            Progress::Ended(outcome, duration) => {
+                (report.outcome, report.duration) = (outcome, duration);
+                let report = report.clone();
+                drop(reports);
+                log(&report);
+            }
         }
     }
 
-    fn note(&self, place: usize, report: HookReport) {
-        // There is no such place when the reports were taken, because the shutdown was given up.
-        if let Some(noted) = lock(&self.reports).get_mut(place) {
-            *noted = report;
-        }
+    pub(crate) fn len(&self) -> usize {
+        lock(&self.waiting).len()
+    }
+}
+
+fn log(report: &HookReport) {
+    let (hook, phase, took) = (report.name(), report.phase(), report.duration());
+    if report.is_completed() {
+        info!(hook, phase, ?took, "shutdown hook completed");
+    } else {
+        warn!(hook, phase, ?took, outcome = %report.outcome(), "shutdown hook did not complete");
     }
 }
 

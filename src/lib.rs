@@ -69,6 +69,7 @@
 //! | feature | default | what it adds |
 //! |---|---|---|
 //! | `health` | yes | `HealthService` |
+//! | `serde` | no | `ShutdownConfig` from and to the formats of serde, `Metrics` to them |
 //! | `signal` | yes | `ShutdownController::listen_for_signals` |
 //!
 //! # Comparison
@@ -83,6 +84,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod body;
+mod cleanup;
 mod config;
 mod controller;
 mod core;
@@ -94,19 +96,29 @@ mod guard;
 #[cfg(feature = "health")]
 mod health;
 mod hooks;
+mod into_result;
 mod layer_shard;
+mod maintenance;
+mod metrics;
 mod milestones;
 mod mode;
 mod notice;
+mod outcome;
+mod panic;
 mod race;
 mod reject;
 mod report;
 mod run;
 mod sequence;
+mod servers;
+mod services;
+mod shutdown;
 #[cfg(feature = "signal")]
 mod signal;
+mod startup;
 mod state;
 mod sync;
+mod tasks;
 mod tracking;
 mod wait;
 mod wakers;
@@ -120,12 +132,17 @@ pub use guard::{GuardWait, InFlightGuard};
 #[cfg(feature = "health")]
 pub use health::HealthService;
 pub use hooks::{Hook, HookError};
+pub use into_result::IntoResult;
+pub use maintenance::ResumeError;
+pub use metrics::Metrics;
 pub use mode::{AnyService, Http};
 pub use notice::ShutdownNotice;
-pub use report::{HookOutcome, HookReport, PhaseReport, ShutdownReport};
-pub use run::{Run, ServerOutput};
+pub use outcome::{HookReport, Outcome, ServiceReport, TaskReport};
+pub use report::{PhaseReport, ShutdownReport};
+pub use run::Run;
 #[cfg(feature = "signal")]
 pub use signal::SignalError;
+pub use startup::{Start, Starting, Startup, StartupCause, StartupError, Step, Steps};
 pub use state::{LifecycleState, ShutdownReason};
 pub use tracking::{RequestTracking, RequestTrackingLayer};
 pub use wait::Wait;

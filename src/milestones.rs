@@ -7,14 +7,13 @@ use crate::wakers::{Slot, WakerSet};
 
 /// The events that can be waited for. The low eight bits are the states, in their order.
 pub(crate) mod event {
-    pub(crate) const DRAINING: u32 = 1 << 4;
     pub(crate) const STOPPING: u32 = 1 << 5;
     pub(crate) const STOPPED: u32 = 1 << 6;
     pub(crate) const FAILED: u32 = 1 << 7;
     pub(crate) const STATES: u32 = 0xff;
-    /// Once, after draining began, nothing was in flight.
+    /// Once, after the gate was closed for good, nothing was in flight.
     pub(crate) const DRAINED: u32 = 1 << 8;
-    /// As `DRAINED`, but can be taken back by the sequence to ask again.
+    /// As `DRAINED`, while paused too; taken back to ask again.
     pub(crate) const IDLE: u32 = 1 << 9;
     /// Admitted work is cut.
     pub(crate) const FORCED: u32 = 1 << 10;
@@ -22,8 +21,15 @@ pub(crate) mod event {
     pub(crate) const CUT_CLEANUP: u32 = 1 << 11;
     /// The server may close its listener.
     pub(crate) const STOP_ACCEPTING: u32 = 1 << 12;
-    /// A server future has ended; taken back by the sequence before it looks.
-    pub(crate) const SERVER_ENDED: u32 = 1 << 13;
+    /// A server, a task or a step of the start-up has ended; taken back by the sequence before it
+    /// looks.
+    pub(crate) const WORK_ENDED: u32 = 1 << 13;
+    /// A shutdown was triggered, or the rollback of a start-up; taken back when it is called off.
+    pub(crate) const TRIGGERED: u32 = 1 << 14;
+    /// The gate is closed for good.
+    pub(crate) const CLOSED: u32 = 1 << 15;
+    /// The gate is closed until it is opened again.
+    pub(crate) const PAUSED: u32 = 1 << 16;
 }
 
 #[derive(Debug)]

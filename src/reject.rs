@@ -15,11 +15,14 @@ use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RETRY_
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version, request};
 
 use crate::body::ResponseBody;
+use crate::error::ShuttingDown;
 use crate::sync::Arc;
 
 const REFUSED_JSON: &str = r#"{"error":"service is shutting down"}"#;
+const PAUSED_JSON: &str = r#"{"error":"service is paused"}"#;
 const CUT_JSON: &str = r#"{"error":"service stopped before the request was finished"}"#;
 const REFUSED_GRPC: HeaderValue = HeaderValue::from_static("service is shutting down");
+const PAUSED_GRPC: HeaderValue = HeaderValue::from_static("service is paused");
 const CUT_GRPC: HeaderValue =
     HeaderValue::from_static("service stopped before the call was finished");
 /// gRPC's status code `UNAVAILABLE`.
@@ -93,7 +96,11 @@ impl Options {
 
     /// Answers a request that is not admitted.
     #[cold]
-    pub(crate) fn refuse<T>(&self, request: Request<T>) -> Response<Bytes> {
+    pub(crate) fn refuse<T>(&self, request: Request<T>, why: ShuttingDown) -> Response<Bytes> {
+        let (json, message) = match why.is_paused() {
+            false => (REFUSED_JSON, REFUSED_GRPC),
+            true => (PAUSED_JSON, PAUSED_GRPC),
+        };
         let facts = Facts::of(&request);
         let (parts, _) = request.into_parts();
         let mut response = match &self.refuse_with {
@@ -101,10 +108,10 @@ impl Options {
             None if facts.is_grpc() => {
                 // Echoed as the client wrote it, which may say more than `Facts` remembers.
                 let content_type = parts.headers.get(CONTENT_TYPE).cloned();
-                grpc(content_type.unwrap_or(facts.grpc_type()), REFUSED_GRPC)
+                grpc(content_type.unwrap_or(facts.grpc_type()), message)
             }
             None => {
-                let mut response = unavailable(REFUSED_JSON);
+                let mut response = unavailable(json);
                 let headers = response.headers_mut();
                 headers.insert(RETRY_AFTER, self.retry_after.clone());
                 response

@@ -4,7 +4,8 @@ use std::fmt;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use crate::error::BoxError;
+use crate::outcome::{HookReport, Outcome, ServiceReport, TaskReport};
+use crate::startup::StartupFailure;
 use crate::state::{LifecycleState, ShutdownReason};
 use crate::sync::Arc;
 
@@ -34,68 +35,6 @@ use crate::sync::Arc;
 #[derive(Clone)]
 pub struct ShutdownReport {
     facts: Arc<Facts>,
-}
-
-/// How one shutdown hook fared.
-///
-/// # Examples
-///
-/// ```
-/// use tower_lifecycle::{ShutdownController, ShutdownReason};
-///
-/// # #[tokio::main(flavor = "current_thread")] async fn main() {
-/// let ctl = ShutdownController::new();
-/// ctl.on_shutdown("close pool", |_notice| async { Ok(()) }).unwrap();
-///
-/// let report = ctl.shutdown(ShutdownReason::Manual).await;
-/// let hook = &report.hooks()[0];
-/// assert_eq!(hook.name(), "close pool");
-/// assert_eq!(hook.phase(), 0);
-/// assert!(hook.is_completed());
-/// # }
-/// ```
-#[derive(Debug, Clone)]
-pub struct HookReport {
-    pub(crate) name: Arc<str>,
-    pub(crate) phase: i32,
-    pub(crate) outcome: HookOutcome,
-    pub(crate) duration: Duration,
-}
-
-/// How one shutdown hook ended.
-///
-/// # Examples
-///
-/// ```
-/// use tower_lifecycle::{HookOutcome, ShutdownController, ShutdownReason};
-///
-/// # #[tokio::main(flavor = "current_thread")] async fn main() {
-/// let ctl = ShutdownController::new();
-/// ctl.on_shutdown("close pool", |_notice| async { Err("still in use".into()) }).unwrap();
-///
-/// let report = ctl.shutdown(ShutdownReason::Manual).await;
-/// match report.hooks()[0].outcome() {
-///     HookOutcome::Failed(error) => assert_eq!(error.to_string(), "still in use"),
-///     other => panic!("{other}"),
-/// }
-/// # }
-/// ```
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub enum HookOutcome {
-    /// It returned `Ok`.
-    Completed,
-    /// It returned this error.
-    Failed(Arc<dyn std::error::Error + Send + Sync>),
-    /// It panicked, with this message.
-    Panicked(String),
-    /// It had not ended by its limit, and was dropped, or left behind if it blocks its thread.
-    TimedOut,
-    /// Force came or the shutdown was interrupted while it ran, and it was dropped, or left behind
-    /// if it blocks its thread.
-    Cut,
-    /// Force came or the shutdown was interrupted before its phase began; it was never started.
-    NotStarted,
 }
 
 /// The time spent in one state of the shutdown.
@@ -133,8 +72,12 @@ pub(crate) struct Facts {
     pub(crate) aborted: u64,
     pub(crate) abandoned_requests: u64,
     pub(crate) abandoned_servers: u64,
+    pub(crate) startup_failure: Option<StartupFailure>,
     pub(crate) server_errors: Vec<Arc<dyn std::error::Error + Send + Sync>>,
+    pub(crate) tasks: Vec<TaskReport>,
+    pub(crate) tasks_forgotten: u64,
     pub(crate) hooks: Vec<HookReport>,
+    pub(crate) services: Vec<ServiceReport>,
 }
 
 // ===== impl ShutdownReport =====
@@ -149,7 +92,8 @@ impl ShutdownReport {
     /// Returns whether everything went as it should.
     ///
     /// That is when it was not forced, so that nothing was cut or abandoned, every hook completed,
-    /// no server failed, and the shutdown itself ran to its end.
+    /// every service stopped, no server failed, no task failed while shutting down, and the shutdown
+    /// itself ran to its end. The rollback of a start-up is never graceful.
     ///
     /// # Examples
     ///
@@ -169,8 +113,11 @@ impl ShutdownReport {
         let facts = &*self.facts;
         !facts.forced
             && !facts.interrupted
+            && facts.startup_failure.is_none()
             && facts.server_errors.is_empty()
+            && !facts.tasks.iter().any(TaskReport::is_in_shutdown)
             && facts.hooks.iter().all(HookReport::is_completed)
+            && facts.services.iter().all(ServiceReport::is_completed)
     }
 
     /// Returns whether admitted work, or the clean-up, was forced.
@@ -212,8 +159,8 @@ impl ShutdownReport {
 
     /// Returns how much was still alive when we stopped waiting.
     ///
-    /// That is requests and guards that did not let go (a blocked thread), and servers that did not
-    /// end (a stalled socket).
+    /// That is requests and guards that did not let go and tasks that could not be cut (a blocked
+    /// thread), and servers that did not end (a stalled socket).
     ///
     /// # Examples
     ///
@@ -231,7 +178,8 @@ impl ShutdownReport {
     /// # }
     /// ```
     pub fn abandoned(&self) -> u64 {
-        self.facts.abandoned_requests + self.facts.abandoned_servers
+        let facts = &*self.facts;
+        facts.abandoned_requests + facts.abandoned_servers + facts.abandoned_tasks()
     }
 
     /// Returns how many requests and guards were admitted in all.
@@ -272,6 +220,26 @@ impl ShutdownReport {
     /// [`HookReport`] for an example.
     pub fn hooks(&self) -> &[HookReport] {
         &self.facts.hooks
+    }
+
+    /// Returns how the stop of each service fared that [`Startup`](crate::Startup) had started.
+    ///
+    /// They are in the order of the stops, the latest started first. See [`ServiceReport`] for an
+    /// example.
+    pub fn services(&self) -> &[ServiceReport] {
+        &self.facts.services
+    }
+
+    /// Returns how those tasks ended that failed, panicked, were cut or abandoned, at any time.
+    ///
+    /// These are the tasks of [`spawn`](crate::ShutdownController::spawn). The first 64 are there,
+    /// and all that are still alive; see [`TaskReport`] for an example.
+    pub fn tasks(&self) -> &[TaskReport] {
+        &self.facts.tasks
+    }
+
+    pub(crate) fn startup_failure(&self) -> Option<&StartupFailure> {
+        self.facts.startup_failure.as_ref()
     }
 
     /// Returns the errors that servers ended with.
@@ -364,6 +332,7 @@ impl fmt::Display for ShutdownReport {
         let facts = &*self.facts;
         let manner = match (facts.interrupted, facts.forced, self.is_graceful()) {
             (true, ..) => "interrupted",
+            _ if facts.startup_failure.is_some() => "start-up rolled back",
             (_, true, _) => "forced",
             (.., true) => "graceful",
             (.., false) => "drained, with errors",
@@ -374,6 +343,9 @@ impl fmt::Display for ShutdownReport {
             self.duration(),
             facts.reason
         )?;
+        if let Some(failure) = &facts.startup_failure {
+            write!(f, "\n  start-up      failed{failure}")?;
+        }
         for PhaseReport { state, duration } in &facts.phases {
             write!(f, "\n  {state:<13} {duration:.3?}")?;
         }
@@ -403,87 +375,36 @@ impl fmt::Display for ShutdownReport {
         for error in &facts.server_errors {
             write!(f, "\n  server error  {error}")?;
         }
+        for task in &facts.tasks {
+            write!(f, "\n  task          {task}")?;
+        }
+        if facts.tasks_forgotten > 0 {
+            let more = facts.tasks_forgotten;
+            write!(f, "\n  tasks         {more} more did not end well")?;
+        }
         for hook in &facts.hooks {
             write!(f, "\n  hook          {hook}")?;
+        }
+        for service in &facts.services {
+            write!(f, "\n  service       {service}")?;
         }
         Ok(())
     }
 }
 
-// ===== impl HookReport =====
+// ===== impl Facts =====
 
-impl HookReport {
-    /// Returns the name that the hook was registered under.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// Returns the phase that the hook ran in.
-    pub fn phase(&self) -> i32 {
-        self.phase
-    }
-
-    /// Returns how the hook ended.
-    pub fn outcome(&self) -> &HookOutcome {
-        &self.outcome
-    }
-
-    /// Returns how long the hook ran.
-    pub fn duration(&self) -> Duration {
-        self.duration
-    }
-
-    /// Returns whether the hook returned `Ok`.
-    pub fn is_completed(&self) -> bool {
-        matches!(self.outcome, HookOutcome::Completed)
-    }
-}
-
-impl fmt::Display for HookReport {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            name,
-            phase,
-            outcome,
-            duration,
-        } = self;
-        write!(
-            f,
-            "`{name}` (phase {phase}): {outcome} after {duration:.3?}"
-        )
-    }
-}
-
-impl fmt::Display for HookOutcome {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Completed => f.write_str("completed"),
-            Self::Failed(error) => write!(f, "failed: {error}"),
-            Self::Panicked(message) => write!(f, "panicked: {message}"),
-            Self::TimedOut => f.write_str("timed out"),
-            Self::Cut => f.write_str("cut by force"),
-            Self::NotStarted => f.write_str("not started"),
-        }
-    }
-}
-
-impl HookOutcome {
-    /// To be called in the hook's own task, so that an error that cannot be shown harms only it.
-    pub(crate) fn of(result: Result<(), BoxError>) -> Self {
-        match result {
-            Ok(()) => Self::Completed,
-            Err(error) => {
-                let _ = error.to_string();
-                Self::Failed(error.into())
-            }
-        }
+impl Facts {
+    fn abandoned_tasks(&self) -> u64 {
+        let abandoned = |task: &&TaskReport| matches!(task.outcome(), Outcome::Abandoned);
+        self.tasks.iter().filter(abandoned).count() as u64
     }
 }
 
 // ===== impl PhaseReport =====
 
 impl PhaseReport {
-    /// Returns the state: `LameDuck`, `Draining` or `Stopping`.
+    /// Returns the state: `LameDuck`, `Draining` or `Stopping`, or that of a start-up.
     pub fn state(&self) -> LifecycleState {
         self.state
     }

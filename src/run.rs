@@ -1,6 +1,5 @@
 //! A server under the controller's care.
 
-use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -10,61 +9,13 @@ use pin_project_lite::pin_project;
 use tracing::{error, info};
 
 use crate::controller::ShutdownController;
+use crate::core::ENDED;
 use crate::error::BoxError;
+use crate::into_result::IntoResult;
 use crate::milestones::event;
 use crate::report::ShutdownReport;
 use crate::state::ShutdownReason;
 use crate::wait::Wait;
-
-/// What a server future may give: that it ended, or that it failed.
-///
-/// It is there for `()`, `Infallible`, `Result`s of these with any error that converts into a
-/// [`BoxError`], and tuples of these, so also for a `JoinHandle` or a `join!` of several servers.
-///
-/// # Examples
-///
-/// ```
-/// use tower_lifecycle::{BoxError, ServerOutput, ShutdownController};
-///
-/// enum Ending {
-///     Closed,
-///     Broken(&'static str),
-/// }
-///
-/// impl ServerOutput for Ending {
-///     fn into_result(self) -> Result<(), BoxError> {
-///         match self {
-///             Ending::Closed => Ok(()),
-///             Ending::Broken(cause) => Err(cause.into()),
-///         }
-///     }
-/// }
-///
-/// # #[tokio::main(flavor = "current_thread")] async fn main() {
-/// let ctl = ShutdownController::new();
-/// let report = ctl.run(async { Ending::Broken("out of memory") }).await;
-/// assert_eq!(report.server_errors().len(), 1);
-/// # assert!(Ending::Closed.into_result().is_ok());
-/// # }
-/// ```
-pub trait ServerOutput {
-    /// Returns the first error, if there is one.
-    ///
-    /// # Errors
-    ///
-    /// What the server failed with.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use tower_lifecycle::ServerOutput;
-    ///
-    /// let (public, admin) = (Ok::<(), &str>(()), Err::<(), &str>("address in use"));
-    /// let error = (public, admin).into_result().unwrap_err();
-    /// assert_eq!(error.to_string(), "address in use");
-    /// ```
-    fn into_result(self) -> Result<(), BoxError>;
-}
 
 pin_project! {
     /// The future of [`ShutdownController::run`].
@@ -109,8 +60,8 @@ impl<F> Run<F> {
                 ctl: ctl.clone(),
                 manned: true,
             },
-            stopping: Wait::new(ctl.core(), event::STOPPING | event::STOPPED | event::FAILED),
-            report: Wait::new(ctl.core(), event::STOPPED),
+            stopping: Wait::new(ctl.core(), event::STOPPING | ENDED),
+            report: Wait::new(ctl.core(), ENDED),
         }
     }
 }
@@ -118,7 +69,7 @@ impl<F> Run<F> {
 impl<F> Future for Run<F>
 where
     F: Future,
-    F::Output: ServerOutput,
+    F::Output: IntoResult,
 {
     type Output = ShutdownReport;
 
@@ -169,7 +120,7 @@ impl Post {
         if std::mem::take(&mut self.manned) {
             let core = self.ctl.core();
             core.servers.end(result);
-            core.milestones().reach(event::SERVER_ENDED);
+            core.milestones().reach(event::WORK_ENDED);
         }
     }
 }
@@ -184,48 +135,4 @@ impl Drop for Post {
             self.ctl.trigger(ShutdownReason::ServerExited);
         }
     }
-}
-
-// ===== impl ServerOutput =====
-
-impl ServerOutput for () {
-    fn into_result(self) -> Result<(), BoxError> {
-        Ok(())
-    }
-}
-
-impl ServerOutput for Infallible {
-    fn into_result(self) -> Result<(), BoxError> {
-        match self {}
-    }
-}
-
-impl<T: ServerOutput, E: Into<BoxError>> ServerOutput for Result<T, E> {
-    fn into_result(self) -> Result<(), BoxError> {
-        self.map_err(Into::into)?.into_result()
-    }
-}
-
-macro_rules! tuples {
-    ($(($($name:ident)+))+) => {$(
-        impl<$($name: ServerOutput),+> ServerOutput for ($($name,)+) {
-            #[allow(non_snake_case)]
-            fn into_result(self) -> Result<(), BoxError> {
-                let ($($name,)+) = self;
-                $($name.into_result()?;)+
-                Ok(())
-            }
-        }
-    )+};
-}
-
-tuples! {
-    (A)
-    (A B)
-    (A B C)
-    (A B C D)
-    (A B C D E)
-    (A B C D E F)
-    (A B C D E F G)
-    (A B C D E F G H)
 }

@@ -1,24 +1,26 @@
 //! The shutdown, from the trigger to the report, as one page.
 //!
 //! ```text
-//! trigger ── LameDuck ── Draining ──┬─────────────── Stopping ── hooks ── Stopped
+//! trigger ── LameDuck ── Draining ──┬─────────────── Stopping ── hooks ── services ── Stopped
 //!                                   └ cut, unwind ──┘
 //! ```
 
 use std::future::pending;
+use std::pin::pin;
 use std::time::Duration;
 
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
+use crate::cleanup::Cleanup;
 use crate::core::Core;
 use crate::gate::interest;
-use crate::hooks;
 use crate::milestones::event;
 use crate::notice::{ShutdownNotice, earlier};
 use crate::race::{Either, race, until};
-use crate::report::{Facts, HookReport, PhaseReport, ShutdownReport};
+use crate::report::{Facts, PhaseReport, ShutdownReport};
+use crate::shutdown::Shutdown;
 use crate::state::{LifecycleState, ShutdownReason};
 use crate::sync::Arc;
 use crate::wait::Wait;
@@ -26,42 +28,70 @@ use crate::wait::Wait;
 /// The longest and the shortest time that cut work is given to be gone.
 const UNWINDING: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(250));
 
-/// Runs one shutdown, which has been announced, to its end.
-pub(crate) async fn shut_down(core: &Arc<Core>, notice: &ShutdownNotice) -> ShutdownReport {
-    let mut account = Account::open(notice);
-    core.begin();
+/// Runs one shutdown, which has been announced, to its end; `None` if it was called off.
+pub(crate) async fn shut_down(
+    core: &Arc<Core>,
+    shutdown: &Arc<Shutdown>,
+) -> Option<ShutdownReport> {
+    let notice = &shutdown.notice;
+    let mut account = Account::open(shutdown);
 
     // Lame duck: readiness is red, everything is served, until its time is over.
     if core.state() == LifecycleState::LameDuck {
         let early = race(reached(core, event::FORCED), servers_have_ended(core));
-        until(notice.lame_duck_deadline(), early).await;
+        until(
+            notice.lame_duck_deadline(),
+            race(shutdown.called_off(), early),
+        )
+        .await;
         account.close_phase(LifecycleState::LameDuck);
+    }
+    if !core.begin_draining(shutdown) {
+        return None;
     }
 
     // Draining: nothing new is admitted; what was has until the drain deadline.
-    core.begin_draining();
-    wake_shards(core, interest::CLOSED).await;
-    let drained = drained_and_served(core, notice);
-    let cut_off = until(notice.drain_deadline(), reached(core, event::FORCED));
-    if let Either::Right(_) = race(drained, race(cut_off, tell_progress(core))).await {
-        account.cut(core).await;
-    }
+    account.drain(core, notice).await;
     account.close_phase(LifecycleState::Draining);
 
     // Stopping: the servers have ended or are dropped; the application cleans up.
     core.advance(LifecycleState::Stopping);
-    let cleanup = account.cleanup_notice(core, notice);
-    let cut = reached(core, event::CUT_CLEANUP);
-    let hooks = hooks::run(&core.hooks, &cleanup, cut).await;
+    core.tasks.cut();
+    let notice = account.cleanup_notice(core, notice);
+    let cut = pin!(reached(core, event::CUT_CLEANUP));
+    let mut cleanup = Cleanup::new(&notice, cut);
+    core.hooks
+        .run(&mut cleanup, core.services.len().min(1))
+        .await;
+    core.services.stop(&mut cleanup).await;
     if core.milestones().has(event::FORCED) {
         wake_shards(core, interest::FORCED).await;
     }
     account.close_phase(LifecycleState::Stopping);
 
-    account.report(core, hooks)
+    Some(account.report(core))
 }
 
-/// Waits until nothing is in flight, the listener may close, and every server has ended.
+/// Rolls back a start-up that failed or was told to end: as a shutdown, without a lame duck and
+/// hooks.
+pub(crate) async fn roll_back(core: &Arc<Core>, shutdown: &Arc<Shutdown>) -> ShutdownReport {
+    let notice = &shutdown.notice;
+    let mut account = Account::open(shutdown);
+
+    // Whoever is starting a service drops that now, or has just started it.
+    until(notice.drain_deadline(), nothing_is_starting(core)).await;
+    account.drain(core, notice).await;
+
+    core.tasks.cut();
+    let notice = account.cleanup_notice(core, notice);
+    let cut = pin!(reached(core, event::CUT_CLEANUP));
+    core.services.stop(&mut Cleanup::new(&notice, cut)).await;
+    account.close_phase(LifecycleState::Starting);
+
+    account.report(core)
+}
+
+/// Waits until nothing is in flight, the listener may close, and every server and task has ended.
 async fn drained_and_served(core: &Arc<Core>, notice: &ShutdownNotice) {
     // At most half of the drain, so that a server has the other half to end in.
     let half = notice
@@ -77,15 +107,15 @@ async fn drained_and_served(core: &Arc<Core>, notice: &ShutdownNotice) {
     gone(core).await;
 }
 
-/// Waits until every server has ended and nothing is in flight.
+/// Waits until every server and task has ended and nothing is in flight.
 async fn gone(core: &Arc<Core>) {
     let milestones = core.milestones();
     loop {
         // Taken back before looking: an end between the look and the wait is not missed.
-        milestones.take_back(event::SERVER_ENDED | event::IDLE);
+        milestones.take_back(event::WORK_ENDED | event::IDLE);
         core.gate.scan();
-        if core.servers.running() > 0 {
-            reached(core, event::SERVER_ENDED).await;
+        if core.servers.running() + core.tasks.running() > 0 {
+            reached(core, event::WORK_ENDED).await;
         } else if !milestones.has(event::IDLE) {
             reached(core, event::IDLE).await;
         } else {
@@ -98,21 +128,34 @@ async fn gone(core: &Arc<Core>) {
 async fn servers_have_ended(core: &Arc<Core>) {
     while !core.servers.have_ended() {
         // Taken back before looking, as in `gone`.
-        core.milestones().take_back(event::SERVER_ENDED);
+        core.milestones().take_back(event::WORK_ENDED);
         if core.servers.have_ended() {
             return;
         }
-        reached(core, event::SERVER_ENDED).await;
+        reached(core, event::WORK_ENDED).await;
+    }
+}
+
+/// Waits until no service is being started.
+async fn nothing_is_starting(core: &Arc<Core>) {
+    while core.services.is_starting() {
+        // Taken back before looking, as in `gone`.
+        core.milestones().take_back(event::WORK_ENDED);
+        if !core.services.is_starting() {
+            return;
+        }
+        reached(core, event::WORK_ENDED).await;
     }
 }
 
 /// Says now and then what is waited for. Never resolves.
-async fn tell_progress(core: &Arc<Core>) {
+async fn tell_progress(core: &Arc<Core>, notice: &ShutdownNotice) {
     loop {
         sleep(core.config.progress_interval).await;
-        let drain_remaining = core.notice().and_then(ShutdownNotice::drain_remaining);
+        let drain_remaining = notice.drain_remaining();
         info!(
             in_flight = core.gate.in_flight(),
+            tasks = core.tasks.running(),
             servers = core.servers.running(),
             drain_remaining = drain_remaining.map(tracing::field::debug),
             "draining"
@@ -145,19 +188,22 @@ pub(crate) struct Account {
     cut_at: Option<Instant>,
     /// As of the end of the unwinding: what is cut later has been counted as abandoned.
     aborted: Option<u64>,
+    in_flight_at_trigger: u64,
     abandoned_requests: u64,
     abandoned_servers: u64,
     pub(crate) interrupted: bool,
 }
 
 impl Account {
-    pub(crate) fn open(notice: &ShutdownNotice) -> Self {
+    pub(crate) fn open(shutdown: &Shutdown) -> Self {
+        let notice = &shutdown.notice;
         Self {
             reason: notice.reason(),
             phases: Vec::new(),
             phase_began: notice.triggered_at(),
             cut_at: None,
             aborted: None,
+            in_flight_at_trigger: shutdown.in_flight_at_trigger,
             abandoned_requests: 0,
             abandoned_servers: 0,
             interrupted: false,
@@ -171,11 +217,22 @@ impl Account {
         self.phase_began = now;
     }
 
+    /// Waits for what was admitted, until the drain deadline, and cuts what is left then.
+    async fn drain(&mut self, core: &Arc<Core>, notice: &ShutdownNotice) {
+        wake_shards(core, interest::CLOSED | interest::DRAINING).await;
+        let drained = drained_and_served(core, notice);
+        let cut_off = until(notice.drain_deadline(), reached(core, event::FORCED));
+        if let Either::Right(_) = race(drained, race(cut_off, tell_progress(core, notice))).await {
+            self.cut(core).await;
+        }
+    }
+
     /// Cuts what is in flight, gives it a short time to be gone, and notes what was not.
     async fn cut(&mut self, core: &Arc<Core>) {
         let now = Instant::now();
         self.cut_at = Some(now);
         core.cut();
+        core.tasks.cut();
         wake_shards(core, interest::FORCED).await;
         let (shortest, longest) = UNWINDING;
         let unwinding = (core.config.reserve() / 4).clamp(shortest, longest);
@@ -198,6 +255,7 @@ impl Account {
         self.abandoned_servers = core.servers.running();
         warn!(
             requests = self.abandoned_requests,
+            tasks = core.tasks.running(),
             servers = self.abandoned_servers,
             "abandoned: still alive after they were cut"
         );
@@ -214,13 +272,14 @@ impl Account {
         notice.clone().ending_by(deadline)
     }
 
-    pub(crate) fn report(self, core: &Core, hooks: Vec<HookReport>) -> ShutdownReport {
+    pub(crate) fn report(self, core: &Core) -> ShutdownReport {
         ShutdownReport::new(Facts {
             reason: self.reason,
             interrupted: self.interrupted,
+            startup_failure: core.startup_failure(self.reason),
             forced: core.milestones().has(event::FORCED),
             phases: self.phases,
-            in_flight_at_trigger: core.in_flight_at_trigger(),
+            in_flight_at_trigger: self.in_flight_at_trigger,
             in_flight_at_force: core.in_flight_at_force(),
             admitted: core.gate.admitted(),
             refused: core.gate.refused(),
@@ -228,7 +287,10 @@ impl Account {
             abandoned_requests: self.abandoned_requests,
             abandoned_servers: self.abandoned_servers,
             server_errors: core.servers.errors(),
-            hooks,
+            tasks: core.tasks.reports(),
+            tasks_forgotten: core.tasks.forgotten(),
+            hooks: core.hooks.reports(),
+            services: core.services.reports(),
         })
     }
 }

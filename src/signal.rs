@@ -17,8 +17,9 @@ use tokio::runtime::Handle;
 use tracing::{info, warn};
 
 use crate::controller::ShutdownController;
+use crate::shutdown::Shutdown;
 use crate::state::ShutdownReason;
-use crate::sync::{Mutex, lock};
+use crate::sync::{Arc, Mutex, lock};
 
 /// Says why signals cannot be listened for.
 ///
@@ -107,16 +108,22 @@ struct Listener {
 }
 
 impl Listener {
-    fn first_signal(&self, name: &'static str) {
+    /// The first signal of a shutdown triggers it, the second forces it; `true` after that. When
+    /// the shutdown is called off in between, the next signal is a first one again.
+    fn heard(&self, name: &'static str, first: &mut Option<Arc<Shutdown>>) -> bool {
+        let core = self.ctl.core();
+        if first.as_ref().is_some_and(|first| !first.is_called_off()) {
+            warn!(signal = name, "second signal received: forcing");
+            // Gives signals back before it forces, so that a third one is not swallowed meanwhile.
+            core.listening.stop_if(self.start);
+            self.ctl.force();
+            return true;
+        }
         info!(signal = name, "signal received: shutting down");
         self.ctl.trigger(ShutdownReason::Signal(name));
-    }
-
-    /// Gives signals back before it forces, so that a third one is not swallowed meanwhile.
-    fn second_signal(&self, name: &'static str) {
-        warn!(signal = name, "second signal received: forcing");
-        self.ctl.core().listening.stop_if(self.start);
-        self.ctl.force();
+        *first = core.shutdown();
+        core.note_signal(name);
+        false
     }
 }
 

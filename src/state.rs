@@ -12,7 +12,7 @@ use std::fmt;
 /// | `Initializing` | `Starting`, `Failed` |
 /// | `Starting` | `Running`, `Failed` |
 /// | `Running` | `LameDuck`, or `Draining` when the lame duck is zero |
-/// | `LameDuck` | `Draining` |
+/// | `LameDuck` | `Draining`, or back to `Running` when the shutdown is called off |
 /// | `Draining` | `Stopping` |
 /// | `Stopping` | `Stopped` |
 ///
@@ -122,7 +122,7 @@ impl LifecycleState {
             (Initializing, Starting | Failed)
                 | (Starting, Running | Failed)
                 | (Running, LameDuck | Draining)
-                | (LameDuck, Draining)
+                | (LameDuck, Draining | Running)
                 | (Draining, Stopping)
                 | (Stopping, Stopped)
         )
@@ -173,13 +173,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_legal_move_goes_forward_and_ends_at_a_terminal_state() {
+    fn only_a_lame_duck_can_go_back_and_only_a_terminal_state_is_an_end() {
         for from in LifecycleState::ALL {
             let next: Vec<_> = LifecycleState::ALL
                 .into_iter()
                 .filter(|to| from.can_become(*to))
                 .collect();
-            assert!(next.iter().all(|to| *to > from), "{from} goes back");
+            let back: Vec<_> = next.iter().filter(|to| **to <= from).collect();
+            match from {
+                LifecycleState::LameDuck => assert_eq!(back, [&LifecycleState::Running]),
+                _ => assert!(back.is_empty(), "{from} goes back"),
+            }
             assert_eq!(next.is_empty(), from.is_terminal(), "{from}");
         }
     }

@@ -4,9 +4,10 @@ use std::fmt;
 use std::future::Future;
 use std::marker::PhantomData;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use crate::core::Core;
+use crate::notice::ShutdownNotice;
 use crate::report::ShutdownReport;
 use crate::state::LifecycleState;
 use crate::sync::Arc;
@@ -16,7 +17,7 @@ use crate::wakers::Slot;
 ///
 /// It is made by the methods of [`ShutdownController`](crate::ShutdownController). It borrows
 /// nothing, is `Unpin`, and can be sent and stored. It gives `()`, the [`LifecycleState`] reached,
-/// or the [`ShutdownReport`].
+/// the [`ShutdownNotice`], or the [`ShutdownReport`].
 ///
 /// # Cancel safety
 ///
@@ -52,29 +53,34 @@ pub struct Wait<T = ()> {
     outcome: PhantomData<fn() -> T>,
 }
 
-/// What a wait gives, read when it resolves.
+/// What a wait gives, read when it resolves; `None` if that was taken back meanwhile.
 trait Outcome {
-    fn of(core: &Core) -> Poll<Self>
+    fn of(core: &Core) -> Option<Self>
     where
         Self: Sized;
 }
 
 impl Outcome for () {
-    fn of(_: &Core) -> Poll<()> {
-        Poll::Ready(())
+    fn of(_: &Core) -> Option<()> {
+        Some(())
     }
 }
 
 impl Outcome for LifecycleState {
-    fn of(core: &Core) -> Poll<Self> {
-        Poll::Ready(core.state())
+    fn of(core: &Core) -> Option<Self> {
+        Some(core.state())
+    }
+}
+
+impl Outcome for ShutdownNotice {
+    fn of(core: &Core) -> Option<Self> {
+        core.notice()
     }
 }
 
 impl Outcome for ShutdownReport {
-    fn of(core: &Core) -> Poll<Self> {
-        // A start-up that failed has no shutdown to report.
-        core.report().cloned().map_or(Poll::Pending, Poll::Ready)
+    fn of(core: &Core) -> Option<Self> {
+        core.report().cloned()
     }
 }
 
@@ -109,16 +115,18 @@ macro_rules! wait_for {
 
             fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<$outcome> {
                 let this = self.get_mut();
-                match this.poll_events(cx) {
-                    Poll::Ready(()) => <$outcome>::of(&this.core),
-                    Poll::Pending => Poll::Pending,
+                loop {
+                    ready!(this.poll_events(cx));
+                    if let Some(outcome) = <$outcome>::of(&this.core) {
+                        return Poll::Ready(outcome);
+                    }
                 }
             }
         }
     )*};
 }
 
-wait_for!((), LifecycleState, ShutdownReport);
+wait_for!((), LifecycleState, ShutdownNotice, ShutdownReport);
 
 impl<T> Drop for Wait<T> {
     fn drop(&mut self) {

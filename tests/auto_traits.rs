@@ -8,7 +8,7 @@ use http_body_util::Full;
 use tower_lifecycle::future::{AnyDrainFuture, DrainFuture, RequestTrackingFuture};
 use tower_lifecycle::{
     AnyService, BoxError, ConfigError, Drain, DrainLayer, Forced, GuardWait, Hook, HookError,
-    HookOutcome, HookReport, Http, InFlightGuard, LifecycleState, PhaseReport, RequestTracking,
+    HookReport, Http, InFlightGuard, LifecycleState, Outcome, PhaseReport, RequestTracking,
     RequestTrackingLayer, ResponseBody, Run, ShutdownConfig, ShutdownController, ShutdownNotice,
     ShutdownReason, ShutdownReport, ShuttingDown, TrackedBody, Wait,
 };
@@ -33,7 +33,7 @@ fn the_handle_and_what_it_gives_are_send_and_sync() {
     is_all::<LifecycleState>();
     is_all::<PhaseReport>();
     is_all::<HookReport>();
-    is_all::<HookOutcome>();
+    is_all::<Outcome>();
     is_all::<InFlightGuard>();
     is_all::<GuardWait<'static>>();
     is_all::<Wait>();

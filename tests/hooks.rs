@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 use tower_lifecycle::{
-    Hook, HookOutcome, LifecycleState, ShutdownConfig, ShutdownController, ShutdownReason,
+    Hook, LifecycleState, Outcome, ShutdownConfig, ShutdownController, ShutdownReason,
     ShutdownReport,
 };
 
@@ -107,7 +107,7 @@ async fn a_bad_hook_harms_only_itself() {
     assert_eq!(log.entries(), [("good", ms(0)), ("later", ms(500))]);
     assert!(!report.is_graceful() && !report.is_forced());
     assert_eq!(ctl.state(), LifecycleState::Stopped);
-    let HookOutcome::Failed(error) = report.hooks()[0].outcome() else {
+    let Outcome::Failed(error) = report.hooks()[0].outcome() else {
         panic!("it failed")
     };
     assert_eq!(error.to_string(), "disk full");

@@ -36,7 +36,7 @@ pin_project! {
             inner: F,
             guard: InFlightGuard,
         },
-        Refused,
+        Refused { error: ShuttingDown },
         Done,
     }
 }
@@ -65,8 +65,11 @@ where
                 guard,
             },
             Err(_) => {
-                self.entrance.handle.shard.note_refused();
-                AnyKind::Refused
+                let shard = &self.entrance.handle.shard;
+                shard.note_refused();
+                AnyKind::Refused {
+                    error: ShuttingDown::new(shard.is_paused()),
+                }
             }
         };
         AnyResponseFuture { kind }
@@ -99,7 +102,7 @@ where
                     }
                 }
             }
-            AnyKindProj::Refused => Err(ShuttingDown.into()),
+            AnyKindProj::Refused { error } => Err((*error).into()),
             AnyKindProj::Done => panic!("{POLLED_AFTER_COMPLETION}"),
         };
         kind.set(AnyKind::Done);
@@ -124,7 +127,7 @@ impl<F> fmt::Debug for AnyResponseFuture<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = match &self.kind {
             AnyKind::Admitted { .. } => "admitted",
-            AnyKind::Refused => "refused",
+            AnyKind::Refused { .. } => "refused",
             AnyKind::Done => "done",
         };
         f.debug_tuple("AnyResponseFuture").field(&kind).finish()

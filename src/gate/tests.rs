@@ -9,7 +9,7 @@ impl Gate {
     /// What a trigger does, without the controller.
     fn drain(&self) {
         self.close();
-        self.milestones.reach(event::DRAINING);
+        self.milestones.reach(event::CLOSED);
         self.scan();
     }
 

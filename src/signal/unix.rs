@@ -25,12 +25,11 @@ pub(super) fn listen(listener: Listener, runtime: &Handle) -> io::Result<Stop> {
     thread::Builder::new()
         .name("tower-lifecycle-signals".to_owned())
         .spawn(move || {
-            let mut names = signals.forever().map(name);
-            if let Some(first) = names.next() {
-                in_thread.first_signal(first);
-            }
-            if let Some(second) = names.next() {
-                in_thread.second_signal(second);
+            let mut first = None;
+            for signal in signals.forever() {
+                if in_thread.heard(name(signal), &mut first) {
+                    break;
+                }
             }
         })?;
     runtime.spawn(async move { in_task.ctl.stopped().await });

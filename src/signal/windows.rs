@@ -22,11 +22,11 @@ pub(super) fn listen(listener: Listener, runtime: &Handle) -> io::Result<Stop> {
     };
     let task = runtime.spawn(async move {
         let mut stopped = listener.ctl.stopped();
-        if let Either::Left(first) = race(signals.recv(), &mut stopped).await {
-            listener.first_signal(first);
-        }
-        if let Either::Left(second) = race(signals.recv(), &mut stopped).await {
-            listener.second_signal(second);
+        let mut first = None;
+        while let Either::Left(signal) = race(signals.recv(), &mut stopped).await {
+            if listener.heard(signal, &mut first) {
+                break;
+            }
         }
     });
     let task = task.abort_handle();

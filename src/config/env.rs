@@ -1,0 +1,157 @@
+//! The configuration from environment variables.
+
+use std::env;
+use std::ffi::OsString;
+
+use super::error::ConfigError;
+use super::{Field, ShutdownConfig};
+
+// ===== impl ShutdownConfig =====
+
+impl ShutdownConfig {
+    /// Reads the environment variables that begin with `prefix`.
+    ///
+    /// With a prefix of `LOCALZURE_SERVER` they are
+    ///
+    /// | variable | field |
+    /// |---|---|
+    /// | `LOCALZURE_SERVER_SHUTDOWN_TIMEOUT` | [`shutdown_timeout`](#structfield.shutdown_timeout) |
+    /// | `LOCALZURE_SERVER_LAME_DUCK` | [`lame_duck`](#structfield.lame_duck) |
+    /// | `LOCALZURE_SERVER_REFUSE_FOR` | [`refuse_for`](#structfield.refuse_for) |
+    /// | `LOCALZURE_SERVER_CLEANUP_RESERVE` | [`cleanup_reserve`](#structfield.cleanup_reserve) |
+    /// | `LOCALZURE_SERVER_RETRY_AFTER` | [`retry_after`](#structfield.retry_after) |
+    /// | `LOCALZURE_SERVER_PROGRESS_INTERVAL` | [`progress_interval`](#structfield.progress_interval) |
+    ///
+    /// and their values are what [`parse_duration`](Self::parse_duration) takes. A field keeps its
+    /// default where the variable is not set. Other variables are the application's, and are not
+    /// looked at.
+    ///
+    /// The `_` after the prefix is left out where the prefix ends in one itself or is empty:
+    /// `APP_` is the same as `APP`, `APP__` reads `APP__LAME_DUCK`, and the empty prefix
+    /// `LAME_DUCK`.
+    ///
+    /// # Errors
+    ///
+    /// A [`ConfigError`] names the first variable that is set to something else, shows its value,
+    /// and says what is allowed. An empty value is an error too: it is more often a mistake than
+    /// the wish for the default.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_lifecycle::ShutdownConfig;
+    ///
+    /// # fn main() -> Result<(), tower_lifecycle::ConfigError> {
+    /// let config = ShutdownConfig::from_env("LOCALZURE_SERVER")?;
+    /// assert_eq!(config, ShutdownConfig::default()); // none of them is set
+    /// # Ok(()) }
+    /// ```
+    pub fn from_env(prefix: &str) -> Result<Self, ConfigError> {
+        Self::from_variables(prefix, |name| env::var_os(name))
+    }
+
+    fn from_variables(
+        prefix: &str,
+        lookup: impl Fn(&str) -> Option<OsString>,
+    ) -> Result<Self, ConfigError> {
+        let separator = match prefix {
+            "" => "",
+            prefix if prefix.ends_with('_') => "",
+            _ => "_",
+        };
+        let mut config = Self::default();
+        for field in Field::ALL {
+            let name = format!("{prefix}{separator}{}", field.name().to_ascii_uppercase());
+            let Some(value) = lookup(&name) else { continue };
+            let duration = match value.to_str() {
+                Some(text) => field.parse(text),
+                None => Err(ConfigError::bad_value(field.name(), value, None)),
+            };
+            config = config.with(field, duration.map_err(|error| error.of_key(name))?);
+        }
+        Ok(config)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Reads the configuration from `variables` alone.
+    fn read(prefix: &str, variables: &[(&str, &str)]) -> Result<ShutdownConfig, ConfigError> {
+        ShutdownConfig::from_variables(prefix, |name| {
+            let variable = variables.iter().find(|variable| variable.0 == name);
+            variable.map(|variable| variable.1.into())
+        })
+    }
+
+    #[test]
+    fn each_variable_sets_its_own_field() {
+        let config = read(
+            "APP",
+            &[
+                ("APP_SHUTDOWN_TIMEOUT", "1m 30s"),
+                ("APP_LAME_DUCK", "2"),
+                ("APP_REFUSE_FOR", "0.25"),
+                ("APP_CLEANUP_RESERVE", "4s"),
+                ("APP_RETRY_AFTER", "5.0"),
+                ("APP_PROGRESS_INTERVAL", "600ms"),
+            ],
+        );
+        let expected = ShutdownConfig::default()
+            .shutdown_timeout(Duration::from_secs(90))
+            .lame_duck(Duration::from_secs(2))
+            .refuse_for(Duration::from_millis(250))
+            .cleanup_reserve(Duration::from_secs(4))
+            .retry_after(Duration::from_secs(5))
+            .progress_interval(Duration::from_millis(600));
+        assert_eq!(config, Ok(expected));
+    }
+
+    #[test]
+    fn what_is_not_set_keeps_the_default_and_what_is_not_ours_is_not_read() {
+        let names = RefCell::new(Vec::new());
+        let config = ShutdownConfig::from_variables("APP", |name| {
+            names.borrow_mut().push(name.to_owned());
+            None
+        });
+        assert_eq!(config, Ok(ShutdownConfig::default()));
+        let ours = [
+            "APP_SHUTDOWN_TIMEOUT",
+            "APP_LAME_DUCK",
+            "APP_REFUSE_FOR",
+            "APP_CLEANUP_RESERVE",
+            "APP_RETRY_AFTER",
+            "APP_PROGRESS_INTERVAL",
+        ];
+        assert_eq!(names.into_inner(), ours);
+    }
+
+    #[test]
+    fn the_prefix_is_parted_from_the_name_by_what_it_ends_in() {
+        for (prefix, name) in [
+            ("APP", "APP_LAME_DUCK"),
+            ("APP_", "APP_LAME_DUCK"),
+            ("APP__", "APP__LAME_DUCK"),
+            ("", "LAME_DUCK"),
+        ] {
+            let config = read(prefix, &[(name, "7")]).unwrap();
+            assert_eq!(config.lame_duck, Duration::from_secs(7), "{prefix:?}");
+        }
+    }
+
+    #[test]
+    fn the_error_names_variable_field_and_value() {
+        let error = read("APP", &[("APP_RETRY_AFTER", "")]).unwrap_err();
+        assert_eq!(error.field(), "retry_after");
+        assert_eq!(error.key(), "APP_RETRY_AFTER");
+        assert_eq!(
+            error.to_string(),
+            "APP_RETRY_AFTER is \"\", but must be seconds such as 45 or 0.25, or units such as \
+             1m 30s, at least zero and below 2^64 seconds"
+        );
+    }
+}

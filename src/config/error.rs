@@ -1,0 +1,177 @@
+//! What is wrong with a configuration, and what would be right.
+
+use std::error::Error;
+use std::fmt::{self, Debug};
+use std::time::{Duration, TryFromFloatSecsError};
+
+use super::duration::ALLOWED;
+
+/// Says why a [`ShutdownConfig`](crate::ShutdownConfig) cannot be.
+///
+/// It names the field, its value, and what is allowed. A value that came from outside is shown
+/// escaped, and cut short where it is long.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_lifecycle::{ShutdownConfig, ShutdownController};
+///
+/// let config = ShutdownConfig::default().cleanup_reserve(Duration::from_secs(40));
+/// let error = ShutdownController::with_config(config).unwrap_err();
+/// assert_eq!(
+///     error.to_string(),
+///     "cleanup_reserve is 40s, but may be at most 30s, the shutdown_timeout"
+/// );
+/// ```
+#[derive(Debug, Clone, PartialEq)]
+pub struct ConfigError {
+    field: &'static str,
+    /// The name that the user knows, where it is another.
+    key: Option<Box<str>>,
+    /// As it is shown.
+    value: Box<str>,
+    allowed: Allowed,
+    cause: Option<Box<Cause>>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+enum Allowed {
+    AboveZero,
+    /// What the total leaves, beside the clean-up reserve where there is one.
+    AtMost {
+        total: Duration,
+        reserve: Option<Duration>,
+    },
+    /// Anything that is a duration.
+    Duration,
+}
+
+/// Why a value from outside is no duration.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Cause {
+    Seconds(TryFromFloatSecsError),
+    Units(humantime::DurationError),
+}
+
+/// How many characters of a value are shown.
+const SHOWN: usize = 64;
+
+// ===== impl ConfigError =====
+
+impl ConfigError {
+    pub(super) fn not_above_zero(field: &'static str, value: Duration) -> Self {
+        Self::new(field, value, Allowed::AboveZero)
+    }
+
+    pub(super) fn too_long(
+        field: &'static str,
+        value: Duration,
+        total: Duration,
+        reserve: Option<Duration>,
+    ) -> Self {
+        Self::new(field, value, Allowed::AtMost { total, reserve })
+    }
+
+    pub(super) fn bad_value(field: &'static str, value: impl Debug, cause: Option<Cause>) -> Self {
+        Self {
+            cause: cause.map(Cause::shortened).map(Box::new),
+            ..Self::new(field, value, Allowed::Duration)
+        }
+    }
+
+    fn new(field: &'static str, value: impl Debug, allowed: Allowed) -> Self {
+        Self {
+            field,
+            key: None,
+            value: shown(value),
+            allowed,
+            cause: None,
+        }
+    }
+
+    /// Says that the user knows the field as `key`.
+    pub(super) fn of_key(self, key: String) -> Self {
+        Self {
+            key: Some(key.into()),
+            ..self
+        }
+    }
+
+    /// Returns the name of the field that cannot be as it is.
+    ///
+    /// An error of [`parse_duration`](crate::ShutdownConfig::parse_duration), which knows none,
+    /// says `duration`.
+    pub fn field(&self) -> &'static str {
+        self.field
+    }
+
+    /// Returns the name by which the value was given.
+    ///
+    /// That is the environment variable where there was one, otherwise the same as
+    /// [`field`](Self::field).
+    pub fn key(&self) -> &str {
+        self.key.as_deref().unwrap_or(self.field)
+    }
+}
+
+// Humantime's error is one too; it only does not say so.
+impl Eq for ConfigError {}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} is {}, but ", self.key(), self.value)?;
+        match &self.allowed {
+            Allowed::AboveZero => f.write_str("must be above zero"),
+            Allowed::AtMost {
+                total,
+                reserve: None,
+            } => {
+                write!(f, "may be at most {total:?}, the shutdown_timeout")
+            }
+            Allowed::AtMost {
+                total,
+                reserve: Some(reserve),
+            } => write!(
+                f,
+                "may be at most {:?}, what the shutdown_timeout of {total:?} leaves beside the \
+                 cleanup_reserve of {reserve:?}",
+                total.saturating_sub(*reserve),
+            ),
+            Allowed::Duration => write!(f, "must be {ALLOWED}"),
+        }
+    }
+}
+
+impl Error for ConfigError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self.cause.as_deref()? {
+            Cause::Seconds(cause) => Some(cause),
+            Cause::Units(cause) => Some(cause),
+        }
+    }
+}
+
+// ===== impl Cause =====
+
+impl Cause {
+    /// The only text in it is the unit, which is as long as the user wrote it.
+    fn shortened(mut self) -> Self {
+        if let Self::Units(humantime::DurationError::UnknownUnit { unit, .. }) = &mut self {
+            if let Some((end, _)) = unit.char_indices().nth(SHOWN) {
+                unit.truncate(end);
+            }
+        }
+        self
+    }
+}
+
+/// Shows a value from outside: escaped, so that it cannot break out of a line of the log, and not
+/// longer than is needed to find it.
+pub(super) fn shown(value: impl Debug) -> Box<str> {
+    let escaped = format!("{value:?}");
+    match escaped.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("{}…", &escaped[..end]).into(),
+        None => escaped.into(),
+    }
+}

@@ -1,0 +1,79 @@
+//! The fields by their names, and which of them were given.
+
+use std::fmt;
+
+/// A field of the configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Field {
+    ShutdownTimeout,
+    LameDuck,
+    RefuseFor,
+    CleanupReserve,
+    RetryAfter,
+    ProgressInterval,
+}
+
+/// Of the fields, those that were given, by whatever means.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Given(u8);
+
+// ===== impl Field =====
+
+impl Field {
+    pub(super) const ALL: [Self; 6] = [
+        Self::ShutdownTimeout,
+        Self::LameDuck,
+        Self::RefuseFor,
+        Self::CleanupReserve,
+        Self::RetryAfter,
+        Self::ProgressInterval,
+    ];
+
+    /// In the same order.
+    pub(super) const NAMES: [&str; Self::ALL.len()] = [
+        "shutdown_timeout",
+        "lame_duck",
+        "refuse_for",
+        "cleanup_reserve",
+        "retry_after",
+        "progress_interval",
+    ];
+
+    pub(super) fn name(self) -> &'static str {
+        Self::NAMES[self as usize]
+    }
+}
+
+// ===== impl Given =====
+
+impl Given {
+    pub(super) fn insert(&mut self, field: Field) {
+        self.0 |= 1 << field as u8;
+    }
+
+    pub(super) fn contains(self, field: Field) -> bool {
+        self.0 & (1 << field as u8) != 0
+    }
+}
+
+impl fmt::Debug for Given {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let given = Field::ALL.iter().filter(|field| self.contains(**field));
+        f.debug_set().entries(given).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_given_is_remembered_by_field() {
+        let mut given = Given::default();
+        given.insert(Field::LameDuck);
+        given.insert(Field::ProgressInterval);
+        let found = Field::ALL.map(|field| given.contains(field));
+        assert_eq!(found, [false, true, false, false, false, true]);
+        assert_eq!(format!("{given:?}"), "{LameDuck, ProgressInterval}");
+    }
+}

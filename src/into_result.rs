@@ -1,0 +1,99 @@
+//! What the end of a foreign future says: that it ended, or that it failed.
+
+use std::convert::Infallible;
+
+use crate::error::BoxError;
+
+/// What a server, a task or the stop of a service may give: that it ended, or that it failed.
+///
+/// It is there for `()`, `Infallible`, `Result`s of these with any error that converts into a
+/// [`BoxError`], and tuples of these, so also for a `JoinHandle` or a `join!` of several servers.
+///
+/// # Examples
+///
+/// ```
+/// use tower_lifecycle::{BoxError, IntoResult, ShutdownController};
+///
+/// enum Ending {
+///     Closed,
+///     Broken(&'static str),
+/// }
+///
+/// impl IntoResult for Ending {
+///     fn into_result(self) -> Result<(), BoxError> {
+///         match self {
+///             Ending::Closed => Ok(()),
+///             Ending::Broken(cause) => Err(cause.into()),
+///         }
+///     }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// let ctl = ShutdownController::new();
+/// let report = ctl.run(async { Ending::Broken("out of memory") }).await;
+/// assert_eq!(report.server_errors().len(), 1);
+/// # assert!(Ending::Closed.into_result().is_ok());
+/// # }
+/// ```
+pub trait IntoResult {
+    /// Returns the first error, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// What it failed with.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_lifecycle::IntoResult;
+    ///
+    /// let (public, admin) = (Ok::<(), &str>(()), Err::<(), &str>("address in use"));
+    /// let error = (public, admin).into_result().unwrap_err();
+    /// assert_eq!(error.to_string(), "address in use");
+    /// ```
+    fn into_result(self) -> Result<(), BoxError>;
+}
+
+// ===== impl IntoResult =====
+
+impl IntoResult for () {
+    fn into_result(self) -> Result<(), BoxError> {
+        Ok(())
+    }
+}
+
+impl IntoResult for Infallible {
+    fn into_result(self) -> Result<(), BoxError> {
+        match self {}
+    }
+}
+
+impl<T: IntoResult, E: Into<BoxError>> IntoResult for Result<T, E> {
+    fn into_result(self) -> Result<(), BoxError> {
+        self.map_err(Into::into)?.into_result()
+    }
+}
+
+macro_rules! tuples {
+    ($(($($name:ident)+))+) => {$(
+        impl<$($name: IntoResult),+> IntoResult for ($($name,)+) {
+            #[allow(non_snake_case)]
+            fn into_result(self) -> Result<(), BoxError> {
+                let ($($name,)+) = self;
+                $($name.into_result()?;)+
+                Ok(())
+            }
+        }
+    )+};
+}
+
+tuples! {
+    (A)
+    (A B)
+    (A B C)
+    (A B C D)
+    (A B C D E)
+    (A B C D E F)
+    (A B C D E F G)
+    (A B C D E F G H)
+}

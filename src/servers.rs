@@ -1,0 +1,43 @@
+//! The server futures that `run` polls.
+
+use crate::error::BoxError;
+use crate::sync::{Arc, Mutex, lock};
+
+/// How many servers there are and were, and the errors that they ended with.
+#[derive(Default)]
+pub(crate) struct Servers(Mutex<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    begun: u64,
+    running: u64,
+    errors: Vec<Arc<dyn std::error::Error + Send + Sync>>,
+}
+
+impl Servers {
+    pub(crate) fn begin(&self) {
+        let mut servers = lock(&self.0);
+        servers.begun += 1;
+        servers.running += 1;
+    }
+
+    pub(crate) fn end(&self, result: Result<(), BoxError>) {
+        let mut servers = lock(&self.0);
+        servers.running -= 1;
+        servers.errors.extend(result.err().map(Arc::from));
+    }
+
+    /// Returns whether there were any, and none is left.
+    pub(crate) fn have_ended(&self) -> bool {
+        let servers = lock(&self.0);
+        servers.begun > 0 && servers.running == 0
+    }
+
+    pub(crate) fn running(&self) -> u64 {
+        lock(&self.0).running
+    }
+
+    pub(crate) fn errors(&self) -> Vec<Arc<dyn std::error::Error + Send + Sync>> {
+        lock(&self.0).errors.clone()
+    }
+}

@@ -1,0 +1,39 @@
+//! One shutdown, from its trigger on: to its end, or until it is called off.
+
+use tokio::sync::watch;
+
+use crate::notice::ShutdownNotice;
+
+/// One shutdown, or the rollback of a start-up that failed.
+#[derive(Debug)]
+pub(crate) struct Shutdown {
+    pub(crate) notice: ShutdownNotice,
+    pub(crate) in_flight_at_trigger: u64,
+    /// Of its own, and not a milestone: who slept through a `resume` and the next trigger still
+    /// learns that this one is over.
+    called_off: watch::Sender<bool>,
+}
+
+impl Shutdown {
+    pub(crate) fn new(notice: ShutdownNotice, in_flight_at_trigger: u64) -> Self {
+        Self {
+            notice,
+            in_flight_at_trigger,
+            called_off: watch::Sender::new(false),
+        }
+    }
+
+    pub(crate) fn call_off(&self) {
+        self.called_off.send_replace(true);
+    }
+
+    pub(crate) fn is_called_off(&self) -> bool {
+        *self.called_off.borrow()
+    }
+
+    /// Resolves once it is called off.
+    pub(crate) async fn called_off(&self) {
+        // The sender is not dropped before this borrow ends, so there is no error to come.
+        let _ = self.called_off.subscribe().wait_for(|off| *off).await;
+    }
+}

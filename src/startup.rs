@@ -1,0 +1,332 @@
+//! Starting services, one after another, and stopping them again when one of them fails.
+//!
+//! ```text
+//! Initializing ── start ── start ── … ── finish ── Running ── (shutdown: stopped in reverse order)
+//!                   └ fails, times out, panics, or a signal: stopped in reverse order ── Failed
+//! ```
+
+mod error;
+mod step;
+
+pub(crate) use self::error::StartupFailure;
+pub use self::error::{StartupCause, StartupError};
+pub use self::step::{Start, Starting, Step, Steps};
+
+use std::fmt;
+use std::future::Future;
+use std::mem;
+
+use tracing::{debug, error};
+
+use self::step::AnyStep;
+use crate::config::{ConfigError, ShutdownConfig};
+use crate::controller::ShutdownController;
+use crate::core::Core;
+use crate::error::BoxError;
+use crate::into_result::IntoResult;
+use crate::milestones::event;
+use crate::race::{Either, race};
+use crate::report::ShutdownReport;
+use crate::state::{LifecycleState, ShutdownReason};
+use crate::sync::Arc;
+use crate::wait::Wait;
+
+/// The start of a service's parts, which is rolled back when one of them fails.
+///
+/// It begins as `Initializing`, is `Starting` from the first step on, and ends by
+/// [`finish`](Self::finish) as `Running`. What was started is stopped in reverse order:
+///
+/// - in a shutdown, after the hooks and inside its deadline;
+/// - when a step fails, panics or takes longer than its limit, when a shutdown is
+///   [triggered](ShutdownController::trigger) meanwhile, by a signal for one, or when it is dropped
+///   without having been finished. Then requests and tasks that were let in already have until the
+///   drain deadline to end, all is stopped, and the state is `Failed`. Hooks do not run.
+///
+/// Every stop runs in a task of its own and has a limit of its own, so that one that hangs or fails
+/// keeps no other from being stopped. A process may make another `Startup` afterwards.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_lifecycle::{BoxError, ShutdownConfig, ShutdownReason, Startup};
+///
+/// #[derive(Clone)]
+/// struct Database;
+///
+/// impl Database {
+///     async fn connect(url: &str) -> Result<Self, BoxError> {
+///         # let _ = url;
+///         Ok(Self)
+///     }
+///     async fn close(self) {}
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), BoxError> {
+/// let mut startup = Startup::new(ShutdownConfig::default())?;
+/// let ctl = startup.controller(); // for layers, health and signals, from the first moment
+///
+/// let url = String::from("postgres://localhost");
+/// let db = startup
+///     .start("database", Database::connect(&url), |db| db.close())
+///     .timeout(Duration::from_secs(10))
+///     .await?;
+/// # let _ = db;
+///
+/// startup.finish().await?;
+/// // serve …
+/// let report = ctl.shutdown(ShutdownReason::Manual).await;
+/// assert_eq!(report.services()[0].name(), "database");
+/// assert!(report.is_graceful());
+/// # Ok(()) }
+/// ```
+#[must_use = "a start-up that is dropped without `finish` is rolled back"]
+pub struct Startup {
+    ctl: ShutdownController,
+    steps: u32,
+    finished: bool,
+}
+
+// ===== impl Startup =====
+
+impl Startup {
+    /// Begins a start-up; the state is `Initializing`.
+    ///
+    /// # Errors
+    ///
+    /// A [`ConfigError`] names the field that cannot be, its value, and what is allowed.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_lifecycle::{LifecycleState, ShutdownConfig, Startup};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), tower_lifecycle::BoxError> {
+    /// let startup = Startup::new(ShutdownConfig::default())?;
+    /// let ctl = startup.controller();
+    /// assert_eq!(ctl.state(), LifecycleState::Initializing);
+    ///
+    /// startup.finish().await?;
+    /// assert_eq!(ctl.state(), LifecycleState::Running);
+    /// # Ok(()) }
+    /// ```
+    pub fn new(config: ShutdownConfig) -> Result<Self, ConfigError> {
+        let ctl = ShutdownController::starting(config)?;
+        Ok(Self {
+            ctl,
+            steps: 0,
+            finished: false,
+        })
+    }
+
+    /// Returns the handle on the lifecycle that is being started.
+    ///
+    /// It can be given to layers, health and tasks from the first moment: what they are asked
+    /// meanwhile is served, and readiness says `starting`.
+    pub fn controller(&self) -> ShutdownController {
+        self.ctl.clone()
+    }
+
+    /// Starts a service, and gives what was started.
+    ///
+    /// `start` makes it; `stop` gets a clone of it when it is to be stopped, and is not called if the
+    /// service was not started. The future that this returns has further settings: see [`Start`].
+    ///
+    /// # Errors
+    ///
+    /// A [`StartupError`], once all that was started has been stopped again: if `start` fails,
+    /// panics or takes longer than its [limit](Start::timeout), if a shutdown was triggered, or if
+    /// another service has this name.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future drops `start`, and no more: the start-up can go on.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_lifecycle::{BoxError, LifecycleState, ShutdownConfig, Startup};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), BoxError> {
+    /// let mut startup = Startup::new(ShutdownConfig::default())?;
+    /// let ctl = startup.controller();
+    /// startup
+    ///     .start("database", async { Ok::<_, BoxError>("pool") }, |_pool| async {})
+    ///     .await?;
+    ///
+    /// let error = startup
+    ///     .start("cache", async { Err::<(), _>("connection refused") }, |()| async {})
+    ///     .await
+    ///     .unwrap_err();
+    /// assert_eq!(error.step(), Some("cache"));
+    /// assert_eq!(error.rollback()[0].name(), "database"); // stopped again
+    /// assert_eq!(ctl.state(), LifecycleState::Failed);
+    /// # Ok(()) }
+    /// ```
+    pub fn start<'a, T, E, F, S, Fut>(
+        &'a mut self,
+        name: impl Into<String>,
+        start: F,
+        stop: S,
+    ) -> Start<'a, T>
+    where
+        T: Clone + Send + 'static,
+        E: Into<BoxError>,
+        F: Future<Output = Result<T, E>> + Send + 'a,
+        S: FnOnce(T) -> Fut + Send + 'static,
+        Fut: Future<Output: IntoResult> + Send + 'static,
+    {
+        Start::new(self, Step::new(name, start, stop))
+    }
+
+    /// Starts several services at the same time, as one step, and gives what was started.
+    ///
+    /// They are stopped at the same time, too. `steps` is a tuple of up to eight [`Step`]s, or a
+    /// `Vec` of them. If one fails, the start of the others is dropped.
+    ///
+    /// # Errors
+    ///
+    /// As [`start`](Self::start).
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future drops what is still being started. What was started already is stopped at
+    /// the end.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_lifecycle::{BoxError, ShutdownConfig, Startup, Step};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), BoxError> {
+    /// let mut startup = Startup::new(ShutdownConfig::default())?;
+    /// let cache = Step::new("cache", async { Ok::<_, BoxError>(1) }, |_| async {});
+    /// let queue = Step::new("queue", async { Ok::<_, BoxError>("q") }, |_| async {});
+    /// let (cache, queue) = startup.start_all((cache, queue)).await?;
+    /// assert_eq!((cache, queue), (1, "q"));
+    /// # startup.finish().await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn start_all<'a, S: Steps<'a>>(&'a mut self, steps: S) -> Starting<'a, S::Started> {
+        let (steps, places) = steps.split();
+        Starting::new(self, steps, move || S::collect(places))
+    }
+
+    /// Ends the start-up; the state is `Running`, and readiness turns green.
+    ///
+    /// # Errors
+    ///
+    /// A [`StartupError`], if a shutdown was triggered before. What was started has been stopped
+    /// then.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future before its first poll rolls the start-up back, as dropping the `Startup`
+    /// does; later, it stops nothing.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_lifecycle::{ShutdownConfig, ShutdownReason, Startup, StartupCause};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), tower_lifecycle::BoxError> {
+    /// let startup = Startup::new(ShutdownConfig::default())?;
+    /// startup.controller().trigger(ShutdownReason::Manual); // or a signal
+    ///
+    /// let error = startup.finish().await.unwrap_err();
+    /// assert!(matches!(error.cause(), StartupCause::Triggered(ShutdownReason::Manual)));
+    /// # Ok(()) }
+    /// ```
+    pub async fn finish(mut self) -> Result<ShutdownController, StartupError> {
+        self.finished = true;
+        if self.core().finish_startup() {
+            Ok(self.ctl.clone())
+        } else {
+            Err(self.failed(None).await)
+        }
+    }
+
+    fn core(&self) -> &Arc<Core> {
+        self.ctl.core()
+    }
+
+    /// Runs the starts of one step, at the same time.
+    async fn run(&mut self, steps: Vec<AnyStep<'_>>) -> Result<(), StartupError> {
+        self.core().advance(LifecycleState::Starting);
+        if self.core().is_triggered() {
+            return Err(self.failed(None).await);
+        }
+        self.steps += 1;
+        let names: Vec<_> = steps.iter().map(|step| Arc::clone(&step.name)).collect();
+        let failure = match self.core().services.begin_step(self.steps, &names) {
+            Ok(()) => {
+                let _running = RunningStep(self.core());
+                debug!(services = ?names, "starting");
+                let triggered: Wait = Wait::new(self.core(), event::TRIGGERED);
+                // Asked first: what is triggered starts nothing more.
+                match race(triggered, step::run_all(self.core(), steps)).await {
+                    Either::Left(()) => None,
+                    Either::Right(Ok(())) => return Ok(()),
+                    Either::Right(Err(failure)) => Some(failure),
+                }
+            }
+            Err(name) => Some(StartupFailure {
+                step: Some(name),
+                cause: StartupCause::Duplicate,
+            }),
+        };
+        Err(self.failed(failure).await)
+    }
+
+    /// Has everything stopped again, and waits until that is done.
+    async fn failed(&self, failure: Option<StartupFailure>) -> StartupError {
+        StartupError::new(self.roll_back(failure).await)
+    }
+
+    /// Begins the rollback, unless it is under way. It is driven as a shutdown is, so dropping what
+    /// waits for it does not stop it.
+    fn roll_back(&self, failure: Option<StartupFailure>) -> Wait<ShutdownReport> {
+        if let Some(failure) = failure {
+            error!(%failure, "start-up failed");
+            self.core().note_startup_failure(failure);
+        }
+        self.ctl.shutdown(ShutdownReason::Error)
+    }
+}
+
+impl Drop for Startup {
+    fn drop(&mut self) {
+        if mem::replace(&mut self.finished, true) || self.core().is_triggered() {
+            return;
+        }
+        let failure = StartupFailure {
+            step: None,
+            cause: StartupCause::Dropped,
+        };
+        drop(self.roll_back(Some(failure)));
+    }
+}
+
+impl fmt::Debug for Startup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Startup")
+            .field("ctl", &self.ctl)
+            .field("steps", &self.steps)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Tells, on whatever path, that a step has ended: the rollback waits for that.
+struct RunningStep<'a>(&'a Arc<Core>);
+
+impl Drop for RunningStep<'_> {
+    fn drop(&mut self) {
+        self.0.services.end_step();
+        self.0.milestones().reach(event::WORK_ENDED);
+    }
+}

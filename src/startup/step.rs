@@ -1,0 +1,383 @@
+//! One step of a start-up: how services are started and stopped.
+
+use std::fmt;
+use std::future::{Future, IntoFuture, poll_fn};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::time::timeout;
+use tracing::{info, warn};
+
+use super::{Startup, StartupCause, StartupError, StartupFailure};
+use crate::cleanup::Job;
+use crate::core::Core;
+use crate::error::BoxError;
+use crate::into_result::IntoResult;
+use crate::outcome::Outcome;
+use crate::panic;
+use crate::services::Stop;
+use crate::sync::{Arc, Mutex, lock};
+
+type StartFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, BoxError>> + Send + 'a>>;
+
+/// A service to be started: its name, its start and its stop.
+///
+/// See [`Startup::start_all`] for an example.
+#[must_use = "a step does nothing until it is given to a `Startup`"]
+pub struct Step<'a, T> {
+    name: Arc<str>,
+    start: StartFuture<'a, T>,
+    stop: Box<dyn FnOnce(T) -> Job + Send>,
+    timeout: Option<Duration>,
+    stop_timeout: Option<Duration>,
+}
+
+/// A service that is being started by [`Startup::start`]; awaiting it starts it.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_lifecycle::{BoxError, ShutdownConfig, Startup};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), BoxError> {
+/// let mut startup = Startup::new(ShutdownConfig::default())?;
+/// let port = startup
+///     .start("echo", async { Ok::<_, BoxError>(7) }, |_port| async {})
+///     .timeout(Duration::from_secs(10))
+///     .stop_timeout(Duration::from_secs(2))
+///     .await?;
+/// assert_eq!(port, 7);
+/// # startup.finish().await?;
+/// # Ok(()) }
+/// ```
+#[must_use = "a service is started when this is awaited"]
+pub struct Start<'a, T> {
+    startup: &'a mut Startup,
+    step: Step<'a, T>,
+}
+
+/// The future of [`Startup::start_all`] and of a [`Start`].
+#[must_use = "futures do nothing unless polled"]
+pub struct Starting<'a, T> {
+    inner: Pin<Box<dyn Future<Output = Result<T, StartupError>> + Send + 'a>>,
+}
+
+/// Several [`Step`]s that are started at the same time: a tuple or a `Vec` of them.
+///
+/// It cannot be implemented outside this crate.
+pub trait Steps<'a>: sealed::Steps<'a> {}
+
+impl<'a, S: sealed::Steps<'a>> Steps<'a> for S {}
+
+mod sealed {
+    use super::AnyStep;
+
+    pub trait Steps<'a> {
+        /// What was started, in the shape of the steps.
+        type Started;
+        /// Where each step leaves what it has started.
+        type Places: Send + 'a;
+
+        fn split(self) -> (Vec<AnyStep<'a>>, Self::Places);
+
+        /// Gives what was started, if all of it was.
+        fn collect(places: Self::Places) -> Option<Self::Started>;
+    }
+}
+
+/// A step whose type is forgotten: what it starts goes to its place.
+pub struct AnyStep<'a> {
+    pub(super) name: Arc<str>,
+    run: Pin<Box<dyn Future<Output = Result<Stop, BoxError>> + Send + 'a>>,
+    timeout: Option<Duration>,
+}
+
+impl fmt::Debug for AnyStep<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AnyStep")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Where a step leaves what it has started.
+type Place<T> = Arc<Mutex<Option<T>>>;
+
+// ===== impl Step =====
+
+impl<'a, T: Clone + Send + 'static> Step<'a, T> {
+    /// Makes a step without limits of its own.
+    ///
+    /// `start` makes the service. It is polled by the task that starts up, so it may borrow from
+    /// there. `stop` gets a clone of what was started.
+    pub fn new<E, F, S, Fut>(name: impl Into<String>, start: F, stop: S) -> Self
+    where
+        E: Into<BoxError>,
+        F: Future<Output = Result<T, E>> + Send + 'a,
+        S: FnOnce(T) -> Fut + Send + 'static,
+        Fut: Future<Output: IntoResult> + Send + 'static,
+    {
+        let stop = move |started: T| Job {
+            run: Box::new(|_notice| Box::pin(async move { stop(started).await.into_result() })),
+            timeout: None,
+        };
+        Self {
+            name: name.into().into(),
+            start: Box::pin(async move { start.await.map_err(Into::into) }),
+            stop: Box::new(stop),
+            timeout: None,
+            stop_timeout: None,
+        }
+    }
+
+    /// Sets how long the start may take. Default: as long as it likes.
+    ///
+    /// Then it is dropped, and the start-up has failed.
+    pub fn timeout(mut self, limit: Duration) -> Self {
+        self.timeout = Some(limit);
+        self
+    }
+
+    /// Sets how long the stop may take, after which it is dropped.
+    ///
+    /// It can only shorten the default: the time that is left, divided by the number of steps that
+    /// are left to be stopped.
+    pub fn stop_timeout(mut self, limit: Duration) -> Self {
+        self.stop_timeout = Some(limit);
+        self
+    }
+
+    fn split(self) -> (AnyStep<'a>, Place<T>) {
+        let place = Place::default();
+        let started = Arc::clone(&place);
+        let run = async move {
+            let service = self.start.await?;
+            *lock(&started) = Some(service.clone());
+            let mut job = (self.stop)(service);
+            job.timeout = self.stop_timeout;
+            Ok(Stop(job))
+        };
+        let step = AnyStep {
+            name: self.name,
+            run: Box::pin(run),
+            timeout: self.timeout,
+        };
+        (step, place)
+    }
+}
+
+impl<T> fmt::Debug for Step<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Step")
+            .field("name", &self.name)
+            .field("timeout", &self.timeout)
+            .field("stop_timeout", &self.stop_timeout)
+            .finish_non_exhaustive()
+    }
+}
+
+// ===== impl Start =====
+
+impl<'a, T: Clone + Send + 'static> Start<'a, T> {
+    pub(super) fn new(startup: &'a mut Startup, step: Step<'a, T>) -> Self {
+        Self { startup, step }
+    }
+
+    /// Sets how long the start may take. Default: as long as it likes.
+    ///
+    /// Then it is dropped, and the start-up has failed.
+    pub fn timeout(mut self, limit: Duration) -> Self {
+        self.step = self.step.timeout(limit);
+        self
+    }
+
+    /// Sets how long the stop may take, after which it is dropped.
+    ///
+    /// It can only shorten the default: the time that is left, divided by the number of steps that
+    /// are left to be stopped.
+    pub fn stop_timeout(mut self, limit: Duration) -> Self {
+        self.step = self.step.stop_timeout(limit);
+        self
+    }
+}
+
+impl<'a, T: Clone + Send + 'static> IntoFuture for Start<'a, T> {
+    type Output = Result<T, StartupError>;
+    type IntoFuture = Starting<'a, T>;
+
+    fn into_future(self) -> Starting<'a, T> {
+        let (step, place) = self.step.split();
+        Starting::new(self.startup, vec![step], move || lock(&place).take())
+    }
+}
+
+impl<T> fmt::Debug for Start<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Start").field("step", &self.step).finish()
+    }
+}
+
+// ===== impl Starting =====
+
+impl<'a, T> Starting<'a, T> {
+    /// `collect` gives what was started, if all of it was.
+    pub(super) fn new(
+        startup: &'a mut Startup,
+        steps: Vec<AnyStep<'a>>,
+        collect: impl FnOnce() -> Option<T> + Send + 'a,
+    ) -> Self {
+        let inner = Box::pin(async move {
+            startup.run(steps).await?;
+            // Each has left what it started, since all of them succeeded.
+            if let Some(started) = collect() {
+                return Ok(started);
+            }
+            Err(startup.failed(None).await)
+        });
+        Self { inner }
+    }
+}
+
+impl<T> Future for Starting<'_, T> {
+    type Output = Result<T, StartupError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.get_mut().inner.as_mut().poll(cx)
+    }
+}
+
+impl<T> fmt::Debug for Starting<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Starting").finish_non_exhaustive()
+    }
+}
+
+// ===== impl Steps =====
+
+macro_rules! tuples {
+    ($(($($name:ident)+))+) => {$(
+        impl<'a, $($name: Clone + Send + 'static),+> sealed::Steps<'a> for ($(Step<'a, $name>,)+) {
+            type Started = ($($name,)+);
+            type Places = ($(Place<$name>,)+);
+
+            #[allow(non_snake_case)]
+            fn split(self) -> (Vec<AnyStep<'a>>, Self::Places) {
+                let ($($name,)+) = self;
+                $(let $name = $name.split();)+
+                (vec![$($name.0),+], ($($name.1,)+))
+            }
+
+            #[allow(non_snake_case)]
+            fn collect(($($name,)+): Self::Places) -> Option<Self::Started> {
+                Some(($(lock(&$name).take()?,)+))
+            }
+        }
+    )+};
+}
+
+tuples! {
+    (A)
+    (A B)
+    (A B C)
+    (A B C D)
+    (A B C D E)
+    (A B C D E F)
+    (A B C D E F G)
+    (A B C D E F G H)
+}
+
+impl<'a, T: Clone + Send + 'static> sealed::Steps<'a> for Vec<Step<'a, T>> {
+    type Started = Vec<T>;
+    type Places = Vec<Place<T>>;
+
+    fn split(self) -> (Vec<AnyStep<'a>>, Self::Places) {
+        self.into_iter().map(Step::split).unzip()
+    }
+
+    fn collect(places: Self::Places) -> Option<Self::Started> {
+        places.iter().map(|place| lock(place).take()).collect()
+    }
+}
+
+// ===== running =====
+
+/// Starts all of them at the same time; gives the first failure, and drops the others then.
+pub(super) async fn run_all(core: &Core, steps: Vec<AnyStep<'_>>) -> Result<(), StartupFailure> {
+    let mut running: Vec<_> = (steps.into_iter())
+        .map(|step| Some(Box::pin(step.run(core))))
+        .collect();
+    poll_fn(|cx| {
+        let mut is_pending = false;
+        for place in &mut running {
+            let Some(step) = place else { continue };
+            match step.as_mut().poll(cx) {
+                Poll::Pending => is_pending = true,
+                Poll::Ready(Ok(())) => *place = None,
+                Poll::Ready(Err(failure)) => return Poll::Ready(Err(failure)),
+            }
+        }
+        match is_pending {
+            true => Poll::Pending,
+            false => Poll::Ready(Ok(())),
+        }
+    })
+    .await
+}
+
+impl AnyStep<'_> {
+    async fn run(self, core: &Core) -> Result<(), StartupFailure> {
+        let Self { name, run, timeout } = self;
+        let cause = match panic::caught(within(timeout, run)).await {
+            Ok(Ok(Ok(stop))) => {
+                info!(service = &*name, "service started");
+                if let Err(stop) = core.services.started(&name, stop) {
+                    stop_now(core, name, stop);
+                }
+                return Ok(());
+            }
+            Ok(Ok(Err(error))) => match panic::caught(async { Outcome::of(Err(error)) }).await {
+                Ok(Outcome::Failed(error)) => StartupCause::Failed(error),
+                Ok(_) => StartupCause::Dropped,
+                Err(panic) => StartupCause::Panicked(panic::message(&panic)),
+            },
+            Ok(Err(limit)) => StartupCause::TimedOut(limit),
+            Err(panic) => StartupCause::Panicked(panic::message(&panic)),
+        };
+        core.services.failed(&name, cause.to_string());
+        Err(StartupFailure {
+            step: Some(name),
+            cause,
+        })
+    }
+}
+
+/// Waits for `future`, at most for `limit`, which is given back when it passes.
+async fn within<F: Future>(limit: Option<Duration>, future: F) -> Result<F::Output, Duration> {
+    match limit {
+        Some(limit) => timeout(limit, future).await.map_err(|_| limit),
+        None => Ok(future.await),
+    }
+}
+
+/// Stops what was started only after the rollback had given up waiting for it, because its start had
+/// blocked its thread. In a task of its own, for whoever polled the start has been told already.
+fn stop_now(core: &Core, name: Arc<str>, Stop(job): Stop) {
+    let (Some(notice), Ok(runtime)) = (core.notice(), Handle::try_current()) else {
+        return;
+    };
+    warn!(
+        service = &*name,
+        "service started too late, and stopped at once"
+    );
+    let limit = job.timeout.unwrap_or_else(|| core.config.reserve());
+    runtime.spawn(async move {
+        let stopped = timeout(limit, (job.run)(notice)).await;
+        if !matches!(stopped, Ok(Ok(()))) {
+            warn!(service = &*name, "service did not stop well");
+        }
+    });
+}

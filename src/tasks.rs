@@ -1,0 +1,286 @@
+//! Background tasks: counted apart from requests, waited for, cut at force, and named when they end
+//! badly.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::future::Future;
+use std::mem;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use pin_project_lite::pin_project;
+use tokio::runtime::Handle;
+use tokio::task::{AbortHandle, JoinHandle};
+use tracing::{error, warn};
+
+use crate::controller::ShutdownController;
+use crate::core::Core;
+use crate::into_result::IntoResult;
+use crate::milestones::event;
+use crate::outcome::{Outcome, TaskReport};
+use crate::sync::{Arc, Mutex, lock};
+
+/// How many that ended badly are remembered for the report, so that a task that is spawned again and
+/// again does not fill the memory. Each is logged as it ends.
+const REMEMBERED: usize = 64;
+
+/// The tasks of one lifecycle.
+#[derive(Debug, Default)]
+pub(crate) struct Tasks(Mutex<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    running: BTreeMap<u64, Running>,
+    spawned: u64,
+    ended_badly: Vec<TaskReport>,
+    forgotten: u64,
+    /// Nothing runs any more: what is running is being cut, and what comes is cut at once.
+    cut: bool,
+}
+
+#[derive(Debug)]
+struct Running {
+    name: Arc<str>,
+    started_at: Instant,
+    /// Missing for the moment between its entry and the runtime's answer.
+    abort: Option<AbortHandle>,
+}
+
+pin_project! {
+    /// A task's future, with its entry, which goes after it.
+    struct Task<F> {
+        // None if it was cut before it could begin.
+        #[pin]
+        future: Option<F>,
+        entry: Entry,
+    }
+}
+
+struct Entry {
+    core: Arc<Core>,
+    id: u64,
+    /// How it ended by itself.
+    ended: Option<Outcome>,
+}
+
+impl ShutdownController {
+    /// Spawns a background task that the shutdown waits for, and cuts at force.
+    ///
+    /// It runs on the runtime of the caller, or else on the one that drives the shutdown. It is
+    /// counted apart from requests: [`drained`](Self::drained) takes no notice of it, but the drain
+    /// is over only when it has ended. It learns of the shutdown by [`triggered`](Self::triggered) or
+    /// [`draining`](Self::draining), and should then come to its end. At the drain deadline, or at
+    /// force, it is dropped where it waits, and named in the [report](crate::ShutdownReport::tasks).
+    /// So is one that fails or panics, whenever that happens. Several may have one name.
+    ///
+    /// One that is spawned after a force, or while stopping, is cut before its first poll.
+    ///
+    /// What is not promised: a task that blocks its thread cannot be cut. It is reported as
+    /// abandoned.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime, if the controller was never used inside one either.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_lifecycle::{ShutdownController, ShutdownReason};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// let ctl = ShutdownController::new();
+    /// let triggered = ctl.triggered();
+    /// let outbox = ctl.spawn("outbox", async move {
+    ///     let mut tick = tokio::time::interval(Duration::from_millis(1));
+    ///     tokio::pin!(triggered);
+    ///     loop {
+    ///         tokio::select! {
+    ///             notice = &mut triggered => break println!("flushing, until {notice:?}"),
+    ///             _ = tick.tick() => { /* send the next message */ }
+    ///         }
+    ///     }
+    /// });
+    ///
+    /// let report = ctl.shutdown(ShutdownReason::Manual).await;
+    /// assert!(outbox.is_finished());
+    /// assert!(report.is_graceful());
+    /// # }
+    /// ```
+    #[track_caller]
+    pub fn spawn<F>(&self, name: impl Into<String>, future: F) -> JoinHandle<()>
+    where
+        F: Future<Output: IntoResult> + Send + 'static,
+    {
+        let core = self.core();
+        let runtime = core.capture_runtime();
+        let tasks = &core.tasks;
+        let (id, is_cut) = tasks.begin(name.into().into());
+        let entry = Entry {
+            core: Arc::clone(core),
+            id,
+            ended: is_cut.then_some(Outcome::Cut),
+        };
+        let future = (!is_cut).then_some(future);
+        let task = Task { future, entry };
+        let handle = match (Handle::try_current(), runtime) {
+            (Err(_), Some(runtime)) => runtime.spawn(task),
+            _ => tokio::spawn(task),
+        };
+        tasks.spawned(id, handle.abort_handle());
+        handle
+    }
+}
+
+// ===== impl Tasks =====
+
+impl Tasks {
+    /// Enters a task; gives its number, and whether it is cut at once.
+    fn begin(&self, name: Arc<str>) -> (u64, bool) {
+        let mut tasks = lock(&self.0);
+        let id = tasks.spawned;
+        tasks.spawned += 1;
+        let running = Running {
+            name,
+            started_at: Instant::now(),
+            abort: None,
+        };
+        tasks.running.insert(id, running);
+        (id, tasks.cut)
+    }
+
+    fn spawned(&self, id: u64, abort: AbortHandle) {
+        let mut tasks = lock(&self.0);
+        let cut = tasks.cut;
+        // It may have ended meanwhile.
+        if let Some(running) = tasks.running.get_mut(&id) {
+            if !cut {
+                running.abort = Some(abort);
+                return;
+            }
+        }
+        drop(tasks);
+        if cut {
+            abort.abort();
+        }
+    }
+
+    fn end(&self, id: u64, ended: Option<Outcome>, in_shutdown: bool) {
+        let mut tasks = lock(&self.0);
+        let Some(task) = tasks.running.remove(&id) else {
+            return;
+        };
+        let outcome = match ended {
+            Some(outcome) => outcome,
+            None if tasks.cut => Outcome::Cut,
+            // Aborted by its owner, or dropped with its runtime: not ours to report.
+            None => return,
+        };
+        if matches!(outcome, Outcome::Completed) {
+            return;
+        }
+        let report = TaskReport {
+            name: task.name,
+            outcome,
+            duration: task.started_at.elapsed(),
+            in_shutdown,
+        };
+        if tasks.ended_badly.len() < REMEMBERED {
+            tasks.ended_badly.push(report.clone());
+        } else {
+            tasks.forgotten += 1;
+        }
+        drop((tasks, task.abort));
+        log(&report);
+    }
+
+    /// Returns how many are running.
+    pub(crate) fn running(&self) -> u64 {
+        lock(&self.0).running.len() as u64
+    }
+
+    /// Cuts what is running, and all that comes.
+    pub(crate) fn cut(&self) {
+        let mut tasks = lock(&self.0);
+        tasks.cut = true;
+        let aborts: Vec<_> = (tasks.running.values_mut())
+            .filter_map(|task| task.abort.take())
+            .collect();
+        drop(tasks);
+        for abort in aborts {
+            abort.abort();
+        }
+    }
+
+    /// Returns the reports of those that ended badly, and of those that have not ended at all.
+    pub(crate) fn reports(&self) -> Vec<TaskReport> {
+        let tasks = lock(&self.0);
+        let alive = tasks.running.values().map(|task| TaskReport {
+            name: Arc::clone(&task.name),
+            outcome: Outcome::Abandoned,
+            duration: task.started_at.elapsed(),
+            in_shutdown: true,
+        });
+        tasks.ended_badly.iter().cloned().chain(alive).collect()
+    }
+
+    /// Returns how many ended badly beyond those that are reported.
+    pub(crate) fn forgotten(&self) -> u64 {
+        lock(&self.0).forgotten
+    }
+}
+
+fn log(report: &TaskReport) {
+    let (task, took, outcome) = (report.name(), report.duration(), report.outcome());
+    if matches!(outcome, Outcome::Cut) {
+        warn!(task, ?took, %outcome, "task cut");
+    } else {
+        error!(task, ?took, %outcome, "task failed");
+    }
+}
+
+// ===== impl Task =====
+
+impl<F: Future<Output: IntoResult>> Future for Task<F> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.project();
+        let Some(future) = this.future.as_pin_mut() else {
+            return Poll::Ready(());
+        };
+        match catch_unwind(AssertUnwindSafe(|| future.poll(cx).map(ended))) {
+            Ok(Poll::Ready(outcome)) => this.entry.ended = Some(outcome),
+            Ok(Poll::Pending) => return Poll::Pending,
+            Err(panic) => {
+                this.entry.ended = Some(Outcome::panicked(&panic));
+                // Who holds the `JoinHandle` is told as by any other task.
+                resume_unwind(panic);
+            }
+        }
+        Poll::Ready(())
+    }
+}
+
+fn ended(output: impl IntoResult) -> Outcome {
+    Outcome::of(output.into_result())
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        let core = &self.core;
+        core.tasks
+            .end(self.id, mem::take(&mut self.ended), core.is_triggered());
+        core.milestones().reach(event::WORK_ENDED);
+    }
+}
+
+impl fmt::Debug for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Entry")
+            .field("id", &self.id)
+            .finish_non_exhaustive()
+    }
+}
