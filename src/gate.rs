@@ -156,9 +156,10 @@ impl Gate {
         if turn.closed_for_good || self.milestones.has(event::PAUSED) {
             return false;
         }
-        self.add_to_all(CLOSED);
         self.milestones.take_back(event::IDLE);
+        // Before the first refusal, for readiness looks at it.
         self.milestones.publish(event::PAUSED);
+        self.add_to_all(CLOSED);
         drop(turn);
         for shard in &self.shards {
             shard.wakers.wake_all(interest::CLOSED);
@@ -173,8 +174,8 @@ impl Gate {
         if turn.closed_for_good || !self.milestones.has(event::PAUSED) {
             return false;
         }
-        self.milestones.take_back(event::PAUSED | event::IDLE);
         self.take_from_all(CLOSED);
+        self.milestones.take_back(event::PAUSED | event::IDLE);
         true
     }
 

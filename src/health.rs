@@ -4,12 +4,14 @@
 //! whether to restart the process, and stays green while it drains: a probe that fails then would
 //! have the process killed in the middle (Kubernetes: liveness and readiness probes).
 
+mod body;
+mod check;
 mod json;
+mod layer;
 
 use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
-use std::panic::catch_unwind;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -18,12 +20,12 @@ use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
-use tokio::runtime::Handle;
-use tokio::task::JoinSet;
-use tokio::time::{Sleep, sleep};
 use tower_service::Service;
 
-use self::json::{Health, Services, timestamp};
+pub use self::body::HealthBody;
+use self::check::{Check, Outcome, Round, Times};
+use self::json::{Payload, Services, timestamp};
+pub use self::layer::{Health, HealthLayer, ResponseFuture as HealthFuture};
 use crate::controller::ShutdownController;
 use crate::error::BoxError;
 use crate::state::LifecycleState;
@@ -34,7 +36,9 @@ use crate::sync::Arc;
 /// | state | readiness | liveness |
 /// |---|---|---|
 /// | `Initializing`, `Starting` | 503 `starting` | 200 |
-/// | `Running` | 200 `healthy`, or 200 `degraded` when a check fails | 200 |
+/// | `Running`, and all checks succeed | 200 `healthy` | 200 |
+/// | `Running`, and a check fails | 200 `degraded` | 200 |
+/// | `Running`, and a critical check fails | 503 `unhealthy` | 200 |
 /// | `LameDuck`, `Draining` | 503 `draining` | 200 |
 /// | `Stopping` | 503 `stopping` | 200 |
 /// | `Stopped` | 503 `stopped` | 503 |
@@ -43,9 +47,9 @@ use crate::sync::Arc;
 /// The body is JSON, and nothing in it comes from the request. GET and HEAD only; other methods get
 /// a 405.
 ///
-/// Put it beside the [`DrainLayer`](crate::DrainLayer), not inside: a probe must not be refused. A
-/// probe also needs a listener that is still open, see
-/// [`stop_accepting`](ShutdownController::stop_accepting).
+/// Put it beside the [`DrainLayer`](crate::DrainLayer), not inside: a probe must not be refused;
+/// without a router, [`HealthLayer`] puts it in front. A probe also needs a listener that is still
+/// open, see [`stop_accepting`](ShutdownController::stop_accepting).
 ///
 /// # Examples
 ///
@@ -80,17 +84,9 @@ pub struct HealthService {
 struct Settings {
     version: Option<Box<str>>,
     checks: Vec<Check>,
-    check_timeout: Duration,
+    times: Times,
     liveness: bool,
 }
-
-#[derive(Clone)]
-struct Check {
-    name: Arc<str>,
-    run: Arc<dyn Fn() -> CheckFuture + Send + Sync>,
-}
-
-type CheckFuture = Pin<Box<dyn Future<Output = Result<(), BoxError>> + Send>>;
 
 /// The response future of [`HealthService`].
 #[must_use = "futures do nothing unless polled"]
@@ -98,14 +94,10 @@ pub struct ResponseFuture {
     answer: Answer,
     settings: Arc<Settings>,
     ctl: ShutdownController,
-    checks: JoinSet<(usize, Result<(), String>)>,
-    /// For a check that blocks its thread and cannot look at the clock itself.
-    clock: Option<Pin<Box<Sleep>>>,
-    results: Vec<Option<Result<(), String>>>,
+    /// At the call, which decided whether checks are run.
+    status: &'static str,
+    round: Round,
 }
-
-/// How much longer than its limit a check is waited for, in case that its thread is only late.
-const LATE: Duration = Duration::from_millis(2);
 
 /// What there is to answer with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,7 +116,10 @@ impl HealthService {
             settings: Arc::new(Settings {
                 version: None,
                 checks: Vec::new(),
-                check_timeout: Duration::from_secs(1),
+                times: Times {
+                    timeout: Duration::from_secs(1),
+                    cache_for: Duration::ZERO,
+                },
                 liveness: false,
             }),
         }
@@ -160,10 +155,13 @@ impl HealthService {
     /// Adds a check, run at each readiness probe while `Running`.
     ///
     /// All of them run at the same time. One that fails, panics or takes longer than the
-    /// [limit](Self::check_timeout) makes the status `degraded`; the text of its error is shown in
-    /// the body, to everybody who can ask. A second check of the same name replaces the first.
+    /// [limit](Self::check_timeout) makes the status `degraded`, and the probe stays green; see
+    /// [`critical_check`](Self::critical_check). The text of its error is shown in the body, to
+    /// everybody who can ask. A later check of the same name replaces the earlier one, whether
+    /// critical or not, and a check is shown in place of a service of its name.
     ///
-    /// Each run is a task of its own, so outside a tokio runtime all checks fail.
+    /// Each run is a task of its own, so outside a tokio runtime all checks fail. It is dropped
+    /// with the probe, unless its result is [cached](Self::cache_for).
     ///
     /// # Examples
     ///
@@ -193,13 +191,43 @@ impl HealthService {
         F: Fn() -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<(), BoxError>> + Send + 'static,
     {
-        let check = Check {
-            name: name.into().into(),
-            run: Arc::new(move || Box::pin(check())),
-        };
-        let checks = &mut Arc::make_mut(&mut self.settings).checks;
-        checks.retain(|other| other.name != check.name);
-        checks.push(check);
+        self.add(Check::new(name.into().into(), false, check));
+        self
+    }
+
+    /// Adds a check without which there is no serving: when it fails, the probe is red.
+    ///
+    /// The status is then `unhealthy`, and no traffic is sent here; mind that a dependency which
+    /// all instances share takes all of them out at once. In all else it is a
+    /// [`check`](Self::check). Liveness runs neither, so a failing database leads to no restart.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use http::Request;
+    /// use http_body_util::BodyExt;
+    /// use serde_json::{Value, from_slice};
+    /// use tower::ServiceExt;
+    /// use tower_lifecycle::{HealthService, ShutdownController};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// # let ctl = ShutdownController::new();
+    /// let health = HealthService::new(ctl.clone())
+    ///     .critical_check("db", || async { Err("no connection".into()) });
+    ///
+    /// let response = health.oneshot(Request::new(())).await.unwrap();
+    /// assert_eq!(response.status(), 503);
+    /// let body = response.into_body().collect().await.unwrap();
+    /// let body: Value = from_slice(&body.to_bytes()).unwrap();
+    /// assert_eq!(body["status"], "unhealthy");
+    /// # }
+    /// ```
+    pub fn critical_check<F, Fut>(mut self, name: impl Into<String>, check: F) -> Self
+    where
+        F: Fn() -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<(), BoxError>> + Send + 'static,
+    {
+        self.add(Check::new(name.into().into(), true, check));
         self
     }
 
@@ -229,7 +257,50 @@ impl HealthService {
     /// # }
     /// ```
     pub fn check_timeout(mut self, limit: Duration) -> Self {
-        Arc::make_mut(&mut self.settings).check_timeout = limit;
+        Arc::make_mut(&mut self.settings).times.timeout = limit;
+        self
+    }
+
+    /// Sets how long the result of a check is shown again. Default zero: each probe runs them all.
+    ///
+    /// It keeps those who can ask from running the checks as often as they like. The time counts
+    /// from the end of the run; failures are cached as well. Probes that find a run under way wait
+    /// for it, and do not begin another; each still answers within the
+    /// [limit](Self::check_timeout). A run that was begun goes on when its probe is dropped, and
+    /// ends only when the service, all its clones and all its probes are gone.
+    ///
+    /// A result belongs to its check: clones of the service share it, and so do services that are
+    /// made from them by further setters.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::sync::atomic::{AtomicUsize, Ordering};
+    /// use std::time::Duration;
+    /// use http::Request;
+    /// use tower::ServiceExt;
+    /// use tower_lifecycle::{HealthService, ShutdownController};
+    ///
+    /// static QUERIES: AtomicUsize = AtomicUsize::new(0);
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// # let ctl = ShutdownController::new();
+    /// let health = HealthService::new(ctl.clone())
+    ///     .check("db", || async {
+    ///         QUERIES.fetch_add(1, Ordering::Relaxed);
+    ///         Ok(())
+    ///     })
+    ///     .cache_for(Duration::from_secs(5));
+    ///
+    /// for _ in 0..100 {
+    ///     let response = health.clone().oneshot(Request::new(())).await.unwrap();
+    ///     assert_eq!(response.status(), 200);
+    /// }
+    /// assert_eq!(QUERIES.load(Ordering::Relaxed), 1);
+    /// # }
+    /// ```
+    pub fn cache_for(mut self, age: Duration) -> Self {
+        Arc::make_mut(&mut self.settings).times.cache_for = age;
         self
     }
 
@@ -259,6 +330,42 @@ impl HealthService {
         Arc::make_mut(&mut self.settings).liveness = true;
         self
     }
+
+    /// Undoes [`liveness`](Self::liveness).
+    fn readiness(mut self) -> Self {
+        Arc::make_mut(&mut self.settings).liveness = false;
+        self
+    }
+
+    fn add(&mut self, check: Check) {
+        let checks = &mut Arc::make_mut(&mut self.settings).checks;
+        checks.retain(|other| other.name != check.name);
+        checks.push(check);
+    }
+
+    /// Begins the answer to a probe, of which nothing but the method matters.
+    fn answer(&self, method: &Method) -> ResponseFuture {
+        let answer = match *method {
+            Method::GET => Answer::Health { head: false },
+            Method::HEAD => Answer::Health { head: true },
+            _ => Answer::MethodNotAllowed,
+        };
+        let status = status(&self.ctl);
+        let runs_checks =
+            answer != Answer::MethodNotAllowed && !self.settings.liveness && status == HEALTHY;
+        let round = if runs_checks {
+            Round::start(&self.settings.checks, self.settings.times)
+        } else {
+            Round::empty()
+        };
+        ResponseFuture {
+            answer,
+            settings: Arc::clone(&self.settings),
+            ctl: self.ctl.clone(),
+            status,
+            round,
+        }
+    }
 }
 
 impl<B> Service<Request<B>> for HealthService {
@@ -271,37 +378,22 @@ impl<B> Service<Request<B>> for HealthService {
     }
 
     fn call(&mut self, request: Request<B>) -> ResponseFuture {
-        let answer = match *request.method() {
-            Method::GET => Answer::Health { head: false },
-            Method::HEAD => Answer::Health { head: true },
-            _ => Answer::MethodNotAllowed,
-        };
-        let mut future = ResponseFuture {
-            answer,
-            settings: Arc::clone(&self.settings),
-            ctl: self.ctl.clone(),
-            checks: JoinSet::new(),
-            clock: None,
-            results: Vec::new(),
-        };
-        if answer != Answer::MethodNotAllowed && !self.settings.liveness && is_ready(&self.ctl) {
-            future.start_checks();
-        }
-        future
+        self.answer(request.method())
     }
 }
 
-/// Ready for traffic. The notice is there before the first shard is closed, and so before the first
-/// refusal; the state follows.
-fn is_ready(ctl: &ShutdownController) -> bool {
-    ctl.state() == LifecycleState::Running && !ctl.core().is_triggered()
-}
+/// The status of a controller that is ready for traffic, unless a check objects.
+const HEALTHY: &str = "healthy";
 
+/// The status that goes with the state. The notice is there before the first shard is closed, and
+/// so before the first refusal; the state follows.
 fn status(ctl: &ShutdownController) -> &'static str {
     match ctl.state() {
         LifecycleState::Initializing | LifecycleState::Starting => "starting",
-        LifecycleState::Running if is_ready(ctl) => "healthy",
-        LifecycleState::Running | LifecycleState::LameDuck | LifecycleState::Draining => "draining",
+        LifecycleState::Running if ctl.core().is_triggered() => "draining",
+        LifecycleState::Running if ctl.is_paused() => "paused",
+        LifecycleState::Running => HEALTHY,
+        LifecycleState::LameDuck | LifecycleState::Draining => "draining",
         LifecycleState::Stopping => "stopping",
         LifecycleState::Stopped => "stopped",
         LifecycleState::Failed => "unhealthy",
@@ -321,79 +413,45 @@ impl fmt::Debug for HealthService {
 // ===== impl ResponseFuture =====
 
 impl ResponseFuture {
-    /// Starts each check as a task of its own, so that one that panics or blocks its thread does
-    /// not take the probe with it.
-    fn start_checks(&mut self) {
-        let runtime = Handle::try_current();
-        let limit = self.settings.check_timeout;
-        for (index, check) in self.settings.checks.iter().enumerate() {
-            let Ok(runtime) = &runtime else {
-                let outside = "a check needs a tokio runtime".to_owned();
-                self.results.push(Some(Err(outside)));
-                continue;
-            };
-            self.results.push(None);
-            let run = Arc::clone(&check.run);
-            let check = async move {
-                let result = tokio::time::timeout(limit, async move { run().await }).await;
-                let result = match result {
-                    Ok(result) => result.map_err(|error| error.to_string()),
-                    Err(_) => Err(no_answer_within(limit)),
-                };
-                (index, result)
-            };
-            self.checks.spawn_on(check, runtime);
-        }
-        if !self.checks.is_empty() {
-            // A runtime without a timer makes tokio panic; the checks' own limits then do so in
-            // their tasks, which shows as failed.
-            let clock = || Box::pin(sleep(limit.saturating_add(LATE)));
-            self.clock = catch_unwind(clock).ok();
-        }
+    /// Polls for the response with its body still in one piece.
+    fn poll_response(&mut self, cx: &mut Context<'_>) -> Poll<Response<Bytes>> {
+        let outcomes = ready!(Pin::new(&mut self.round).poll(cx));
+        Poll::Ready(match self.answer {
+            Answer::Health { head } => self.health(head, &outcomes),
+            Answer::MethodNotAllowed => method_not_allowed(),
+        })
     }
 
-    fn respond(&self) -> Response<Full<Bytes>> {
-        match self.answer {
-            Answer::Health { head } => self.health(head),
-            Answer::MethodNotAllowed => {
-                let mut response = Response::new(Full::default());
-                *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
-                let allow = HeaderValue::from_static("GET, HEAD");
-                response.headers_mut().insert(ALLOW, allow);
-                response
-            }
-        }
-    }
-
-    fn health(&self, head: bool) -> Response<Full<Bytes>> {
-        // Asked now and not at the call: it may have turned red while the checks ran.
-        let state = self.ctl.state();
-        let failed = |result: &Option<Result<(), String>>| !matches!(result, Some(Ok(())));
-        let status = match status(&self.ctl) {
-            "healthy" if self.results.iter().any(failed) => "degraded",
-            status => status,
+    fn health(&self, head: bool, outcomes: &[Outcome]) -> Response<Bytes> {
+        let settings = &*self.settings;
+        // It may have turned red while the checks ran; what was red has had no checks run, and so
+        // cannot turn green.
+        let status = match (self.status, status(&self.ctl)) {
+            (HEALTHY, HEALTHY) => self.status_by_checks(outcomes),
+            (before, HEALTHY) => before,
+            (_, now) => now,
         };
-        let is_green = if self.settings.liveness {
-            !state.is_terminal()
+        let is_green = if settings.liveness {
+            !matches!(status, "stopped" | "unhealthy")
         } else {
             matches!(status, "healthy" | "degraded")
         };
-        let health = Health {
+        let payload = Payload {
             status,
-            version: self.settings.version.as_deref().unwrap_or("unknown"),
+            version: settings.version.as_deref().unwrap_or("unknown"),
             services: Services {
-                checks: &self.settings.checks,
-                results: &self.results,
+                started: &self.ctl.core().services.health(),
+                checks: &settings.checks,
+                outcomes,
             },
             uptime: self.ctl.uptime().as_secs(),
             in_flight_requests: self.ctl.in_flight(),
             timestamp: timestamp(),
         };
         // Nothing but strings and numbers: it cannot fail, and an empty body would say so.
-        let json = serde_json::to_vec(&health).unwrap_or_default();
+        let json = serde_json::to_vec(&payload).unwrap_or_default();
         let length = json.len();
-        let body = if head { Bytes::new() } else { json.into() };
-        let mut response = Response::new(Full::new(body));
+        let mut response = Response::new(if head { Bytes::new() } else { json.into() });
         if !is_green {
             *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
         }
@@ -403,65 +461,89 @@ impl ResponseFuture {
         headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
         response
     }
+
+    fn status_by_checks(&self, outcomes: &[Outcome]) -> &'static str {
+        let checks = self.settings.checks.iter().zip(outcomes);
+        let failed = checks.filter(|(_, outcome)| outcome.is_err());
+        match failed.map(|(check, _)| check.is_critical).max() {
+            None => HEALTHY,
+            Some(false) => "degraded",
+            Some(true) => "unhealthy",
+        }
+    }
+}
+
+fn method_not_allowed() -> Response<Bytes> {
+    let mut response = Response::new(Bytes::new());
+    *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
+    let allow = HeaderValue::from_static("GET, HEAD");
+    response.headers_mut().insert(ALLOW, allow);
+    response
 }
 
 impl Future for ResponseFuture {
     type Output = Result<Response<Full<Bytes>>, Infallible>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.get_mut();
-        loop {
-            match this.checks.poll_join_next(cx) {
-                Poll::Ready(Some(Ok((index, result)))) => this.results[index] = Some(result),
-                // A panic: which one it was shows by its having no result.
-                Poll::Ready(Some(Err(_))) => {}
-                Poll::Ready(None) => return Poll::Ready(Ok(this.respond())),
-                Poll::Pending => break,
-            }
-        }
-        match &mut this.clock {
-            Some(clock) => ready!(clock.as_mut().poll(cx)),
-            None => return Poll::Pending,
-        }
-        let late = no_answer_within(this.settings.check_timeout);
-        let missing = this.results.iter_mut().filter(|result| result.is_none());
-        missing.for_each(|result| *result = Some(Err(late.clone())));
-        Poll::Ready(Ok(this.respond()))
+        let response = ready!(self.get_mut().poll_response(cx));
+        Poll::Ready(Ok(response.map(Full::new)))
     }
-}
-
-fn no_answer_within(limit: Duration) -> String {
-    format!("no answer within {limit:?}")
 }
 
 impl fmt::Debug for ResponseFuture {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ResponseFuture")
-            .field("checks_running", &self.checks.len())
+            .field("checks_running", &self.round.waiting())
             .finish_non_exhaustive()
     }
 }
 
 #[cfg(all(test, not(tower_lifecycle_loom)))]
 mod tests {
+    use std::thread;
+
     use super::*;
     use crate::state::ShutdownReason;
 
-    /// P9: the moment between the closing of the first shard, when a refusal is possible, and the
-    /// publishing of the state.
-    #[test]
-    fn readiness_is_red_before_the_first_shard_is_closed() {
+    /// P9: from the first refusal on it is red.
+    #[track_caller]
+    fn is_red_at_the_first_refusal(red: &str, refuse: fn(&ShutdownController)) {
         for _ in 0..500 {
             let ctl = ShutdownController::new();
-            assert!(is_ready(&ctl));
-            std::thread::scope(|scope| {
+            assert_eq!(status(&ctl), HEALTHY);
+            thread::scope(|scope| {
                 scope.spawn(|| {
                     while ctl.try_admit().is_ok() {}
-                    assert!(!is_ready(&ctl), "refused while ready");
-                    assert_eq!(status(&ctl), "draining");
+                    assert_eq!(status(&ctl), red);
                 });
-                ctl.core().announce(ShutdownReason::Manual);
+                refuse(&ctl);
             });
         }
+    }
+
+    #[test]
+    fn readiness_is_red_at_the_first_refusal_of_a_shutdown() {
+        is_red_at_the_first_refusal("draining", |ctl| {
+            ctl.core().announce(ShutdownReason::Manual);
+        });
+    }
+
+    #[test]
+    fn readiness_is_red_at_the_first_refusal_of_a_pause() {
+        is_red_at_the_first_refusal("paused", |ctl| {
+            ctl.pause();
+        });
+    }
+
+    #[test]
+    fn what_was_red_at_the_call_is_not_answered_green() {
+        let health = HealthService::new(ShutdownController::new());
+        let mut future = health.answer(&Method::GET);
+        future.status = "starting";
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let Poll::Ready(response) = future.poll_response(&mut cx) else {
+            panic!("there is nothing to wait for")
+        };
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
     }
 }

@@ -17,6 +17,8 @@ use crate::cleanup::{BoxFuture, Cleanup, Job, Progress};
 use crate::error::BoxError;
 use crate::notice::ShutdownNotice;
 use crate::outcome::{HookReport, Outcome};
+#[cfg(feature = "persist")]
+use crate::store::StoreError;
 use crate::sync::{Arc, Mutex, lock};
 
 /// A piece of clean-up with a name.
@@ -78,7 +80,11 @@ pub struct HookError {
 #[derive(Debug, Clone)]
 enum HookErrorKind {
     Late,
-    Duplicate { first: &'static Location<'static> },
+    Duplicate {
+        first: &'static Location<'static>,
+    },
+    #[cfg(feature = "persist")]
+    Key(Arc<StoreError>),
 }
 
 /// The hooks of one controller, until the shutdown takes them.
@@ -291,6 +297,16 @@ impl HookError {
         matches!(self.kind, HookErrorKind::Late)
     }
 
+    #[cfg(feature = "persist")]
+    #[track_caller]
+    pub(crate) fn bad_key(error: StoreError) -> Self {
+        Self {
+            name: "persist".into(),
+            at: Location::caller(),
+            kind: HookErrorKind::Key(Arc::new(error)),
+        }
+    }
+
     /// Returns whether another hook has the same name.
     pub fn is_duplicate(&self) -> bool {
         matches!(self.kind, HookErrorKind::Duplicate { .. })
@@ -310,8 +326,19 @@ impl fmt::Display for HookError {
                 "shutdown hook `{name}` ({at}) has the name of the one made at {first}: names \
                  must be unique"
             ),
+            #[cfg(feature = "persist")]
+            HookErrorKind::Key(error) => write!(f, "state cannot be kept ({at}): {error}"),
         }
     }
 }
 
-impl Error for HookError {}
+impl Error for HookError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match &self.kind {
+            HookErrorKind::Late | HookErrorKind::Duplicate { .. } => None,
+            // Its own text is in ours.
+            #[cfg(feature = "persist")]
+            HookErrorKind::Key(error) => error.source(),
+        }
+    }
+}

@@ -35,7 +35,8 @@
 //!   [`RequestTrackingLayer`] only counts them.
 //! - [`InFlightGuard`] counts work that is no tower call.
 //! - [`Hook`]s clean up, in phases, each in a task of its own and with its own limit.
-//! - `HealthService` answers readiness and liveness probes.
+//! - `HealthService` answers readiness and liveness probes; `HealthLayer` does so in front of a
+//!   service that has no router.
 //! - [`ShutdownNotice`] is what everybody is told at the trigger, [`ShutdownReport`] what happened.
 //!
 //! # The states
@@ -43,7 +44,8 @@
 //! | state | new HTTP request | responses under way | readiness | liveness |
 //! |---|---|---|---|---|
 //! | `Initializing`, `Starting` | served | as is | 503 `starting` | 200 |
-//! | `Running` | served | as is | 200 `healthy` or `degraded` | 200 |
+//! | `Running` | served | as is | 200 `healthy` or `degraded`, 503 `unhealthy` by a critical check | 200 |
+//! | paused | 503, `Retry-After` | as is | 503 `paused` | 200 |
 //! | `LameDuck` | served | HTTP/1: `Connection: close` | 503 `draining` | 200 |
 //! | `Draining` | 503, `Retry-After` | finish, HTTP/1: `Connection: close` | 503 `draining` | 200 |
 //! | forced | 503, `Retry-After` | no answer yet: 503; in the body: body error | 503 `draining` | 200 |
@@ -68,8 +70,9 @@
 //!
 //! | feature | default | what it adds |
 //! |---|---|---|
-//! | `health` | yes | `HealthService` |
-//! | `serde` | no | `ShutdownConfig` from and to the formats of serde, `Metrics` to them |
+//! | `health` | yes | `HealthService`, `HealthLayer` |
+//! | `persist` | yes | `StateStore`, `FileStore`, `MemoryStore`, `ShutdownController::persist` |
+//! | `serde` | yes | `ShutdownConfig` from and to the formats of serde, `Metrics` to them |
 //! | `signal` | yes | `ShutdownController::listen_for_signals` |
 //!
 //! # Comparison
@@ -105,6 +108,8 @@ mod mode;
 mod notice;
 mod outcome;
 mod panic;
+#[cfg(feature = "persist")]
+mod persist;
 mod race;
 mod reject;
 mod report;
@@ -117,6 +122,8 @@ mod shutdown;
 mod signal;
 mod startup;
 mod state;
+#[cfg(feature = "persist")]
+mod store;
 mod sync;
 mod tasks;
 mod tracking;
@@ -130,7 +137,7 @@ pub use drain::{Drain, DrainLayer};
 pub use error::{BoxError, Forced, ShuttingDown};
 pub use guard::{GuardWait, InFlightGuard};
 #[cfg(feature = "health")]
-pub use health::HealthService;
+pub use health::{Health, HealthBody, HealthLayer, HealthService};
 pub use hooks::{Hook, HookError};
 pub use into_result::IntoResult;
 pub use maintenance::ResumeError;
@@ -144,6 +151,8 @@ pub use run::Run;
 pub use signal::SignalError;
 pub use startup::{Start, Starting, Startup, StartupCause, StartupError, Step, Steps};
 pub use state::{LifecycleState, ShutdownReason};
+#[cfg(feature = "persist")]
+pub use store::{FileStore, MemoryStore, StateStore, StoreError};
 pub use tracking::{RequestTracking, RequestTrackingLayer};
 pub use wait::Wait;
 
@@ -185,7 +194,7 @@ pub use wait::Wait;
 pub mod future {
     pub use crate::drain::{AnyResponseFuture as AnyDrainFuture, ResponseFuture as DrainFuture};
     #[cfg(feature = "health")]
-    pub use crate::health::ResponseFuture as HealthFuture;
+    pub use crate::health::{HealthFuture, ResponseFuture as HealthServiceFuture};
     pub use crate::tracking::ResponseFuture as RequestTrackingFuture;
 }
 

@@ -249,7 +249,13 @@ impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Completed => f.write_str("completed"),
-            Self::Failed(error) => write!(f, "failed: {error}"),
+            Self::Failed(error) => {
+                write!(f, "failed: {error}")?;
+                let causes = std::iter::successors(error.source(), |error| error.source());
+                causes
+                    .into_iter()
+                    .try_for_each(|cause| write!(f, ": {cause}"))
+            }
             Self::Panicked(message) => write!(f, "panicked: {message}"),
             Self::TimedOut => f.write_str("timed out"),
             Self::Cut => f.write_str("cut by force"),

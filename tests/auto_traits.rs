@@ -93,7 +93,7 @@ fn handles_layers_services_and_values_can_be_cloned() {
 fn the_health_service_is_send_sync_and_clone() {
     is_all::<tower_lifecycle::HealthService>();
     is_clone::<tower_lifecycle::HealthService>();
-    is_all::<tower_lifecycle::future::HealthFuture>();
+    is_all::<tower_lifecycle::future::HealthServiceFuture>();
 }
 
 #[cfg(feature = "signal")]

@@ -386,7 +386,7 @@ mod model {
 
     /// Invariant 4 for a pause: who leaves while it begins is announced by one of the two.
     ///
-    /// Seeded: `pause` that does not scan; `scan` before `PAUSED` is published; no fence in `scan`.
+    /// Seeded: `pause` that does not scan, or scans before it has closed; no fence in `scan`.
     #[test]
     fn the_last_leave_of_a_pause_wakes_who_waits() {
         check(|| {

@@ -6,11 +6,12 @@ use std::time::SystemTime;
 use serde::Serialize;
 use serde::ser::SerializeMap;
 
-use super::Check;
+use super::check::{Check, Outcome};
+use crate::services::ServiceHealth;
 
 /// The body, in the order of its fields.
 #[derive(Serialize)]
-pub(super) struct Health<'a> {
+pub(super) struct Payload<'a> {
     pub(super) status: &'a str,
     pub(super) version: &'a str,
     pub(super) services: Services<'a>,
@@ -19,10 +20,11 @@ pub(super) struct Health<'a> {
     pub(super) timestamp: String,
 }
 
-/// The checks that were run, by their names.
+/// The started services, and then the checks that were run, by their names.
 pub(super) struct Services<'a> {
+    pub(super) started: &'a [ServiceHealth],
     pub(super) checks: &'a [Check],
-    pub(super) results: &'a [Option<Result<(), String>>],
+    pub(super) outcomes: &'a [Outcome],
 }
 
 // ===== impl Services =====
@@ -30,20 +32,29 @@ pub(super) struct Services<'a> {
 impl Serialize for Services<'_> {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         #[derive(Serialize)]
-        struct CheckHealth<'a> {
+        struct Entry<'a> {
             status: &'a str,
             #[serde(skip_serializing_if = "Option::is_none")]
             error: Option<&'a str>,
         }
 
-        let mut map = serializer.serialize_map(Some(self.results.len()))?;
-        for (check, result) in self.checks.iter().zip(self.results) {
-            let (status, error) = match result {
-                Some(Ok(())) => ("healthy", None),
-                Some(Err(error)) => ("failed", Some(&**error)),
-                None => ("failed", Some("panicked")),
+        let mut map = serializer.serialize_map(None)?;
+        // There are no outcomes when the checks were not run.
+        let checks = || self.checks.iter().zip(self.outcomes);
+        for service in self.started {
+            // A check of the same name says more.
+            if checks().any(|(check, _)| check.name == service.name) {
+                continue;
+            }
+            let (status, error) = (service.status, service.error.as_deref());
+            map.serialize_entry(&*service.name, &Entry { status, error })?;
+        }
+        for (check, outcome) in checks() {
+            let (status, error) = match outcome {
+                Ok(()) => ("healthy", None),
+                Err(error) => ("failed", Some(&**error)),
             };
-            map.serialize_entry(&*check.name, &CheckHealth { status, error })?;
+            map.serialize_entry(&*check.name, &Entry { status, error })?;
         }
         map.end()
     }
@@ -59,5 +70,67 @@ pub(super) fn timestamp() -> String {
     ) {
         Ok(()) => text,
         Err(_) => String::new(),
+    }
+}
+
+#[cfg(all(test, not(tower_lifecycle_loom)))]
+mod tests {
+    use super::*;
+
+    fn started(name: &str, status: &'static str, error: Option<&str>) -> ServiceHealth {
+        ServiceHealth {
+            name: name.into(),
+            status,
+            error: error.map(Into::into),
+        }
+    }
+
+    fn check(name: &str) -> Check {
+        Check::new(name.into(), false, || async { Ok(()) })
+    }
+
+    fn json(started: &[ServiceHealth], checks: &[Check], outcomes: &[Outcome]) -> String {
+        let services = Services {
+            started,
+            checks,
+            outcomes,
+        };
+        serde_json::to_string(&services).unwrap()
+    }
+
+    #[test]
+    fn services_come_first_and_in_order_and_then_the_checks() {
+        let services = [
+            started("queue", "starting", None),
+            started("cache", "failed", Some("no route to \"host\"")),
+        ];
+        let outcomes = [Ok(()), Err("disk full".into())];
+        assert_eq!(
+            json(&services, &[check("database"), check("audit")], &outcomes),
+            concat!(
+                r#"{"queue":{"status":"starting"},"#,
+                r#""cache":{"status":"failed","error":"no route to \"host\""},"#,
+                r#""database":{"status":"healthy"},"#,
+                r#""audit":{"status":"failed","error":"disk full"}}"#
+            )
+        );
+        assert_eq!(json(&[], &[], &[]), "{}");
+    }
+
+    #[test]
+    fn a_check_replaces_the_service_of_its_name_once_it_was_run() {
+        let services = [
+            started("database", "healthy", None),
+            started("queue", "stopping", None),
+        ];
+        let checks = [check("database")];
+        assert_eq!(
+            json(&services, &checks, &[Err("too slow".into())]),
+            r#"{"queue":{"status":"stopping"},"database":{"status":"failed","error":"too slow"}}"#
+        );
+        assert_eq!(
+            json(&services, &checks, &[]),
+            r#"{"database":{"status":"healthy"},"queue":{"status":"stopping"}}"#
+        );
     }
 }

@@ -144,7 +144,8 @@ impl fmt::Display for StartupError {
 impl Error for StartupError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self.cause() {
-            StartupCause::Failed(error) => Some(&**error),
+            // Its own text is in ours.
+            StartupCause::Failed(error) => error.source(),
             _ => None,
         }
     }

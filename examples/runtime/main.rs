@@ -1,0 +1,167 @@
+//! A small runtime with three services, configuration, health and state that survives a restart.
+//!
+//! ```text
+//! cargo run --example runtime -- --config examples/runtime.yaml
+//!
+//! curl -X PUT -d blue 127.0.0.1:8080/kv/colour     # the store, in a file
+//! curl 127.0.0.1:8080/kv/colour
+//! curl -d 'resize 1.png' 127.0.0.1:8080/jobs       # the worker's queue
+//! nc 127.0.0.1 7007                                # the echo service
+//! curl 127.0.0.1:8081/health                       # /livez, /metrics
+//! curl -X POST 127.0.0.1:8081/pause                # /unpause, /resume
+//! kill -TERM $(pgrep -x runtime)
+//! ```
+//!
+//! What the worker had not done is kept, and done after the next start. With `--fail worker` that
+//! service does not start, and those that did are stopped again.
+
+mod echo;
+mod kv;
+mod settings;
+mod worker;
+
+use std::error::Error;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use axum::Router;
+use axum::response::Json;
+use axum::routing::{get, post};
+use tokio::net::TcpListener;
+use tower_lifecycle::{
+    BoxError, DrainLayer, FileStore, HealthService, ShutdownController, ShutdownReport, Startup,
+    StartupError, Step,
+};
+
+use self::echo::Echo;
+use self::kv::Kv;
+use self::settings::Settings;
+use self::worker::Worker;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .init();
+    let settings = match Settings::load() {
+        Ok(settings) => settings,
+        Err(error) => {
+            eprintln!("configuration: {}", chain(&*error));
+            return ExitCode::from(2);
+        }
+    };
+    match run(settings).await {
+        Ok(report) => {
+            println!("{report}");
+            report.exit_code()
+        }
+        Err(error) => {
+            if let Some(error) = error.downcast_ref::<StartupError>() {
+                println!("{}", error.report());
+            }
+            eprintln!("{}", chain(&*error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(settings: Settings) -> Result<ShutdownReport, BoxError> {
+    let mut startup = Startup::new(settings.shutdown.clone())?;
+    let ctl = startup.controller();
+    ctl.listen_for_signals()?;
+
+    // Probes are answered from the first moment, and say `starting`.
+    let admin = TcpListener::bind(settings.admin).await?;
+    let admin = axum::serve(admin, admin_routes(&ctl)).with_graceful_shutdown(ctl.stop_accepting());
+    tokio::spawn(ctl.run(admin));
+
+    let data = FileStore::new(&settings.data)?;
+    let kv = startup
+        .start(
+            "store",
+            settings.checked("store", Kv::open(data.clone())),
+            Kv::close,
+        )
+        .timeout(Duration::from_secs(5))
+        .await?;
+
+    // Independent of each other: started at the same time, and stopped at the same time.
+    let echo = Echo::bind(settings.echo, ctl.clone());
+    let worker = Worker::start(data.clone(), settings.job, ctl.clone());
+    let (echo, worker) = startup
+        .start_all((
+            Step::new("echo", settings.checked("echo", echo), Echo::stop),
+            Step::new("worker", settings.checked("worker", worker), Worker::stop)
+                .stop_timeout(Duration::from_secs(2)),
+        ))
+        .await?;
+
+    let rest = worker.clone();
+    ctl.persist(worker::QUEUE, data, || async move { Ok(rest.queue()) })?;
+    let done = worker.clone();
+    ctl.on_shutdown("tell what was done", |notice| async move {
+        let left = notice.time_remaining();
+        tracing::info!(jobs = done.done(), ?left, "done since the start");
+        Ok(())
+    })?;
+
+    let app = Router::new()
+        .merge(kv.routes())
+        .merge(worker.routes())
+        .layer(DrainLayer::new(ctl.clone()));
+    let http = TcpListener::bind(settings.http).await?;
+    let address = http.local_addr()?;
+    startup.finish().await?;
+    println!(
+        "http://{address}, admin http://{}, echo {}",
+        settings.admin,
+        echo.address()
+    );
+
+    let http = axum::serve(http, app).with_graceful_shutdown(ctl.stop_accepting());
+    Ok(ctl.run(http).await)
+}
+
+/// What operators use; on an address of its own, so that it needs no layer and is never refused.
+fn admin_routes(ctl: &ShutdownController) -> Router {
+    let health = HealthService::new(ctl.clone()).version(env!("CARGO_PKG_VERSION"));
+    let metrics = {
+        let ctl = ctl.clone();
+        move || async move { Json(ctl.metrics()) }
+    };
+    let act = |act: fn(&ShutdownController) -> String| {
+        let ctl = ctl.clone();
+        post(move || async move { act(&ctl) })
+    };
+    Router::new()
+        .route_service("/livez", health.clone().liveness())
+        .route_service("/health", health)
+        .route("/metrics", get(metrics))
+        .route(
+            "/pause",
+            act(|ctl| format!("newly paused: {}\n", ctl.pause())),
+        )
+        .route(
+            "/unpause",
+            act(|ctl| format!("unpaused: {}\n", ctl.unpause())),
+        )
+        .route(
+            "/resume",
+            act(|ctl| match ctl.resume() {
+                Ok(()) => "the shutdown is called off\n".to_owned(),
+                Err(error) => format!("{error}\n"),
+            }),
+        )
+}
+
+/// An error, and what caused it.
+fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text += &format!(": {error}");
+        cause = error.source();
+    }
+    text
+}

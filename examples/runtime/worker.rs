@@ -1,0 +1,98 @@
+//! A background worker with a queue that is kept over a restart.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::{get, post};
+use tokio::sync::Notify;
+use tokio::time::sleep;
+use tower_lifecycle::{BoxError, FileStore, ShutdownController, StateStore};
+
+/// The key of its state.
+pub const QUEUE: &str = "queue";
+
+#[derive(Clone, Default)]
+pub struct Worker {
+    queue: Arc<Mutex<VecDeque<String>>>,
+    more: Arc<Notify>,
+    done: Arc<AtomicU64>,
+}
+
+impl Worker {
+    pub async fn start(
+        file: FileStore,
+        job: Duration,
+        ctl: ShutdownController,
+    ) -> Result<Self, BoxError> {
+        let worker = Self::default();
+        if let Some(state) = file.load(QUEUE).await? {
+            let left: VecDeque<_> = serde_json::from_slice(&state)?;
+            tracing::info!(jobs = left.len(), "taken over from the last run");
+            worker.with_queue(|queue| *queue = left);
+        }
+        // Waited for while draining, and named in the report if it has to be cut.
+        ctl.spawn("worker", worker.clone().work(job, ctl.clone()));
+        Ok(worker)
+    }
+
+    async fn work(self, job: Duration, ctl: ShutdownController) {
+        let mut draining = ctl.draining();
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut draining => break,
+                name = self.next() => {
+                    // Finished also when the drain begins meanwhile.
+                    sleep(job).await;
+                    self.done.fetch_add(1, Ordering::Relaxed);
+                    tracing::info!(job = ?name, "done");
+                }
+            }
+        }
+        let left = self.with_queue(|queue| queue.len());
+        tracing::info!(left, notice = ?ctl.notice(), "the worker ends");
+    }
+
+    async fn next(&self) -> String {
+        loop {
+            if let Some(name) = self.with_queue(VecDeque::pop_front) {
+                return name;
+            }
+            self.more.notified().await;
+        }
+    }
+
+    pub async fn stop(self) {
+        tracing::info!(done = self.done(), "worker stopped");
+    }
+
+    /// What is left to do, to be kept.
+    pub fn queue(&self) -> Vec<u8> {
+        self.with_queue(|queue| serde_json::json!(queue).to_string().into_bytes())
+    }
+
+    pub fn done(&self) -> u64 {
+        self.done.load(Ordering::Relaxed)
+    }
+
+    pub fn routes(&self) -> Router {
+        let list = get(|State(worker): State<Self>| async move { worker.queue() });
+        let add = post(|State(worker): State<Self>, name: String| async move {
+            worker.with_queue(|queue| queue.push_back(name));
+            worker.more.notify_one();
+            StatusCode::ACCEPTED
+        });
+        Router::new()
+            .route("/jobs", list.merge(add))
+            .with_state(self.clone())
+    }
+
+    fn with_queue<T>(&self, act: impl FnOnce(&mut VecDeque<String>) -> T) -> T {
+        act(&mut self.queue.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}

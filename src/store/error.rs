@@ -1,0 +1,232 @@
+//! What a save or a load can fail with.
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::path::Path;
+
+use super::key::KeyFault;
+
+/// Says why a state could not be saved or loaded.
+///
+/// It names the key or the path, what is wrong with it, and what would help. An error of the
+/// system is its [`source`](Error::source).
+///
+/// # Examples
+///
+/// ```
+/// use tower_lifecycle::{MemoryStore, StateStore};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// let error = MemoryStore::new().load("../passwd").await.unwrap_err();
+/// assert!(error.is_invalid_key());
+/// assert_eq!(
+///     error.to_string(),
+///     "state key `../passwd` has `/` in it: allowed are 1 to 128 ASCII letters, digits, `.`, \
+///      `_` and `-`, not beginning with `.`"
+/// );
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct StoreError {
+    kind: Kind,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Key {
+        shown: Box<str>,
+        fault: KeyFault,
+    },
+    Damaged {
+        path: Box<Path>,
+        damage: Damage,
+    },
+    Foreign {
+        path: Box<Path>,
+        origin: Origin,
+    },
+    Io {
+        /// What could not be done, as in "cannot ...".
+        action: &'static str,
+        path: Box<Path>,
+        source: io::Error,
+    },
+}
+
+/// What is wrong with a file of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Damage {
+    CutInHeader,
+    Missing(u64),
+    TooMany(u64),
+    Header,
+    State,
+}
+
+/// What a file is that is not ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Origin {
+    NoFile,
+    NoHeader,
+    Version(u32),
+    /// Another key, where the file system does not tell two names apart.
+    Key(String),
+}
+
+// ===== impl StoreError =====
+
+impl StoreError {
+    pub(super) fn key(shown: Box<str>, fault: KeyFault) -> Self {
+        let kind = Kind::Key { shown, fault };
+        Self { kind }
+    }
+
+    pub(super) fn damaged(path: &Path, damage: Damage) -> Self {
+        let path = path.into();
+        let kind = Kind::Damaged { path, damage };
+        Self { kind }
+    }
+
+    pub(super) fn foreign(path: &Path, origin: Origin) -> Self {
+        let path = path.into();
+        let kind = Kind::Foreign { path, origin };
+        Self { kind }
+    }
+
+    /// Gives what turns an error of the system into one of ours.
+    pub(super) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |source| {
+            let path = path.into();
+            let kind = Kind::Io {
+                action,
+                path,
+                source,
+            };
+            Self { kind }
+        }
+    }
+
+    /// Returns whether the key cannot be one; nothing was touched.
+    pub fn is_invalid_key(&self) -> bool {
+        matches!(self.kind, Kind::Key { .. })
+    }
+
+    /// Returns whether the file was written by a [`FileStore`](crate::FileStore) and is not what it
+    /// was: cut off, longer or changed.
+    ///
+    /// A load leaves it as it is. The next save replaces it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_lifecycle::{FileStore, StateStore};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// # let folder = std::env::temp_dir().join(format!("damaged-{}", std::process::id()));
+    /// let store = FileStore::new(&folder).unwrap();
+    /// store.save("queue", "job 7, job 8".into()).await.unwrap();
+    ///
+    /// let file = folder.join("state-queue");
+    /// let whole = std::fs::read(&file).unwrap();
+    /// std::fs::write(&file, &whole[..whole.len() - 5]).unwrap();
+    ///
+    /// let error = store.load("queue").await.unwrap_err();
+    /// assert!(error.is_damaged());
+    /// assert_eq!(error.path(), Some(&*file));
+    /// # std::fs::remove_dir_all(folder).unwrap();
+    /// # }
+    /// ```
+    pub fn is_damaged(&self) -> bool {
+        matches!(self.kind, Kind::Damaged { .. })
+    }
+
+    /// Returns whether what has the name of the state's file is something else: no file, or one of
+    /// another program, version or key.
+    ///
+    /// It is neither read nor replaced.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_lifecycle::{FileStore, StateStore};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// # let folder = std::env::temp_dir().join(format!("foreign-{}", std::process::id()));
+    /// let store = FileStore::new(&folder).unwrap();
+    /// std::fs::write(folder.join("state-queue"), "my notes").unwrap();
+    ///
+    /// assert!(store.load("queue").await.unwrap_err().is_foreign());
+    /// assert!(store.save("queue", "job 7".into()).await.unwrap_err().is_foreign());
+    /// # std::fs::remove_dir_all(folder).unwrap();
+    /// # }
+    /// ```
+    pub fn is_foreign(&self) -> bool {
+        matches!(self.kind, Kind::Foreign { .. })
+    }
+
+    /// Returns the file or folder that it is about, if there is one.
+    pub fn path(&self) -> Option<&Path> {
+        match &self.kind {
+            Kind::Key { .. } => None,
+            Kind::Damaged { path, .. } | Kind::Foreign { path, .. } | Kind::Io { path, .. } => {
+                Some(path)
+            }
+        }
+    }
+}
+
+impl fmt::Display for StoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.kind {
+            Kind::Key { shown, fault } => write!(f, "state key `{shown}` {fault}"),
+            Kind::Damaged { path, damage } => write!(
+                f,
+                "state file {path:?} is damaged: {damage}; restore it, or let the next save \
+                 replace it"
+            ),
+            Kind::Foreign { path, origin } => write!(
+                f,
+                "{path:?} is in the place of a state file, but {origin}: move it away, or use \
+                 another folder or key"
+            ),
+            Kind::Io { action, path, .. } => write!(f, "cannot {action} {path:?}"),
+        }
+    }
+}
+
+impl Error for StoreError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match &self.kind {
+            Kind::Io { source, .. } => Some(source),
+            Kind::Key { .. } | Kind::Damaged { .. } | Kind::Foreign { .. } => None,
+        }
+    }
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::CutInHeader => f.write_str("it ends within its header"),
+            Self::Missing(bytes) => write!(f, "its last {bytes} bytes are missing"),
+            Self::TooMany(bytes) => write!(f, "it has {bytes} bytes too many"),
+            Self::Header => f.write_str("its header does not have the checksum it should have"),
+            Self::State => f.write_str("its state does not have the checksum it should have"),
+        }
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoFile => f.write_str("is not a regular file"),
+            Self::NoHeader => f.write_str("was not written by a `FileStore`"),
+            Self::Version(version) => write!(
+                f,
+                "has version {version} of the format, where this one knows {}",
+                super::format::VERSION
+            ),
+            Self::Key(key) => write!(f, "holds the state of the key `{key}`"),
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! States in memory.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use bytes::Bytes;
+
+use super::{StateStore, StoreError, check_key};
+use crate::sync::{Arc, Mutex, lock};
+
+/// Keeps states in memory, for tests and as a stand-in.
+///
+/// Clones share the states; they are gone with the last clone. The keys are those of a
+/// [`FileStore`](crate::FileStore), so that a test finds a bad one too.
+///
+/// # Examples
+///
+/// ```
+/// use tower_lifecycle::{MemoryStore, StateStore, StoreError};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), StoreError> {
+/// let store = MemoryStore::new();
+/// store.clone().save("queue", "job 7".into()).await?;
+///
+/// assert_eq!(store.load("queue").await?.unwrap(), "job 7");
+/// assert_eq!(store.load("sessions").await?, None);
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Default)]
+pub struct MemoryStore {
+    states: Arc<Mutex<BTreeMap<Box<str>, Bytes>>>,
+}
+
+// ===== impl MemoryStore =====
+
+impl MemoryStore {
+    /// Makes an empty store.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+}
+
+impl StateStore for MemoryStore {
+    type Error = StoreError;
+
+    async fn save(&self, key: &str, state: Bytes) -> Result<(), StoreError> {
+        check_key(key)?;
+        lock(&self.states).insert(key.into(), state);
+        Ok(())
+    }
+
+    async fn load(&self, key: &str) -> Result<Option<Bytes>, StoreError> {
+        check_key(key)?;
+        Ok(lock(&self.states).get(key).cloned())
+    }
+}
+
+impl fmt::Debug for MemoryStore {
+    /// Shows the keys; a state may be secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryStore")
+            .field("keys", &lock(&self.states).keys().collect::<Vec<_>>())
+            .finish_non_exhaustive()
+    }
+}
