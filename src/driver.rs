@@ -7,6 +7,7 @@ use std::task::{Context, Wake, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use tokio::runtime::RuntimeFlavor;
 use tracing::{error, info, warn};
 
 use crate::core::{Core, ENDED};
@@ -22,6 +23,8 @@ use crate::wait::Wait;
 
 /// How long after its final deadline a shutdown is given up.
 const LATE: Duration = Duration::from_millis(50);
+/// How often the runtime is nudged: by so much can a limit be late when a worker is blocked.
+const NUDGE: Duration = Duration::from_millis(10);
 
 /// Has the shutdown run by the controller's runtime, or by a thread of its own, if there is no
 /// runtime or it has ended.
@@ -44,35 +47,40 @@ pub(crate) fn drive(core: Arc<Core>, shutdown: Arc<Shutdown>) {
     }
 }
 
-/// Gives the shutdown up when it is overdue. In a thread of its own, for a runtime whose workers are
-/// all blocked has no timer either.
+/// Sees to it that the shutdown comes to its end in time. In a thread of its own, for a runtime whose
+/// workers are all blocked has no timer either.
 fn watch(core: Arc<Core>, shutdown: Arc<Shutdown>) {
-    if shutdown.notice.final_deadline().is_none() {
-        return;
-    }
     let thread = thread::Builder::new().name("tower-lifecycle-watch".to_owned());
-    if let Err(cause) = thread.spawn(move || give_up_when_overdue(&core, &shutdown)) {
+    if let Err(cause) = thread.spawn(move || watch_until_over(&core, &shutdown)) {
         error!(%cause, "no thread to watch the deadline");
     }
 }
 
-fn give_up_when_overdue(core: &Arc<Core>, shutdown: &Arc<Shutdown>) {
+fn watch_until_over(core: &Arc<Core>, shutdown: &Arc<Shutdown>) {
     let waker = Waker::from(Arc::new(Unpark(thread::current())));
     let mut cx = Context::from_waker(&waker);
     let ended: Wait = Wait::new(core, ENDED);
     let mut over = pin!(race(ended, shutdown.called_off()));
     let mut overdue_since = None;
     while over.as_mut().poll(&mut cx).is_pending() {
-        // By the clock of the shutdown, which may be paused; what is left then is the longest sleep.
-        let left = shutdown.notice.time_remaining().unwrap_or_default();
-        if left.is_zero() {
-            let overdue = overdue_since.get_or_insert_with(Instant::now).elapsed();
-            if overdue >= LATE {
+        nudge(core);
+        // By the clock of the shutdown, which may be paused.
+        if shutdown.notice.time_remaining() == Some(Duration::ZERO) {
+            let overdue_since = overdue_since.get_or_insert_with(Instant::now);
+            if overdue_since.elapsed() >= LATE {
                 return give_up(core, shutdown);
             }
-            thread::park_timeout(LATE - overdue);
-        } else {
-            thread::park_timeout(left);
+        }
+        thread::park_timeout(NUDGE);
+    }
+}
+
+/// Has an idle worker of the runtime look after its timers. Tokio leaves them to the one worker that
+/// looked after them last, also when that is blocked since by a task that it had woken.
+fn nudge(core: &Core) {
+    if let Some(runtime) = core.capture_runtime() {
+        if runtime.runtime_flavor() == RuntimeFlavor::MultiThread {
+            drop(runtime.spawn(async {}));
         }
     }
 }

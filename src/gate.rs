@@ -27,8 +27,9 @@
 //!    are taken afterwards, and a registration looks at the bit under the lock of the wakers.
 //! 6. *The gate turns under one lock.* Every change of phase bits is made under `turn`. D and F are
 //!    only ever added; S and C are taken back by `unshed` and `unpause`, and C never beside D.
-//! 7. *Idle is of this pause.* It is published under `turn`, after a second look, and taken back there
-//!    when a pause begins or ends: a slow scan of an earlier pause cannot tell of this one.
+//! 7. *A look counts as long as the gate stays closed.* What a scan has seen is published under
+//!    `turn`, and only if the gate was not opened since the scan began: a slow scan of an earlier
+//!    pause cannot tell of a later one. `IDLE` is taken back as the gate opens.
 
 use std::task::Waker;
 
@@ -69,10 +70,12 @@ pub(crate) struct Gate {
     /// How many there ever were in `late`.
     admitted_late: AtomicU64,
     turn: Mutex<Turn>,
+    /// How often the gate was opened again; changed under `turn`.
+    openings: AtomicU64,
     milestones: Milestones,
 }
 
-/// How the gate stands (invariants 6 and 7).
+/// How the gate stands (invariant 6).
 #[derive(Debug, Default)]
 struct Turn {
     closed_for_good: bool,
@@ -112,6 +115,7 @@ impl Gate {
             late: AtomicU64::new(0),
             admitted_late: AtomicU64::new(0),
             turn: Mutex::new(Turn::default()),
+            openings: AtomicU64::new(0),
             milestones: Milestones::new(reached),
         })
     }
@@ -156,7 +160,6 @@ impl Gate {
         if turn.closed_for_good || self.milestones.has(event::PAUSED) {
             return false;
         }
-        self.milestones.take_back(event::IDLE);
         // Before the first refusal, for readiness looks at it.
         self.milestones.publish(event::PAUSED);
         self.add_to_all(CLOSED);
@@ -175,6 +178,9 @@ impl Gate {
             return false;
         }
         self.take_from_all(CLOSED);
+        // Release: pairs with the Acquire in `scan`. Who counts this opening finds the shards open, or
+        // closed again.
+        self.openings.fetch_add(1, Ordering::Release);
         self.milestones.take_back(event::PAUSED | event::IDLE);
         true
     }
@@ -233,14 +239,22 @@ impl Gate {
     pub(crate) fn scan(&self) {
         // Pairs with this same fence in every other scan (invariant 4).
         fence(Ordering::SeqCst);
+        // Acquire: pairs with the Release in `unpause`.
+        let openings = self.openings.load(Ordering::Acquire);
         if self.untold() != 0 && self.is_empty() {
-            // Once more, while the gate cannot turn (invariant 7).
-            let turn = lock(&self.turn);
-            let events = self.untold();
-            if events != 0 && self.is_empty() && self.milestones.publish(events) {
-                drop(turn);
-                self.milestones.wake(events);
-            }
+            self.tell_empty(openings);
+        }
+    }
+
+    /// Tells that the gate was found empty, unless it was opened since (invariant 7).
+    fn tell_empty(&self, openings: u64) {
+        let turn = lock(&self.turn);
+        let events = self.untold();
+        // Relaxed: it is changed under `turn`.
+        let is_closed = self.openings.load(Ordering::Relaxed) == openings;
+        if is_closed && events != 0 && self.milestones.publish(events) {
+            drop(turn);
+            self.milestones.wake(events);
         }
     }
 

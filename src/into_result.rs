@@ -6,7 +6,7 @@ use crate::error::BoxError;
 
 /// What a server, a task or the stop of a service may give: that it ended, or that it failed.
 ///
-/// It is there for `()`, `Infallible`, `Result`s of these with any error that converts into a
+/// It is there for `()`, `!`, `Infallible`, `Result`s of these with any error that converts into a
 /// [`BoxError`], and tuples of these, so also for a `JoinHandle` or a `join!` of several servers.
 ///
 /// # Examples
@@ -65,6 +65,26 @@ impl IntoResult for () {
 impl IntoResult for Infallible {
     fn into_result(self) -> Result<(), BoxError> {
         match self {}
+    }
+}
+
+/// The type `!`, by the only name that stable Rust has for it. It is what `async { loop { .. } }`
+/// gives, which is what many servers and tasks are.
+type Never = <fn() -> ! as never::Returns>::Output;
+
+mod never {
+    pub trait Returns {
+        type Output;
+    }
+
+    impl<T> Returns for fn() -> T {
+        type Output = T;
+    }
+}
+
+impl IntoResult for Never {
+    fn into_result(self) -> Result<(), BoxError> {
+        self
     }
 }
 

@@ -165,10 +165,11 @@ impl fmt::Display for HookReport {
             outcome,
             duration,
         } = self;
-        write!(
-            f,
-            "`{name}` (phase {phase}): {outcome} after {duration:.3?}"
-        )
+        match *phase {
+            i32::MAX => write!(f, "`{name}` (last phase)")?,
+            phase => write!(f, "`{name}` (phase {phase})")?,
+        }
+        write!(f, ": {outcome} after {duration:.3?}")
     }
 }
 

@@ -38,6 +38,7 @@ struct Service {
 #[derive(Debug)]
 enum Status {
     Starting,
+    #[cfg_attr(not(feature = "health"), expect(dead_code, reason = "health shows it"))]
     NotStarted(String),
     Healthy(Stop),
     Stopping,
@@ -48,6 +49,7 @@ enum Status {
 pub(crate) struct Stop(pub(crate) Job);
 
 /// How a service is, for whoever looks at its health.
+#[cfg(feature = "health")]
 #[derive(Debug, Clone)]
 pub(crate) struct ServiceHealth {
     pub(crate) name: Arc<str>,
@@ -174,6 +176,7 @@ impl Services {
             .collect()
     }
 
+    #[cfg(feature = "health")]
     pub(crate) fn health(&self) -> Vec<ServiceHealth> {
         lock(&self.0).services.iter().map(Service::health).collect()
     }
@@ -217,6 +220,7 @@ impl Service {
         })
     }
 
+    #[cfg(feature = "health")]
     fn health(&self) -> ServiceHealth {
         let (status, error) = match &self.status {
             Status::Starting => ("starting", None),

@@ -386,6 +386,31 @@ fn blocked_hooks_are_all_given_up_at_once() {
     });
 }
 
+/// Tokio leaves the timers to the worker that looked after them last, which here is the one that
+/// blocks; the others have to be nudged.
+#[test]
+fn work_that_blocks_the_worker_with_the_timers_keeps_no_hook_from_running() {
+    in_time(|| {
+        let runtime = threads(2);
+        let (release, blocked) = mpsc::channel::<()>();
+        let report = runtime.block_on(async {
+            let ctl = controller(taking(ms(1_000)));
+            let guard = ctl.track();
+            tokio::spawn(async move {
+                sleep(ms(10)).await;
+                let _ = blocked.recv();
+                drop(guard);
+            });
+            ctl.on_shutdown("flush", |_| async { Ok(()) }).unwrap();
+            ctl.shutdown(MANUAL).await
+        });
+        drop(release);
+        assert_eq!(report.reason(), MANUAL, "{report}");
+        assert_eq!((report.is_forced(), report.abandoned()), (true, 1));
+        assert_eq!(outcomes(&report), ["completed"]);
+    });
+}
+
 #[test]
 fn a_request_that_is_cut_late_is_not_both_aborted_and_abandoned() {
     in_time(|| {

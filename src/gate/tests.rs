@@ -408,7 +408,7 @@ mod model {
     /// Invariant 7: a slow scan of an earlier pause does not tell of a later one, in which something
     /// is in flight.
     ///
-    /// Seeded: no second look under `turn`; `pause` and `unpause` that leave `IDLE` as it is.
+    /// Seeded: `tell_empty` that does not compare the openings; `unpause` that leaves `IDLE` as it is.
     #[test]
     fn idle_is_of_this_pause() {
         check(|| {
@@ -421,10 +421,32 @@ mod model {
             let admitted = gate.shards()[0].enter();
             assert!(admitted, "open again");
             assert!(gate.pause());
+            // Not asked before it has told whatever it has to tell.
+            first.join().unwrap();
             assert!(!gate.milestones.has(event::IDLE), "idle with one in flight");
             gate.shards()[0].leave(Book::Shard);
             wait_for(&gate, event::IDLE);
+        });
+    }
+
+    /// Invariant 7 for the closing: a slow scan of a pause does not tell that it has drained.
+    ///
+    /// Seeded: as above.
+    #[test]
+    fn drained_is_not_of_an_earlier_pause() {
+        check(|| {
+            let gate = Gate::new(1, 0);
+            let shard = Arc::clone(&gate.shards()[0]);
+            assert!(shard.enter());
+            let first = thread::spawn(move || shard.leave(Book::Shard));
+            assert!(gate.pause());
+            assert!(gate.unpause());
+            assert!(gate.shards()[0].enter(), "open again");
+            gate.drain();
             first.join().unwrap();
+            assert!(!gate.is_drained(), "drained with one in flight");
+            gate.shards()[0].leave(Book::Shard);
+            wait_for(&gate, event::DRAINED);
         });
     }
 

@@ -95,7 +95,7 @@ mod tests {
             checks,
             outcomes,
         };
-        serde_json::to_string(&services).unwrap()
+        serde_json::to_string(&services).expect("strings only")
     }
 
     #[test]
