@@ -6,6 +6,7 @@
     feature = "serde",
     feature = "signal"
 ))]
+#![allow(clippy::unwrap_used)]
 
 use std::convert::Infallible;
 use std::future::pending;
