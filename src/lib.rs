@@ -34,9 +34,13 @@
 //! - [`DrainLayer`] admits, counts, refuses and cuts the requests of a service, of HTTP or not.
 //!   [`RequestTrackingLayer`] only counts them.
 //! - [`InFlightGuard`] counts work that is no tower call.
+//! - [`Startup`] starts services one after another, and stops them again when one of them fails.
+//! - [`ShutdownController::spawn`] is for background tasks, [`ShutdownController::pause`] for
+//!   maintenance, [`ShutdownController::metrics`] for figures.
 //! - [`Hook`]s clean up, in phases, each in a task of its own and with its own limit.
 //! - `HealthService` answers readiness and liveness probes; `HealthLayer` does so in front of a
 //!   service that has no router.
+//! - `StateStore` keeps state over a restart, `FileStore` in files.
 //! - [`ShutdownNotice`] is what everybody is told at the trigger, [`ShutdownReport`] what happened.
 //!
 //! # The states

@@ -292,7 +292,8 @@ impl Startup {
     /// waits for it does not stop it.
     fn roll_back(&self, failure: Option<StartupFailure>) -> Wait<ShutdownReport> {
         if let Some(failure) = failure {
-            error!(%failure, "start-up failed");
+            let (step, cause) = (failure.step.as_deref(), &failure.cause);
+            error!(step, %cause, "start-up failed");
             self.core().note_startup_failure(failure);
         }
         self.ctl.shutdown(ShutdownReason::Error)
