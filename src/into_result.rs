@@ -9,33 +9,28 @@ use crate::error::BoxError;
 /// It is there for `()`, `!`, `Infallible`, `Result`s of these with any error that converts into a
 /// [`BoxError`], and tuples of these, so also for a `JoinHandle` or a `join!` of several servers.
 ///
+/// It cannot be implemented outside this crate; a type of your own is turned into a `Result` where it
+/// ends.
+///
 /// # Examples
 ///
 /// ```
-/// use tower_lifecycle::{BoxError, IntoResult, ShutdownController};
-///
-/// enum Ending {
-///     Closed,
-///     Broken(&'static str),
-/// }
-///
-/// impl IntoResult for Ending {
-///     fn into_result(self) -> Result<(), BoxError> {
-///         match self {
-///             Ending::Closed => Ok(()),
-///             Ending::Broken(cause) => Err(cause.into()),
-///         }
-///     }
-/// }
+/// use tower_lifecycle::ShutdownController;
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() {
 /// let ctl = ShutdownController::new();
-/// let report = ctl.run(async { Ending::Broken("out of memory") }).await;
+/// let report = ctl.run(async { Err::<(), _>("out of memory") }).await;
 /// assert_eq!(report.server_errors().len(), 1);
-/// # assert!(Ending::Closed.into_result().is_ok());
+///
+/// // A loop without an end gives `!`.
+/// ctl.spawn("ticker", async {
+///     loop {
+///         tokio::task::yield_now().await;
+///     }
+/// });
 /// # }
 /// ```
-pub trait IntoResult {
+pub trait IntoResult: sealed::Sealed {
     /// Returns the first error, if there is one.
     ///
     /// # Errors
@@ -56,16 +51,24 @@ pub trait IntoResult {
 
 // ===== impl IntoResult =====
 
+impl sealed::Sealed for () {}
+
 impl IntoResult for () {
     fn into_result(self) -> Result<(), BoxError> {
         Ok(())
     }
 }
 
+impl sealed::Sealed for Infallible {}
+
 impl IntoResult for Infallible {
     fn into_result(self) -> Result<(), BoxError> {
         match self {}
     }
+}
+
+mod sealed {
+    pub trait Sealed {}
 }
 
 /// The type `!`, by the only name that stable Rust has for it. It is what `async { loop { .. } }`
@@ -82,11 +85,15 @@ mod never {
     }
 }
 
+impl sealed::Sealed for Never {}
+
 impl IntoResult for Never {
     fn into_result(self) -> Result<(), BoxError> {
         self
     }
 }
+
+impl<T: IntoResult, E: Into<BoxError>> sealed::Sealed for Result<T, E> {}
 
 impl<T: IntoResult, E: Into<BoxError>> IntoResult for Result<T, E> {
     fn into_result(self) -> Result<(), BoxError> {
@@ -96,6 +103,8 @@ impl<T: IntoResult, E: Into<BoxError>> IntoResult for Result<T, E> {
 
 macro_rules! tuples {
     ($(($($name:ident)+))+) => {$(
+        impl<$($name: IntoResult),+> sealed::Sealed for ($($name,)+) {}
+
         impl<$($name: IntoResult),+> IntoResult for ($($name,)+) {
             #[allow(non_snake_case)]
             fn into_result(self) -> Result<(), BoxError> {
