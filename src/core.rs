@@ -331,7 +331,7 @@ impl Core {
             milestones.wake(event::FORCED);
             info!(in_flight, "forced: cutting what is in flight");
         }
-        if before & event::STOPPING != 0 && milestones.reach(event::CUT_CLEANUP) {
+        if before & event::CLEANUP != 0 && milestones.reach(event::CUT_CLEANUP) {
             info!("forced while stopping: cutting what is left of the clean-up");
         }
     }

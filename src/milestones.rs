@@ -7,7 +7,6 @@ use crate::wakers::{Slot, WakerSet};
 
 /// The events that can be waited for. The low eight bits are the states, in their order.
 pub(crate) mod event {
-    pub(crate) const STOPPING: u32 = 1 << 5;
     pub(crate) const STOPPED: u32 = 1 << 6;
     pub(crate) const FAILED: u32 = 1 << 7;
     pub(crate) const STATES: u32 = 0xff;
@@ -17,7 +16,9 @@ pub(crate) mod event {
     pub(crate) const IDLE: u32 = 1 << 9;
     /// Admitted work is cut.
     pub(crate) const FORCED: u32 = 1 << 10;
-    /// `force` was called while stopping: what is left of the clean-up is cut.
+    /// The clean-up has begun: hooks, or the stops of services.
+    pub(crate) const CLEANUP: u32 = 1 << 17;
+    /// `force` was called since then: what is left of the clean-up is cut.
     pub(crate) const CUT_CLEANUP: u32 = 1 << 11;
     /// The server may close its listener.
     pub(crate) const STOP_ACCEPTING: u32 = 1 << 12;

@@ -60,7 +60,7 @@ impl<F> Run<F> {
                 ctl: ctl.clone(),
                 manned: true,
             },
-            stopping: Wait::new(ctl.core(), event::STOPPING | ENDED),
+            stopping: Wait::new(ctl.core(), event::CLEANUP | ENDED),
             report: Wait::new(ctl.core(), ENDED),
         }
     }

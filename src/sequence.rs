@@ -56,8 +56,7 @@ pub(crate) async fn shut_down(
 
     // Stopping: the servers have ended or are dropped; the application cleans up.
     core.advance(LifecycleState::Stopping);
-    core.tasks.cut();
-    let notice = account.cleanup_notice(core, notice);
+    let notice = account.begin_cleanup(core, notice);
     let cut = pin!(reached(core, event::CUT_CLEANUP));
     let mut cleanup = Cleanup::new(&notice, cut);
     core.hooks
@@ -79,11 +78,11 @@ pub(crate) async fn roll_back(core: &Arc<Core>, shutdown: &Arc<Shutdown>) -> Shu
     let mut account = Account::open(shutdown);
 
     // Whoever is starting a service drops that now, or has just started it.
-    until(notice.drain_deadline(), nothing_is_starting(core)).await;
+    let early = race(reached(core, event::FORCED), nothing_is_starting(core));
+    until(notice.drain_deadline(), early).await;
     account.drain(core, notice).await;
 
-    core.tasks.cut();
-    let notice = account.cleanup_notice(core, notice);
+    let notice = account.begin_cleanup(core, notice);
     let cut = pin!(reached(core, event::CUT_CLEANUP));
     core.services.stop(&mut Cleanup::new(&notice, cut)).await;
     account.close_phase(LifecycleState::Starting);
@@ -261,9 +260,12 @@ impl Account {
         );
     }
 
-    /// What the hooks are told: after a force they get the reserve, not what an early force has
-    /// left of the drain. Asked once stopping has been published; a later force cuts them instead.
-    fn cleanup_notice(&self, core: &Core, notice: &ShutdownNotice) -> ShutdownNotice {
+    /// Begins the clean-up; gives what it is told. After a force it gets the reserve, not what an
+    /// early force has left of the drain; a later force cuts it instead.
+    fn begin_cleanup(&self, core: &Core, notice: &ShutdownNotice) -> ShutdownNotice {
+        core.tasks.cut();
+        // Published before looking for a force: see `Core::cut`.
+        core.milestones().reach(event::CLEANUP);
         if !core.milestones().has(event::FORCED) {
             return notice.clone();
         }
