@@ -1,5 +1,6 @@
 //! What the handle, the waits and the sequence share: the synchronous half of the lifecycle.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -46,6 +47,16 @@ pub(crate) struct Core {
     listener_waits: AtomicBool,
     #[cfg(feature = "signal")]
     pub(crate) listening: crate::signal::Listening,
+}
+
+thread_local! {
+    /// This thread drives a shutdown, in a runtime that goes when that ends or is called off.
+    static OWN_THREAD: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Sees to it that no controller takes the runtime of the calling thread for its own.
+pub(crate) fn note_own_thread() {
+    OWN_THREAD.set(true);
 }
 
 /// What the first moves of a shutdown can have reached.
@@ -111,7 +122,7 @@ impl Core {
 
     /// Remembers the runtime of the calling task, unless one is remembered already.
     pub(crate) fn capture_runtime(&self) -> Option<&Handle> {
-        if self.runtime.get().is_none() {
+        if self.runtime.get().is_none() && !OWN_THREAD.get() {
             if let Ok(handle) = Handle::try_current() {
                 // Whoever was first is as good.
                 let _ = self.runtime.set(handle);
@@ -149,21 +160,16 @@ impl Core {
         let _ = self.startup_failure.set(failure);
     }
 
-    /// Returns why the start-up failed, if it has; `reason` is the trigger's.
-    pub(crate) fn startup_failure(&self, reason: ShutdownReason) -> Option<StartupFailure> {
+    /// Returns why the start-up failed, if it has.
+    pub(crate) fn startup_failure(&self) -> Option<StartupFailure> {
         if self.milestones().has(LifecycleState::Running.bit()) {
             return None;
         }
-        let triggered = || StartupFailure {
-            step: None,
-            cause: StartupCause::Triggered(reason),
-        };
-        Some(
-            self.startup_failure
-                .get()
-                .cloned()
-                .unwrap_or_else(triggered),
-        )
+        self.startup_failure.get().cloned().or_else(|| {
+            // The trigger's reason, and not the report's, which may have been interrupted.
+            let cause = StartupCause::Triggered(self.notice()?.reason());
+            Some(StartupFailure { step: None, cause })
+        })
     }
 
     #[cfg(feature = "signal")]
@@ -241,7 +247,8 @@ impl Core {
     pub(crate) fn call_off(&self) -> Result<(), LifecycleState> {
         let mut life = lock(&self.life);
         let state = self.state();
-        if state != LifecycleState::LameDuck {
+        // A server that has ended is not started again by this: its end was to be a shutdown.
+        if state != LifecycleState::LameDuck || self.servers.one_has_ended() {
             return Err(state);
         }
         self.milestones()
@@ -321,6 +328,7 @@ impl Core {
             .in_flight_at_force
             .get_or_init(|| self.gate.in_flight());
         self.gate.force();
+        self.tasks.close();
         // One operation: either this sees that clean-up has begun, or the sequence, which looks after
         // it has begun it, sees the force.
         let milestones = self.milestones();

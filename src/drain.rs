@@ -390,7 +390,10 @@ impl<S> Drain<S, Http> {
     {
         let options = &self.entrance.handle.options;
         if refusal.inner_is_ready && options.is_exempt(request.uri().path()) {
-            let facts = Facts::of(&request);
+            let mut facts = Facts::of(&request);
+            if !self.entrance.handle.shard.is_shedding() {
+                facts = facts.keeping_connection(); // paused: nobody is asked to leave
+            }
             let inner = self.inner.call(request);
             return Kind::Exempt { inner, facts };
         }
@@ -474,7 +477,7 @@ where
                 let result = ready!(inner.poll(cx));
                 kind.set(Kind::Done);
                 Poll::Ready(result.map(|mut response| {
-                    // It is served only while draining, when every response asks to leave.
+                    // While draining every response asks to leave.
                     facts.close_connection(response.status(), response.headers_mut());
                     response.map(ResponseBody::free)
                 }))

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::runtime::RuntimeFlavor;
 use tracing::{error, info, warn};
 
-use crate::core::{Core, ENDED};
+use crate::core::{Core, ENDED, note_own_thread};
 use crate::gate::interest;
 use crate::milestones::event;
 use crate::race::race;
@@ -32,6 +32,7 @@ pub(crate) fn drive(core: Arc<Core>, shutdown: Arc<Shutdown>) {
     watch(Arc::clone(&core), Arc::clone(&shutdown));
     match core.capture_runtime().cloned() {
         Some(runtime) => {
+            let is_rollback = core.state() < LifecycleState::Running;
             let taken = Arc::new(AtomicBool::new(false));
             let driver = Driver {
                 core,
@@ -40,8 +41,12 @@ pub(crate) fn drive(core: Arc<Core>, shutdown: Arc<Shutdown>) {
             };
             // A runtime that has ended drops the task inside `spawn`: see `Driver::drop`.
             drop(runtime.spawn(driver.run()));
-            // Relaxed: a flag of this thread's, for the drop that happens inside the call above.
-            taken.store(true, Ordering::Relaxed);
+            // A `Startup` is often dropped right before its runtime, so a rollback counts as taken
+            // only once it is polled: what has not begun can be done elsewhere.
+            if !is_rollback {
+                // Relaxed: a flag of this thread's, for the drop that happens inside the call above.
+                taken.store(true, Ordering::Relaxed);
+            }
         }
         None => drive_by_thread(core, shutdown),
     }
@@ -102,6 +107,7 @@ fn drive_by_thread(core: Arc<Core>, shutdown: Arc<Shutdown>) {
         taken,
     };
     let run = move || {
+        note_own_thread();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build();

@@ -5,8 +5,10 @@
 //!
 //! ```text
 //! 63            32 31            4  3   2   1   0
-//! [ admitted      | in flight     | F | D | C | S ]     S shedding, C closed, D draining, F forced
+//! [ entered       | in flight     | F | D | C | S ]     S shedding, C closed, D draining, F forced
 //! ```
+//!
+//! What has entered while the shard was open was admitted; what entered while it was closed was not.
 //!
 //! # Invariants
 //!
@@ -47,10 +49,10 @@ const DRAINING: u64 = 1 << 2;
 const FORCED: u64 = 1 << 3;
 
 const ONE_IN_FLIGHT: u64 = 1 << 4;
-const IN_FLIGHT: u64 = ONE_ADMITTED - ONE_IN_FLIGHT;
+const IN_FLIGHT: u64 = ONE_ENTERED - ONE_IN_FLIGHT;
 /// The top field, so that it wraps without touching the others.
-const ONE_ADMITTED: u64 = 1 << 32;
-const ENTRY: u64 = ONE_ADMITTED + ONE_IN_FLIGHT;
+const ONE_ENTERED: u64 = 1 << 32;
+const ENTRY: u64 = ONE_ENTERED + ONE_IN_FLIGHT;
 
 /// What a waker in a shard can wait for.
 pub(crate) mod interest {
@@ -72,6 +74,8 @@ pub(crate) struct Gate {
     turn: Mutex<Turn>,
     /// How often the gate was opened again; changed under `turn`.
     openings: AtomicU64,
+    /// How often it was found idle; changed under `turn`.
+    idles: AtomicU64,
     milestones: Milestones,
 }
 
@@ -88,8 +92,10 @@ struct Turn {
 pub(crate) struct Shard {
     word: AtomicU64,
     wakers: WakerSet,
-    /// As of the closing: the word of a closed shard holds refusals, too, which come and go.
+    /// As of the closing: the word of a closed shard counts refusals, too.
     admitted: AtomicU64,
+    /// How many in the word's top field are refusals, of pauses that are over.
+    not_admitted: AtomicU64,
     refused: AtomicU64,
     aborted: AtomicU64,
     /// Weak: a service that outlives its controller goes on serving, with nobody to tell.
@@ -116,6 +122,7 @@ impl Gate {
             admitted_late: AtomicU64::new(0),
             turn: Mutex::new(Turn::default()),
             openings: AtomicU64::new(0),
+            idles: AtomicU64::new(0),
             milestones: Milestones::new(reached),
         })
     }
@@ -210,26 +217,31 @@ impl Gate {
             let before = shard.word.load(Ordering::Relaxed);
             let closes = !before & bits & CLOSED != 0;
             if closes {
-                shard
-                    .admitted
-                    .store(before / ONE_ADMITTED, Ordering::Relaxed);
+                shard.note_admitted(before);
             }
             // Release: pairs with the Acquire of `enter` and `phase`; who sees the bit sees what
             // led to it. Acquire: pairs with the Release of `leave`, for the scan that follows.
             let before = shard.word.fetch_or(bits, Ordering::AcqRel);
             if closes {
-                shard
-                    .admitted
-                    .store(before / ONE_ADMITTED, Ordering::Relaxed);
+                shard.note_admitted(before);
             }
         }
     }
 
     fn take_from_all(&self, bits: u64) {
         for shard in &self.shards {
+            // Relaxed: as in `add_to_all`.
+            let before = shard.word.load(Ordering::Relaxed);
+            let opens = before & bits & CLOSED != 0;
+            if opens {
+                shard.note_not_admitted(before);
+            }
             // Release: pairs with the Acquire of `enter`; who is admitted sees what was done while
             // the gate was closed.
-            shard.word.fetch_and(!bits, Ordering::Release);
+            let before = shard.word.fetch_and(!bits, Ordering::Release);
+            if opens {
+                shard.note_not_admitted(before);
+            }
         }
     }
 
@@ -252,10 +264,19 @@ impl Gate {
         let events = self.untold();
         // Relaxed: it is changed under `turn`.
         let is_closed = self.openings.load(Ordering::Relaxed) == openings;
-        if is_closed && events != 0 && self.milestones.publish(events) {
+        if is_closed && events != 0 {
+            // Release: pairs with the Acquire in `idles`, as `publish` with `reached`.
+            self.idles.fetch_add(1, Ordering::Release);
+            self.milestones.publish(events);
             drop(turn);
             self.milestones.wake(events);
         }
+    }
+
+    /// Returns how often the gate was found idle.
+    pub(crate) fn idles(&self) -> u64 {
+        // Acquire: pairs with the Release in `tell_empty`.
+        self.idles.load(Ordering::Acquire)
     }
 
     /// What an empty gate would have to tell.
@@ -294,7 +315,7 @@ impl Gate {
     pub(crate) fn admitted(&self) -> u64 {
         // Relaxed: a figure to look at; nothing is concluded from it.
         let of = |shard: &Arc<Shard>| match shard.word.load(Ordering::Relaxed) {
-            word if word & CLOSED == 0 => word / ONE_ADMITTED,
+            word if word & CLOSED == 0 => shard.admitted_of(word),
             _ => shard.admitted.load(Ordering::Relaxed),
         };
         let shards: u64 = self.shards.iter().map(of).sum();
@@ -323,6 +344,7 @@ impl Shard {
             word: AtomicU64::new(0),
             wakers: WakerSet::new(),
             admitted: AtomicU64::new(0),
+            not_admitted: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             aborted: AtomicU64::new(0),
             gate,
@@ -372,7 +394,8 @@ impl Shard {
     #[cold]
     fn undo_entry(&self) {
         // Release: pairs with the Acquire in `scan`.
-        let before = self.word.fetch_sub(ENTRY, Ordering::Release);
+        // It stays in the top field: how many of those are refusals is known by when they came.
+        let before = self.word.fetch_sub(ONE_IN_FLIGHT, Ordering::Release);
         // While it was there, a scan may have found the shard not empty (invariant 4).
         if before & IN_FLIGHT == ONE_IN_FLIGHT {
             self.scan_gate();
@@ -426,9 +449,9 @@ impl Shard {
         self.phase() & CLOSED != 0
     }
 
-    /// Closed, and not for good.
+    /// Whether what has just been refused was so by a pause, which may be over by now.
     pub(crate) fn is_paused(&self) -> bool {
-        self.phase() & (CLOSED | DRAINING) == CLOSED
+        !self.is_draining()
     }
 
     #[inline]
@@ -472,6 +495,26 @@ impl Shard {
     pub(crate) fn note_aborted(&self) {
         // Relaxed: published by the Release of the `leave` that follows.
         self.aborted.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Notes how many were admitted by the time of `word`, of a shard that is being closed.
+    fn note_admitted(&self, word: u64) {
+        // Relaxed, here and below: a figure to look at; nothing is concluded from it.
+        self.admitted
+            .store(self.admitted_of(word), Ordering::Relaxed);
+    }
+
+    /// Notes how many were not admitted by the time of `word`, of a shard that is being opened.
+    fn note_not_admitted(&self, word: u64) {
+        let admitted = self.admitted.load(Ordering::Relaxed);
+        let refused = (word / ONE_ENTERED).wrapping_sub(admitted);
+        self.not_admitted.store(refused, Ordering::Relaxed);
+    }
+
+    /// How many were admitted by the time of `word`, of an open shard; wraps at 2^32.
+    fn admitted_of(&self, word: u64) -> u64 {
+        let refused = self.not_admitted.load(Ordering::Relaxed);
+        (word / ONE_ENTERED).wrapping_sub(refused) & u64::from(u32::MAX)
     }
 
     fn in_flight(&self) -> u64 {

@@ -50,7 +50,8 @@ impl ShutdownController {
     /// # Errors
     ///
     /// A [`ResumeError`] in every other state. From draining on there is no way back: waits have
-    /// resolved, and the listener may be closed.
+    /// resolved, and the listener may be closed. Nor is there one once a server of
+    /// [`run`](Self::run) has ended.
     ///
     /// # Examples
     ///
@@ -163,8 +164,9 @@ impl ShutdownController {
         let core = self.core();
         // Asked anew: since it was reached, something may have begun that cannot be refused.
         core.milestones().take_back(event::IDLE);
+        let idle = self.wait(event::IDLE | ENDED);
         core.gate.scan();
-        self.wait(event::IDLE | ENDED)
+        idle
     }
 }
 
@@ -185,6 +187,8 @@ impl fmt::Display for ResumeError {
                 f,
                 "there is no shutdown to call off: the state is `{state}`"
             )
+        } else if state == LifecycleState::LameDuck {
+            f.write_str("a server has ended, so the shutdown cannot be called off")
         } else {
             write!(
                 f,

@@ -163,6 +163,12 @@ impl Facts {
         self.flags & HTTP_1 != 0
     }
 
+    /// The same for a response that leaves the connection as it is.
+    pub(crate) fn keeping_connection(mut self) -> Self {
+        self.flags &= !HTTP_1;
+        self
+    }
+
     fn is_grpc(self) -> bool {
         self.grpc != NOT_GRPC
     }

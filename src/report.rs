@@ -76,6 +76,7 @@ pub(crate) struct Facts {
     pub(crate) server_errors: Vec<Arc<dyn std::error::Error + Send + Sync>>,
     pub(crate) tasks: Vec<TaskReport>,
     pub(crate) tasks_forgotten: u64,
+    pub(crate) tasks_forgotten_in_shutdown: bool,
     pub(crate) hooks: Vec<HookReport>,
     pub(crate) services: Vec<ServiceReport>,
 }
@@ -116,6 +117,7 @@ impl ShutdownReport {
             && facts.startup_failure.is_none()
             && facts.server_errors.is_empty()
             && !facts.tasks.iter().any(TaskReport::is_in_shutdown)
+            && !facts.tasks_forgotten_in_shutdown
             && facts.hooks.iter().all(HookReport::is_completed)
             && facts.services.iter().all(ServiceReport::is_completed)
     }

@@ -77,14 +77,15 @@ pub(crate) async fn roll_back(core: &Arc<Core>, shutdown: &Arc<Shutdown>) -> Shu
     let notice = &shutdown.notice;
     let mut account = Account::open(shutdown);
 
-    // Whoever is starting a service drops that now, or has just started it.
-    let early = race(reached(core, event::FORCED), nothing_is_starting(core));
-    until(notice.drain_deadline(), early).await;
+    // Whoever is starting a service drops that now, or has just started it: it is waited for as work.
     account.drain(core, notice).await;
 
     let notice = account.begin_cleanup(core, notice);
     let cut = pin!(reached(core, event::CUT_CLEANUP));
     core.services.stop(&mut Cleanup::new(&notice, cut)).await;
+    if core.milestones().has(event::FORCED) {
+        wake_shards(core, interest::FORCED).await;
+    }
     account.close_phase(LifecycleState::Starting);
 
     account.report(core)
@@ -106,14 +107,15 @@ async fn drained_and_served(core: &Arc<Core>, notice: &ShutdownNotice) {
     gone(core).await;
 }
 
-/// Waits until every server and task has ended and nothing is in flight.
+/// Waits until every server, task and start of a service has ended and nothing is in flight.
 async fn gone(core: &Arc<Core>) {
     let milestones = core.milestones();
     loop {
         // Taken back before looking: an end between the look and the wait is not missed.
         milestones.take_back(event::WORK_ENDED | event::IDLE);
         core.gate.scan();
-        if core.servers.running() + core.tasks.running() > 0 {
+        let running = core.servers.running() + core.tasks.running();
+        if running > 0 || core.services.is_starting() {
             reached(core, event::WORK_ENDED).await;
         } else if !milestones.has(event::IDLE) {
             reached(core, event::IDLE).await;
@@ -129,18 +131,6 @@ async fn servers_have_ended(core: &Arc<Core>) {
         // Taken back before looking, as in `gone`.
         core.milestones().take_back(event::WORK_ENDED);
         if core.servers.have_ended() {
-            return;
-        }
-        reached(core, event::WORK_ENDED).await;
-    }
-}
-
-/// Waits until no service is being started.
-async fn nothing_is_starting(core: &Arc<Core>) {
-    while core.services.is_starting() {
-        // Taken back before looking, as in `gone`.
-        core.milestones().take_back(event::WORK_ENDED);
-        if !core.services.is_starting() {
             return;
         }
         reached(core, event::WORK_ENDED).await;
@@ -278,7 +268,7 @@ impl Account {
         ShutdownReport::new(Facts {
             reason: self.reason,
             interrupted: self.interrupted,
-            startup_failure: core.startup_failure(self.reason),
+            startup_failure: core.startup_failure(),
             forced: core.milestones().has(event::FORCED),
             phases: self.phases,
             in_flight_at_trigger: self.in_flight_at_trigger,
@@ -291,6 +281,7 @@ impl Account {
             server_errors: core.servers.errors(),
             tasks: core.tasks.reports(),
             tasks_forgotten: core.tasks.forgotten(),
+            tasks_forgotten_in_shutdown: core.tasks.forgotten_in_shutdown(),
             hooks: core.hooks.reports(),
             services: core.services.reports(),
         })

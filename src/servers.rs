@@ -33,6 +33,12 @@ impl Servers {
         servers.begun > 0 && servers.running == 0
     }
 
+    /// Returns whether a server has ended.
+    pub(crate) fn one_has_ended(&self) -> bool {
+        let servers = lock(&self.0);
+        servers.running < servers.begun
+    }
+
     pub(crate) fn running(&self) -> u64 {
         lock(&self.0).running
     }

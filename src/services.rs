@@ -63,6 +63,12 @@ impl Services {
     /// Makes places for the services of one step; `Err` is the name that is taken.
     pub(crate) fn begin_step(&self, step: u32, names: &[Arc<str>]) -> Result<(), Arc<str>> {
         let mut inner = lock(&self.0);
+        if !inner.closed {
+            // What was not started, such as one that was dropped, may be tried again.
+            inner.services.retain(|service| {
+                !matches!(service.status, Status::NotStarted(_)) || !names.contains(&service.name)
+            });
+        }
         let taken = |name: &Arc<str>, before: &[Arc<str>]| {
             before.contains(name) || inner.services.iter().any(|other| other.name == *name)
         };

@@ -112,6 +112,8 @@ impl Listener {
     /// the shutdown is called off in between, the next signal is a first one again.
     fn heard(&self, name: &'static str, first: &mut Option<Arc<Shutdown>>) -> bool {
         let core = self.ctl.core();
+        // First, so that whoever learns of the shutdown finds it.
+        core.note_signal(name);
         if first.as_ref().is_some_and(|first| !first.is_called_off()) {
             warn!(signal = name, "second signal received: forcing");
             // Gives signals back before it forces, so that a third one is not swallowed meanwhile.
@@ -122,7 +124,6 @@ impl Listener {
         info!(signal = name, "signal received: shutting down");
         self.ctl.trigger(ShutdownReason::Signal(name));
         *first = core.shutdown();
-        core.note_signal(name);
         false
     }
 }

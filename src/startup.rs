@@ -271,7 +271,9 @@ impl Startup {
                 // Asked first: what is triggered starts nothing more.
                 match race(triggered, step::run_all(self.core(), steps)).await {
                     Either::Left(()) => None,
-                    Either::Right(Ok(())) => return Ok(()),
+                    Either::Right(Ok(())) if !self.core().is_triggered() => return Ok(()),
+                    // Triggered in the very poll that started it, which is stopped again.
+                    Either::Right(Ok(())) => None,
                     Either::Right(Err(failure)) => Some(failure),
                 }
             }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, pending};
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
@@ -20,6 +20,7 @@ use crate::core::Core;
 use crate::into_result::IntoResult;
 use crate::milestones::event;
 use crate::outcome::{Outcome, TaskReport};
+use crate::shutdown::Shutdown;
 use crate::sync::{Arc, Mutex, lock};
 
 /// How many that ended badly are remembered for the report, so that a task that is spawned again and
@@ -34,10 +35,19 @@ pub(crate) struct Tasks(Mutex<Inner>);
 struct Inner {
     running: BTreeMap<u64, Running>,
     spawned: u64,
-    ended_badly: Vec<TaskReport>,
+    ended_badly: Vec<BadEnd>,
     forgotten: u64,
+    /// The latest shutdown during which one was forgotten.
+    forgotten_in: Option<Arc<Shutdown>>,
     /// Nothing runs any more: what is running is being cut, and what comes is cut at once.
     cut: bool,
+}
+
+#[derive(Debug)]
+struct BadEnd {
+    report: TaskReport,
+    /// Which may be called off yet.
+    shutdown: Option<Arc<Shutdown>>,
 }
 
 #[derive(Debug)]
@@ -51,9 +61,8 @@ struct Running {
 pin_project! {
     /// A task's future, with its entry, which goes after it.
     struct Task<F> {
-        // None if it was cut before it could begin.
         #[pin]
-        future: Option<F>,
+        future: F,
         entry: Entry,
     }
 }
@@ -123,11 +132,22 @@ impl ShutdownController {
             id,
             ended: is_cut.then_some(Outcome::Cut),
         };
-        let future = (!is_cut).then_some(future);
+        let here = Handle::try_current();
+        let runtime = runtime.filter(|_| here.is_err());
+        if is_cut {
+            // Here and now, and not when its runtime comes to it.
+            drop(Task { future, entry });
+            let handle = match runtime {
+                Some(runtime) => runtime.spawn(pending()),
+                None => tokio::spawn(pending()),
+            };
+            handle.abort();
+            return handle;
+        }
         let task = Task { future, entry };
-        let handle = match (Handle::try_current(), runtime) {
-            (Err(_), Some(runtime)) => runtime.spawn(task),
-            _ => tokio::spawn(task),
+        let handle = match runtime {
+            Some(runtime) => runtime.spawn(task),
+            None => tokio::spawn(task),
         };
         tasks.spawned(id, handle.abort_handle());
         handle
@@ -167,7 +187,7 @@ impl Tasks {
         }
     }
 
-    fn end(&self, id: u64, ended: Option<Outcome>, in_shutdown: bool) {
+    fn end(&self, id: u64, ended: Option<Outcome>, shutdown: Option<Arc<Shutdown>>) {
         let mut tasks = lock(&self.0);
         let Some(task) = tasks.running.remove(&id) else {
             return;
@@ -185,12 +205,14 @@ impl Tasks {
             name: task.name,
             outcome,
             duration: task.started_at.elapsed(),
-            in_shutdown,
+            in_shutdown: shutdown.is_some(),
         };
         if tasks.ended_badly.len() < REMEMBERED {
-            tasks.ended_badly.push(report.clone());
+            let report = report.clone();
+            tasks.ended_badly.push(BadEnd { report, shutdown });
         } else {
             tasks.forgotten += 1;
+            tasks.forgotten_in = shutdown.or(tasks.forgotten_in.take());
         }
         drop((tasks, task.abort));
         log(&report);
@@ -199,6 +221,11 @@ impl Tasks {
     /// Returns how many are running.
     pub(crate) fn running(&self) -> u64 {
         lock(&self.0).running.len() as u64
+    }
+
+    /// Has all that comes cut.
+    pub(crate) fn close(&self) {
+        lock(&self.0).cut = true;
     }
 
     /// Cuts what is running, and all that comes.
@@ -223,13 +250,27 @@ impl Tasks {
             duration: task.started_at.elapsed(),
             in_shutdown: true,
         });
-        tasks.ended_badly.iter().cloned().chain(alive).collect()
+        let ended = tasks.ended_badly.iter().map(|end| TaskReport {
+            in_shutdown: is_of_the_end(&end.shutdown),
+            ..end.report.clone()
+        });
+        ended.chain(alive).collect()
+    }
+
+    /// Returns whether one that ended badly during the shutdown is not among the reported.
+    pub(crate) fn forgotten_in_shutdown(&self) -> bool {
+        is_of_the_end(&lock(&self.0).forgotten_in)
     }
 
     /// Returns how many ended badly beyond those that are reported.
     pub(crate) fn forgotten(&self) -> u64 {
         lock(&self.0).forgotten
     }
+}
+
+/// Whether it is the shutdown that has come to its end: there was one, and it was not called off.
+fn is_of_the_end(shutdown: &Option<Arc<Shutdown>>) -> bool {
+    shutdown.as_ref().is_some_and(|s| !s.is_called_off())
 }
 
 fn log(report: &TaskReport) {
@@ -248,10 +289,7 @@ impl<F: Future<Output: IntoResult>> Future for Task<F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.project();
-        let Some(future) = this.future.as_pin_mut() else {
-            return Poll::Ready(());
-        };
-        match catch_unwind(AssertUnwindSafe(|| future.poll(cx).map(ended))) {
+        match catch_unwind(AssertUnwindSafe(|| this.future.poll(cx).map(ended))) {
             Ok(Poll::Ready(outcome)) => this.entry.ended = Some(outcome),
             Ok(Poll::Pending) => return Poll::Pending,
             Err(panic) => {
@@ -272,7 +310,7 @@ impl Drop for Entry {
     fn drop(&mut self) {
         let core = &self.core;
         core.tasks
-            .end(self.id, mem::take(&mut self.ended), core.is_triggered());
+            .end(self.id, mem::take(&mut self.ended), core.shutdown());
         core.milestones().reach(event::WORK_ENDED);
     }
 }

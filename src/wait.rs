@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use crate::core::Core;
+use crate::milestones::event;
 use crate::notice::ShutdownNotice;
 use crate::report::ShutdownReport;
 use crate::state::LifecycleState;
@@ -49,6 +50,8 @@ pub struct Wait<T = ()> {
     core: Arc<Core>,
     /// Any of these milestones resolves it.
     events: u32,
+    /// For one that waits for `IDLE`, which can be taken back before it is polled: what it knows of.
+    idles: u64,
     slot: Slot,
     outcome: PhantomData<fn() -> T>,
 }
@@ -91,6 +94,7 @@ impl<T> Wait<T> {
         Self {
             core: Arc::clone(core),
             events,
+            idles: core.gate.idles(),
             slot: Slot::NONE,
             outcome: PhantomData,
         }
@@ -98,7 +102,8 @@ impl<T> Wait<T> {
 
     fn poll_events(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let milestones = self.core.milestones();
-        if !milestones.has(self.events) {
+        let was_idle = self.events & event::IDLE != 0 && self.core.gate.idles() != self.idles;
+        if !was_idle && !milestones.has(self.events) {
             self.core.capture_runtime();
             if milestones.register(&mut self.slot, cx.waker(), self.events) {
                 return Poll::Pending;

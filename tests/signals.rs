@@ -142,6 +142,57 @@ async fn a_second_signal_in_the_clean_up_cuts_it() {
     .await;
 }
 
+// ===== a resume in between =====
+
+#[tokio::test]
+async fn a_signal_after_a_resume_is_a_first_one_again() {
+    in_time(async {
+        let mut child = Child::start("lame duck").await;
+        for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGTERM] {
+            child.send(signal);
+            child.says("running -> lame_duck").await;
+            client(Protocol::Http1)
+                .get(child.url("/resume"))
+                .send()
+                .await
+                .unwrap();
+            child.says("lame_duck -> running").await;
+            let served = client(Protocol::Http1)
+                .get(child.url("/"))
+                .send()
+                .await
+                .unwrap();
+            assert_eq!(served.status(), StatusCode::OK);
+            assert!(served.headers().get("connection").is_none());
+        }
+        child.send(Signal::SIGINT);
+        child.says("running -> lame_duck").await;
+        child.send(Signal::SIGTERM);
+        child.says("shutdown: forced").await;
+        assert_eq!(child.exit().await.code(), Some(1));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_metrics_name_the_latest_signal() {
+    in_time(async {
+        let mut child = Child::start("lame duck").await;
+        let signal = async |child: &Child| {
+            let answer = client(Protocol::Http1).get(child.url("/signal")).send();
+            answer.await.unwrap().text().await.unwrap()
+        };
+        assert_eq!(signal(&child).await, "None");
+        child.send(Signal::SIGTERM);
+        child.says("lame_duck, after Some(\"SIGTERM\")").await;
+        assert_eq!(signal(&child).await, r#"Some("SIGTERM")"#);
+        child.send(Signal::SIGINT);
+        child.says("stopped, after Some(\"SIGINT\")").await;
+        assert_eq!(child.exit().await.code(), Some(1));
+    })
+    .await;
+}
+
 // ===== three signals, and later ones =====
 
 #[tokio::test]
@@ -412,7 +463,11 @@ fn threads() -> Runtime {
 fn serve(ctl: ShutdownController, runtime: &Runtime) -> ShutdownReport {
     let report = runtime.block_on(async {
         ctl.listen_for_signals().unwrap();
-        ctl.on_state_change(|_, new| eprintln!("{new}"));
+        let seen = ctl.clone();
+        ctl.on_state_change(move |old, new| {
+            let signal = seen.metrics().signal_received;
+            eprintln!("{old} -> {new}, after {signal:?}");
+        });
         let drained = ctl.drained();
         tokio::spawn(async {
             drained.await;
@@ -429,6 +484,7 @@ fn serve(ctl: ShutdownController, runtime: &Runtime) -> ShutdownReport {
 }
 
 fn app(ctl: &ShutdownController) -> Router {
+    let (resume, signal) = (ctl.clone(), ctl.clone());
     let released = Event::new();
     let release = released.clone();
     let held = async move || {
@@ -451,6 +507,11 @@ fn app(ctl: &ShutdownController) -> Router {
         .route("/release", get(async move || release.happens()))
         .route("/stuck", get(stuck))
         .route("/blocked", get(blocked))
+        .route("/resume", get(async move || resume.resume().unwrap()))
+        .route(
+            "/signal",
+            get(async move || format!("{:?}", signal.metrics().signal_received)),
+        )
         .route("/big", get(async || Bytes::from(vec![b'b'; BIG])))
         .layer(DrainLayer::new(ctl.clone()).exempt_paths(["/release"]))
 }

@@ -163,6 +163,23 @@ async fn force_waits_shortly_for_what_ends_by_itself() {
 }
 
 #[test]
+fn a_pause_refuses_nothing_here_and_counts_it() {
+    let stage = Stage::new();
+    stage.ctl.pause();
+    let mut service = tracked(&stage);
+    let body = stage.body([]);
+    let mut future = task::spawn(send(&mut service, stage.request(body.into())));
+    let mut idle = task::spawn(stage.ctl.idle());
+    assert_pending!(idle.poll());
+    let response = assert_ready_ok!(future.poll());
+    assert_eq!(response.status(), StatusCode::OK);
+    assert_eq!((stage.ctl.in_flight(), stage.ctl.metrics().refused), (1, 0));
+    drop(response);
+    assert_ready!(idle.poll());
+    assert_eq!(stage.ctl.in_flight(), 0);
+}
+
+#[test]
 fn errors_stay_what_they_are() {
     let stage = Stage::new();
     let mut service = tracked(&stage);

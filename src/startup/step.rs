@@ -366,7 +366,10 @@ async fn within<F: Future>(limit: Option<Duration>, future: F) -> Result<F::Outp
 /// Stops what was started only after the rollback had given up waiting for it, because its start had
 /// blocked its thread. In a task of its own, for whoever polled the start has been told already.
 fn stop_now(core: &Core, name: Arc<str>, Stop(job): Stop) {
-    let (Some(notice), Ok(runtime)) = (core.notice(), Handle::try_current()) else {
+    // Whoever polls it may do so outside the runtime.
+    let runtime = Handle::try_current().ok();
+    let runtime = runtime.or_else(|| core.capture_runtime().cloned());
+    let (Some(notice), Some(runtime)) = (core.notice(), runtime) else {
         return;
     };
     warn!(
