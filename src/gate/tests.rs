@@ -20,6 +20,7 @@ impl Gate {
 
 #[cfg(not(tower_lifecycle_loom))]
 mod unit {
+    use super::shard::{ENTRY, ONE_ENTERED};
     use super::*;
 
     #[test]
@@ -180,6 +181,7 @@ mod model {
     use loom::thread;
 
     use super::*;
+    use crate::wakers::Slot;
 
     fn check(model: impl Fn() + Send + Sync + 'static) {
         let mut builder = loom::model::Builder::new();
@@ -234,8 +236,7 @@ mod model {
 
     /// P3: of two that leave different shards at the same time, one announces it.
     ///
-    /// Seeded: the fence in `scan` left out; `scan` before `DRAINING` is published; a `leave` that
-    /// does not scan.
+    /// Seeded: `scan` before `CLOSED` is published; a `leave` that does not scan.
     #[test]
     fn the_last_leave_wakes_who_waits() {
         check(|| {
@@ -256,7 +257,7 @@ mod model {
 
     /// A refusal that comes and goes while others leave hides the last leave from nobody.
     ///
-    /// Seeded: an undo that does not scan.
+    /// Seeded: an undo that does not scan; the fence in `scan` left out.
     #[test]
     fn a_refusal_does_not_hide_the_last_leave() {
         check(|| {
@@ -279,7 +280,7 @@ mod model {
     /// another one is in flight all the time.
     ///
     /// Seeded: no `late` word, that is, counting in the closed shard; `late` looked at before the
-    /// shards.
+    /// shards; the fence in `scan` left out.
     #[test]
     fn a_late_entry_holds_the_drain() {
         check(|| {
@@ -387,7 +388,7 @@ mod model {
 
     /// Who is refused sees what led to the closing, such as the notice that turns readiness red.
     ///
-    /// Seeded: `add_to_all` with `Relaxed`.
+    /// Seeded: `add` with `Relaxed`.
     #[test]
     fn a_refusal_sees_what_led_to_it() {
         check(|| {
@@ -411,7 +412,7 @@ mod model {
 
     /// Invariant 4 for a pause: who leaves while it begins is announced by one of the two.
     ///
-    /// Seeded: `pause` that does not scan, or scans before it has closed; no fence in `scan`.
+    /// Seeded: `pause` that does not scan, or scans before it has closed.
     #[test]
     fn the_last_leave_of_a_pause_wakes_who_waits() {
         check(|| {
@@ -478,7 +479,7 @@ mod model {
     /// What enters while paused and may not be refused holds `IDLE`, while another one is in flight
     /// all the time.
     ///
-    /// Seeded: counting in the paused shard, and not in `late`.
+    /// Seeded: counting in the paused shard, and not in `late`; `late` looked at before the shards.
     #[test]
     fn a_late_entry_holds_idle() {
         check(|| {
@@ -525,7 +526,7 @@ mod model {
     /// A refusal that begins in a pause and is undone after it, or after the closing that follows,
     /// leaves the count right and the drain prompt.
     ///
-    /// Seeded: `unpause` that does not note the refusals; an undo that does not scan.
+    /// Seeded: `unpause` that does not note the refusals.
     #[test]
     fn a_refusal_may_outlast_its_pause() {
         check(|| {
@@ -552,7 +553,7 @@ mod model {
 
     /// Who is admitted again sees what was done while nobody was.
     ///
-    /// Seeded: `take_from_all` with `Relaxed`.
+    /// Seeded: `take` with `Relaxed`.
     #[test]
     fn an_admission_sees_what_was_done_in_the_pause() {
         check(|| {

@@ -1,0 +1,200 @@
+//! The moves of the state: each is made under one lock, together with what belongs to it, and told
+//! outside it.
+
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use tracing::{debug, error, info};
+
+use super::Core;
+use crate::milestones::event;
+use crate::notice::ShutdownNotice;
+use crate::shutdown::Shutdown;
+use crate::state::{LifecycleState, ShutdownReason};
+use crate::sync::{Arc, lock};
+
+/// What the first moves of a shutdown can have reached.
+pub(crate) const BEGINNING: u32 = event::TRIGGERED
+    | event::CLOSED
+    | LifecycleState::LameDuck.bit()
+    | LifecycleState::Draining.bit();
+
+type Observer = Arc<dyn Fn(LifecycleState, LifecycleState) + Send + Sync>;
+
+/// Every move of the state is made under its lock, together with what belongs to it: the gate turns,
+/// and a shutdown is there or is called off.
+#[derive(Default)]
+pub(super) struct Life {
+    /// The one under way, or over.
+    pub(super) shutdown: Option<Arc<Shutdown>>,
+    /// The moves that have been made and not yet told, and whom to tell.
+    untold: VecDeque<(LifecycleState, LifecycleState)>,
+    observers: Vec<Observer>,
+    /// A thread is telling; it will tell what is added meanwhile, too.
+    telling: bool,
+}
+
+// ===== impl Core =====
+
+impl Core {
+    /// Begins a shutdown, or the rollback of a start-up, with its first move; `None` if there is one.
+    /// Whoever calls it has it driven, and then tells of [`BEGINNING`].
+    pub(crate) fn announce(&self, reason: ShutdownReason) -> Option<Arc<Shutdown>> {
+        let runtime = self.capture_runtime().cloned();
+        let mut life = lock(&self.life);
+        if life.shutdown.is_some() {
+            return None;
+        }
+        let in_flight = self.gate.in_flight();
+        let notice = ShutdownNotice::new(reason, &self.config, runtime);
+        let shutdown = Arc::new(Shutdown::new(notice, in_flight));
+        // Readiness is red from here on, which is before any shard is closed.
+        life.shutdown = Some(Arc::clone(&shutdown));
+        self.milestones().publish(event::TRIGGERED);
+        if self.state() < LifecycleState::Running {
+            // What has been started is stopped again: nothing new is admitted meanwhile.
+            self.gate.close();
+            self.milestones().publish(event::CLOSED);
+        } else if self.config.lame_duck.is_zero() || self.servers.have_ended() {
+            // With no server left there is nobody to be a lame duck.
+            self.make(&mut life, LifecycleState::Draining);
+        } else {
+            self.make(&mut life, LifecycleState::LameDuck);
+        }
+        drop(life);
+        info!(
+            %reason,
+            in_flight,
+            lame_duck = ?self.config.lame_duck,
+            shutdown_timeout = ?self.config.shutdown_timeout,
+            "shutdown triggered"
+        );
+        Some(shutdown)
+    }
+
+    /// Sees to it that nothing is admitted any more; `false` if `shutdown` was called off.
+    pub(crate) fn begin_draining(&self, shutdown: &Arc<Shutdown>) -> bool {
+        let mut life = lock(&self.life);
+        let current = life.shutdown.as_ref();
+        if !current.is_some_and(|current| Arc::ptr_eq(current, shutdown)) {
+            return false;
+        }
+        let moved = self.make(&mut life, LifecycleState::Draining);
+        drop(life);
+        if moved {
+            self.tell(BEGINNING);
+        }
+        true
+    }
+
+    /// Calls the shutdown off, if it is a lame duck; else gives the state that it has come to.
+    pub(crate) fn call_off(&self) -> Result<(), LifecycleState> {
+        let mut life = lock(&self.life);
+        let state = self.state();
+        // A server that has ended is not started again by this: its end was to be a shutdown.
+        if state != LifecycleState::LameDuck || self.servers.one_has_ended() {
+            return Err(state);
+        }
+        self.milestones()
+            .take_back(event::TRIGGERED | LifecycleState::LameDuck.bit());
+        self.gate.unshed();
+        life.untold.push_back((state, LifecycleState::Running));
+        if let Some(shutdown) = life.shutdown.take() {
+            shutdown.call_off();
+        }
+        drop(life);
+        info!("shutdown called off");
+        self.tell(0);
+        Ok(())
+    }
+
+    /// Moves on to `next`, if that is legal, and tells everybody.
+    pub(crate) fn advance(&self, next: LifecycleState) -> bool {
+        let moved = self.make(&mut lock(&self.life), next);
+        if moved {
+            self.tell(next.bit());
+        }
+        moved
+    }
+
+    /// Ends the start-up, unless it is being rolled back.
+    pub(crate) fn finish_startup(&self) -> bool {
+        let mut life = lock(&self.life);
+        if life.shutdown.is_some() {
+            return false;
+        }
+        self.make(&mut life, LifecycleState::Starting);
+        let moved = self.make(&mut life, LifecycleState::Running);
+        drop(life);
+        self.tell(LifecycleState::Starting.bit() | LifecycleState::Running.bit());
+        moved
+    }
+
+    /// Makes a legal move, with what it means to the gate.
+    fn make(&self, life: &mut Life, next: LifecycleState) -> bool {
+        let now = self.state();
+        if !now.can_become(next) {
+            return false;
+        }
+        let mut events = next.bit();
+        match next {
+            LifecycleState::LameDuck => self.gate.shed(),
+            LifecycleState::Draining => {
+                self.gate.close();
+                events |= event::CLOSED;
+            }
+            _ => {}
+        }
+        self.milestones().publish(events);
+        life.untold.push_back((now, next));
+        true
+    }
+
+    /// Tells of moves that were made, and wakes those who wait for any of `events`, if they are still
+    /// reached.
+    pub(crate) fn tell(&self, events: u32) {
+        // Who left between the closing and the publishing did not announce it.
+        self.gate.scan();
+        // Observers first: whoever waits for the end may end the process when it is woken.
+        self.tell_observers();
+        self.milestones().wake(events & self.milestones().reached());
+    }
+
+    pub(crate) fn observe(&self, observer: Observer) {
+        let mut life = lock(&self.life);
+        if life.untold.is_empty() && self.state().is_terminal() {
+            // There is nothing left to tell, and it may hold the controller.
+            drop(life);
+            return drop(observer);
+        }
+        life.observers.push(observer);
+    }
+
+    /// Tells each move once and in order, outside the lock, by one thread at a time.
+    fn tell_observers(&self) {
+        let mut life = lock(&self.life);
+        if life.telling {
+            return;
+        }
+        life.telling = true;
+        while let Some((old, new)) = life.untold.pop_front() {
+            let observers = life.observers.clone();
+            drop(life);
+            debug!(from = %old, to = %new, "state changed");
+            for observer in observers {
+                if catch_unwind(AssertUnwindSafe(|| observer(old, new))).is_err() {
+                    error!(from = %old, to = %new, "an observer of state changes panicked");
+                }
+            }
+            life = lock(&self.life);
+            if new.is_terminal() {
+                // There is nothing left to tell, and they may hold the controller.
+                let observers = std::mem::take(&mut life.observers);
+                drop(life);
+                drop(observers);
+                life = lock(&self.life);
+            }
+        }
+        life.telling = false;
+    }
+}

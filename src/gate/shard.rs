@@ -1,0 +1,289 @@
+//! One thread's part of the gate.
+
+use std::task::Waker;
+
+use super::Gate;
+use crate::sync::{AtomicU64, Ordering, Weak};
+use crate::wakers::{Slot, WakerSet};
+
+/// HTTP/1 responses ask their clients to leave.
+pub(super) const SHEDDING: u64 = 1 << 0;
+/// New entries are refused: paused, or draining.
+pub(super) const CLOSED: u64 = 1 << 1;
+/// Closed for good: admitted work should come to its end.
+pub(super) const DRAINING: u64 = 1 << 2;
+/// Admitted work is cut.
+pub(super) const FORCED: u64 = 1 << 3;
+
+const ONE_IN_FLIGHT: u64 = 1 << 4;
+const IN_FLIGHT: u64 = ONE_ENTERED - ONE_IN_FLIGHT;
+/// The top field, so that it wraps without touching the others.
+pub(super) const ONE_ENTERED: u64 = 1 << 32;
+pub(super) const ENTRY: u64 = ONE_ENTERED + ONE_IN_FLIGHT;
+
+/// What a waker in a shard can wait for.
+pub(crate) mod interest {
+    /// The shard is closed: new entries are refused.
+    pub(crate) const CLOSED: u32 = super::CLOSED as u32;
+    /// The shard is closed for good: draining has begun.
+    pub(crate) const DRAINING: u32 = super::DRAINING as u32;
+    /// The shard is forced: admitted work is cut.
+    pub(crate) const FORCED: u32 = super::FORCED as u32;
+}
+
+/// One thread's part of the count. Two cache lines' worth of alignment, since processors fetch
+/// lines in pairs; the reference counts of the `Arc` lie in the pair before.
+#[derive(Debug)]
+#[repr(align(128))]
+pub(crate) struct Shard {
+    pub(super) word: AtomicU64,
+    pub(super) wakers: WakerSet,
+    /// As of the closing: the word of a closed shard counts refusals, too.
+    admitted: AtomicU64,
+    /// How many in the word's top field are refusals, of pauses that are over.
+    not_admitted: AtomicU64,
+    refused: AtomicU64,
+    aborted: AtomicU64,
+    /// Weak: a service that outlives its controller goes on serving, with nobody to tell.
+    gate: Weak<Gate>,
+}
+
+/// Where an entry is counted, and so where it has to leave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Book {
+    Shard,
+    Late,
+}
+
+// ===== impl Shard =====
+
+impl Shard {
+    pub(super) fn new(gate: Weak<Gate>) -> Self {
+        Self {
+            word: AtomicU64::new(0),
+            wakers: WakerSet::new(),
+            admitted: AtomicU64::new(0),
+            not_admitted: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+            aborted: AtomicU64::new(0),
+            gate,
+        }
+    }
+
+    /// Adds phase bits; the gate does so, under its `turn`.
+    pub(super) fn add(&self, bits: u64) {
+        // Relaxed: CLOSED changes under `turn` only, and the rest is a figure to look at.
+        let before = self.word.load(Ordering::Relaxed);
+        let closes = !before & bits & CLOSED != 0;
+        if closes {
+            self.note_admitted(before);
+        }
+        // Release: pairs with the Acquire of `enter` and `phase`; who sees the bit sees what led to
+        // it. Acquire: pairs with the Release of `leave`, for the scan that follows.
+        let before = self.word.fetch_or(bits, Ordering::AcqRel);
+        if closes {
+            self.note_admitted(before);
+        }
+    }
+
+    /// Takes phase bits back; the gate does so, under its `turn`.
+    pub(super) fn take(&self, bits: u64) {
+        // Relaxed: as in `add`.
+        let before = self.word.load(Ordering::Relaxed);
+        let opens = before & bits & CLOSED != 0;
+        if opens {
+            self.note_not_admitted(before);
+        }
+        // Release: pairs with the Acquire of `enter`; who is admitted sees what was done while the
+        // gate was closed.
+        let before = self.word.fetch_and(!bits, Ordering::Release);
+        if opens {
+            self.note_not_admitted(before);
+        }
+    }
+
+    /// Counts one more and asks whether it may; a refused entry has taken itself out again.
+    #[inline]
+    pub(crate) fn enter(&self) -> bool {
+        // Acquire: pairs with the Release in `add`. Invariant 1.
+        let before = self.word.fetch_add(ENTRY, Ordering::Acquire);
+        if before & CLOSED == 0 {
+            return true;
+        }
+        self.undo_entry();
+        false
+    }
+
+    /// Counts one more, whatever the gate says.
+    #[inline]
+    pub(crate) fn enter_always(&self) -> Book {
+        // Acquire: as in `enter`.
+        let before = self.word.fetch_add(ENTRY, Ordering::Acquire);
+        if before & CLOSED == 0 {
+            return Book::Shard;
+        }
+        self.enter_late()
+    }
+
+    #[cold]
+    fn enter_late(&self) -> Book {
+        // Without a gate nobody is left who could wait for it.
+        let Some(gate) = self.gate.upgrade() else {
+            return Book::Shard;
+        };
+        gate.enter_late();
+        self.undo_entry();
+        Book::Late
+    }
+
+    #[cold]
+    pub(super) fn undo_entry(&self) {
+        // Release: pairs with the Acquire in `is_closed_and_empty`.
+        // It stays in the top field: how many of those are refusals is known by when they came.
+        let before = self.word.fetch_sub(ONE_IN_FLIGHT, Ordering::Release);
+        // While it was there, a scan may have found the shard not empty (invariant 4).
+        if before & IN_FLIGHT == ONE_IN_FLIGHT {
+            self.scan_gate();
+        }
+    }
+
+    /// Takes one out of where it was counted.
+    #[inline]
+    pub(crate) fn leave(&self, book: Book) {
+        if book == Book::Late {
+            return self.leave_late();
+        }
+        // Release: pairs with the Acquire in `is_closed_and_empty`.
+        let before = self.word.fetch_sub(ONE_IN_FLIGHT, Ordering::Release);
+        if before & (CLOSED | IN_FLIGHT) == CLOSED | ONE_IN_FLIGHT {
+            self.scan_gate();
+        }
+    }
+
+    #[cold]
+    fn leave_late(&self) {
+        if let Some(gate) = self.gate.upgrade() {
+            gate.leave_late();
+        }
+    }
+
+    #[cold]
+    fn scan_gate(&self) {
+        if let Some(gate) = self.gate.upgrade() {
+            gate.scan();
+        }
+    }
+
+    #[inline]
+    pub(super) fn phase(&self) -> u64 {
+        // Acquire: pairs with the Release in `add`.
+        self.word.load(Ordering::Acquire)
+    }
+
+    #[inline]
+    pub(crate) fn is_shedding(&self) -> bool {
+        self.phase() & SHEDDING != 0
+    }
+
+    #[inline]
+    pub(crate) fn is_closed(&self) -> bool {
+        self.phase() & CLOSED != 0
+    }
+
+    /// Whether what has just been refused was so by a pause, which may be over by now.
+    pub(crate) fn is_paused(&self) -> bool {
+        !self.is_draining()
+    }
+
+    #[inline]
+    pub(crate) fn is_draining(&self) -> bool {
+        self.phase() & DRAINING != 0
+    }
+
+    #[inline]
+    pub(crate) fn is_forced(&self) -> bool {
+        self.phase() & FORCED != 0
+    }
+
+    /// Registers `waker` for any of `interests`; `false` if one has come already.
+    pub(crate) fn register(&self, slot: &mut Slot, waker: &Waker, interests: u32) -> bool {
+        let happened = || self.phase() & u64::from(interests) != 0;
+        self.wakers.register(slot, waker, interests, happened)
+    }
+
+    pub(crate) fn deregister(&self, slot: &mut Slot) {
+        self.wakers.remove(slot);
+    }
+
+    /// Wakes the next batch of those registered for `interests`; `false` when there are no more.
+    pub(crate) fn wake_batch(&self, interests: u32, cursor: &mut usize) -> bool {
+        self.wakers.wake_batch(interests, cursor)
+    }
+
+    /// Notes that an entry was refused for good: not one that is exempt, and served uncounted.
+    #[cold]
+    pub(crate) fn note_refused(&self) {
+        // Relaxed: a figure to look at.
+        self.refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Wakes all of those registered for `interests`.
+    pub(crate) fn wake_all(&self, interests: u32) {
+        self.wakers.wake_all(interests);
+    }
+
+    /// Notes that an entry of this shard is being cut.
+    pub(crate) fn note_aborted(&self) {
+        // Relaxed: published by the Release of the `leave` that follows.
+        self.aborted.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Notes how many were admitted by the time of `word`, of a shard that is being closed.
+    fn note_admitted(&self, word: u64) {
+        // Relaxed, here and below: a figure to look at; nothing is concluded from it.
+        self.admitted
+            .store(self.admitted_of(word), Ordering::Relaxed);
+    }
+
+    /// Notes how many were not admitted by the time of `word`, of a shard that is being opened.
+    fn note_not_admitted(&self, word: u64) {
+        let admitted = self.admitted.load(Ordering::Relaxed);
+        let refused = (word / ONE_ENTERED).wrapping_sub(admitted);
+        self.not_admitted.store(refused, Ordering::Relaxed);
+    }
+
+    /// How many were admitted by the time of `word`, of an open shard; wraps at 2^32.
+    fn admitted_of(&self, word: u64) -> u64 {
+        let refused = self.not_admitted.load(Ordering::Relaxed);
+        (word / ONE_ENTERED).wrapping_sub(refused) & u64::from(u32::MAX)
+    }
+
+    pub(super) fn is_closed_and_empty(&self) -> bool {
+        // Acquire: pairs with the Release of `leave` and of the undo. What was done in flight is seen
+        // by who is told that it drained; and the `late` of an entry that has moved there is seen by
+        // who looks at it next.
+        let word = self.word.load(Ordering::Acquire);
+        word & (CLOSED | IN_FLIGHT) == CLOSED
+    }
+
+    pub(super) fn admitted(&self) -> u64 {
+        match self.word.load(Ordering::Relaxed) {
+            word if word & CLOSED == 0 => self.admitted_of(word),
+            _ => self.admitted.load(Ordering::Relaxed),
+        }
+    }
+
+    pub(super) fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn aborted(&self) -> u64 {
+        // Relaxed: ordered by the Release of the `leave` that follows the note.
+        self.aborted.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn in_flight(&self) -> u64 {
+        // Relaxed: a figure to look at; nothing is concluded from it.
+        (self.word.load(Ordering::Relaxed) & IN_FLIGHT) / ONE_IN_FLIGHT
+    }
+}
