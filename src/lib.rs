@@ -153,7 +153,7 @@ pub use report::{PhaseReport, ShutdownReport};
 pub use run::Run;
 #[cfg(feature = "signal")]
 pub use signal::SignalError;
-pub use startup::{Start, Starting, Startup, StartupCause, StartupError, Step, Steps};
+pub use startup::{Start, Starting, Startup, StartupCause, StartupError, Step, Steps, step};
 pub use state::{LifecycleState, ShutdownReason};
 #[cfg(feature = "persist")]
 pub use store::{FileStore, MemoryStore, StateStore, StoreError};

@@ -10,7 +10,7 @@ mod step;
 
 pub(crate) use self::error::StartupFailure;
 pub use self::error::{StartupCause, StartupError};
-pub use self::step::{Start, Starting, Step, Steps};
+pub use self::step::{Start, Starting, Step, Steps, step};
 
 use std::fmt;
 use std::future::Future;
@@ -179,7 +179,7 @@ impl Startup {
         S: FnOnce(T) -> Fut + Send + 'static,
         Fut: Future<Output: IntoResult> + Send + 'static,
     {
-        Start::new(self, Step::new(name, start, stop))
+        Start::new(self, step(name, start, stop))
     }
 
     /// Starts several services at the same time, as one step, and gives what was started.
@@ -199,13 +199,13 @@ impl Startup {
     /// # Examples
     ///
     /// ```
-    /// use tower_lifecycle::{BoxError, ShutdownConfig, Startup, Step};
+    /// use tower_lifecycle::{BoxError, ShutdownConfig, Startup, step};
     ///
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), BoxError> {
     /// let mut startup = Startup::new(ShutdownConfig::default())?;
-    /// let cache = Step::new("cache", async { Ok::<_, BoxError>(1) }, |_| async {});
-    /// let queue = Step::new("queue", async { Ok::<_, BoxError>("q") }, |_| async {});
+    /// let cache = step("cache", async { Ok::<_, BoxError>(1) }, |_| async {});
+    /// let queue = step("queue", async { Ok::<_, BoxError>("q") }, |_| async {});
     /// let (cache, queue) = startup.start_all((cache, queue)).await?;
     /// assert_eq!((cache, queue), (1, "q"));
     /// # startup.finish().await?;

@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_test::{assert_pending, assert_ready, task};
 use tower_lifecycle::{
     BoxError, Hook, LifecycleState, Outcome, ServiceReport, ShutdownConfig, ShutdownReason,
-    Startup, StartupCause, StartupError, Step,
+    Startup, StartupCause, StartupError, Step, step,
 };
 use tracing_subscriber::fmt::MakeWriter;
 
@@ -107,12 +107,12 @@ async fn what_was_started_is_stopped_in_reverse_order_by_the_shutdown() {
 async fn the_services_of_one_step_start_and_stop_at_the_same_time() {
     let (mut startup, log) = (startup(), Log::new());
     log.start(&mut startup, "first").await;
-    let cache = Step::new("cache", log.up("cache", 300), log.down(Stop::After(50)));
-    let port = Step::new("port", async { Ok::<_, BoxError>(80) }, |_| async {});
-    let queue = Step::new("queue", log.up("queue", 200), log.down(Stop::After(100)));
+    let cache = step("cache", log.up("cache", 300), log.down(Stop::After(50)));
+    let port = step("port", async { Ok::<_, BoxError>(80) }, |_| async {});
+    let queue = step("queue", log.up("queue", 200), log.down(Stop::After(100)));
     let started = startup.start_all((cache, port, queue)).await.unwrap();
     assert_eq!(started, ("cache", 80, "queue"));
-    let steps = ["x", "y"].map(|name| Step::new(name, log.up(name, 7), log.down(Stop::After(7))));
+    let steps = ["x", "y"].map(|name| step(name, log.up(name, 7), log.down(Stop::After(7))));
     let started = startup.start_all(Vec::from(steps)).await.unwrap();
     assert_eq!(started, ["x", "y"]);
     let nothing = Vec::<Step<'_, ()>>::new();
@@ -157,7 +157,7 @@ async fn a_start_may_borrow_and_its_future_may_be_sent() {
     let length = is_send(startup.start("borrows", start, |_| async {}).into_future());
     assert_eq!(length.await.unwrap(), url.len());
     let start = async { Ok::<_, BoxError>(url.as_str().to_owned()) };
-    let step = Step::new("borrows too", start, |_| async {});
+    let step = step("borrows too", start, |_| async {});
     assert_eq!(is_send(startup.start_all((step,))).await.unwrap().0, url);
 
     // All of it in a task of its own.
@@ -277,14 +277,14 @@ async fn a_limit_of_zero_lets_a_start_that_need_not_wait_succeed() {
 async fn the_failure_of_one_drops_the_starts_beside_it_and_stops_those_that_were_done() {
     let (mut startup, log) = (startup(), Log::new());
     log.start(&mut startup, "a").await;
-    let done = Step::new("done", log.up("done", 10), log.down(Stop::After(0)));
-    let slow = Step::new("slow", log.up("slow", 30), log.down(Stop::After(0)));
+    let done = step("done", log.up("done", 10), log.down(Stop::After(0)));
+    let slow = step("slow", log.up("slow", 30), log.down(Stop::After(0)));
     let broken = async {
         sleep(ms(20)).await;
         Err::<Name, _>("broken")
     };
-    let broken = Step::new("broken", broken, log.down(Stop::After(0)));
-    let late = Step::new("late", log.up("late", 9_000), log.down(Stop::After(0))).timeout(ms(40));
+    let broken = step("broken", broken, log.down(Stop::After(0)));
+    let late = step("late", log.up("late", 9_000), log.down(Stop::After(0))).timeout(ms(40));
     let error = end(startup.start_all((slow, done, late, broken)))
         .await
         .unwrap_err();
@@ -351,7 +351,7 @@ async fn a_name_that_is_taken_is_an_error() {
 async fn two_of_one_step_cannot_have_one_name() {
     let (mut startup, log) = (startup(), Log::new());
     log.start(&mut startup, "a").await;
-    let steps = ["b", "c", "b"].map(|name| Step::new(name, log.up(name, 0), log.down(Stop::Hangs)));
+    let steps = ["b", "c", "b"].map(|name| step(name, log.up(name, 0), log.down(Stop::Hangs)));
     let error = end(startup.start_all(Vec::from(steps))).await.unwrap_err();
     assert_eq!(
         error.to_string(),
@@ -370,7 +370,7 @@ async fn what_comes_after_a_failure_gives_the_same_error_at_once() {
         .start("b", log.up("b", 0), log.down(Stop::After(0)))
         .await
         .unwrap_err();
-    let step = Step::new("c", log.up("c", 0), log.down(Stop::After(0)));
+    let step = step("c", log.up("c", 0), log.down(Stop::After(0)));
     let third = startup.start_all((step,)).await.unwrap_err();
     let last = startup.finish().await.unwrap_err();
     for error in [second, third, last] {
@@ -569,8 +569,8 @@ async fn a_trigger_during_a_step_drops_its_start_and_stops_the_others() {
         sleep(ms(50)).await;
         ctl.trigger(ShutdownReason::Signal("SIGTERM"));
     });
-    let done = Step::new("done", log.up("done", 20), log.down(Stop::After(0)));
-    let slow = Step::new("slow", log.up("slow", 60), log.down(Stop::After(0)));
+    let done = step("done", log.up("done", 20), log.down(Stop::After(0)));
+    let slow = step("slow", log.up("slow", 60), log.down(Stop::After(0)));
     let error = end(startup.start_all((slow, done))).await.unwrap_err();
     assert_eq!(
         error.to_string(),
@@ -755,8 +755,8 @@ async fn a_rollback_cannot_be_called_off() {
 async fn dropping_a_start_drops_no_more_than_it() {
     let (mut startup, log) = (startup(), Log::new());
     log.start(&mut startup, "a").await;
-    let done = Step::new("done", log.up("done", 20), log.down(Stop::After(0)));
-    let slow = Step::new("slow", log.up("slow", 60), log.down(Stop::After(0)));
+    let done = step("done", log.up("done", 20), log.down(Stop::After(0)));
+    let slow = step("slow", log.up("slow", 60), log.down(Stop::After(0)));
     let dropped = timeout(ms(40), startup.start_all((slow, done))).await;
     assert!(dropped.is_err());
     assert_eq!(startup.controller().state(), Starting);
@@ -1446,9 +1446,9 @@ async fn services_have_the_reserve_after_a_forced_drain() {
 async fn a_force_while_stopping_cuts_what_remains() {
     let (mut startup, log) = (startup(), Log::new());
     log.start(&mut startup, "a").await;
-    let step = Step::new("b", log.up("b", 0), log.down(Stop::Hangs));
-    let beside = Step::new("c", log.up("c", 0), log.down(Stop::After(100)));
-    startup.start_all((step, beside)).await.unwrap();
+    let hanging = step("b", log.up("b", 0), log.down(Stop::Hangs));
+    let beside = step("c", log.up("c", 0), log.down(Stop::After(100)));
+    startup.start_all((hanging, beside)).await.unwrap();
     let ctl = startup.finish().await.unwrap();
     let since = Instant::now();
     ctl.trigger(Manual);

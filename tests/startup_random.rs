@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tower_lifecycle::{
     BoxError, LifecycleState, ShutdownConfig, ShutdownController, ShutdownReason, ShutdownReport,
-    Startup, StartupCause, StartupError, Step,
+    Startup, StartupCause, StartupError, Step, step,
 };
 
 // ===== what is played =====
@@ -410,7 +410,7 @@ impl Log {
             log.note(Event::Stops(name));
             end(member.stop)
         };
-        let mut step = Step::new(name, start, stop);
+        let mut step = step(name, start, stop);
         if let Start::TimesOut(after) = member.start {
             step = step.timeout(ms(after));
         }

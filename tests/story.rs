@@ -22,7 +22,7 @@ use tower::{Layer, ServiceExt, service_fn};
 use tower_lifecycle::{
     BoxError, DrainLayer, HealthService, Hook, LifecycleState, MemoryStore, Outcome,
     ShutdownConfig, ShutdownController, ShutdownReason, ShutdownReport, Startup, StartupCause,
-    StateStore, Step,
+    StateStore, step,
 };
 
 const fn secs(n: u64) -> Duration {
@@ -729,8 +729,8 @@ async fn a_rollback_really_runs_within_a_limit_and_tells_of_it() {
     let began = Instant::now();
     let error = startup
         .start_all((
-            Step::new("c", pending::<Result<(), BoxError>>(), |()| async {}).timeout(secs(1)),
-            Step::new("d", async { Ok::<_, BoxError>(()) }, |()| async {
+            step("c", pending::<Result<(), BoxError>>(), |()| async {}).timeout(secs(1)),
+            step("d", async { Ok::<_, BoxError>(()) }, |()| async {
                 panic!("in d")
             }),
         ))

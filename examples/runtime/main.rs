@@ -30,7 +30,7 @@ use axum::routing::{get, post};
 use tokio::net::TcpListener;
 use tower_lifecycle::{
     BoxError, DrainLayer, FileStore, HealthService, ShutdownController, ShutdownReport, Startup,
-    StartupError, Step,
+    StartupError, step,
 };
 
 use self::echo::Echo;
@@ -91,8 +91,8 @@ async fn run(settings: Settings) -> Result<ShutdownReport, BoxError> {
     let worker = Worker::start(data.clone(), settings.job, ctl.clone());
     let (echo, worker) = startup
         .start_all((
-            Step::new("echo", settings.checked("echo", echo), Echo::stop),
-            Step::new("worker", settings.checked("worker", worker), Worker::stop)
+            step("echo", settings.checked("echo", echo), Echo::stop),
+            step("worker", settings.checked("worker", worker), Worker::stop)
                 .stop_timeout(Duration::from_secs(2)),
         ))
         .await?;

@@ -22,9 +22,7 @@ use crate::sync::{Arc, Mutex, lock};
 
 type StartFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, BoxError>> + Send + 'a>>;
 
-/// A service to be started: its name, its start and its stop.
-///
-/// See [`Startup::start_all`] for an example.
+/// A service to be started, as [`step`] makes it: its name, its start and its stop.
 #[must_use = "a step does nothing until it is given to a `Startup`"]
 pub struct Step<'a, T> {
     name: Arc<str>,
@@ -109,31 +107,34 @@ type Place<T> = Arc<Mutex<Option<T>>>;
 
 // ===== impl Step =====
 
-impl<'a, T: Clone + Send + 'static> Step<'a, T> {
-    /// Makes a step without limits of its own.
-    ///
-    /// `start` makes the service. It is polled by the task that starts up, so it may borrow from
-    /// there. `stop` gets a clone of what was started.
-    pub fn new<E, F, S, Fut>(name: impl Into<String>, start: F, stop: S) -> Self
-    where
-        E: Into<BoxError>,
-        F: Future<Output = Result<T, E>> + Send + 'a,
-        S: FnOnce(T) -> Fut + Send + 'static,
-        Fut: Future<Output: IntoResult> + Send + 'static,
-    {
-        let stop = move |started: T| Job {
-            run: Box::new(|_notice| Box::pin(async move { stop(started).await.into_result() })),
-            timeout: None,
-        };
-        Self {
-            name: name.into().into(),
-            start: Box::pin(async move { start.await.map_err(Into::into) }),
-            stop: Box::new(stop),
-            timeout: None,
-            stop_timeout: None,
-        }
+/// Makes a [`Step`] without limits of its own.
+///
+/// `start` makes the service. It is polled by the task that starts up, so it may borrow from there.
+/// `stop` gets a clone of what was started.
+///
+/// See [`Startup::start_all`] for an example.
+pub fn step<'a, T, E, F, S, Fut>(name: impl Into<String>, start: F, stop: S) -> Step<'a, T>
+where
+    T: Clone + Send + 'static,
+    E: Into<BoxError>,
+    F: Future<Output = Result<T, E>> + Send + 'a,
+    S: FnOnce(T) -> Fut + Send + 'static,
+    Fut: Future<Output: IntoResult> + Send + 'static,
+{
+    let stop = move |started: T| Job {
+        run: Box::new(|_notice| Box::pin(async move { stop(started).await.into_result() })),
+        timeout: None,
+    };
+    Step {
+        name: name.into().into(),
+        start: Box::pin(async move { start.await.map_err(Into::into) }),
+        stop: Box::new(stop),
+        timeout: None,
+        stop_timeout: None,
     }
+}
 
+impl<'a, T: Clone + Send + 'static> Step<'a, T> {
     /// Sets how long the start may take. Default: as long as it likes.
     ///
     /// Then it is dropped, and the start-up has failed.
