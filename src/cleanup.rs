@@ -14,6 +14,7 @@ use crate::notice::{ShutdownNotice, earlier};
 use crate::outcome::Outcome;
 use crate::panic;
 use crate::race::{Either, race, until};
+use crate::sync::Arc;
 
 /// How much longer than its limit a job is waited for, in case that its thread is only late. One
 /// that blocks its thread is left behind after it.
@@ -31,8 +32,12 @@ pub(crate) struct Job {
 /// How a job fares.
 pub(crate) enum Progress {
     Running,
+    /// The first end that is told counts.
     Ended(Outcome, Duration),
 }
+
+/// Is told of each job by its place, counted through all phases.
+pub(crate) type Note = Arc<dyn Fn(usize, Progress) + Send + Sync>;
 
 /// The clean-up of one shutdown, until the notice's final deadline or `cut`.
 pub(crate) struct Cleanup<'a, C> {
@@ -52,56 +57,69 @@ impl<'a, C: Future<Output = ()>> Cleanup<'a, C> {
     }
 
     /// Runs `phases`, which share the time that is left with `later` others that come after them.
-    /// `note` is told of each job by its place, counted through all phases.
-    pub(crate) async fn run(
-        &mut self,
-        phases: Vec<Vec<Job>>,
-        later: usize,
-        note: impl Fn(usize, Progress),
-    ) {
+    pub(crate) async fn run(&mut self, phases: Vec<Vec<Job>>, later: usize, note: &Note) {
         let mut phases = VecDeque::from(phases);
         let mut place = 0;
         while let Some(mut phase) = phases.pop_front() {
-            if self.gone_by.is_some() || self.is_cut().await {
+            if self.was_cut() || self.is_cut().await {
+                // They are foreign, and will not run.
+                phase.into_iter().for_each(panic::dropped);
+                phases.into_iter().flatten().for_each(panic::dropped);
                 return;
             }
-            if self.notice.time_remaining() == Some(Duration::ZERO) {
+            if self.is_out_of_time() {
                 // Each gets as far as its first wait, without a tick of the timer for each phase.
                 phase.extend(phases.drain(..).flatten());
             }
             let limit = share_of_what_is_left(self.notice, phases.len() + 1 + later);
-            let running: Vec<_> = (phase.into_iter())
-                .map(|job| job.start(self.notice, limit))
+            let first = place;
+            place += phase.len();
+            let running: Vec<_> = (phase.into_iter().zip(first..))
+                .map(|(job, place)| job.start(place, self.notice, limit, note))
                 .collect();
-            (place..place + running.len()).for_each(|place| note(place, Progress::Running));
             let tasks: Vec<_> = running.iter().map(|job| job.task.abort_handle()).collect();
             for job in running {
-                // They run at the same time; only their ends are looked at one after another.
-                let (outcome, duration) = self.finish(job, &tasks).await;
-                note(place, Progress::Ended(outcome, duration));
-                place += 1;
+                // They run at the same time; only their ends are waited for one after another.
+                let started_at = job.started_at;
+                if let Some((place, outcome)) = self.finish(job, &tasks).await {
+                    note(place, Progress::Ended(outcome, started_at.elapsed()));
+                }
             }
         }
+    }
+
+    pub(crate) fn was_cut(&self) -> bool {
+        self.gone_by.is_some()
+    }
+
+    /// Nothing is left of the time: what runs now gets as far as its first wait.
+    pub(crate) fn is_out_of_time(&self) -> bool {
+        self.notice.time_remaining() == Some(Duration::ZERO)
     }
 
     async fn is_cut(&mut self) -> bool {
         matches!(race(self.cut.as_mut(), ready(())).await, Either::Left(()))
     }
 
-    async fn finish(&mut self, mut job: Running, phase: &[AbortHandle]) -> (Outcome, Duration) {
+    /// Waits for a job; gives how it ended if it was not by itself, which it notes itself.
+    async fn finish(
+        &mut self,
+        mut job: Running,
+        phase: &[AbortHandle],
+    ) -> Option<(usize, Outcome)> {
         let patience = job.limit.and_then(|limit| limit.checked_add(LATE));
         if self.gone_by.is_none() {
             match race(until(patience, &mut job.task), self.cut.as_mut()).await {
-                Either::Left(Some(Ok(end))) => return end,
+                Either::Left(Some(Ok(()))) => return None,
                 Either::Left(Some(Err(error))) => match error.try_into_panic() {
-                    Ok(panic) => return (Outcome::panicked(&panic), job.started_at.elapsed()),
+                    Ok(panic) => return Some((job.place, Outcome::panicked(&panic))),
                     // Cancelled, and not by us: the runtime is ending, and this task with it. What
                     // there is to report then is reported by the driver, as it is dropped.
                     Err(_) => pending().await,
                 },
                 Either::Left(None) => {
                     job.task.abort();
-                    return (Outcome::TimedOut, job.started_at.elapsed());
+                    return Some((job.place, Outcome::TimedOut));
                 }
                 Either::Right(()) => {
                     // All at once, so that blocked ones are waited for together.
@@ -111,17 +129,15 @@ impl<'a, C: Future<Output = ()>> Cleanup<'a, C> {
             }
         }
         // It was aborted, and is gone soon, unless it had just ended.
-        match until(self.gone_by, &mut job.task).await {
-            Some(Ok(end)) => end,
-            Some(Err(error)) => {
-                let outcome = match error.try_into_panic() {
-                    Ok(panic) => Outcome::panicked(&panic),
-                    Err(_) => Outcome::Cut,
-                };
-                (outcome, job.started_at.elapsed())
-            }
-            None => (Outcome::Cut, job.started_at.elapsed()),
-        }
+        let outcome = match until(self.gone_by, &mut job.task).await {
+            Some(Ok(())) => return None,
+            Some(Err(error)) => match error.try_into_panic() {
+                Ok(panic) => Outcome::panicked(&panic),
+                Err(_) => Outcome::Cut,
+            },
+            None => Outcome::Cut,
+        };
+        Some((job.place, outcome))
     }
 }
 
@@ -135,18 +151,27 @@ fn share_of_what_is_left(notice: &ShutdownNotice, phases_left: usize) -> Option<
 
 /// A job that is running in its own task.
 struct Running {
+    place: usize,
     started_at: Instant,
     limit: Option<Instant>,
-    task: JoinHandle<(Outcome, Duration)>,
+    task: JoinHandle<()>,
 }
 
 impl Job {
-    fn start(self, notice: &ShutdownNotice, phase_limit: Option<Instant>) -> Running {
+    fn start(
+        self,
+        place: usize,
+        notice: &ShutdownNotice,
+        phase_limit: Option<Instant>,
+        note: &Note,
+    ) -> Running {
         let started_at = Instant::now();
         let own_limit = self.timeout.and_then(|t| started_at.checked_add(t));
         let limit = earlier(phase_limit, own_limit);
-        let (run, notice) = (self.run, notice.clone());
+        let (run, notice, note) = (self.run, notice.clone(), Arc::clone(note));
+        note(place, Progress::Running);
         Running {
+            place,
             started_at,
             limit,
             // The limit is kept inside the task, where the job is polled before the clock is
@@ -157,7 +182,8 @@ impl Job {
                     result.map_or(Outcome::TimedOut, Outcome::of)
                 });
                 let outcome = job.await.unwrap_or_else(|panic| Outcome::panicked(&panic));
-                (outcome, started_at.elapsed())
+                // Here, where nothing that blocks its own thread can keep it from being noted.
+                note(place, Progress::Ended(outcome, started_at.elapsed()));
             }),
         }
     }

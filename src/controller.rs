@@ -5,7 +5,7 @@ use std::future::{Future, IntoFuture};
 use std::time::Duration;
 
 use crate::config::{ConfigError, ShutdownConfig};
-use crate::core::{BEGINNING, Core, ENDED};
+use crate::core::{Core, ENDED};
 use crate::driver;
 use crate::error::{BoxError, ShuttingDown};
 use crate::guard::InFlightGuard;
@@ -424,9 +424,8 @@ impl ShutdownController {
         let Some(shutdown) = self.core.announce(reason) else {
             return false;
         };
-        // First, so that no observer of the first move can hold it up.
-        driver::drive(Arc::clone(&self.core), shutdown);
-        self.core.tell(BEGINNING);
+        driver::drive(&self.core, &shutdown);
+        self.core.tell_beginning(&shutdown);
         true
     }
 
@@ -484,12 +483,22 @@ impl ShutdownController {
     /// # }
     /// ```
     pub fn force(&self) {
+        let core = &self.core;
+        // Again, if it is called off in between.
         loop {
-            self.trigger(ShutdownReason::Manual);
-            // Unless it is called off in between.
-            let shutdown = self.core.shutdown();
-            if shutdown.is_some_and(|shutdown| self.core.begin_draining(&shutdown)) {
-                return self.core.cut();
+            if let Some(shutdown) = core.announce(ShutdownReason::Manual) {
+                let is_current = core.close(&shutdown);
+                // Before it is driven: this force is not meant for its clean-up.
+                if is_current {
+                    core.cut();
+                }
+                driver::drive(core, &shutdown);
+                core.tell_beginning(&shutdown);
+                if is_current {
+                    return;
+                }
+            } else if core.shutdown().is_some_and(|it| core.begin_draining(&it)) {
+                return core.cut();
             }
         }
     }

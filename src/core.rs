@@ -2,8 +2,6 @@
 
 mod moves;
 
-pub(crate) use self::moves::BEGINNING;
-
 use std::cell::Cell;
 use std::fmt;
 use std::time::Instant;
@@ -111,6 +109,11 @@ impl Core {
             }
         }
         self.runtime.get()
+    }
+
+    /// Before `Running`: what began then ends as a rollback.
+    pub(crate) fn is_starting_up(&self) -> bool {
+        self.state() < LifecycleState::Running
     }
 
     /// Returns the shutdown that is under way or over.

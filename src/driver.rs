@@ -4,7 +4,7 @@
 use std::future::Future;
 use std::pin::pin;
 use std::task::{Context, Wake, Waker};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::RuntimeFlavor;
@@ -13,6 +13,7 @@ use tracing::{error, info, warn};
 use crate::core::{Core, ENDED, note_own_thread};
 use crate::gate::interest;
 use crate::milestones::event;
+use crate::panic;
 use crate::race::race;
 use crate::report::ShutdownReport;
 use crate::sequence::{Account, roll_back, shut_down};
@@ -28,27 +29,23 @@ const NUDGE: Duration = Duration::from_millis(10);
 
 /// Has the shutdown run by the controller's runtime, or by a thread of its own, if there is no
 /// runtime or it has ended.
-pub(crate) fn drive(core: Arc<Core>, shutdown: Arc<Shutdown>) {
-    watch(Arc::clone(&core), Arc::clone(&shutdown));
+pub(crate) fn drive(core: &Arc<Core>, shutdown: &Arc<Shutdown>) {
+    watch(Arc::clone(core), Arc::clone(shutdown));
     match core.capture_runtime().cloned() {
         Some(runtime) => {
-            let is_rollback = core.state() < LifecycleState::Running;
-            let taken = Arc::new(AtomicBool::new(false));
+            let spawned = Arc::new(AtomicBool::new(false));
             let driver = Driver {
-                core,
-                shutdown,
-                taken: Arc::clone(&taken),
+                core: Arc::clone(core),
+                shutdown: Arc::clone(shutdown),
+                spawned: Arc::clone(&spawned),
+                is_last: false,
             };
             // A runtime that has ended drops the task inside `spawn`: see `Driver::drop`.
             drop(runtime.spawn(driver.run()));
-            // A `Startup` is often dropped right before its runtime, so a rollback counts as taken
-            // only once it is polled: what has not begun can be done elsewhere.
-            if !is_rollback {
-                // Relaxed: a flag of this thread's, for the drop that happens inside the call above.
-                taken.store(true, Ordering::Relaxed);
-            }
+            // Relaxed: a flag of this thread's, for the drop that happens inside the call above.
+            spawned.store(true, Ordering::Relaxed);
         }
-        None => drive_by_thread(core, shutdown),
+        None => drop(drive_by_thread(core, shutdown)),
     }
 }
 
@@ -99,12 +96,12 @@ impl Wake for Unpark {
     }
 }
 
-fn drive_by_thread(core: Arc<Core>, shutdown: Arc<Shutdown>) {
-    let taken = Arc::new(AtomicBool::new(true));
+fn drive_by_thread(core: &Arc<Core>, shutdown: &Arc<Shutdown>) -> Option<JoinHandle<()>> {
     let driver = Driver {
-        core,
-        shutdown,
-        taken,
+        core: Arc::clone(core),
+        shutdown: Arc::clone(shutdown),
+        spawned: Arc::new(AtomicBool::new(true)),
+        is_last: true,
     };
     let run = move || {
         note_own_thread();
@@ -116,10 +113,11 @@ fn drive_by_thread(core: Arc<Core>, shutdown: Arc<Shutdown>) {
             Err(cause) => error!(%cause, "no runtime for the shutdown"),
         }
     };
-    let thread = std::thread::Builder::new().name("tower-lifecycle".to_owned());
-    if let Err(cause) = thread.spawn(run) {
-        error!(%cause, "no thread for the shutdown");
-    }
+    let thread = thread::Builder::new().name("tower-lifecycle".to_owned());
+    let thread = thread.spawn(run);
+    thread
+        .map_err(|cause| error!(%cause, "no thread for the shutdown"))
+        .ok()
 }
 
 /// Lives as long as the shutdown is driven. If that ends early, because its runtime does, those who
@@ -128,14 +126,15 @@ struct Driver {
     core: Arc<Core>,
     shutdown: Arc<Shutdown>,
     /// The runtime was there to take the task.
-    taken: Arc<AtomicBool>,
+    spawned: Arc<AtomicBool>,
+    /// There is nobody after it who could drive on.
+    is_last: bool,
 }
 
 impl Driver {
     async fn run(self) {
-        self.taken.store(true, Ordering::Relaxed);
         let Self { core, shutdown, .. } = &self;
-        let report = if core.state() < LifecycleState::Running {
+        let report = if core.is_starting_up() {
             roll_back(core, shutdown).await
         } else {
             match shut_down(core, shutdown).await {
@@ -143,22 +142,25 @@ impl Driver {
                 None => return,
             }
         };
-        if core.claim_report() {
-            log_end(&report);
-            core.finish(report);
-        }
+        finish(core, report);
     }
 }
 
 impl Drop for Driver {
     fn drop(&mut self) {
-        if self.core.report().is_some() || self.shutdown.is_called_off() {
+        let Self { core, shutdown, .. } = &*self;
+        if core.report().is_some() || shutdown.is_called_off() {
             return;
         }
-        if self.taken.load(Ordering::Relaxed) {
-            give_up(&self.core, &self.shutdown);
-        } else {
-            drive_by_thread(Arc::clone(&self.core), Arc::clone(&self.shutdown));
+        let spawned = self.spawned.load(Ordering::Relaxed);
+        if self.is_last || (spawned && !core.is_starting_up()) {
+            return give_up(core, shutdown);
+        }
+        let thread = drive_by_thread(core, shutdown);
+        // A `Startup` is often dropped right before its runtime, when `main` ends by an error. The
+        // end of the runtime, and so of the process, waits until the rest is stopped.
+        if let Some(thread) = thread.filter(|_| spawned) {
+            let _ = thread.join();
         }
     }
 }
@@ -181,9 +183,17 @@ fn give_up(core: &Core, shutdown: &Arc<Shutdown>) {
     account.close_phase(core.state());
     core.milestones().reach(event::STOP_ACCEPTING);
     core.advance(LifecycleState::Stopping);
+    for service in core.services.not_stopped() {
+        warn!(service = &*service, "service not stopped");
+    }
+    finish(core, account.report(core));
+}
+
+/// Publishes the report of the one who was first to make it.
+fn finish(core: &Core, report: ShutdownReport) {
     if core.claim_report() {
-        let report = account.report(core);
-        log_end(&report);
+        // A log that panics keeps nobody from being told.
+        panic::contained(|| log_end(&report));
         core.finish(report);
     }
 }
@@ -191,7 +201,9 @@ fn give_up(core: &Core, shutdown: &Arc<Shutdown>) {
 fn log_end(report: &ShutdownReport) {
     let (reason, took) = (report.reason(), report.duration());
     let (aborted, abandoned) = (report.aborted(), report.abandoned());
-    if report.is_graceful() {
+    if report.startup_failure().is_some() {
+        warn!(%reason, ?took, aborted, abandoned, "start-up rolled back");
+    } else if report.is_graceful() {
         info!(%reason, ?took, "shutdown complete");
     } else {
         let forced = report.is_forced();

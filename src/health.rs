@@ -389,8 +389,9 @@ const HEALTHY: &str = "healthy";
 /// so before the first refusal; the state follows.
 fn status(ctl: &ShutdownController) -> &'static str {
     match ctl.state() {
+        // A start-up is being rolled back, or the first move of a shutdown is being made.
+        state if state <= LifecycleState::Running && ctl.core().is_triggered() => "draining",
         LifecycleState::Initializing | LifecycleState::Starting => "starting",
-        LifecycleState::Running if ctl.core().is_triggered() => "draining",
         LifecycleState::Running if ctl.is_paused() => "paused",
         LifecycleState::Running => HEALTHY,
         LifecycleState::LameDuck | LifecycleState::Draining => "draining",

@@ -8,15 +8,18 @@ use std::collections::BTreeMap;
 use std::error::Error;
 use std::fmt;
 use std::future::Future;
+use std::mem;
 use std::panic::Location;
 use std::time::Duration;
 
 use tracing::{info, warn};
 
-use crate::cleanup::{BoxFuture, Cleanup, Job, Progress};
+use crate::cleanup::{BoxFuture, Cleanup, Job, Note, Progress};
+use crate::core::Core;
 use crate::error::BoxError;
 use crate::notice::ShutdownNotice;
 use crate::outcome::{HookReport, Outcome};
+use crate::panic;
 #[cfg(feature = "persist")]
 use crate::store::StoreError;
 use crate::sync::{Arc, Mutex, lock};
@@ -92,7 +95,13 @@ enum HookErrorKind {
 pub(crate) struct Hooks {
     waiting: Mutex<Vec<Hook>>,
     /// Of the hooks that were taken, as far as they have come.
-    reports: Mutex<Vec<HookReport>>,
+    taken: Mutex<Vec<Taken>>,
+}
+
+#[derive(Debug)]
+struct Taken {
+    report: HookReport,
+    has_ended: bool,
 }
 
 // ===== impl Hook =====
@@ -219,57 +228,44 @@ impl Hooks {
         })
     }
 
-    /// Runs the hooks, phase after phase; `later` other phases come after them.
-    pub(crate) async fn run<C>(&self, cleanup: &mut Cleanup<'_, C>, later: usize)
-    where
-        C: Future<Output = ()>,
-    {
-        let mut phases: BTreeMap<i32, Vec<Job>> = BTreeMap::new();
-        for hook in self.take() {
-            let Hook { run, timeout, .. } = hook;
-            phases
-                .entry(hook.phase)
-                .or_default()
-                .push(Job { run, timeout });
-        }
-        let phases = phases.into_values().collect();
-        cleanup
-            .run(phases, later, |place, progress| self.note(place, progress))
-            .await;
-    }
-
     /// Takes all hooks, in the order in which they run. Their reports are kept here, as far as they
     /// have come, so that they are not lost with the runtime.
     fn take(&self) -> Vec<Hook> {
         let mut hooks = std::mem::take(&mut *lock(&self.waiting));
         hooks.sort_by_key(|hook| hook.phase); // stable: registration order within a phase
-        let reports = hooks.iter().map(|hook| HookReport {
-            name: Arc::clone(&hook.name),
-            phase: hook.phase,
-            outcome: Outcome::NotStarted,
-            duration: Duration::ZERO,
+        let taken = hooks.iter().map(|hook| Taken {
+            report: HookReport {
+                name: Arc::clone(&hook.name),
+                phase: hook.phase,
+                outcome: Outcome::NotStarted,
+                duration: Duration::ZERO,
+            },
+            has_ended: false,
         });
-        lock(&self.reports).extend(reports);
+        lock(&self.taken).extend(taken);
         hooks
     }
 
     /// Returns how all hooks have fared; those that were not taken until now will not run.
     pub(crate) fn reports(&self) -> Vec<HookReport> {
-        // What the hooks hold is foreign: it is dropped outside the locks.
-        drop(self.take());
-        lock(&self.reports).clone()
+        self.take().into_iter().for_each(panic::dropped);
+        let taken = lock(&self.taken);
+        taken.iter().map(|hook| hook.report.clone()).collect()
     }
 
     fn note(&self, place: usize, progress: Progress) {
-        let mut reports = lock(&self.reports);
-        let report = &mut reports[place];
+        let mut taken = lock(&self.taken);
+        let hook = &mut taken[place];
         match progress {
             // Until there is more to report, it will have been cut.
-            Progress::Running => report.outcome = Outcome::Cut,
+            Progress::Running => hook.report.outcome = Outcome::Cut,
             Progress::Ended(outcome, duration) => {
-                (report.outcome, report.duration) = (outcome, duration);
-                let report = report.clone();
-                drop(reports);
+                if mem::replace(&mut hook.has_ended, true) {
+                    return;
+                }
+                (hook.report.outcome, hook.report.duration) = (outcome, duration);
+                let report = hook.report.clone();
+                drop(taken);
                 log(&report);
             }
         }
@@ -278,6 +274,25 @@ impl Hooks {
     pub(crate) fn len(&self) -> usize {
         lock(&self.waiting).len()
     }
+}
+
+/// Runs the hooks of `core`, phase after phase; `later` other phases come after them.
+pub(crate) async fn run<C>(core: &Arc<Core>, cleanup: &mut Cleanup<'_, C>, later: usize)
+where
+    C: Future<Output = ()>,
+{
+    let mut phases: BTreeMap<i32, Vec<Job>> = BTreeMap::new();
+    for hook in core.hooks.take() {
+        let Hook { run, timeout, .. } = hook;
+        phases
+            .entry(hook.phase)
+            .or_default()
+            .push(Job { run, timeout });
+    }
+    let phases = phases.into_values().collect();
+    let noted = Arc::clone(core);
+    let note: Note = Arc::new(move |place, progress| noted.hooks.note(place, progress));
+    cleanup.run(phases, later, &note).await;
 }
 
 fn log(report: &HookReport) {

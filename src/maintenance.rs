@@ -182,7 +182,9 @@ impl ResumeError {
 impl fmt::Display for ResumeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = self.state;
-        if state < LifecycleState::LameDuck {
+        if state < LifecycleState::Running {
+            write!(f, "a start-up cannot be called off: the state is `{state}`")
+        } else if state < LifecycleState::LameDuck {
             write!(
                 f,
                 "there is no shutdown to call off: the state is `{state}`"

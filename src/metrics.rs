@@ -47,7 +47,7 @@ pub struct Metrics {
     pub tasks: u64,
     /// How many hooks are registered and have not been run.
     pub hooks: usize,
-    /// How many services were started by a [`Startup`](crate::Startup).
+    /// How many services that a [`Startup`](crate::Startup) has started are running.
     pub startup_services_tracked: usize,
     /// The latest signal that was heard, such as `SIGTERM`.
     pub signal_received: Option<&'static str>,

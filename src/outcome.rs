@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::error::BoxError;
+use crate::error::{BoxError, Chain};
 use crate::panic;
 use crate::sync::Arc;
 
@@ -250,16 +250,10 @@ impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Completed => f.write_str("completed"),
-            Self::Failed(error) => {
-                write!(f, "failed: {error}")?;
-                let causes = std::iter::successors(error.source(), |error| error.source());
-                causes
-                    .into_iter()
-                    .try_for_each(|cause| write!(f, ": {cause}"))
-            }
+            Self::Failed(error) => write!(f, "failed: {}", Chain(&**error)),
             Self::Panicked(message) => write!(f, "panicked: {message}"),
             Self::TimedOut => f.write_str("timed out"),
-            Self::Cut => f.write_str("cut by force"),
+            Self::Cut => f.write_str("cut"),
             Self::NotStarted => f.write_str("not started"),
             Self::Abandoned => f.write_str("abandoned"),
         }
@@ -276,7 +270,7 @@ impl Outcome {
         match result {
             Ok(()) => Self::Completed,
             Err(error) => {
-                let _ = error.to_string();
+                let _ = Chain(&*error).to_string();
                 Self::Failed(error.into())
             }
         }

@@ -21,6 +21,17 @@ pub(crate) async fn caught<F: Future>(future: F) -> Result<F::Output, Payload> {
     poll_fn(poll).await
 }
 
+/// Calls `act`; returns whether it came back without a panic.
+pub(crate) fn contained(act: impl FnOnce()) -> bool {
+    catch_unwind(AssertUnwindSafe(act)).is_ok()
+}
+
+/// Drops what is foreign and must do no harm. Values are dropped one by one, since two panics at the
+/// same time end the process.
+pub(crate) fn dropped<T>(value: T) {
+    contained(|| drop(value));
+}
+
 /// Returns the text that a panic came with.
 pub(crate) fn message(payload: &Payload) -> String {
     if let Some(message) = payload.downcast_ref::<String>() {

@@ -4,6 +4,7 @@ use std::fmt;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use crate::error::Chain;
 use crate::outcome::{HookReport, Outcome, ServiceReport, TaskReport};
 use crate::startup::StartupFailure;
 use crate::state::{LifecycleState, ShutdownReason};
@@ -375,7 +376,7 @@ impl fmt::Display for ShutdownReport {
             )?;
         }
         for error in &facts.server_errors {
-            write!(f, "\n  server error  {error}")?;
+            write!(f, "\n  server error  {}", Chain(&**error))?;
         }
         for task in &facts.tasks {
             write!(f, "\n  task          {task}")?;

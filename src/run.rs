@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -10,7 +11,7 @@ use tracing::{error, info};
 
 use crate::controller::ShutdownController;
 use crate::core::ENDED;
-use crate::error::BoxError;
+use crate::error::{BoxError, Chain};
 use crate::into_result::IntoResult;
 use crate::milestones::event;
 use crate::report::ShutdownReport;
@@ -80,9 +81,18 @@ where
             if Pin::new(&mut *this.stopping).poll(cx).is_ready() {
                 this.server.set(None);
                 this.post.leave(Ok(()));
-            } else if let Poll::Ready(output) = server.poll(cx) {
-                this.server.set(None);
-                this.post.server_ended(output.into_result());
+            } else {
+                match catch_unwind(AssertUnwindSafe(|| server.poll(cx))) {
+                    Ok(Poll::Ready(output)) => {
+                        this.server.set(None);
+                        this.post.server_ended(output.into_result());
+                    }
+                    Ok(Poll::Pending) => {}
+                    Err(panic) => {
+                        this.post.server_ended(Err("the server panicked".into()));
+                        resume_unwind(panic);
+                    }
+                }
             }
         }
         Pin::new(this.report).poll(cx)
@@ -108,7 +118,7 @@ impl Post {
                 ShutdownReason::ServerExited
             }
             Err(cause) => {
-                error!(%cause, "server failed");
+                error!(cause = %Chain(&**cause), "server failed");
                 ShutdownReason::Error
             }
         };
@@ -127,10 +137,7 @@ impl Post {
 
 impl Drop for Post {
     fn drop(&mut self) {
-        if self.manned && std::thread::panicking() {
-            self.leave(Err("the server panicked".into()));
-            self.ctl.trigger(ShutdownReason::Error);
-        } else if self.manned {
+        if self.manned {
             self.leave(Ok(()));
             self.ctl.trigger(ShutdownReason::ServerExited);
         }

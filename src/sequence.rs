@@ -16,10 +16,12 @@ use tracing::{info, warn};
 use crate::cleanup::Cleanup;
 use crate::core::Core;
 use crate::gate::interest;
+use crate::hooks;
 use crate::milestones::event;
 use crate::notice::{ShutdownNotice, earlier};
 use crate::race::{Either, race, until};
 use crate::report::{Facts, PhaseReport, ShutdownReport};
+use crate::services;
 use crate::shutdown::Shutdown;
 use crate::state::{LifecycleState, ShutdownReason};
 use crate::sync::Arc;
@@ -59,10 +61,8 @@ pub(crate) async fn shut_down(
     let notice = account.begin_cleanup(core, notice);
     let cut = pin!(reached(core, event::CUT_CLEANUP));
     let mut cleanup = Cleanup::new(&notice, cut);
-    core.hooks
-        .run(&mut cleanup, core.services.len().min(1))
-        .await;
-    core.services.stop(&mut cleanup).await;
+    hooks::run(core, &mut cleanup, core.services.len().min(1)).await;
+    services::stop(core, &mut cleanup).await;
     if core.milestones().has(event::FORCED) {
         wake_shards(core, interest::FORCED).await;
     }
@@ -82,7 +82,7 @@ pub(crate) async fn roll_back(core: &Arc<Core>, shutdown: &Arc<Shutdown>) -> Shu
 
     let notice = account.begin_cleanup(core, notice);
     let cut = pin!(reached(core, event::CUT_CLEANUP));
-    core.services.stop(&mut Cleanup::new(&notice, cut)).await;
+    services::stop(core, &mut Cleanup::new(&notice, cut)).await;
     if core.milestones().has(event::FORCED) {
         wake_shards(core, interest::FORCED).await;
     }
@@ -242,12 +242,14 @@ impl Account {
         self.aborted = Some(core.gate.aborted());
         self.abandoned_requests = core.gate.in_flight();
         self.abandoned_servers = core.servers.running();
-        warn!(
-            requests = self.abandoned_requests,
-            tasks = core.tasks.running(),
-            servers = self.abandoned_servers,
-            "abandoned: still alive after they were cut"
-        );
+        let (requests, servers) = (self.abandoned_requests, self.abandoned_servers);
+        let tasks = core.tasks.running();
+        if requests + tasks + servers > 0 {
+            warn!(
+                requests,
+                tasks, servers, "abandoned: still alive after they were cut"
+            );
+        }
     }
 
     /// Begins the clean-up; gives what it is told. After a force it gets the reserve, not what an

@@ -1,7 +1,6 @@
 //! What has been started, to be stopped again in reverse order.
 
-use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::future::Future;
 use std::mem;
@@ -9,8 +8,10 @@ use std::time::Duration;
 
 use tracing::{info, warn};
 
-use crate::cleanup::{Cleanup, Job, Progress};
+use crate::cleanup::{Cleanup, Job, Note, Progress};
+use crate::core::Core;
 use crate::outcome::{Outcome, ServiceReport};
+use crate::panic;
 use crate::sync::{Arc, Mutex, lock};
 
 /// The services of one lifecycle, in the order in which they were started.
@@ -43,6 +44,15 @@ enum Status {
     Healthy(Stop),
     Stopping,
     Stopped(Outcome),
+}
+
+/// What is to be stopped at the same time.
+#[derive(Default)]
+struct Stops {
+    jobs: Vec<Job>,
+    /// The places of their services.
+    order: Vec<usize>,
+    steps_before: BTreeSet<u32>,
 }
 
 /// How a service is stopped.
@@ -119,39 +129,35 @@ impl Services {
         }
     }
 
-    /// Returns how many have been started.
+    /// Returns how many are running.
     pub(crate) fn len(&self) -> usize {
         let inner = lock(&self.0);
-        inner.services.iter().filter(|s| s.was_started()).count()
+        inner.services.iter().filter(|s| s.is_running()).count()
     }
 
-    /// Stops what was started, in reverse order, the services of one step at the same time.
-    pub(crate) async fn stop<C>(&self, cleanup: &mut Cleanup<'_, C>)
-    where
-        C: Future<Output = ()>,
-    {
-        let (order, phases) = self.take();
-        let note = |place: usize, progress| self.note(order[place], progress);
-        cleanup.run(phases, 0, note).await;
-    }
-
-    /// Takes the stops, with the places of their services.
-    fn take(&self) -> (Vec<usize>, Vec<Vec<Job>>) {
+    /// Takes the stops of the latest step that is running, or of all, and counts the steps before it.
+    fn take(&self, all: bool) -> Option<Stops> {
         let mut inner = lock(&self.0);
         inner.closed = true;
-        let mut order = Vec::new();
-        // By their steps, the latest first.
-        let mut phases: BTreeMap<Reverse<u32>, Vec<Job>> = BTreeMap::new();
+        let running = |service: &&Service| matches!(service.status, Status::Healthy(_));
+        let last = inner.services.iter().rev().find(running)?.step;
+        let mut stops = Stops::default();
         for (index, service) in inner.services.iter_mut().enumerate().rev() {
+            if !all && service.step != last {
+                if running(&&*service) {
+                    stops.steps_before.insert(service.step);
+                }
+                continue;
+            }
             match mem::replace(&mut service.status, Status::Stopped(Outcome::NotStarted)) {
                 Status::Healthy(Stop(job)) => {
-                    order.push(index);
-                    phases.entry(Reverse(service.step)).or_default().push(job);
+                    stops.order.push(index);
+                    stops.jobs.push(job);
                 }
                 other => service.status = other,
             }
         }
-        (order, phases.into_values().collect())
+        Some(stops)
     }
 
     fn note(&self, index: usize, progress: Progress) {
@@ -159,6 +165,8 @@ impl Services {
         let service = &mut inner.services[index];
         match progress {
             Progress::Running => service.status = Status::Stopping,
+            // Noted before.
+            Progress::Ended(..) if matches!(service.status, Status::Stopped(_)) => {}
             Progress::Ended(outcome, duration) => {
                 service.status = Status::Stopped(outcome.clone());
                 service.duration = duration;
@@ -169,10 +177,21 @@ impl Services {
         }
     }
 
+    /// Returns the names of those that were started and whose stop was not even begun.
+    pub(crate) fn not_stopped(&self) -> Vec<Arc<str>> {
+        let inner = lock(&self.0);
+        let of = |service: &Service| match service.status {
+            Status::Healthy(_) => Some(Arc::clone(&service.name)),
+            _ => None,
+        };
+        inner.services.iter().rev().filter_map(of).collect()
+    }
+
     /// Returns how the stops have fared, in their order; those that were not taken will not run.
     pub(crate) fn reports(&self) -> Vec<ServiceReport> {
         // What the stops hold is foreign: it is dropped outside the lock.
-        drop(self.take());
+        let stops = self.take(true).unwrap_or_default();
+        stops.jobs.into_iter().for_each(panic::dropped);
         let inner = lock(&self.0);
         inner
             .services
@@ -184,7 +203,21 @@ impl Services {
 
     #[cfg(feature = "health")]
     pub(crate) fn health(&self) -> Vec<ServiceHealth> {
-        lock(&self.0).services.iter().map(Service::health).collect()
+        let services: Vec<_> = {
+            let inner = lock(&self.0);
+            inner.services.iter().map(Service::health).collect()
+        };
+        // The text of an error is foreign, and made outside the lock.
+        let health = |(name, status, start_error, stopped): (_, _, _, Option<Outcome>)| {
+            let stop_error = || stopped.map(|outcome| format!("stop {outcome}"));
+            let error = Option::or_else(start_error, stop_error);
+            ServiceHealth {
+                name,
+                status,
+                error,
+            }
+        };
+        services.into_iter().map(health).collect()
     }
 }
 
@@ -193,6 +226,24 @@ impl Inner {
         self.services
             .iter_mut()
             .find(|service| service.name == *name)
+    }
+}
+
+/// Stops what was started, in reverse order, the services of one step at the same time.
+pub(crate) async fn stop<C>(core: &Arc<Core>, cleanup: &mut Cleanup<'_, C>)
+where
+    C: Future<Output = ()>,
+{
+    // One step at a time: what is not begun when the runtime ends is there for who goes on.
+    while !cleanup.was_cut() {
+        let Some(stops) = core.services.take(cleanup.is_out_of_time()) else {
+            return;
+        };
+        let (order, noted) = (stops.order, Arc::clone(core));
+        let note: Note =
+            Arc::new(move |place, progress| noted.services.note(order[place], progress));
+        let later = stops.steps_before.len();
+        cleanup.run(vec![stops.jobs], later, &note).await;
     }
 }
 
@@ -207,8 +258,8 @@ fn log(service: &str, outcome: &Outcome, took: Duration) {
 // ===== impl Service =====
 
 impl Service {
-    fn was_started(&self) -> bool {
-        !matches!(self.status, Status::Starting | Status::NotStarted(_))
+    fn is_running(&self) -> bool {
+        matches!(self.status, Status::Healthy(_) | Status::Stopping)
     }
 
     fn report(&self) -> Option<ServiceReport> {
@@ -226,21 +277,18 @@ impl Service {
         })
     }
 
+    /// The name, the status, and what the start or the stop has failed with.
     #[cfg(feature = "health")]
-    fn health(&self) -> ServiceHealth {
-        let (status, error) = match &self.status {
-            Status::Starting => ("starting", None),
-            Status::NotStarted(cause) => ("failed", Some(cause.clone())),
-            Status::Healthy(_) => ("healthy", None),
-            Status::Stopping => ("stopping", None),
-            Status::Stopped(Outcome::Completed) => ("stopped", None),
-            Status::Stopped(outcome) => ("failed", Some(format!("stop {outcome}"))),
+    fn health(&self) -> (Arc<str>, &'static str, Option<String>, Option<Outcome>) {
+        let (status, start_error, stopped) = match &self.status {
+            Status::Starting => ("starting", None, None),
+            Status::NotStarted(cause) => ("failed", Some(cause.clone()), None),
+            Status::Healthy(_) => ("healthy", None, None),
+            Status::Stopping => ("stopping", None, None),
+            Status::Stopped(Outcome::Completed) => ("stopped", None, None),
+            Status::Stopped(outcome) => ("failed", None, Some(outcome.clone())),
         };
-        ServiceHealth {
-            name: Arc::clone(&self.name),
-            status,
-            error,
-        }
+        (Arc::clone(&self.name), status, start_error, stopped)
     }
 }
 

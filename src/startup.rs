@@ -42,6 +42,9 @@ use crate::wait::Wait;
 ///   without having been finished. Then requests and tasks that were let in already have until the
 ///   drain deadline to end, all is stopped, and the state is `Failed`. Hooks do not run.
 ///
+/// When it is dropped, the rollback runs in the background, and the runtime has to live on for it:
+/// use [`fail`](Self::fail) rather than `?` to leave a start-up.
+///
 /// Every stop runs in a task of its own and has a limit of its own, so that one that hangs or fails
 /// keeps no other from being stopped. A process may make another `Startup` afterwards.
 ///
@@ -251,38 +254,70 @@ impl Startup {
         }
     }
 
+    /// Rolls the start-up back, because of `error`, and waits until that is done.
+    ///
+    /// For whatever fails between the steps. Leave a start-up in this way, and not by `?` alone: a
+    /// `Startup` that is dropped is rolled back in the background, which needs the runtime to live
+    /// on, and `main` may end it. If it has failed before, that failure is what is given.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tokio::net::TcpListener;
+    /// use tower_lifecycle::{BoxError, ShutdownConfig, ShutdownController, Startup};
+    ///
+    /// async fn start(startup: &mut Startup) -> Result<TcpListener, BoxError> {
+    ///     startup
+    ///         .start("database", async { Ok::<_, BoxError>("pool") }, |_pool| async {})
+    ///         .await?;
+    ///     Ok(TcpListener::bind("256.0.0.1:80").await?) // fails
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), BoxError> {
+    /// let mut startup = Startup::new(ShutdownConfig::default())?;
+    /// let error = match start(&mut startup).await {
+    ///     Ok(_listener) => unreachable!(),
+    ///     Err(error) => startup.fail(error).await,
+    /// };
+    /// assert_eq!(error.rollback()[0].name(), "database");
+    /// # Ok(()) }
+    /// ```
+    pub async fn fail(mut self, error: impl Into<BoxError>) -> StartupError {
+        let failure = StartupFailure::caused_by(error.into());
+        self.finished = true;
+        self.failed(Some(failure)).await
+    }
+
     fn core(&self) -> &Arc<Core> {
         self.ctl.core()
     }
 
-    /// Runs the starts of one step, at the same time.
-    async fn run(&mut self, steps: Vec<AnyStep<'_>>) -> Result<(), StartupError> {
-        self.core().advance(LifecycleState::Starting);
-        if self.core().is_triggered() {
-            return Err(self.failed(None).await);
+    /// Runs the starts of one step, at the same time. The error is `None` if a shutdown was triggered.
+    async fn run(&mut self, steps: Vec<AnyStep<'_>>) -> Result<(), Option<StartupFailure>> {
+        let core = self.ctl.core();
+        core.advance(LifecycleState::Starting);
+        if core.is_triggered() {
+            return Err(None);
         }
         self.steps += 1;
         let names: Vec<_> = steps.iter().map(|step| Arc::clone(&step.name)).collect();
-        let failure = match self.core().services.begin_step(self.steps, &names) {
-            Ok(()) => {
-                let _running = RunningStep(self.core());
-                debug!(services = ?names, "starting");
-                let triggered: Wait = Wait::new(self.core(), event::TRIGGERED);
-                // Asked first: what is triggered starts nothing more.
-                match race(triggered, step::run_all(self.core(), steps)).await {
-                    Either::Left(()) => None,
-                    Either::Right(Ok(())) if !self.core().is_triggered() => return Ok(()),
-                    // Triggered in the very poll that started it, which is stopped again.
-                    Either::Right(Ok(())) => None,
-                    Either::Right(Err(failure)) => Some(failure),
-                }
-            }
-            Err(name) => Some(StartupFailure {
+        core.services
+            .begin_step(self.steps, &names)
+            .map_err(|name| StartupFailure {
                 step: Some(name),
                 cause: StartupCause::Duplicate,
-            }),
-        };
-        Err(self.failed(failure).await)
+            })?;
+        let _running = RunningStep(core);
+        debug!(services = ?names, "starting");
+        let triggered: Wait = Wait::new(core, event::TRIGGERED);
+        // Asked first: what is triggered starts nothing more.
+        match race(triggered, step::run_all(core, steps)).await {
+            Either::Right(Err(failure)) => Err(Some(failure)),
+            Either::Right(Ok(())) if !core.is_triggered() => Ok(()),
+            // Triggered in the very poll that started it, which is stopped again.
+            Either::Right(Ok(())) | Either::Left(()) => Err(None),
+        }
     }
 
     /// Has everything stopped again, and waits until that is done.
@@ -293,9 +328,9 @@ impl Startup {
     /// Begins the rollback, unless it is under way. It is driven as a shutdown is, so dropping what
     /// waits for it does not stop it.
     fn roll_back(&self, failure: Option<StartupFailure>) -> Wait<ShutdownReport> {
-        if let Some(failure) = failure {
-            let (step, cause) = (failure.step.as_deref(), &failure.cause);
-            error!(step, %cause, "start-up failed");
+        if let Some(failure) = failure.filter(|_| !self.core().is_triggered()) {
+            let (step, cause) = (failure.step.as_deref(), failure.cause.chain());
+            error!(step, cause, "start-up failed");
             self.core().note_startup_failure(failure);
         }
         self.ctl.shutdown(ShutdownReason::Error)

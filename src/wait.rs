@@ -58,31 +58,32 @@ pub struct Wait<T = ()> {
 
 /// What a wait gives, read when it resolves; `None` if that was taken back meanwhile.
 trait Outcome {
-    fn of(core: &Core) -> Option<Self>
+    /// `events` are those that were waited for.
+    fn of(core: &Core, events: u32) -> Option<Self>
     where
         Self: Sized;
 }
 
 impl Outcome for () {
-    fn of(_: &Core) -> Option<()> {
+    fn of(_: &Core, _: u32) -> Option<()> {
         Some(())
     }
 }
 
 impl Outcome for LifecycleState {
-    fn of(core: &Core) -> Option<Self> {
-        Some(core.state())
+    fn of(core: &Core, events: u32) -> Option<Self> {
+        Some(core.state()).filter(|state| state.bit() & events != 0)
     }
 }
 
 impl Outcome for ShutdownNotice {
-    fn of(core: &Core) -> Option<Self> {
+    fn of(core: &Core, _: u32) -> Option<Self> {
         core.notice()
     }
 }
 
 impl Outcome for ShutdownReport {
-    fn of(core: &Core) -> Option<Self> {
+    fn of(core: &Core, _: u32) -> Option<Self> {
         core.report().cloned()
     }
 }
@@ -122,7 +123,7 @@ macro_rules! wait_for {
                 let this = self.get_mut();
                 loop {
                     ready!(this.poll_events(cx));
-                    if let Some(outcome) = <$outcome>::of(&this.core) {
+                    if let Some(outcome) = <$outcome>::of(&this.core, this.events) {
                         return Poll::Ready(outcome);
                     }
                 }

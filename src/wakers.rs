@@ -10,6 +10,7 @@
 use std::mem;
 use std::task::Waker;
 
+use crate::panic;
 use crate::sync::{Mutex, lock};
 
 /// How many wakers leave the set under one hold of the lock.
@@ -130,7 +131,10 @@ impl WakerSet {
             }
             *cursor < slots.entries.len()
         };
-        batch.into_iter().for_each(Waker::wake);
+        // One that panics keeps none of the others from being woken.
+        for waker in batch {
+            panic::contained(|| waker.wake());
+        }
         more
     }
 

@@ -214,10 +214,7 @@ fn hooks_are_in_the_report_when_the_runtime_ends_while_they_run() {
         drop(runtime);
         let report = one_thread().block_on(ctl.shutdown(MANUAL));
         assert_eq!(report.reason(), ShutdownReason::Interrupted);
-        assert_eq!(
-            outcomes(&report),
-            ["completed", "cut by force", "not started"]
-        );
+        assert_eq!(outcomes(&report), ["completed", "cut", "not started"]);
     });
 }
 
@@ -382,7 +379,7 @@ fn blocked_hooks_are_all_given_up_at_once() {
         let took = began.elapsed();
         drop(release);
         assert!(took < TOGETHER, "{took:?}");
-        assert!(outcomes(&report).iter().all(|o| o == "cut by force"));
+        assert!(outcomes(&report).iter().all(|o| o == "cut"));
     });
 }
 
@@ -655,7 +652,7 @@ fn no_force_is_lost_between_draining_and_stopping() {
             let report = runtime.block_on(ctl.shutdown(MANUAL));
             assert!(report.is_forced());
             // It keeps close to the moment between the two.
-            if outcomes(&report) == ["cut by force"] {
+            if outcomes(&report) == ["cut"] {
                 delay -= delay / 16;
             } else {
                 delay += delay / 16 + 16;
@@ -670,7 +667,7 @@ async fn a_force_is_in_the_report_in_whatever_state_it_came() {
     for (state, outcome) in [
         (LameDuck, "timed out"),
         (Draining, "timed out"),
-        (Stopping, "cut by force"),
+        (Stopping, "cut"),
     ] {
         let ctl = controller(taking(ms(10_000)).lame_duck(ms(1_000)));
         ctl.on_shutdown("endless", |_| pending()).unwrap();

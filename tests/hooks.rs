@@ -192,7 +192,7 @@ async fn force_while_stopping_cuts_what_is_left_of_the_clean_up() {
         outcomes(&report),
         [
             "done: completed 100ms",
-            "hangs: cut by force 400ms",
+            "hangs: cut 400ms",
             "later: not started 0ns"
         ]
     );

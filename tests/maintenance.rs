@@ -122,6 +122,8 @@ async fn resume_in_the_lame_duck_makes_all_as_it_was() {
 async fn resume_is_an_error_that_says_why_in_every_other_state() {
     let no_shutdown =
         |state: LifecycleState| format!("there is no shutdown to call off: the state is `{state}`");
+    let starting_up =
+        |state: LifecycleState| format!("a start-up cannot be called off: the state is `{state}`");
     let too_late = |state: LifecycleState| {
         format!(
             "the shutdown is past the lame duck and cannot be called off: in `{state}`, waits \
@@ -140,10 +142,10 @@ async fn resume_is_an_error_that_says_why_in_every_other_state() {
 
     let mut startup = Startup::new(ten_seconds()).unwrap();
     let starting = startup.controller();
-    refuses(&starting, &no_shutdown(Initializing));
+    refuses(&starting, &starting_up(Initializing));
     let start = startup.start("one", ready(Ok::<_, &str>(())), |()| ready(()));
     start.await.unwrap();
-    refuses(&starting, &no_shutdown(Starting));
+    refuses(&starting, &starting_up(Starting));
     drop(startup);
     starting.stopped().await;
     refuses(&starting, &too_late(Failed));

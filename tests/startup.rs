@@ -971,7 +971,7 @@ fn a_start_up_that_is_dropped_right_before_its_runtime_is_rolled_back() {
 }
 
 #[test]
-fn all_are_told_when_the_runtime_ends_in_the_middle_of_a_rollback() {
+fn a_rollback_goes_on_in_a_thread_when_its_runtime_ends_in_the_middle() {
     in_time(|| {
         let (driving, log) = (threads(2), Log::new());
         let (hangs, told) = mpsc::channel();
@@ -999,17 +999,13 @@ fn all_are_told_when_the_runtime_ends_in_the_middle_of_a_rollback() {
         drop(driving);
         let error = other.block_on(starting).unwrap();
         assert_eq!(error.step(), Some("broken"));
-        assert_eq!(
-            outcomes(error.rollback()),
-            ["b: cut by force", "a: not started"]
-        );
-        assert_eq!(error.report().reason(), ShutdownReason::Interrupted);
+        assert_eq!(outcomes(error.rollback()), ["b: cut", "a: completed"]);
+        assert_eq!(error.report().reason(), ShutdownReason::Error);
         assert_eq!(ctl.state(), Failed);
-        assert_eq!(log.names(), ["+a"]);
+        assert_eq!(log.names(), ["+a", "-a"]);
     });
 }
 
-/// The report says that the rollback was interrupted; why it began is another matter.
 #[test]
 fn the_cause_is_that_of_the_trigger_when_the_runtime_ends_in_a_rollback() {
     in_time(|| {
@@ -1030,7 +1026,8 @@ fn the_cause_is_that_of_the_trigger_when_the_runtime_ends_in_a_rollback() {
         told.recv().unwrap();
         drop(driving);
         let error = one_thread().block_on(startup.finish()).unwrap_err();
-        assert_eq!(error.report().reason(), ShutdownReason::Interrupted);
+        assert_eq!(error.report().reason(), Manual);
+        assert_eq!(outcomes(error.rollback()), ["a: cut"]);
         assert!(is_triggered(&error), "{error}");
     });
 }
@@ -1457,11 +1454,7 @@ async fn a_force_while_stopping_cuts_what_remains() {
     let report = end(ctl.shutdown(Manual)).await;
     assert_eq!(
         timed_outcomes(report.services()),
-        [
-            "c: completed 100ms",
-            "b: cut by force 300ms",
-            "a: not started 0ns"
-        ]
+        ["c: completed 100ms", "b: cut 300ms", "a: not started 0ns"]
     );
     assert_eq!(since.elapsed(), ms(300));
     assert_eq!(log.names(), ["+a", "+b", "+c", "-c", "-b"]);
@@ -1482,7 +1475,7 @@ async fn a_force_while_a_rollback_stops_cuts_what_remains() {
     let error = fail(&mut startup).await;
     assert_eq!(
         timed_outcomes(error.rollback()),
-        ["b: cut by force 300ms", "a: not started 0ns"]
+        ["b: cut 300ms", "a: not started 0ns"]
     );
     assert_eq!(since.elapsed(), ms(300));
     assert!(error.report().is_forced());

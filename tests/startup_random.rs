@@ -339,7 +339,7 @@ impl Cleanup {
             match self.force {
                 Some(force) if force < ends => {
                     self.is_cut = true;
-                    outcomes.push("cut by force");
+                    outcomes.push("cut");
                     self.now = self.now.max(force);
                 }
                 _ => {

@@ -210,13 +210,13 @@ async fn at_the_drain_deadline_a_task_is_dropped_before_the_hooks_and_named() {
     assert!(!is(&is_dropped), "before the deadline");
     let report = ctl.shutdown(MANUAL).await;
     assert_eq!(start.elapsed(), ms(8_000));
-    assert_eq!(ends(&report), [end("outbox", "cut by force", true)]);
+    assert_eq!(ends(&report), [end("outbox", "cut", true)]);
     assert!(matches!(report.tasks()[0].outcome(), Outcome::Cut));
     assert!(report.hooks()[0].is_completed(), "{report}");
     assert!(report.is_forced() && !report.is_graceful());
     assert_eq!((report.aborted(), report.abandoned()), (0, 0));
     assert!(task.await.unwrap_err().is_cancelled());
-    assert!(report.to_string().contains("`outbox`: cut by force after"));
+    assert!(report.to_string().contains("`outbox`: cut after"));
 }
 
 #[tokio::test(start_paused = true)]
@@ -230,10 +230,7 @@ async fn force_cuts_every_task_at_once() {
     ctl.force();
     let report = ctl.shutdown(MANUAL).await;
     assert_eq!(start.elapsed(), Duration::ZERO);
-    assert_eq!(
-        ends(&report),
-        vec![end("same name", "cut by force", true); 10]
-    );
+    assert_eq!(ends(&report), vec![end("same name", "cut", true); 10]);
     assert_eq!((ctl.metrics().tasks, report.abandoned()), (0, 0));
 }
 
@@ -256,10 +253,7 @@ fn a_task_that_blocks_its_thread_is_abandoned_and_counted() {
     ends.sort();
     assert_eq!(
         ends,
-        [
-            end("blocks", "abandoned", true),
-            end("waits", "cut by force", true)
-        ]
+        [end("blocks", "abandoned", true), end("waits", "cut", true)]
     );
     assert_eq!(report.reason(), MANUAL);
     assert_eq!((report.abandoned(), ctl.metrics().abandoned), (1, 1));
@@ -291,7 +285,7 @@ async fn a_task_that_is_spawned_too_late_is_cut_before_its_first_poll() {
     .unwrap();
     let report = ctl.shutdown(MANUAL).await;
     assert_eq!(late.recv().unwrap(), (true, true));
-    assert_eq!(ends(&report), [end("while stopping", "cut by force", true)]);
+    assert_eq!(ends(&report), [end("while stopping", "cut", true)]);
     assert!(!report.is_graceful() && !report.is_forced());
     assert_eq!(report.abandoned(), 0);
 
@@ -315,7 +309,7 @@ fn a_task_that_is_spawned_after_a_force_is_never_polled() {
     });
     assert!(!is(&polled));
     let report = driving.block_on(ctl.shutdown(MANUAL));
-    assert_eq!(ends(&report), [end("late", "cut by force", true)]);
+    assert_eq!(ends(&report), [end("late", "cut", true)]);
 }
 
 // Its runtime does not run: who was never polled cannot block anything.
@@ -335,7 +329,7 @@ async fn a_task_that_is_cut_before_its_first_poll_is_not_abandoned() {
     })
     .unwrap();
     let report = ctl.shutdown(MANUAL).await;
-    assert_eq!(ends(&report), [end("late", "cut by force", true)]);
+    assert_eq!(ends(&report), [end("late", "cut", true)]);
     assert_eq!(report.abandoned(), 0);
     drop(release);
     idle.shutdown_background();
@@ -702,7 +696,7 @@ async fn the_rollback_of_a_start_up_waits_for_tasks_and_cuts_them() {
     let report = ctl.shutdown(MANUAL).await;
     assert_eq!(start.elapsed(), ms(8_000));
     assert_eq!(ctl.state(), LifecycleState::Failed);
-    assert_eq!(ends(&report), [end("bad", "cut by force", true)]);
+    assert_eq!(ends(&report), [end("bad", "cut", true)]);
 }
 
 // ===== the notice =====

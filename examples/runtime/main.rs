@@ -68,6 +68,22 @@ async fn main() -> ExitCode {
 
 async fn run(settings: Settings) -> Result<ShutdownReport, BoxError> {
     let mut startup = Startup::new(settings.shutdown.clone())?;
+    match start(&mut startup, &settings).await {
+        Ok((listener, app)) => {
+            let ctl = startup.finish().await?;
+            let stop = ctl.stop_accepting();
+            let server = axum::serve(listener, app).with_graceful_shutdown(stop);
+            Ok(ctl.run(server).await)
+        }
+        // Whatever has been started is stopped again before the process ends.
+        Err(error) => Err(startup.fail(error).await.into()),
+    }
+}
+
+async fn start(
+    startup: &mut Startup,
+    settings: &Settings,
+) -> Result<(TcpListener, Router), BoxError> {
     let ctl = startup.controller();
     ctl.listen_for_signals()?;
 
@@ -77,12 +93,9 @@ async fn run(settings: Settings) -> Result<ShutdownReport, BoxError> {
     tokio::spawn(ctl.run(admin));
 
     let data = FileStore::new(&settings.data)?;
+    let kv = settings.checked("store", Kv::open(data.clone()));
     let kv = startup
-        .start(
-            "store",
-            settings.checked("store", Kv::open(data.clone())),
-            Kv::close,
-        )
+        .start("store", kv, Kv::close)
         .timeout(Duration::from_secs(5))
         .await?;
 
@@ -109,18 +122,15 @@ async fn run(settings: Settings) -> Result<ShutdownReport, BoxError> {
     let app = Router::new()
         .merge(kv.routes())
         .merge(worker.routes())
-        .layer(DrainLayer::new(ctl.clone()));
+        .layer(DrainLayer::new(ctl));
     let http = TcpListener::bind(settings.http).await?;
-    let address = http.local_addr()?;
-    startup.finish().await?;
     println!(
-        "http://{address}, admin http://{}, echo {}",
+        "http://{}, admin http://{}, echo {}",
+        http.local_addr()?,
         settings.admin,
         echo.address()
     );
-
-    let http = axum::serve(http, app).with_graceful_shutdown(ctl.stop_accepting());
-    Ok(ctl.run(http).await)
+    Ok((http, app))
 }
 
 /// What operators use; on an address of its own, so that it needs no layer and is never refused.

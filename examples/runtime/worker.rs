@@ -47,8 +47,10 @@ impl Worker {
                 biased;
                 () = &mut draining => break,
                 name = self.next() => {
-                    // Finished also when the drain begins meanwhile.
+                    // Finished also when the drain begins meanwhile. It stays in the queue until
+                    // then: if it is cut, it is kept.
                     sleep(job).await;
+                    self.with_queue(VecDeque::pop_front);
                     self.done.fetch_add(1, Ordering::Relaxed);
                     tracing::info!(job = ?name, "done");
                 }
@@ -60,7 +62,7 @@ impl Worker {
 
     async fn next(&self) -> String {
         loop {
-            if let Some(name) = self.with_queue(VecDeque::pop_front) {
+            if let Some(name) = self.with_queue(|queue| queue.front().cloned()) {
                 return name;
             }
             self.more.notified().await;

@@ -2,19 +2,19 @@
 //! outside it.
 
 use std::collections::VecDeque;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use tracing::{debug, error, info};
 
 use super::Core;
 use crate::milestones::event;
 use crate::notice::ShutdownNotice;
+use crate::panic;
 use crate::shutdown::Shutdown;
 use crate::state::{LifecycleState, ShutdownReason};
-use crate::sync::{Arc, lock};
+use crate::sync::{Arc, Mutex, lock};
 
 /// What the first moves of a shutdown can have reached.
-pub(crate) const BEGINNING: u32 = event::TRIGGERED
+const BEGINNING: u32 = event::TRIGGERED
     | event::CLOSED
     | LifecycleState::LameDuck.bit()
     | LifecycleState::Draining.bit();
@@ -38,7 +38,7 @@ pub(super) struct Life {
 
 impl Core {
     /// Begins a shutdown, or the rollback of a start-up, with its first move; `None` if there is one.
-    /// Whoever calls it has it driven, and then tells of [`BEGINNING`].
+    /// Whoever calls it has it driven, and then calls [`tell_beginning`](Self::tell_beginning).
     pub(crate) fn announce(&self, reason: ShutdownReason) -> Option<Arc<Shutdown>> {
         let runtime = self.capture_runtime().cloned();
         let mut life = lock(&self.life);
@@ -51,7 +51,7 @@ impl Core {
         // Readiness is red from here on, which is before any shard is closed.
         life.shutdown = Some(Arc::clone(&shutdown));
         self.milestones().publish(event::TRIGGERED);
-        if self.state() < LifecycleState::Running {
+        if self.is_starting_up() {
             // What has been started is stopped again: nothing new is admitted meanwhile.
             self.gate.close();
             self.milestones().publish(event::CLOSED);
@@ -61,30 +61,39 @@ impl Core {
         } else {
             self.make(&mut life, LifecycleState::LameDuck);
         }
-        drop(life);
-        info!(
-            %reason,
-            in_flight,
-            lame_duck = ?self.config.lame_duck,
-            shutdown_timeout = ?self.config.shutdown_timeout,
-            "shutdown triggered"
-        );
         Some(shutdown)
+    }
+
+    /// Tells of the first moves. Not before it is driven, so that no observer and no log can hold it
+    /// up.
+    pub(crate) fn tell_beginning(&self, shutdown: &Shutdown) {
+        let (reason, in_flight) = (shutdown.notice.reason(), shutdown.in_flight_at_trigger);
+        let shutdown_timeout = self.config.shutdown_timeout;
+        if self.is_starting_up() {
+            info!(%reason, in_flight, ?shutdown_timeout, "rolling the start-up back");
+        } else {
+            let lame_duck = self.config.lame_duck;
+            info!(%reason, in_flight, ?lame_duck, ?shutdown_timeout, "shutdown triggered");
+        }
+        self.tell(BEGINNING);
     }
 
     /// Sees to it that nothing is admitted any more; `false` if `shutdown` was called off.
     pub(crate) fn begin_draining(&self, shutdown: &Arc<Shutdown>) -> bool {
+        let is_current = self.close(shutdown);
+        self.tell(BEGINNING);
+        is_current
+    }
+
+    /// As [`begin_draining`](Self::begin_draining), without telling anybody.
+    pub(crate) fn close(&self, shutdown: &Arc<Shutdown>) -> bool {
         let mut life = lock(&self.life);
         let current = life.shutdown.as_ref();
-        if !current.is_some_and(|current| Arc::ptr_eq(current, shutdown)) {
-            return false;
+        let is_current = current.is_some_and(|current| Arc::ptr_eq(current, shutdown));
+        if is_current {
+            self.make(&mut life, LifecycleState::Draining);
         }
-        let moved = self.make(&mut life, LifecycleState::Draining);
-        drop(life);
-        if moved {
-            self.tell(BEGINNING);
-        }
-        true
+        is_current
     }
 
     /// Calls the shutdown off, if it is a lame duck; else gives the state that it has come to.
@@ -155,8 +164,9 @@ impl Core {
     pub(crate) fn tell(&self, events: u32) {
         // Who left between the closing and the publishing did not announce it.
         self.gate.scan();
-        // Observers first: whoever waits for the end may end the process when it is woken.
-        self.tell_observers();
+        // Observers first: whoever waits for the end may end the process when it is woken. Whatever
+        // they and the log do, those who wait are woken.
+        panic::contained(|| self.tell_observers());
         self.milestones().wake(events & self.milestones().reached());
     }
 
@@ -177,24 +187,35 @@ impl Core {
             return;
         }
         life.telling = true;
+        let _done = Telling(&self.life);
         while let Some((old, new)) = life.untold.pop_front() {
             let observers = life.observers.clone();
             drop(life);
             debug!(from = %old, to = %new, "state changed");
             for observer in observers {
-                if catch_unwind(AssertUnwindSafe(|| observer(old, new))).is_err() {
+                if !panic::contained(|| observer(old, new)) {
                     error!(from = %old, to = %new, "an observer of state changes panicked");
                 }
+                panic::dropped(observer);
             }
             life = lock(&self.life);
             if new.is_terminal() {
                 // There is nothing left to tell, and they may hold the controller.
                 let observers = std::mem::take(&mut life.observers);
                 drop(life);
-                drop(observers);
+                observers.into_iter().for_each(panic::dropped);
                 life = lock(&self.life);
             }
         }
-        life.telling = false;
+        drop(life);
+    }
+}
+
+/// Lets others tell again, on whatever path.
+struct Telling<'a>(&'a Mutex<Life>);
+
+impl Drop for Telling<'_> {
+    fn drop(&mut self) {
+        lock(self.0).telling = false;
     }
 }

@@ -1,5 +1,6 @@
 //! How a request gets in: the readiness of the inner service, and the answer of the gate.
 
+use std::mem;
 use std::task::{Context, Poll};
 
 use tracing::warn;
@@ -14,10 +15,19 @@ use crate::wakers::Slot;
 /// the wait for it are.
 pub(super) struct Entrance {
     pub(super) handle: LayerHandle<Options>,
-    /// The inner said that it is ready, and was not called since.
-    inner_is_ready: bool,
+    readiness: Readiness,
     /// Where the task that waits for the inner's readiness is to be woken when draining begins.
     waiting: Slot,
+}
+
+/// What `poll_ready` has said, until the call uses it up.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Readiness {
+    None,
+    /// The inner is ready.
+    Inner,
+    /// The gate was closed, and the request can be refused.
+    Refusal,
 }
 
 // ===== impl Entrance =====
@@ -26,7 +36,7 @@ impl Entrance {
     pub(super) fn new(handle: LayerHandle<Options>) -> Self {
         Self {
             handle,
-            inner_is_ready: false,
+            readiness: Readiness::None,
             waiting: Slot::NONE,
         }
     }
@@ -42,14 +52,19 @@ impl Entrance {
         poll_inner: impl FnOnce(&mut Context<'_>) -> Poll<Result<(), E>>,
     ) -> Poll<Result<(), E>> {
         if self.handle.shard.is_closed() {
-            if self.handle.options.has_exempt_paths() {
-                self.inner_is_ready = matches!(poll_inner(cx), Poll::Ready(Ok(())));
-            }
+            let asks_inner = self.handle.options.has_exempt_paths();
+            self.readiness = match asks_inner && matches!(poll_inner(cx), Poll::Ready(Ok(()))) {
+                true => Readiness::Inner,
+                false => Readiness::Refusal,
+            };
             return Poll::Ready(Ok(()));
         }
         match poll_inner(cx) {
             Poll::Ready(result) => {
-                self.inner_is_ready = result.is_ok();
+                self.readiness = match result {
+                    Ok(()) => Readiness::Inner,
+                    Err(_) => Readiness::None,
+                };
                 Poll::Ready(result)
             }
             Poll::Pending => self.wait(cx),
@@ -59,15 +74,15 @@ impl Entrance {
     /// Has the task woken also when draining begins, since a refusal needs no inner service.
     #[cold]
     fn wait<E>(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), E>> {
-        self.inner_is_ready = false;
+        self.readiness = Readiness::None;
         let Self {
             handle, waiting, ..
         } = self;
         if handle.shard.register(waiting, cx.waker(), interest::CLOSED) {
-            Poll::Pending
-        } else {
-            Poll::Ready(Ok(()))
+            return Poll::Pending;
         }
+        self.readiness = Readiness::Refusal;
+        Poll::Ready(Ok(()))
     }
 
     /// Admits one request, if the gate is open and the inner service was found ready. Uses the
@@ -78,16 +93,17 @@ impl Entrance {
             self.handle.shard.deregister(&mut self.waiting);
         }
         // The inner must not be called unready, whatever the gate says by now.
-        if !std::mem::take(&mut self.inner_is_ready) {
-            return Err(self.unready());
+        let readiness = mem::replace(&mut self.readiness, Readiness::None);
+        if readiness != Readiness::Inner {
+            return Err(self.unready(readiness));
         }
         let inner_is_ready = true;
         InFlightGuard::admit(&self.handle.shard).ok_or(Refusal { inner_is_ready })
     }
 
     #[cold]
-    fn unready(&self) -> Refusal {
-        if !self.handle.shard.is_closed() {
+    fn unready(&self, readiness: Readiness) -> Refusal {
+        if readiness == Readiness::None && !self.handle.shard.is_closed() {
             warn!("called before it was ready, and refused: call `poll_ready` first");
         }
         let inner_is_ready = false;

@@ -4,7 +4,8 @@ use std::error::Error;
 use std::fmt;
 use std::time::Duration;
 
-use crate::outcome::ServiceReport;
+use crate::error::{BoxError, Chain};
+use crate::outcome::{Outcome, ServiceReport};
 use crate::report::ShutdownReport;
 use crate::state::ShutdownReason;
 use crate::sync::Arc;
@@ -81,6 +82,18 @@ pub(crate) struct StartupFailure {
     pub(crate) cause: StartupCause,
 }
 
+// ===== impl StartupFailure =====
+
+impl StartupFailure {
+    pub(crate) fn caused_by(error: BoxError) -> Self {
+        let cause = match Outcome::of(Err(error)) {
+            Outcome::Failed(error) => StartupCause::Failed(error),
+            _ => StartupCause::Dropped,
+        };
+        Self { step: None, cause }
+    }
+}
+
 // ===== impl StartupError =====
 
 impl StartupError {
@@ -135,8 +148,11 @@ impl StartupError {
 impl fmt::Display for StartupError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.report.startup_failure() {
-            Some(failure) => write!(f, "start-up failed{failure}"),
-            None => f.write_str("start-up failed"),
+            Some(StartupFailure {
+                step: Some(step),
+                cause,
+            }) => write!(f, "start-up failed at `{step}`: {cause}"),
+            _ => write!(f, "start-up failed: {}", self.cause()),
         }
     }
 }
@@ -166,12 +182,22 @@ impl fmt::Display for StartupCause {
     }
 }
 
+impl StartupCause {
+    /// The text of it, with all that caused it.
+    pub(crate) fn chain(&self) -> String {
+        match self {
+            Self::Failed(error) => Chain(&**error).to_string(),
+            other => other.to_string(),
+        }
+    }
+}
+
 /// Goes on where "failed" ends.
 impl fmt::Display for StartupFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(step) = &self.step {
             write!(f, " at `{step}`")?;
         }
-        write!(f, ": {}", self.cause)
+        write!(f, ": {}", self.cause.chain())
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::future::{Future, IntoFuture, poll_fn};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -90,7 +91,7 @@ mod sealed {
 /// A step whose type is forgotten: what it starts goes to its place.
 pub struct AnyStep<'a> {
     pub(super) name: Arc<str>,
-    run: Pin<Box<dyn Future<Output = Result<Stop, BoxError>> + Send + 'a>>,
+    run: Pin<Box<dyn Future<Output = Result<Started, BoxError>> + Send + 'a>>,
     timeout: Option<Duration>,
 }
 
@@ -101,6 +102,9 @@ impl fmt::Debug for AnyStep<'_> {
             .finish_non_exhaustive()
     }
 }
+
+/// How to stop what was started; and whether there is a clone of it to hand out.
+type Started = (Stop, Result<(), panic::Payload>);
 
 /// Where a step leaves what it has started.
 type Place<T> = Arc<Mutex<Option<T>>>;
@@ -157,10 +161,11 @@ impl<'a, T: Clone + Send + 'static> Step<'a, T> {
         let started = Arc::clone(&place);
         let run = async move {
             let service = self.start.await?;
-            *lock(&started) = Some(service.clone());
+            let clone = catch_unwind(AssertUnwindSafe(|| service.clone()));
             let mut job = (self.stop)(service);
             job.timeout = self.stop_timeout;
-            Ok(Stop(job))
+            let cloned = clone.map(|clone| *lock(&started) = Some(clone));
+            Ok((Stop(job), cloned))
         };
         let step = AnyStep {
             name: self.name,
@@ -232,12 +237,19 @@ impl<'a, T> Starting<'a, T> {
         collect: impl FnOnce() -> Option<T> + Send + 'a,
     ) -> Self {
         let inner = Box::pin(async move {
-            startup.run(steps).await?;
-            // Each has left what it started, since all of them succeeded.
-            if let Some(started) = collect() {
-                return Ok(started);
-            }
-            Err(startup.failed(None).await)
+            let failure = match startup.run(steps).await {
+                // Each has left what it started, since all of them succeeded.
+                Ok(()) => match collect() {
+                    Some(started) => return Ok(started),
+                    None => None,
+                },
+                Err(failure) => {
+                    // The clones that would have been handed out go before the stops begin.
+                    drop(collect);
+                    failure
+                }
+            };
+            Err(startup.failed(failure).await)
         });
         Self { inner }
     }
@@ -333,12 +345,15 @@ impl AnyStep<'_> {
     async fn run(self, core: &Core) -> Result<(), StartupFailure> {
         let Self { name, run, timeout } = self;
         let cause = match panic::caught(within(timeout, run)).await {
-            Ok(Ok(Ok(stop))) => {
+            Ok(Ok(Ok((stop, cloned)))) => {
                 info!(service = &*name, "service started");
                 if let Err(stop) = core.services.started(&name, stop) {
-                    stop_now(core, name, stop);
+                    stop_now(core, Arc::clone(&name), stop);
                 }
-                return Ok(());
+                return cloned.map_err(|panic| StartupFailure {
+                    step: Some(name),
+                    cause: StartupCause::Panicked(panic::message(&panic)),
+                });
             }
             Ok(Ok(Err(error))) => match panic::caught(async { Outcome::of(Err(error)) }).await {
                 Ok(Outcome::Failed(error)) => StartupCause::Failed(error),
@@ -348,7 +363,7 @@ impl AnyStep<'_> {
             Ok(Err(limit)) => StartupCause::TimedOut(limit),
             Err(panic) => StartupCause::Panicked(panic::message(&panic)),
         };
-        core.services.failed(&name, cause.to_string());
+        core.services.failed(&name, cause.chain());
         Err(StartupFailure {
             step: Some(name),
             cause,
@@ -379,8 +394,8 @@ fn stop_now(core: &Core, name: Arc<str>, Stop(job): Stop) {
     );
     let limit = job.timeout.unwrap_or_else(|| core.config.reserve());
     runtime.spawn(async move {
-        let stopped = timeout(limit, (job.run)(notice)).await;
-        if !matches!(stopped, Ok(Ok(()))) {
+        let stop = async move { timeout(limit, (job.run)(notice)).await };
+        if !matches!(panic::caught(stop).await, Ok(Ok(Ok(())))) {
             warn!(service = &*name, "service did not stop well");
         }
     });

@@ -231,6 +231,10 @@ impl Paths {
     /// It does not block on the lock: a thread that waits for a process that is stopped would hold
     /// up the end of the runtime.
     fn lock(&self, caller: &Weak<()>) -> Result<Option<File>, StoreError> {
+        // Looked at first, as in `open`.
+        if fs::symlink_metadata(&self.lock).is_ok_and(|meta| !meta.is_file()) {
+            return Err(StoreError::foreign(&self.lock, Origin::NoFile));
+        }
         let mut options = OpenOptions::new();
         let lock = private(options.write(true).create(true).truncate(false))
             .open(&self.lock)
