@@ -62,6 +62,7 @@ impl<'a, C: Future<Output = ()>> Cleanup<'a, C> {
         let mut place = 0;
         while let Some(mut phase) = phases.pop_front() {
             if self.was_cut() || self.is_cut().await {
+                self.gone_by.get_or_insert_with(Instant::now);
                 // They are foreign, and will not run.
                 phase.into_iter().for_each(panic::dropped);
                 phases.into_iter().flatten().for_each(panic::dropped);

@@ -247,7 +247,9 @@ impl ShutdownController {
     /// Registers clean-up, to run while stopping, also after a forced drain.
     ///
     /// It is the same as [`add_hook`](Self::add_hook) of a [`Hook`] without further settings. A
-    /// hook must not await [`shutdown`](Self::shutdown), which waits for the hook.
+    /// hook must not await [`shutdown`](Self::shutdown), which waits for the hook. Hooks do not run
+    /// when a start-up is rolled back. They are kept until the shutdown, so one that holds the
+    /// controller keeps it alive as long as there is none.
     ///
     /// # Errors
     ///
@@ -486,19 +488,23 @@ impl ShutdownController {
         let core = &self.core;
         // Again, if it is called off in between.
         loop {
-            if let Some(shutdown) = core.announce(ShutdownReason::Manual) {
-                let is_current = core.close(&shutdown);
-                // Before it is driven: this force is not meant for its clean-up.
-                if is_current {
-                    core.cut();
-                }
+            let announced = core.announce(ShutdownReason::Manual);
+            let Some(shutdown) = announced.clone().or_else(|| core.shutdown()) else {
+                continue;
+            };
+            let is_current = core.close(&shutdown);
+            if is_current {
+                core.cut();
+            }
+            // Driven after the cut: this force is not meant for its clean-up.
+            if announced.is_some() {
                 driver::drive(core, &shutdown);
                 core.tell_beginning(&shutdown);
-                if is_current {
-                    return;
-                }
-            } else if core.shutdown().is_some_and(|it| core.begin_draining(&it)) {
-                return core.cut();
+            } else {
+                core.tell_draining();
+            }
+            if is_current {
+                return;
             }
         }
     }

@@ -44,8 +44,9 @@ use crate::sync::Arc;
 /// | `Stopped` | 503 `stopped` | 503 |
 /// | `Failed` | 503 `unhealthy` | 503 |
 ///
-/// The body is JSON, and nothing in it comes from the request. GET and HEAD only; other methods get
-/// a 405.
+/// The body is JSON, and nothing in it comes from the request. Its `services` are those that a
+/// [`Startup`](crate::Startup) has started, and the checks; the texts of their errors are shown to
+/// everybody who can ask, so keep passwords out of them. GET and HEAD only; other methods get a 405.
 ///
 /// Put it beside the [`DrainLayer`](crate::DrainLayer), not inside: a probe must not be refused;
 /// without a router, [`HealthLayer`] puts it in front. A probe also needs a listener that is still

@@ -2,8 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::future::Future;
-use std::mem;
+use std::future::{Future, ready};
 use std::time::Duration;
 
 use tracing::{info, warn};
@@ -42,7 +41,7 @@ enum Status {
     #[cfg_attr(not(feature = "health"), expect(dead_code, reason = "health shows it"))]
     NotStarted(String),
     Healthy(Stop),
-    Stopping,
+    Stopping(Stop),
     Stopped(Outcome),
 }
 
@@ -55,8 +54,9 @@ struct Stops {
     steps_before: BTreeSet<u32>,
 }
 
-/// How a service is stopped.
-pub(crate) struct Stop(pub(crate) Job);
+/// How a service is stopped: there until it is begun, also when whoever was to begin it is gone.
+#[derive(Clone)]
+pub(crate) struct Stop(Arc<Mutex<Option<Job>>>);
 
 /// How a service is, for whoever looks at its health.
 #[cfg(feature = "health")]
@@ -139,22 +139,17 @@ impl Services {
     fn take(&self, all: bool) -> Option<Stops> {
         let mut inner = lock(&self.0);
         inner.closed = true;
-        let running = |service: &&Service| matches!(service.status, Status::Healthy(_));
-        let last = inner.services.iter().rev().find(running)?.step;
+        let waiting = inner.services.iter().enumerate().rev();
+        let waiting = waiting.filter_map(|(index, s)| Some((index, s.step, s.stop()?)));
+        let mut waiting = waiting.peekable();
+        let last = waiting.peek()?.1;
         let mut stops = Stops::default();
-        for (index, service) in inner.services.iter_mut().enumerate().rev() {
-            if !all && service.step != last {
-                if running(&&*service) {
-                    stops.steps_before.insert(service.step);
-                }
-                continue;
-            }
-            match mem::replace(&mut service.status, Status::Stopped(Outcome::NotStarted)) {
-                Status::Healthy(Stop(job)) => {
-                    stops.order.push(index);
-                    stops.jobs.push(job);
-                }
-                other => service.status = other,
+        for (index, step, stop) in waiting {
+            if all || step == last {
+                stops.order.push(index);
+                stops.jobs.push(stop.job());
+            } else {
+                stops.steps_before.insert(step);
             }
         }
         Some(stops)
@@ -163,42 +158,52 @@ impl Services {
     fn note(&self, index: usize, progress: Progress) {
         let mut inner = lock(&self.0);
         let service = &mut inner.services[index];
-        match progress {
-            Progress::Running => service.status = Status::Stopping,
-            // Noted before.
-            Progress::Ended(..) if matches!(service.status, Status::Stopped(_)) => {}
-            Progress::Ended(outcome, duration) => {
+        match (progress, &service.status) {
+            (Progress::Running, Status::Healthy(stop)) => {
+                service.status = Status::Stopping(stop.clone());
+            }
+            (Progress::Ended(outcome, duration), Status::Stopping(_)) => {
                 service.status = Status::Stopped(outcome.clone());
                 service.duration = duration;
                 let name = Arc::clone(&service.name);
                 drop(inner);
                 log(&name, &outcome, duration);
             }
+            // Noted before.
+            _ => {}
         }
     }
 
     /// Returns the names of those that were started and whose stop was not even begun.
     pub(crate) fn not_stopped(&self) -> Vec<Arc<str>> {
         let inner = lock(&self.0);
-        let of = |service: &Service| match service.status {
-            Status::Healthy(_) => Some(Arc::clone(&service.name)),
-            _ => None,
-        };
-        inner.services.iter().rev().filter_map(of).collect()
+        let waiting = inner.services.iter().rev();
+        let waiting = waiting.filter(|service| service.stop().is_some());
+        waiting.map(|service| Arc::clone(&service.name)).collect()
     }
 
     /// Returns how the stops have fared, in their order; those that were not taken will not run.
     pub(crate) fn reports(&self) -> Vec<ServiceReport> {
+        let reports = {
+            let inner = lock(&self.0);
+            inner
+                .services
+                .iter()
+                .rev()
+                .filter_map(Service::report)
+                .collect()
+        };
         // What the stops hold is foreign: it is dropped outside the lock.
-        let stops = self.take(true).unwrap_or_default();
-        stops.jobs.into_iter().for_each(panic::dropped);
-        let inner = lock(&self.0);
-        inner
-            .services
-            .iter()
-            .rev()
-            .filter_map(Service::report)
-            .collect()
+        let stops: Vec<_> = {
+            let inner = lock(&self.0);
+            inner
+                .services
+                .iter()
+                .filter_map(|s| s.stop().cloned())
+                .collect()
+        };
+        stops.iter().filter_map(Stop::take).for_each(panic::dropped);
+        reports
     }
 
     #[cfg(feature = "health")]
@@ -259,15 +264,23 @@ fn log(service: &str, outcome: &Outcome, took: Duration) {
 
 impl Service {
     fn is_running(&self) -> bool {
-        matches!(self.status, Status::Healthy(_) | Status::Stopping)
+        matches!(self.status, Status::Healthy(_) | Status::Stopping(_))
+    }
+
+    /// Its stop, if that is yet to be begun.
+    fn stop(&self) -> Option<&Stop> {
+        match &self.status {
+            Status::Healthy(stop) | Status::Stopping(stop) => Some(stop).filter(|s| s.is_there()),
+            _ => None,
+        }
     }
 
     fn report(&self) -> Option<ServiceReport> {
         let outcome = match &self.status {
             Status::Starting | Status::NotStarted(_) => return None,
-            Status::Healthy(_) => Outcome::NotStarted,
+            _ if self.stop().is_some() => Outcome::NotStarted,
             // Until there is more to report, it will have been cut.
-            Status::Stopping => Outcome::Cut,
+            Status::Healthy(_) | Status::Stopping(_) => Outcome::Cut,
             Status::Stopped(outcome) => outcome.clone(),
         };
         Some(ServiceReport {
@@ -284,11 +297,39 @@ impl Service {
             Status::Starting => ("starting", None, None),
             Status::NotStarted(cause) => ("failed", Some(cause.clone()), None),
             Status::Healthy(_) => ("healthy", None, None),
-            Status::Stopping => ("stopping", None, None),
+            Status::Stopping(_) => ("stopping", None, None),
             Status::Stopped(Outcome::Completed) => ("stopped", None, None),
             Status::Stopped(outcome) => ("failed", None, Some(outcome.clone())),
         };
         (Arc::clone(&self.name), status, start_error, stopped)
+    }
+}
+
+// ===== impl Stop =====
+
+impl Stop {
+    pub(crate) fn new(job: Job) -> Self {
+        Self(Arc::new(Mutex::new(Some(job))))
+    }
+
+    fn is_there(&self) -> bool {
+        lock(&self.0).is_some()
+    }
+
+    pub(crate) fn take(&self) -> Option<Job> {
+        lock(&self.0).take()
+    }
+
+    /// Makes a job that takes the stop when it begins.
+    fn job(&self) -> Job {
+        let stop = self.clone();
+        Job {
+            timeout: lock(&self.0).as_ref().and_then(|job| job.timeout),
+            run: Box::new(move |notice| match stop.take() {
+                Some(job) => (job.run)(notice),
+                None => Box::pin(ready(Ok(()))),
+            }),
+        }
     }
 }
 

@@ -42,8 +42,10 @@ use crate::wait::Wait;
 ///   without having been finished. Then requests and tasks that were let in already have until the
 ///   drain deadline to end, all is stopped, and the state is `Failed`. Hooks do not run.
 ///
-/// When it is dropped, the rollback runs in the background, and the runtime has to live on for it:
-/// use [`fail`](Self::fail) rather than `?` to leave a start-up.
+/// When it is dropped, the rollback runs in the background. If its runtime ends meanwhile, a thread
+/// goes on with it, and the end of the runtime waits for that; stops that need what the runtime
+/// owned, such as its sockets, then fail. So leave a start-up by [`fail`](Self::fail), which waits,
+/// rather than by `?` alone.
 ///
 /// Every stop runs in a task of its own and has a limit of its own, so that one that hangs or fails
 /// keeps no other from being stopped. A process may make another `Startup` afterwards.
@@ -256,9 +258,11 @@ impl Startup {
 
     /// Rolls the start-up back, because of `error`, and waits until that is done.
     ///
-    /// For whatever fails between the steps. Leave a start-up in this way, and not by `?` alone: a
-    /// `Startup` that is dropped is rolled back in the background, which needs the runtime to live
-    /// on, and `main` may end it. If it has failed before, that failure is what is given.
+    /// For whatever fails between the steps. If it has failed before, that failure is what is given.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future does not stop the rollback, once it was polled.
     ///
     /// # Examples
     ///

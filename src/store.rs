@@ -35,6 +35,9 @@ use crate::sync::Arc;
 ///   process leaves the earlier state or the new one, never a part or a mixture.
 /// - A state that is there and cannot be read is an error, never `None`.
 ///
+/// It is made for generic code and cannot be a `dyn`; a store that is chosen at run time is an enum
+/// of your own.
+///
 /// # Examples
 ///
 /// ```

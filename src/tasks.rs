@@ -86,6 +86,12 @@ impl ShutdownController {
     ///
     /// One that is spawned after a force, or while stopping, is cut before its first poll.
     ///
+    /// A task must not await [`shutdown`](Self::shutdown), which waits for the task. One that ends at
+    /// `triggered` is gone if that shutdown is [called off](Self::resume); `draining` comes only when
+    /// there is no way back.
+    ///
+    /// A future with `?` has to say what its error is: `Ok::<_, BoxError>(())` at its end.
+    ///
     /// What is not promised: a task that blocks its thread cannot be cut. It is reported as
     /// abandoned.
     ///

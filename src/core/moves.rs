@@ -81,8 +81,12 @@ impl Core {
     /// Sees to it that nothing is admitted any more; `false` if `shutdown` was called off.
     pub(crate) fn begin_draining(&self, shutdown: &Arc<Shutdown>) -> bool {
         let is_current = self.close(shutdown);
-        self.tell(BEGINNING);
+        self.tell_draining();
         is_current
+    }
+
+    pub(crate) fn tell_draining(&self) {
+        self.tell(BEGINNING);
     }
 
     /// As [`begin_draining`](Self::begin_draining), without telling anybody.

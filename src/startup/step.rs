@@ -114,7 +114,8 @@ type Place<T> = Arc<Mutex<Option<T>>>;
 /// Makes a [`Step`] without limits of its own.
 ///
 /// `start` makes the service. It is polled by the task that starts up, so it may borrow from there.
-/// `stop` gets a clone of what was started.
+/// `stop` gets what was started, of which a clone is handed out. With a `?` in it, it has to say what
+/// its error is: `Ok::<_, BoxError>(())` at its end.
 ///
 /// See [`Startup::start_all`] for an example.
 pub fn step<'a, T, E, F, S, Fut>(name: impl Into<String>, start: F, stop: S) -> Step<'a, T>
@@ -165,7 +166,7 @@ impl<'a, T: Clone + Send + 'static> Step<'a, T> {
             let mut job = (self.stop)(service);
             job.timeout = self.stop_timeout;
             let cloned = clone.map(|clone| *lock(&started) = Some(clone));
-            Ok((Stop(job), cloned))
+            Ok((Stop::new(job), cloned))
         };
         let step = AnyStep {
             name: self.name,
@@ -348,7 +349,7 @@ impl AnyStep<'_> {
             Ok(Ok(Ok((stop, cloned)))) => {
                 info!(service = &*name, "service started");
                 if let Err(stop) = core.services.started(&name, stop) {
-                    stop_now(core, Arc::clone(&name), stop);
+                    stop_now(core, Arc::clone(&name), &stop);
                 }
                 return cloned.map_err(|panic| StartupFailure {
                     step: Some(name),
@@ -381,11 +382,11 @@ async fn within<F: Future>(limit: Option<Duration>, future: F) -> Result<F::Outp
 
 /// Stops what was started only after the rollback had given up waiting for it, because its start had
 /// blocked its thread. In a task of its own, for whoever polled the start has been told already.
-fn stop_now(core: &Core, name: Arc<str>, Stop(job): Stop) {
+fn stop_now(core: &Core, name: Arc<str>, stop: &Stop) {
     // Whoever polls it may do so outside the runtime.
     let runtime = Handle::try_current().ok();
     let runtime = runtime.or_else(|| core.capture_runtime().cloned());
-    let (Some(notice), Some(runtime)) = (core.notice(), runtime) else {
+    let (Some(notice), Some(runtime), Some(job)) = (core.notice(), runtime, stop.take()) else {
         return;
     };
     warn!(
