@@ -36,9 +36,11 @@ use crate::sync::Arc;
 /// | state | readiness | liveness |
 /// |---|---|---|
 /// | `Initializing`, `Starting` | 503 `starting` | 200 |
+/// | the same, while it is rolled back | 503 `draining` | 200 |
 /// | `Running`, and all checks succeed | 200 `healthy` | 200 |
 /// | `Running`, and a check fails | 200 `degraded` | 200 |
 /// | `Running`, and a critical check fails | 503 `unhealthy` | 200 |
+/// | `Running`, [paused](ShutdownController::pause) | 503 `paused` | 200 |
 /// | `LameDuck`, `Draining` | 503 `draining` | 200 |
 /// | `Stopping` | 503 `stopping` | 200 |
 /// | `Stopped` | 503 `stopped` | 503 |

@@ -48,6 +48,7 @@
 //! | state | new HTTP request | responses under way | readiness | liveness |
 //! |---|---|---|---|---|
 //! | `Initializing`, `Starting` | served | as is | 503 `starting` | 200 |
+//! | the same, being rolled back | 503, `Retry-After` | finish, HTTP/1: `Connection: close` | 503 `draining` | 200 |
 //! | `Running` | served | as is | 200 `healthy` or `degraded`, 503 `unhealthy` by a critical check | 200 |
 //! | paused | 503, `Retry-After` | as is | 503 `paused` | 200 |
 //! | `LameDuck` | served | HTTP/1: `Connection: close` | 503 `draining` | 200 |

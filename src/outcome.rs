@@ -169,7 +169,19 @@ impl fmt::Display for HookReport {
             i32::MAX => write!(f, "`{name}` (last phase)")?,
             phase => write!(f, "`{name}` (phase {phase})")?,
         }
-        write!(f, ": {outcome} after {duration:.3?}")
+        write!(f, ": {outcome}{}", After(outcome, *duration))
+    }
+}
+
+/// How long it took, if it was begun.
+struct After<'a>(&'a Outcome, Duration);
+
+impl fmt::Display for After<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Outcome::NotStarted => Ok(()),
+            _ => write!(f, " after {:.3?}", self.1),
+        }
     }
 }
 
@@ -204,7 +216,7 @@ impl fmt::Display for ServiceReport {
             outcome,
             duration,
         } = self;
-        write!(f, "`{name}`: stop {outcome} after {duration:.3?}")
+        write!(f, "`{name}`: stop {outcome}{}", After(outcome, *duration))
     }
 }
 
