@@ -73,6 +73,7 @@ pub(crate) struct Facts {
     pub(crate) aborted: u64,
     pub(crate) abandoned_requests: u64,
     pub(crate) abandoned_servers: u64,
+    pub(crate) abandoned_starts: u64,
     pub(crate) startup_failure: Option<StartupFailure>,
     pub(crate) server_errors: Vec<Arc<dyn std::error::Error + Send + Sync>>,
     pub(crate) tasks: Vec<TaskReport>,
@@ -163,7 +164,7 @@ impl ShutdownReport {
     /// Returns how much was still alive when we stopped waiting.
     ///
     /// That is requests and guards that did not let go and tasks that could not be cut (a blocked
-    /// thread), and servers that did not end (a stalled socket).
+    /// thread), servers that did not end (a stalled socket), and starts of services that blocked.
     ///
     /// # Examples
     ///
@@ -182,7 +183,10 @@ impl ShutdownReport {
     /// ```
     pub fn abandoned(&self) -> u64 {
         let facts = &*self.facts;
-        facts.abandoned_requests + facts.abandoned_servers + facts.abandoned_tasks()
+        facts.abandoned_requests
+            + facts.abandoned_servers
+            + facts.abandoned_starts
+            + facts.abandoned_tasks()
     }
 
     /// Returns how many requests and guards were admitted in all.
@@ -367,6 +371,10 @@ impl fmt::Display for ShutdownReport {
                 facts.in_flight_at_force.saturating_sub(gone),
                 facts.abandoned_requests,
             )?;
+        }
+        if facts.abandoned_starts > 0 {
+            let starts = facts.abandoned_starts;
+            write!(f, "\n  services      {starts} still being started")?;
         }
         if facts.abandoned_servers > 0 {
             write!(

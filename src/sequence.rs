@@ -180,6 +180,7 @@ pub(crate) struct Account {
     in_flight_at_trigger: u64,
     abandoned_requests: u64,
     abandoned_servers: u64,
+    abandoned_starts: u64,
     pub(crate) interrupted: bool,
 }
 
@@ -195,6 +196,7 @@ impl Account {
             in_flight_at_trigger: shutdown.in_flight_at_trigger,
             abandoned_requests: 0,
             abandoned_servers: 0,
+            abandoned_starts: 0,
             interrupted: false,
         }
     }
@@ -242,12 +244,13 @@ impl Account {
         self.aborted = Some(core.gate.aborted());
         self.abandoned_requests = core.gate.in_flight();
         self.abandoned_servers = core.servers.running();
+        self.abandoned_starts = core.services.starting();
         let (requests, servers) = (self.abandoned_requests, self.abandoned_servers);
-        let tasks = core.tasks.running();
-        if requests + tasks + servers > 0 {
+        let (tasks, starts) = (core.tasks.running(), self.abandoned_starts);
+        if requests + tasks + servers + starts > 0 {
             warn!(
                 requests,
-                tasks, servers, "abandoned: still alive after they were cut"
+                tasks, servers, starts, "abandoned: still alive after they were cut"
             );
         }
     }
@@ -280,6 +283,7 @@ impl Account {
             aborted: self.aborted.unwrap_or_else(|| core.gate.aborted()),
             abandoned_requests: self.abandoned_requests,
             abandoned_servers: self.abandoned_servers,
+            abandoned_starts: self.abandoned_starts,
             server_errors: core.servers.errors(),
             tasks: core.tasks.reports(),
             tasks_forgotten: core.tasks.forgotten(),

@@ -111,6 +111,13 @@ impl Services {
         lock(&self.0).steps_running > 0
     }
 
+    /// Returns how many are being started just now.
+    pub(crate) fn starting(&self) -> u64 {
+        let inner = lock(&self.0);
+        let starting = |service: &&Service| matches!(service.status, Status::Starting);
+        inner.services.iter().filter(starting).count() as u64
+    }
+
     /// Notes that a service is there; gives its stop back if it came too late to be stopped by us.
     pub(crate) fn started(&self, name: &Arc<str>, stop: Stop) -> Result<(), Stop> {
         let mut inner = lock(&self.0);

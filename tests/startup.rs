@@ -1061,6 +1061,7 @@ fn blocked_start() -> (Result<(), StartupError>, u32, StartupError) {
         blocks.recv().unwrap();
         let report = runtime.block_on(ctl.shutdown(Manual));
         assert!(report.services().is_empty(), "it was not there then");
+        assert_eq!(report.abandoned(), 1, "{report}");
         assert!(stops.try_recv().is_err());
         release.send(()).unwrap();
         let (started, finish) = runtime.block_on(starting).unwrap();
