@@ -268,7 +268,7 @@ impl Startup {
     ///
     /// ```
     /// use tokio::net::TcpListener;
-    /// use tower_lifecycle::{BoxError, ShutdownConfig, ShutdownController, Startup};
+    /// use tower_lifecycle::{BoxError, ShutdownConfig, Startup};
     ///
     /// async fn start(startup: &mut Startup) -> Result<TcpListener, BoxError> {
     ///     startup
