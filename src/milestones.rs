@@ -17,20 +17,20 @@ pub(crate) mod event {
     /// Admitted work is cut.
     pub(crate) const FORCED: u32 = 1 << 10;
     /// The clean-up has begun: hooks, or the stops of services.
-    pub(crate) const CLEANUP: u32 = 1 << 17;
+    pub(crate) const CLEANUP: u32 = 1 << 11;
     /// `force` was called since then: what is left of the clean-up is cut.
-    pub(crate) const CUT_CLEANUP: u32 = 1 << 11;
+    pub(crate) const CUT_CLEANUP: u32 = 1 << 12;
     /// The server may close its listener.
-    pub(crate) const STOP_ACCEPTING: u32 = 1 << 12;
+    pub(crate) const STOP_ACCEPTING: u32 = 1 << 13;
     /// A server, a task or a step of the start-up has ended; taken back by the sequence before it
     /// looks.
-    pub(crate) const WORK_ENDED: u32 = 1 << 13;
+    pub(crate) const WORK_ENDED: u32 = 1 << 14;
     /// A shutdown was triggered, or the rollback of a start-up; taken back when it is called off.
-    pub(crate) const TRIGGERED: u32 = 1 << 14;
+    pub(crate) const TRIGGERED: u32 = 1 << 15;
     /// The gate is closed for good.
-    pub(crate) const CLOSED: u32 = 1 << 15;
+    pub(crate) const CLOSED: u32 = 1 << 16;
     /// The gate is closed until it is opened again.
-    pub(crate) const PAUSED: u32 = 1 << 16;
+    pub(crate) const PAUSED: u32 = 1 << 17;
 }
 
 #[derive(Debug)]

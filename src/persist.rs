@@ -57,7 +57,10 @@ impl ShutdownController {
         B: Into<Bytes>,
     {
         let key = key.into();
-        check_key(&key).map_err(HookError::bad_key)?;
+        if let Err(error) = check_key(&key) {
+            // Called here, and not by `map_err`, which would be the place that the error names.
+            return Err(HookError::bad_key(error));
+        }
         let name = format!("persist {key}");
         let save = |_notice| async move {
             let state = state().await?.into();

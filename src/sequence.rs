@@ -5,7 +5,7 @@
 //!                                   └ cut, unwind ──┘
 //! ```
 
-use std::future::pending;
+use std::future::{Future, pending};
 use std::pin::pin;
 use std::time::Duration;
 
@@ -62,10 +62,7 @@ pub(crate) async fn shut_down(
     let cut = pin!(reached(core, event::CUT_CLEANUP));
     let mut cleanup = Cleanup::new(&notice, cut);
     hooks::run(core, &mut cleanup, core.services.len().min(1)).await;
-    services::stop(core, &mut cleanup).await;
-    if core.milestones().has(event::FORCED) {
-        wake_shards(core, interest::FORCED).await;
-    }
+    stop_services(core, &mut cleanup).await;
     account.close_phase(LifecycleState::Stopping);
 
     Some(account.report(core))
@@ -82,13 +79,21 @@ pub(crate) async fn roll_back(core: &Arc<Core>, shutdown: &Arc<Shutdown>) -> Shu
 
     let notice = account.begin_cleanup(core, notice);
     let cut = pin!(reached(core, event::CUT_CLEANUP));
-    services::stop(core, &mut Cleanup::new(&notice, cut)).await;
-    if core.milestones().has(event::FORCED) {
-        wake_shards(core, interest::FORCED).await;
-    }
+    stop_services(core, &mut Cleanup::new(&notice, cut)).await;
     account.close_phase(LifecycleState::Starting);
 
     account.report(core)
+}
+
+/// Stops the services, the last part of every clean-up; cuts what began since a force.
+async fn stop_services<C>(core: &Arc<Core>, cleanup: &mut Cleanup<'_, C>)
+where
+    C: Future<Output = ()>,
+{
+    services::stop(core, cleanup).await;
+    if core.milestones().has(event::FORCED) {
+        wake_shards(core, interest::FORCED).await;
+    }
 }
 
 /// Waits until nothing is in flight, the listener may close, and every server and task has ended.

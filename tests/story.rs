@@ -203,6 +203,22 @@ async fn ac4_state_is_kept_over_a_restart() {
     assert_eq!(log.events(), [each, each, each].concat());
 }
 
+/// What can be no key is told where it is asked for, and not while stopping.
+#[tokio::test]
+async fn ac4_a_bad_key_is_an_error_that_names_it_and_the_place() {
+    let ctl = controller(config());
+    let error = ctl
+        .persist("../queue", MemoryStore::new(), || async { Ok("state") })
+        .unwrap_err();
+    assert!(!error.is_late() && !error.is_duplicate());
+    let text = error.to_string();
+    assert!(
+        text.contains("../queue") && text.contains(file!()),
+        "{text}"
+    );
+    assert_eq!(ctl.metrics().hooks, 0);
+}
+
 /// AC5: the timeout can be configured, by file, environment and code; default 30 s.
 #[tokio::test(start_paused = true)]
 async fn ac5_the_timeout_is_configurable() {
