@@ -136,6 +136,16 @@ impl Core {
         self.report.get()
     }
 
+    /// Returns until when late clients are refused at least, for a drain that begins now. It is at
+    /// most half of the drain, so that a server has the other half to end in.
+    pub(crate) fn refused_until(&self, notice: &ShutdownNotice) -> Option<tokio::time::Instant> {
+        let half = notice.drain_remaining().map(|left| left / 2);
+        let time = half.map_or(self.config.refuse_for, |half| {
+            self.config.refuse_for.min(half)
+        });
+        notice.now().checked_add(time)
+    }
+
     pub(crate) fn in_flight_at_force(&self) -> u64 {
         self.in_flight_at_force.get().copied().unwrap_or(0)
     }

@@ -120,6 +120,8 @@ mod reject;
 mod report;
 mod run;
 mod sequence;
+#[cfg(feature = "server")]
+mod server;
 mod servers;
 mod services;
 mod shutdown;
@@ -132,8 +134,11 @@ mod store;
 mod sync;
 mod tasks;
 mod tracking;
+mod upgrade;
 mod wait;
 mod wakers;
+#[cfg(feature = "server")]
+mod watch;
 
 pub use body::{ResponseBody, TrackedBody};
 pub use config::{ConfigError, ShutdownConfig};
@@ -152,6 +157,10 @@ pub use notice::ShutdownNotice;
 pub use outcome::{HookReport, Outcome, ServiceReport, TaskReport};
 pub use report::{PhaseReport, ShutdownReport};
 pub use run::Run;
+#[cfg(feature = "server")]
+pub use server::{
+    App, Handshake, HandshakeWith, Listener, NoHandshake, Serve, Serving, StreamExecutor, serve,
+};
 #[cfg(feature = "signal")]
 pub use signal::SignalError;
 pub use startup::{Start, Starting, Startup, StartupCause, StartupError, Step, Steps, step};
@@ -160,6 +169,8 @@ pub use state::{LifecycleState, ShutdownReason};
 pub use store::{FileStore, MemoryStore, StateStore, StoreError};
 pub use tracking::{RequestTracking, RequestTrackingLayer};
 pub use wait::Wait;
+#[cfg(feature = "server")]
+pub use watch::{GracefulConnection, Watch};
 
 /// The response futures of the services.
 ///

@@ -31,6 +31,8 @@ pub(crate) mod event {
     pub(crate) const CLOSED: u32 = 1 << 16;
     /// The gate is closed until it is opened again.
     pub(crate) const PAUSED: u32 = 1 << 17;
+    /// What was cut has had its time to be answered: every connection is to be closed.
+    pub(crate) const DISCONNECT: u32 = 1 << 18;
 }
 
 #[derive(Debug)]

@@ -57,6 +57,12 @@ pub(crate) struct Facts {
     grpc: u8,
 }
 
+/// Marks a response that was made to close its connection by a layer, which asks all clients at
+/// once; our own server asks one after another, and takes it back until then.
+#[cfg(feature = "server")]
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct AskedToLeave;
+
 const HTTP_1: u8 = 1 << 0;
 const HEAD: u8 = 1 << 1;
 const CONNECT: u8 = 1 << 2;

@@ -98,11 +98,7 @@ where
 
 /// Waits until nothing is in flight, the listener may close, and every server and task has ended.
 async fn drained_and_served(core: &Arc<Core>, notice: &ShutdownNotice) {
-    // At most half of the drain, so that a server has the other half to end in.
-    let half = notice
-        .drain_remaining()
-        .map_or(Duration::MAX, |left| left / 2);
-    let refused_until = notice.now().checked_add(core.config.refuse_for.min(half));
+    let refused_until = core.refused_until(notice);
     reached(core, event::DRAINED).await;
     // Late clients, and those that wait in the kernel's backlog, are still answered for a while.
     if core.listener_waits() {
@@ -240,6 +236,11 @@ impl Account {
             until(refused_until, pending::<()>()).await;
         }
         core.milestones().reach(event::STOP_ACCEPTING);
+        // Those who were cut are told so, before their connections are closed.
+        if until(Some(now + unwinding / 2), gone(core)).await.is_some() {
+            return;
+        }
+        core.milestones().reach(event::DISCONNECT);
         if until(Some(now + unwinding), gone(core)).await.is_none() {
             self.note_abandoned(core);
         }

@@ -1,0 +1,62 @@
+//! The whole of it in one call: HTTP/1, HTTP/2 and WebSockets, from the listener to the exit code.
+//!
+//! ```text
+//! cargo run --features server --example serve
+//! curl localhost:3000/                                 # or with --http2-prior-knowledge
+//! curl -N localhost:3000/events                        # a stream that never ends by itself
+//! curl localhost:3000/slow & kill -TERM $(pgrep -x serve)
+//! ```
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use axum::extract::ConnectInfo;
+use axum::response::sse::{Event, Sse};
+use axum::{Router, routing::get};
+use futures_util::{Stream, StreamExt, stream};
+use tokio::net::TcpListener;
+use tokio::time::interval;
+use tower_lifecycle::{DrainLayer, HealthService, ShutdownConfig, ShutdownController, serve};
+
+#[tokio::main]
+async fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
+    tracing_subscriber::fmt().init();
+    let config = ShutdownConfig::default()
+        .shutdown_timeout(Duration::from_secs(20))
+        .lame_duck(Duration::from_secs(2));
+    let ctl = ShutdownController::with_config(config)?;
+    ctl.listen_for_signals()?;
+
+    let app = Router::new()
+        .route("/", get(hello))
+        .route("/slow", get(slow))
+        .route("/events", get(events))
+        .layer(DrainLayer::new(ctl.clone()))
+        .route_service("/health", HealthService::new(ctl.clone())); // after `.layer`: never refused
+
+    let listener = TcpListener::bind("127.0.0.1:3000").await?;
+    let report = serve(listener, app, ctl)
+        .extension(|peer: &SocketAddr| ConnectInfo(*peer))
+        .await;
+    println!("{report}");
+    Ok(report.exit_code())
+}
+
+async fn hello(ConnectInfo(peer): ConnectInfo<SocketAddr>) -> String {
+    format!("hello, {peer}\n")
+}
+
+async fn slow() -> &'static str {
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    "done\n"
+}
+
+async fn events() -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
+    let ticks = stream::unfold(interval(Duration::from_secs(1)), |mut interval| async {
+        interval.tick().await;
+        Some(((), interval))
+    });
+    Sse::new(ticks.map(|()| Ok(Event::default().data("tick"))))
+}

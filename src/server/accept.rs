@@ -1,0 +1,192 @@
+//! The server: accepts, tells its connections what to do, and ends with the last of them.
+
+use std::future::{pending, poll_fn};
+use std::io;
+use std::task::Poll;
+use std::time::Duration;
+
+use http::Extensions;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
+use tracing::{debug, info, warn};
+
+use super::app::App;
+use super::board::{Board, Plan};
+use super::connection::{Common, Newcomer, serve_connection};
+use super::listener::Listener;
+use super::{Handshake, Introduce, streams};
+use crate::core::{Core, ENDED};
+use crate::milestones::event;
+use crate::notice::ShutdownNotice;
+use crate::race::{Either, race};
+use crate::state::LifecycleState;
+use crate::sync::Arc;
+use crate::wait::Wait;
+
+/// How long the server waits after an error of accepting, the first time and at most.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
+/// When nobody has come for this long, the backlog is empty.
+const SILENCE: Duration = Duration::from_millis(1);
+/// For how long the backlog is emptied, if it does not become empty.
+const EMPTYING: Duration = Duration::from_millis(50);
+
+/// Runs the server until it is told to stop and its last connection is closed.
+pub(super) async fn run<L, S, H>(
+    core: Arc<Core>,
+    stop_accepting: Wait,
+    listener: L,
+    app: S,
+    introduce: Option<Introduce<L::Addr>>,
+    common: Common<H>,
+) where
+    L: Listener,
+    H: Handshake<L::Io>,
+    S: App,
+{
+    let common = Arc::new(common);
+    let server = Server {
+        listener,
+        app,
+        introduce,
+        common: Arc::clone(&common),
+        connections: JoinSet::new(),
+        accepted: 0,
+    };
+    let serving = server.serve(stop_accepting);
+    race(serving, follow(&core, &common.board)).await;
+}
+
+struct Server<L: Listener, S, H> {
+    listener: L,
+    app: S,
+    introduce: Option<Introduce<L::Addr>>,
+    common: Arc<Common<H>>,
+    connections: JoinSet<()>,
+    accepted: u32,
+}
+
+impl<L, S, H> Server<L, S, H>
+where
+    L: Listener,
+    H: Handshake<L::Io>,
+    S: App,
+{
+    async fn serve(mut self, mut stop_accepting: Wait) {
+        // Serve those who come, until told to stop.
+        let mut pause = PAUSES.0;
+        while let Some(result) = self.accept(&mut stop_accepting).await {
+            match result {
+                Ok(connection) => {
+                    pause = PAUSES.0;
+                    self.spawn(connection);
+                }
+                Err(error) if befell_one_connection(&error) => debug!(%error, "not accepted"),
+                Err(error) => {
+                    warn!(%error, ?pause, "cannot accept connections; trying again");
+                    race(&mut stop_accepting, sleep(pause)).await;
+                    pause = (pause * 2).min(PAUSES.1);
+                }
+            }
+        }
+
+        // Those who wait in the backlog are answered, too, and then nobody can come any more.
+        let until = Instant::now() + EMPTYING;
+        while let Ok(result) = timeout(SILENCE, self.listener.accept()).await {
+            let ended = result.map(|connection| self.spawn(connection)).is_err();
+            if ended || Instant::now() >= until {
+                break;
+            }
+        }
+        let Self {
+            listener,
+            mut connections,
+            ..
+        } = self;
+        drop(listener);
+        info!(connections = connections.len(), "stopped accepting");
+
+        while let Some(result) = connections.join_next().await {
+            result.err().into_iter().for_each(streams::log);
+        }
+    }
+
+    /// Waits for the next connection, and takes leave of those that end; `None` when it is time to
+    /// stop.
+    async fn accept(&mut self, stop_accepting: &mut Wait) -> Option<io::Result<(L::Io, L::Addr)>> {
+        let accept = self.listener.accept();
+        let connections = &mut self.connections;
+        let bury = poll_fn(|cx| {
+            while let Poll::Ready(Some(result)) = connections.poll_join_next(cx) {
+                result.err().into_iter().for_each(streams::log);
+            }
+            Poll::<()>::Pending
+        });
+        match race(stop_accepting, race(accept, bury)).await {
+            Either::Right(Either::Left(result)) => Some(result),
+            _ => None,
+        }
+    }
+
+    fn spawn(&mut self, (io, peer): (L::Io, L::Addr)) {
+        let mut extensions = Extensions::new();
+        if let Some(introduce) = &self.introduce {
+            introduce(&peer, &mut extensions);
+        }
+        let newcomer = Newcomer {
+            io,
+            app: self.app.clone(),
+            extensions,
+            number: self.accepted,
+        };
+        self.accepted = self.accepted.wrapping_add(1);
+        let common = Arc::clone(&self.common);
+        self.connections.spawn(serve_connection(common, newcomer));
+    }
+}
+
+/// Tells the connections how far the shutdown has come. Never resolves.
+async fn follow(core: &Arc<Core>, board: &Board) {
+    let reached = |events| Wait::<()>::new(core, events);
+    // A lame duck may be called off, any number of times.
+    let notice = loop {
+        reached(event::TRIGGERED).await;
+        let Some(shutdown) = core.shutdown() else {
+            continue;
+        };
+        if core.state() == LifecycleState::LameDuck {
+            let since = shutdown.notice.triggered_at();
+            let window = core.config.lame_duck;
+            board.post(Plan::Leave { since, window }).await;
+        }
+        match race(reached(event::CLOSED), shutdown.called_off()).await {
+            Either::Left(()) => break shutdown.notice.clone(),
+            Either::Right(()) => board.post(Plan::Serve).await,
+        }
+    };
+    board.post(drain(core, &notice)).await;
+    reached(event::DISCONNECT | ENDED).await;
+    board.post(Plan::Close).await;
+    pending().await
+}
+
+fn drain(core: &Core, notice: &ShutdownNotice) -> Plan {
+    let since = Instant::now();
+    let left = notice.drain_remaining();
+    Plan::Drain {
+        since,
+        idle_until: core.refused_until(notice),
+        // Nobody who has nothing in flight is a reason to cut anything at the drain deadline.
+        quiet_until: left.and_then(|left| since.checked_add(left / 4 * 3)),
+    }
+}
+
+/// The next one may be accepted at once.
+fn befell_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::Interrupted
+    )
+}

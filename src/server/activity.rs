@@ -1,0 +1,138 @@
+//! What goes on in one connection, as far as its end is concerned.
+
+use crate::sync::{Arc, AtomicBool, AtomicU8, AtomicUsize, Mutex, Ordering, lock};
+use crate::upgrade::UpgradeGuard;
+
+/// Shared by the connection, its socket and its requests. Mostly one task uses it, so that nothing
+/// here is contended; nothing else is published with it, so that Relaxed is enough throughout.
+#[derive(Debug, Default)]
+pub(super) struct Activity {
+    /// Parts of answers that are under way: in the handler, in the body, or handed to hyper and not
+    /// yet in its buffer.
+    under_way: AtomicUsize,
+    /// The socket takes no more bytes at the moment.
+    stalled: AtomicBool,
+    /// Bytes have come since the last answer ended: part of a head, perhaps.
+    heard: AtomicBool,
+    /// There has been a request.
+    asked: AtomicBool,
+    /// The latest request has a body, of which some may be left unread.
+    uploading: AtomicBool,
+    /// All is said; what the client still sends is thrown away.
+    lingering: AtomicBool,
+    /// It has become a tunnel, of which nobody here can tell when it is idle.
+    tunnel: AtomicBool,
+    parting: AtomicU8,
+    /// Of the tunnel that an HTTP/1 connection has become.
+    upgrade: Mutex<Option<UpgradeGuard>>,
+}
+
+/// What answers are to say about the connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Parting {
+    /// What the application says.
+    None = 0,
+    /// Not yet that it is to be closed: the moment of this connection has not come.
+    NotYet = 1,
+    /// That it is to be closed.
+    Now = 2,
+}
+
+/// One part of an answer under way.
+#[derive(Debug)]
+pub(super) struct UnderWay(Arc<Activity>);
+
+// ===== impl Activity =====
+
+impl Activity {
+    /// Nothing is in flight for the client, and all that was has been written.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.under_way.load(Ordering::Relaxed) == 0
+            && !self.stalled.load(Ordering::Relaxed)
+            && !self.tunnel.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn begin(self: &Arc<Self>, has_body: bool) -> UnderWay {
+        self.asked.store(true, Ordering::Relaxed);
+        self.uploading.store(has_body, Ordering::Relaxed);
+        self.under_way.fetch_add(1, Ordering::Relaxed);
+        UnderWay(Arc::clone(self))
+    }
+
+    pub(super) fn note_heard(&self) {
+        self.heard.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn note_stalled(&self, stalled: bool) {
+        self.stalled.store(stalled, Ordering::Relaxed);
+    }
+
+    pub(super) fn note_lingering(&self, lingering: bool) {
+        self.lingering.store(lingering, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_lingering(&self) -> bool {
+        self.lingering.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn has_heard(&self) -> bool {
+        self.heard.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn was_asked(&self) -> bool {
+        self.asked.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn is_uploading(&self) -> bool {
+        self.uploading.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn part(&self, parting: Parting) {
+        self.parting.store(parting as u8, Ordering::Relaxed);
+    }
+
+    pub(super) fn parting(&self) -> Parting {
+        match self.parting.load(Ordering::Relaxed) {
+            0 => Parting::None,
+            1 => Parting::NotYet,
+            _ => Parting::Now,
+        }
+    }
+
+    /// Notes that what follows is not HTTP's. `upgrade` counts it, where there is a layer that
+    /// counts.
+    pub(super) fn become_tunnel(&self, upgrade: Option<UpgradeGuard>) {
+        self.tunnel.store(true, Ordering::Relaxed);
+        *lock(&self.upgrade) = upgrade;
+    }
+
+    pub(super) fn take_upgrade(&self) -> Option<UpgradeGuard> {
+        lock(&self.upgrade).take()
+    }
+}
+
+// ===== impl UnderWay =====
+
+impl Clone for UnderWay {
+    fn clone(&self) -> Self {
+        self.0.under_way.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        if self.0.under_way.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.0.heard.store(false, Ordering::Relaxed);
+        }
+    }
+}
+
+impl std::ops::Deref for UnderWay {
+    type Target = Activity;
+
+    fn deref(&self) -> &Activity {
+        &self.0
+    }
+}

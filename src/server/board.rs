@@ -1,0 +1,124 @@
+//! What a server has to say to all its connections.
+//!
+//! A connection looks at one number whenever it is polled, and reads the rest only when that has
+//! changed. Nothing is registered anew at each poll: a list of waiters that all connections share
+//! and touch each time would cost every request.
+
+use std::task::{Context, Waker};
+use std::time::Duration;
+
+use tokio::task::yield_now;
+use tokio::time::Instant;
+
+use crate::sync::{AtomicU32, Mutex, Ordering, lock};
+use crate::wakers::{Slot, WakerSet};
+
+/// What is asked of the connections.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Plan {
+    /// Serve.
+    Serve,
+    /// Serve, and ask the client to leave, each at its own moment of the window.
+    Leave { since: Instant, window: Duration },
+    /// Answer what comes, and leave.
+    Drain {
+        since: Instant,
+        /// Until then an idle connection may still bring a request, which is answered.
+        idle_until: Option<Instant>,
+        /// Until then everybody who has no request in flight must have gone.
+        quiet_until: Option<Instant>,
+    },
+    /// Close at once, whatever is in flight.
+    Close,
+}
+
+#[derive(Debug)]
+pub(super) struct Board {
+    plan: Mutex<Plan>,
+    edition: AtomicU32,
+    readers: WakerSet,
+}
+
+/// One who reads the board.
+#[derive(Debug)]
+pub(super) struct Reader {
+    slot: Slot,
+    waker: Option<Waker>,
+    edition: u32,
+}
+
+const ALL: u32 = 1;
+
+// ===== impl Board =====
+
+impl Board {
+    pub(super) fn new() -> Self {
+        Self {
+            plan: Mutex::new(Plan::Serve),
+            edition: AtomicU32::new(0),
+            readers: WakerSet::new(),
+        }
+    }
+
+    /// Tells everybody, a batch at a time.
+    pub(super) async fn post(&self, plan: Plan) {
+        *lock(&self.plan) = plan;
+        // Release: pairs with the Acquire in `edition`; who sees the number reads this plan or a
+        // later one.
+        self.edition.fetch_add(1, Ordering::Release);
+        let mut cursor = 0;
+        while self.readers.wake_batch(ALL, &mut cursor) {
+            yield_now().await;
+        }
+    }
+
+    fn edition(&self) -> u32 {
+        // Acquire: pairs with the Release in `post`.
+        self.edition.load(Ordering::Acquire)
+    }
+}
+
+// ===== impl Reader =====
+
+impl Reader {
+    pub(super) fn new() -> Self {
+        Self {
+            slot: Slot::NONE,
+            waker: None,
+            edition: u32::MAX,
+        }
+    }
+
+    /// Returns what is new, if anything is; else sees to it that the task is woken when there is.
+    #[inline]
+    pub(super) fn news(&mut self, board: &Board, cx: &Context<'_>) -> Option<Plan> {
+        let registered = self.waker.as_ref().is_some_and(|w| w.will_wake(cx.waker()));
+        if registered && self.edition == board.edition() {
+            return None;
+        }
+        self.read(board, cx)
+    }
+
+    #[cold]
+    fn read(&mut self, board: &Board, cx: &Context<'_>) -> Option<Plan> {
+        let before = self.edition;
+        // A wake-up has taken the waker out of its slot, so it is put there again each time.
+        loop {
+            self.edition = board.edition();
+            let stale = || board.edition() != self.edition;
+            if board
+                .readers
+                .register(&mut self.slot, cx.waker(), ALL, stale)
+            {
+                break;
+            }
+        }
+        self.waker = Some(cx.waker().clone());
+        (self.edition != before).then(|| *lock(&board.plan))
+    }
+
+    /// Is read no more.
+    pub(super) fn leave(&mut self, board: &Board) {
+        board.readers.remove(&mut self.slot);
+    }
+}

@@ -1,0 +1,145 @@
+//! One connection, from its first byte to its last.
+
+use std::future::Future;
+use std::pin::pin;
+use std::time::Duration;
+
+use http::Extensions;
+use hyper_util::rt::TokioIo;
+use tokio::time::timeout;
+use tracing::debug;
+
+use super::Handshake;
+use super::activity::Activity;
+use super::app::{Answers, App};
+use super::board::Board;
+use super::orders::{Order, Orders, Protocol};
+use super::settings::Settings;
+use super::streams::Streams;
+use super::wire::Line;
+use crate::error::Chain;
+use crate::race::{Either, race};
+use crate::sync::Arc;
+use crate::watch::GracefulConnection;
+
+/// What all connections of a server have in common.
+pub(super) struct Common<H> {
+    pub(super) handshake: H,
+    pub(super) settings: Settings,
+    pub(super) board: Board,
+}
+
+/// One that has just been accepted.
+pub(super) struct Newcomer<I, S> {
+    pub(super) io: I,
+    pub(super) app: S,
+    /// What every request of it is given.
+    pub(super) extensions: Extensions,
+    /// In the order of their coming.
+    pub(super) number: u32,
+}
+
+/// Serves one connection. When this future has ended, or is dropped, nothing of it is left but what
+/// the application has spawned.
+pub(super) async fn serve_connection<I, S, H>(common: Arc<Common<H>>, newcomer: Newcomer<I, S>)
+where
+    H: Handshake<I>,
+    S: App,
+{
+    let Common {
+        handshake,
+        settings,
+        board,
+    } = &*common;
+    let Newcomer {
+        io,
+        app,
+        extensions,
+        number,
+    } = newcomer;
+    let activity = Arc::new(Activity::default());
+    let mut orders = Orders::new(board, &activity, number, settings.grace);
+
+    // The transport's own handshake.
+    let handshake = within(settings.handshake_timeout, handshake.handshake(io));
+    let io = match race(handshake, orders.end()).await {
+        Either::Left(Some(Ok(io))) => io,
+        Either::Left(Some(Err(error))) => {
+            return debug!(error = %Chain(&error), "handshake failed");
+        }
+        Either::Left(None) => return debug!("handshake took too long"),
+        Either::Right(_) => return,
+    };
+
+    // The protocol is told by the first bytes.
+    orders.speak(Protocol::Unknown);
+    let (line, mut wire) = Line::new(io, Arc::clone(&activity), settings.lingering);
+    let sniffing = within(settings.header_read_timeout, wire.begins_with_preface());
+    let is_http2 = match race(sniffing, orders.end()).await {
+        Either::Left(Some(Ok(is_http2))) => is_http2,
+        Either::Left(Some(Err(error))) => return debug!(%error, "connection failed"),
+        Either::Left(None) => return debug!("no request came in time"),
+        Either::Right(_) => return,
+    };
+
+    let app = Answers {
+        app,
+        activity: Arc::clone(&activity),
+        extensions,
+    };
+    let wire = TokioIo::new(wire);
+    if is_http2 {
+        orders.speak(Protocol::Http2);
+        let streams = Streams::default();
+        let connection = settings
+            .http2(streams.executor())
+            .serve_connection(wire, app);
+        drive(connection, &mut orders, settings.grace).await;
+        streams.end().await;
+    } else {
+        orders.speak(Protocol::Http1);
+        let connection = settings.http1().serve_connection(wire, app).with_upgrades();
+        drive(connection, &mut orders, settings.grace).await;
+        // It may have been handed on to whoever speaks something else on it. There it is in flight
+        // until it is closed.
+        orders.speak(Protocol::Tunnel);
+        let upgrade = activity.take_upgrade();
+        if let Either::Right(()) = race(line.hung_up(), orders.cut()).await {
+            if let Some(upgrade) = &upgrade {
+                upgrade.note_aborted();
+            }
+            line.cut();
+        }
+    }
+}
+
+/// Drives hyper's connection to its end, by the server's orders.
+async fn drive<C>(connection: C, orders: &mut Orders<'_>, grace: Duration)
+where
+    C: GracefulConnection<Error: std::error::Error + 'static>,
+{
+    let mut connection = pin!(connection);
+    let result = loop {
+        match race(connection.as_mut(), orders.next()).await {
+            Either::Left(result) => break result,
+            Either::Right(Order::SayGoodbye) => connection.as_mut().graceful_shutdown(),
+            Either::Right(Order::Close) => {
+                connection.as_mut().graceful_shutdown();
+                // A peer that does not take our last bytes is not waited for.
+                let closed = race(connection.as_mut(), orders.cut());
+                match within(grace, closed).await {
+                    Some(Either::Left(result)) => break result,
+                    _ => return,
+                }
+            }
+            Either::Right(Order::Cut) => return debug!("connection cut"),
+        }
+    };
+    if let Err(error) = result {
+        debug!(error = %Chain(&error), "connection failed");
+    }
+}
+
+async fn within<F: Future>(time: Duration, future: F) -> Option<F::Output> {
+    timeout(time, future).await.ok()
+}

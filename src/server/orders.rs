@@ -1,0 +1,234 @@
+//! When one connection has to go: the server's plan, at this connection's own moments.
+
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::activity::{Activity, Parting};
+use super::board::{Board, Plan, Reader};
+use crate::notice::earlier;
+
+/// What a connection is to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Order {
+    /// Take no more requests than those that are on their way, and end with the last answer.
+    SayGoodbye,
+    /// End now: nothing is in flight.
+    Close,
+    /// End now, whatever is in flight.
+    Cut,
+}
+
+/// What is spoken on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Protocol {
+    /// Not HTTP yet: the transport is being agreed upon.
+    Handshake,
+    /// Nothing has been said.
+    Unknown,
+    Http1,
+    Http2,
+    /// Something else, of which HTTP knows nothing.
+    Tunnel,
+}
+
+/// 2³² divided by the golden ratio.
+const GOLDEN: u32 = 2_654_435_769;
+
+pub(super) struct Orders<'a> {
+    board: &'a Board,
+    activity: &'a Activity,
+    reader: Reader,
+    plan: Plan,
+    protocol: Protocol,
+    /// In the order in which connections came.
+    number: u32,
+    accepted_at: Instant,
+    grace: Duration,
+    said_goodbye: bool,
+    /// It was busy when it should have been gone, and is looked at again then.
+    next_look: Option<Instant>,
+    alarm: Option<Pin<Box<Sleep>>>,
+}
+
+// ===== impl Orders =====
+
+impl<'a> Orders<'a> {
+    pub(super) fn new(
+        board: &'a Board,
+        activity: &'a Activity,
+        number: u32,
+        grace: Duration,
+    ) -> Self {
+        Self {
+            board,
+            activity,
+            reader: Reader::new(),
+            plan: Plan::Serve,
+            protocol: Protocol::Handshake,
+            number,
+            accepted_at: Instant::now(),
+            grace,
+            said_goodbye: false,
+            next_look: None,
+            alarm: None,
+        }
+    }
+
+    pub(super) fn speak(&mut self, protocol: Protocol) {
+        self.protocol = protocol;
+    }
+
+    /// Waits for the next order.
+    pub(super) async fn next(&mut self) -> Order {
+        poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    /// Waits until the connection has to end.
+    pub(super) async fn end(&mut self) -> Order {
+        loop {
+            match self.next().await {
+                Order::SayGoodbye => {}
+                end => return end,
+            }
+        }
+    }
+
+    /// Waits until the connection has to end whatever is in flight.
+    pub(super) async fn cut(&mut self) {
+        poll_fn(|cx| {
+            if let Some(plan) = self.reader.news(self.board, cx) {
+                self.plan = plan;
+            }
+            match self.plan {
+                Plan::Close => Poll::Ready(()),
+                _ => Poll::Pending,
+            }
+        })
+        .await
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Order> {
+        if let Some(plan) = self.reader.news(self.board, cx) {
+            self.follow(plan);
+        }
+        match self.plan {
+            Plan::Serve => Poll::Pending,
+            Plan::Leave { since, window } => {
+                ready!(self.poll_alarm(since.checked_add(self.share_of(window)), cx));
+                self.activity.part(Parting::Now);
+                self.poll_goodbye(since)
+            }
+            Plan::Drain { since, .. } => {
+                if let Poll::Ready(goodbye) = self.poll_goodbye(since) {
+                    return Poll::Ready(goodbye);
+                }
+                loop {
+                    ready!(self.poll_alarm(self.deadline(), cx));
+                    if self.activity.is_quiet() {
+                        return Poll::Ready(self.last_order());
+                    }
+                    // It ends by itself, with its last answer; only a peer that has fallen silent
+                    // after that is found by another look.
+                    self.next_look = Instant::now().checked_add(self.grace);
+                }
+            }
+            Plan::Close => Poll::Ready(Order::Cut),
+        }
+    }
+
+    fn follow(&mut self, plan: Plan) {
+        self.activity.part(match plan {
+            Plan::Serve => Parting::None,
+            Plan::Leave { .. } => Parting::NotYet,
+            Plan::Drain { .. } | Plan::Close => Parting::Now,
+        });
+        self.plan = plan;
+    }
+
+    /// The goodbye is due once, and to none who has come since then and not asked for anything yet.
+    fn poll_goodbye(&mut self, since: Instant) -> Poll<Order> {
+        let is_known = self.accepted_at < since || self.activity.was_asked();
+        let is_due = match self.protocol {
+            // GOAWAY takes nothing from those who have streams on their way (RFC 9113 §6.8).
+            Protocol::Http2 => true,
+            // HTTP/1 has no goodbye but the close, which is for the end of the answer; an idle
+            // connection may bring another request until its own moment.
+            Protocol::Http1 => matches!(self.plan, Plan::Drain { .. }) && !self.activity.is_quiet(),
+            _ => false,
+        };
+        if self.said_goodbye || !is_known || !is_due {
+            return Poll::Pending;
+        }
+        self.said_goodbye = true;
+        // An answer to the goodbye takes a round trip.
+        self.next_look = Instant::now().checked_add(self.grace);
+        Poll::Ready(Order::SayGoodbye)
+    }
+
+    fn last_order(&self) -> Order {
+        match self.protocol {
+            // The goodbye was said, and not answered.
+            Protocol::Http2 if self.said_goodbye => Order::Cut,
+            _ => Order::Close,
+        }
+    }
+
+    /// Returns until when the draining server waits for this connection, if nothing is in flight;
+    /// `None` is without limit.
+    fn deadline(&self) -> Option<Instant> {
+        let Plan::Drain {
+            since,
+            idle_until,
+            quiet_until,
+        } = self.plan
+        else {
+            return None;
+        };
+        let is_new = self.accepted_at >= since;
+        let has_begun = self.protocol == Protocol::Handshake || self.activity.has_heard();
+        let mut deadline = idle_until;
+        if is_new || has_begun {
+            let begun = since.max(self.accepted_at).checked_add(self.grace);
+            deadline = deadline.zip(begun).map(|(idle, begun)| idle.max(begun));
+        }
+        if self.activity.is_lingering() {
+            deadline = None; // it has a limit of its own
+        }
+        let deadline = earlier(deadline, quiet_until);
+        let next_look = self.next_look;
+        deadline.map(|deadline| next_look.map_or(deadline, |look| deadline.max(look)))
+    }
+
+    /// Returns this connection's moment in the lame duck. The moments lie evenly in its first half,
+    /// so that clients do not come back all at once, and each has the other half for its next
+    /// request.
+    fn share_of(&self, window: Duration) -> Duration {
+        // Multiples of the golden ratio are spread evenly, however many there are.
+        let fraction = f64::from(self.number.wrapping_mul(GOLDEN)) / f64::from(u32::MAX);
+        window.mul_f64(fraction / 2.0)
+    }
+
+    fn poll_alarm(&mut self, at: Option<Instant>, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(at) = at else {
+            return Poll::Pending;
+        };
+        if at <= Instant::now() {
+            return Poll::Ready(());
+        }
+        let alarm = self.alarm.get_or_insert_with(|| Box::pin(sleep_until(at)));
+        if alarm.deadline() != at {
+            alarm.as_mut().reset(at);
+        }
+        alarm.as_mut().poll(cx)
+    }
+}
+
+impl Drop for Orders<'_> {
+    fn drop(&mut self) {
+        self.reader.leave(self.board);
+    }
+}

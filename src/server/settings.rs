@@ -1,0 +1,84 @@
+//! What can be set of a server.
+
+use std::fmt;
+use std::time::Duration;
+
+use hyper::server::conn::{http1, http2};
+use hyper_util::rt::TokioTimer;
+
+use super::streams::StreamExecutor;
+use super::wire::Lingering;
+
+pub(super) struct Settings {
+    pub(super) header_read_timeout: Duration,
+    pub(super) handshake_timeout: Duration,
+    pub(super) grace: Duration,
+    pub(super) lingering: Lingering,
+    http1: Vec<Box<dyn Fn(&mut http1::Builder) + Send + Sync>>,
+    http2: Vec<Box<dyn Fn(&mut http2::Builder<StreamExecutor>) + Send + Sync>>,
+}
+
+// ===== impl Settings =====
+
+impl Settings {
+    pub(super) fn add_http1(&mut self, set: Box<dyn Fn(&mut http1::Builder) + Send + Sync>) {
+        self.http1.push(set);
+    }
+
+    pub(super) fn add_http2(
+        &mut self,
+        set: Box<dyn Fn(&mut http2::Builder<StreamExecutor>) + Send + Sync>,
+    ) {
+        self.http2.push(set);
+    }
+
+    /// Makes the builder for one HTTP/1 connection.
+    pub(super) fn http1(&self) -> http1::Builder {
+        let mut builder = http1::Builder::new();
+        builder
+            .timer(TokioTimer::new())
+            .header_read_timeout(self.header_read_timeout);
+        for set in &self.http1 {
+            set(&mut builder);
+        }
+        builder
+    }
+
+    /// Makes the builder for one HTTP/2 connection.
+    pub(super) fn http2(&self, executor: StreamExecutor) -> http2::Builder<StreamExecutor> {
+        let mut builder = http2::Builder::new(executor);
+        builder.timer(TokioTimer::new()).enable_connect_protocol();
+        for set in &self.http2 {
+            set(&mut builder);
+        }
+        builder
+    }
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            header_read_timeout: Duration::from_secs(30),
+            handshake_timeout: Duration::from_secs(10),
+            grace: Duration::from_secs(1),
+            lingering: Lingering {
+                bytes: 64 << 20,
+                time: Duration::from_secs(5),
+                silence: Duration::from_secs(1),
+            },
+            http1: Vec::new(),
+            http2: Vec::new(),
+        }
+    }
+}
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settings")
+            .field("header_read_timeout", &self.header_read_timeout)
+            .field("handshake_timeout", &self.handshake_timeout)
+            .field("grace", &self.grace)
+            .field("lingering", &self.lingering)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,99 @@
+//! The tasks of one HTTP/2 connection, a task for each stream.
+
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::task::Poll;
+
+use hyper::rt::Executor;
+use tokio::task::{JoinError, JoinSet};
+use tracing::error;
+
+use crate::panic;
+use crate::sync::{Arc, Mutex, Weak, lock};
+
+/// Runs the streams of one HTTP/2 connection, for hyper.
+///
+/// They run as tasks of their own, side by side, and end with their connection: when that is closed,
+/// by force for example, none of them is left behind.
+///
+/// # Examples
+///
+/// It is seen in the type of hyper's builder, in [`Serve::http2`](crate::Serve::http2):
+///
+/// ```
+/// use hyper::server::conn::http2;
+/// use tower_lifecycle::StreamExecutor;
+///
+/// fn settings(builder: &mut http2::Builder<StreamExecutor>) {
+///     builder.max_concurrent_streams(100);
+/// }
+/// # let _ = settings;
+/// ```
+#[derive(Clone)]
+pub struct StreamExecutor {
+    /// Weak: the tasks hold their executor.
+    tasks: Weak<Mutex<JoinSet<()>>>,
+}
+
+/// The tasks themselves: dropped, they are cut.
+#[derive(Default)]
+pub(super) struct Streams(Arc<Mutex<JoinSet<()>>>);
+
+// ===== impl StreamExecutor =====
+
+impl<F> Executor<F> for StreamExecutor
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    fn execute(&self, future: F) {
+        // Without its connection a stream has nobody to answer.
+        let Some(tasks) = self.tasks.upgrade() else {
+            return;
+        };
+        let mut ended = Vec::new();
+        {
+            let mut tasks = lock(&tasks);
+            while let Some(result) = tasks.try_join_next() {
+                ended.extend(result.err());
+            }
+            tasks.spawn(future);
+        }
+        ended.into_iter().for_each(log);
+    }
+}
+
+impl fmt::Debug for StreamExecutor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StreamExecutor").finish_non_exhaustive()
+    }
+}
+
+// ===== impl Streams =====
+
+impl Streams {
+    pub(super) fn executor(&self) -> StreamExecutor {
+        let tasks = Arc::downgrade(&self.0);
+        StreamExecutor { tasks }
+    }
+
+    /// Cuts those that are left, and waits until they are gone.
+    pub(super) async fn end(self) {
+        lock(&self.0).abort_all();
+        while let Some(result) = poll_fn(|cx| self.poll_next(cx)).await {
+            result.err().into_iter().for_each(log);
+        }
+    }
+
+    fn poll_next(&self, cx: &mut std::task::Context<'_>) -> Poll<Option<Result<(), JoinError>>> {
+        lock(&self.0).poll_join_next(cx)
+    }
+}
+
+/// Tells of a task that ended badly.
+pub(super) fn log(error: JoinError) {
+    if let Ok(payload) = error.try_into_panic() {
+        let panic = panic::message(&payload);
+        panic::dropped(payload);
+        error!(%panic, "a request's handler panicked, which closed its connection or stream");
+    }
+}

@@ -1,0 +1,381 @@
+//! The socket of a connection, with a second hand on it.
+//!
+//! hyper, or whoever it is upgraded to, holds the [`Wire`]; the connection keeps a [`Line`] on the
+//! same socket, by which it learns whether bytes are waiting to be written, and can close it.
+
+use std::future::poll_fn;
+use std::io::{self, IoSlice};
+use std::mem;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::activity::Activity;
+use crate::sync::{Arc, Mutex, lock};
+
+/// The first bytes of HTTP/2 (RFC 9113 §3.4).
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// How long, and how much, the rest of a request is read and thrown away after an early answer.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Lingering {
+    pub(super) bytes: u64,
+    pub(super) time: Duration,
+    /// The longest silence.
+    pub(super) silence: Duration,
+}
+
+/// What hyper reads and writes.
+pub(super) struct Wire<I> {
+    line: Line<I>,
+}
+
+/// The connection's own hand on the socket.
+pub(super) struct Line<I> {
+    shared: Arc<Mutex<Shared<I>>>,
+    activity: Arc<Activity>,
+}
+
+struct Shared<I> {
+    /// `None` once it has been cut.
+    io: Option<I>,
+    /// Read to tell the protocol, and to be read once more: the preface, or how it differs from it.
+    sniffed: [u8; PREFACE.len()],
+    unread: std::ops::Range<usize>,
+    reader: Option<Waker>,
+    writer: Option<Waker>,
+    ending: Ending,
+    lingering: Lingering,
+    /// The wire has been dropped.
+    hung_up: bool,
+    /// The connection, which waits for that.
+    waiting: Option<Waker>,
+}
+
+/// How far the end of the writing side has come.
+enum Ending {
+    None,
+    /// All is said; what the client still sends is thrown away.
+    Lingering {
+        bytes_left: u64,
+        until: Instant,
+        alarm: Pin<Box<Sleep>>,
+    },
+    Ended,
+}
+
+// ===== impl Line =====
+
+impl<I> Line<I> {
+    pub(super) fn new(io: I, activity: Arc<Activity>, lingering: Lingering) -> (Self, Wire<I>) {
+        let shared = Arc::new(Mutex::new(Shared {
+            io: Some(io),
+            sniffed: [0; PREFACE.len()],
+            unread: 0..0,
+            reader: None,
+            writer: None,
+            ending: Ending::None,
+            lingering,
+            hung_up: false,
+            waiting: None,
+        }));
+        let line = Self { shared, activity };
+        let wire = Wire { line: line.clone() };
+        (line, wire)
+    }
+
+    /// Closes the socket, whoever holds the wire, and wakes them to see that it is gone.
+    pub(super) fn cut(&self) {
+        let (io, reader, writer) = {
+            let mut shared = lock(&self.shared);
+            let shared = &mut *shared;
+            (shared.io.take(), shared.reader.take(), shared.writer.take())
+        };
+        drop(io);
+        for waker in [reader, writer].into_iter().flatten() {
+            waker.wake();
+        }
+    }
+
+    /// Waits until the wire has been dropped.
+    pub(super) async fn hung_up(&self) {
+        poll_fn(|cx| {
+            let mut waiting = Some(cx.waker().clone());
+            let mut shared = lock(&self.shared);
+            let hung_up = shared.hung_up;
+            mem::swap(&mut shared.waiting, &mut waiting);
+            drop(shared);
+            drop(waiting);
+            if hung_up {
+                Poll::Ready(())
+            } else {
+                Poll::Pending
+            }
+        })
+        .await
+    }
+}
+
+impl<I> Clone for Line<I> {
+    fn clone(&self) -> Self {
+        Self {
+            shared: Arc::clone(&self.shared),
+            activity: Arc::clone(&self.activity),
+        }
+    }
+}
+
+// ===== impl Wire =====
+
+impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
+    /// Reads as much as it takes to tell HTTP/2 from anything else; it will be read again.
+    pub(super) async fn begins_with_preface(&mut self) -> io::Result<bool> {
+        poll_fn(|cx| self.poll_sniff(cx)).await
+    }
+
+    fn poll_sniff(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        let mut former = None;
+        let mut shared = lock(&self.line.shared);
+        let poll = loop {
+            let shared = &mut *shared;
+            let Some(io) = &mut shared.io else {
+                break Poll::Ready(Err(cut()));
+            };
+            let read = shared.unread.end;
+            if shared.sniffed[..read] != PREFACE[..read] || read == PREFACE.len() {
+                break Poll::Ready(Ok(read == PREFACE.len() && shared.sniffed == *PREFACE));
+            }
+            let mut rest = ReadBuf::new(&mut shared.sniffed[read..]);
+            match Pin::new(io).poll_read(cx, &mut rest) {
+                Poll::Ready(Ok(())) if rest.filled().is_empty() => break Poll::Ready(Ok(false)),
+                Poll::Ready(Ok(())) => {
+                    shared.unread.end += rest.filled().len();
+                    self.line.activity.note_heard();
+                }
+                Poll::Ready(Err(error)) => break Poll::Ready(Err(error)),
+                Poll::Pending => {
+                    former = keep(&mut shared.reader, cx);
+                    break Poll::Pending;
+                }
+            }
+        };
+        drop(shared);
+        drop(former);
+        poll
+    }
+
+    /// Writes, and notes whether the socket takes it.
+    fn poll_writing<T>(
+        &self,
+        cx: &mut Context<'_>,
+        write: impl FnOnce(Pin<&mut I>, &mut Context<'_>) -> Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        let mut former = None;
+        let mut shared = lock(&self.line.shared);
+        let poll = match &mut shared.io {
+            Some(io) => write(Pin::new(io), cx),
+            None => Poll::Ready(Err(cut())),
+        };
+        if poll.is_pending() {
+            former = keep(&mut shared.writer, cx);
+        }
+        drop(shared);
+        // Dropping a waker may run foreign code, so it waits for the end of the lock.
+        drop(former);
+        self.line.activity.note_stalled(poll.is_pending());
+        poll
+    }
+
+    /// Reads and throws away what the client still sends, until it closes its side too.
+    ///
+    /// Closing a socket that has unread bytes resets the connection, by which a client loses the
+    /// answer that is on its way (RFC 9112 §9.6).
+    fn poll_lingering(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut scratch = [0; 8 * 1024];
+        let mut former = None;
+        let mut shared = lock(&self.line.shared);
+        let poll = loop {
+            let shared = &mut *shared;
+            let Some(io) = &mut shared.io else {
+                break Poll::Ready(());
+            };
+            if matches!(shared.ending, Ending::Ended) {
+                break Poll::Ready(());
+            }
+            let mut buffer = ReadBuf::new(&mut scratch);
+            let read = Pin::new(io).poll_read(cx, &mut buffer);
+            let count = buffer.filled().len() as u64;
+            if let Poll::Ready(result) = read {
+                if result.is_err() || count == 0 {
+                    break Poll::Ready(());
+                }
+                let Lingering {
+                    bytes,
+                    time,
+                    silence,
+                } = shared.lingering;
+                let now = Instant::now();
+                match &mut shared.ending {
+                    Ending::Lingering {
+                        bytes_left,
+                        until,
+                        alarm,
+                    } => {
+                        *bytes_left = bytes_left.saturating_sub(count);
+                        alarm.as_mut().reset((now + silence).min(*until));
+                        if *bytes_left == 0 {
+                            break Poll::Ready(());
+                        }
+                    }
+                    ending => *ending = Ending::lingering(bytes - count.min(bytes), time, silence),
+                }
+                continue;
+            }
+            match &mut shared.ending {
+                Ending::Lingering { alarm, .. } => {
+                    former = keep(&mut shared.reader, cx);
+                    break alarm.as_mut().poll(cx);
+                }
+                // There was nothing to be read, and there is nothing to come.
+                _ if !self.line.activity.is_uploading() => break Poll::Ready(()),
+                ending => {
+                    let Lingering {
+                        bytes,
+                        time,
+                        silence,
+                    } = shared.lingering;
+                    *ending = Ending::lingering(bytes, time, silence);
+                }
+            }
+        };
+        if poll.is_ready() {
+            shared.ending = Ending::Ended;
+        }
+        drop(shared);
+        drop(former);
+        self.line.activity.note_lingering(poll.is_pending());
+        poll
+    }
+}
+
+impl<I: AsyncRead + AsyncWrite + Unpin> AsyncRead for Wire<I> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let mut former = None;
+        let before = buffer.filled().len();
+        let mut shared = lock(&self.line.shared);
+        let poll = shared.poll_read(cx, buffer);
+        if poll.is_pending() {
+            former = keep(&mut shared.reader, cx);
+        }
+        drop(shared);
+        drop(former);
+        if buffer.filled().len() > before {
+            self.line.activity.note_heard();
+        }
+        poll
+    }
+}
+
+impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<I> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_writing(cx, |io, cx| io.poll_write(cx, bytes))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_writing(cx, |io, cx| io.poll_write_vectored(cx, slices))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        let shared = lock(&self.line.shared);
+        shared.io.as_ref().is_some_and(I::is_write_vectored)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_writing(cx, |io, cx| io.poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let ending = matches!(lock(&self.line.shared).ending, Ending::None);
+        if ending {
+            ready!(self.poll_writing(cx, |io, cx| io.poll_shutdown(cx)))?;
+        }
+        self.poll_lingering(cx).map(Ok)
+    }
+}
+
+impl<I> Drop for Wire<I> {
+    fn drop(&mut self) {
+        let (io, waiting) = {
+            let mut shared = lock(&self.line.shared);
+            shared.hung_up = true;
+            (shared.io.take(), shared.waiting.take())
+        };
+        drop(io);
+        if let Some(waiting) = waiting {
+            waiting.wake();
+        }
+    }
+}
+
+// ===== impl Shared =====
+
+impl<I: AsyncRead + Unpin> Shared<I> {
+    fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let Some(io) = &mut self.io else {
+            return Poll::Ready(Err(cut()));
+        };
+        if self.unread.is_empty() {
+            return Pin::new(io).poll_read(cx, buffer);
+        }
+        let count = self.unread.len().min(buffer.remaining());
+        let start = self.unread.start;
+        buffer.put_slice(&self.sniffed[start..start + count]);
+        self.unread.start += count;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Ending {
+    fn lingering(bytes_left: u64, time: Duration, silence: Duration) -> Self {
+        let now = Instant::now();
+        let until = now + time;
+        Self::Lingering {
+            bytes_left,
+            until,
+            alarm: Box::pin(sleep_until((now + silence).min(until))),
+        }
+    }
+}
+
+/// Keeps the task's waker, to wake it when the socket is cut; gives the former one back, to be
+/// dropped outside the lock.
+fn keep(place: &mut Option<Waker>, cx: &Context<'_>) -> Option<Waker> {
+    match place {
+        Some(waker) if waker.will_wake(cx.waker()) => None,
+        place => place.replace(cx.waker().clone()),
+    }
+}
+
+/// What those who hold a socket that was cut are told.
+fn cut() -> io::Error {
+    io::Error::new(io::ErrorKind::ConnectionAborted, crate::error::Forced)
+}
