@@ -11,6 +11,8 @@ use tracing::info;
 
 use self::moves::Life;
 use crate::config::ShutdownConfig;
+#[cfg(feature = "server")]
+use crate::connections::Connections;
 use crate::gate::Gate;
 use crate::hooks::Hooks;
 use crate::layer_shard::LayerTables;
@@ -32,6 +34,8 @@ pub(crate) struct Core {
     pub(crate) services: Services,
     pub(crate) servers: Servers,
     pub(crate) tasks: Tasks,
+    #[cfg(feature = "server")]
+    pub(crate) connections: Connections,
     pub(crate) layers: LayerTables,
     pub(crate) started_at: Instant,
     life: Mutex<Life>,
@@ -75,6 +79,8 @@ impl Core {
             services: Services::default(),
             servers: Servers::default(),
             tasks: Tasks::default(),
+            #[cfg(feature = "server")]
+            connections: Connections::default(),
             layers: LayerTables::default(),
             started_at: Instant::now(),
             life: Mutex::default(),
@@ -134,6 +140,14 @@ impl Core {
 
     pub(crate) fn report(&self) -> Option<&ShutdownReport> {
         self.report.get()
+    }
+
+    /// Returns how many connections are open, of those that are known.
+    pub(crate) fn open_connections(&self) -> u64 {
+        #[cfg(feature = "server")]
+        return self.connections.open();
+        #[cfg(not(feature = "server"))]
+        0
     }
 
     /// Returns until when late clients are refused at least, for a drain that begins now. It is at

@@ -94,6 +94,8 @@
 mod body;
 mod cleanup;
 mod config;
+#[cfg(feature = "server")]
+mod connections;
 mod controller;
 mod core;
 mod drain;

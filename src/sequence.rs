@@ -115,7 +115,7 @@ async fn gone(core: &Arc<Core>) {
         // Taken back before looking: an end between the look and the wait is not missed.
         milestones.take_back(event::WORK_ENDED | event::IDLE);
         core.gate.scan();
-        let running = core.servers.running() + core.tasks.running();
+        let running = core.servers.running() + core.tasks.running() + core.open_connections();
         if running > 0 || core.services.is_starting() {
             reached(core, event::WORK_ENDED).await;
         } else if !milestones.has(event::IDLE) {
@@ -147,6 +147,7 @@ async fn tell_progress(core: &Arc<Core>, notice: &ShutdownNotice) {
             in_flight = core.gate.in_flight(),
             tasks = core.tasks.running(),
             servers = core.servers.running(),
+            connections = core.open_connections(),
             drain_remaining = drain_remaining.map(tracing::field::debug),
             "draining"
         );
@@ -253,10 +254,11 @@ impl Account {
         self.abandoned_starts = core.services.starting();
         let (requests, servers) = (self.abandoned_requests, self.abandoned_servers);
         let (tasks, starts) = (core.tasks.running(), self.abandoned_starts);
-        if requests + tasks + servers + starts > 0 {
+        let connections = core.open_connections();
+        if requests + tasks + servers + connections + starts > 0 {
             warn!(
                 requests,
-                tasks, servers, starts, "abandoned: still alive after they were cut"
+                tasks, servers, connections, starts, "abandoned: still alive after they were cut"
             );
         }
     }

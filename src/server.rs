@@ -39,6 +39,56 @@ use crate::sync::Arc;
 use crate::wait::Wait;
 
 /// Serves `app` on the connections of `listener`, from now to the end of the shutdown.
+///
+/// It speaks HTTP/1.1, HTTP/2 (told by its preface, in clear or behind [TLS](Serve::handshake)), and
+/// lets connections be upgraded. Any cloneable tower service of HTTP is an application, an axum
+/// `Router` for one. Put a [`DrainLayer`](crate::DrainLayer) in it or around it: the layer counts,
+/// refuses and cuts requests; this looks after what the layer cannot see.
+///
+/// | when | what the connections do |
+/// |---|---|
+/// | lame duck | New ones are served. Each is asked to leave at a moment of its own in the first half of the window, so that clients do not come back all at once: on HTTP/1 its next answer says `Connection: close`, on HTTP/2 it gets a GOAWAY. |
+/// | draining | HTTP/2 says goodbye in two steps (RFC 9113 §6.8): a GOAWAY with the highest id, a round trip, and the real last id, so no stream is lost in the air, and a client knows that it may send again what comes later. HTTP/1 closes after the answer that is under way. An idle connection stays for [`refuse_for`](crate::ShutdownConfig::refuse_for), and what it brings is answered; one with half a request, or one that has just come, has the [`grace`](Serve::grace). The listener is open until [`stop_accepting`](ShutdownController::stop_accepting) and its backlog is empty, then closed. |
+/// | forced | What the layer has cut is answered if the client takes it, for 125 ms at most; then every socket is closed, whatever is on it. |
+///
+/// The server has ended when its last connection is closed, and a connection is closed when the last
+/// byte of its last answer has been taken by the socket, however slowly the client reads. When this
+/// gives its report, no handler, body, stream or connection of it is alive: a pool may be closed. A
+/// thread that blocks is excepted, and reported as [abandoned](ShutdownReport::abandoned). What
+/// handlers have spawned is theirs; see [`ShutdownController::spawn`].
+///
+/// What is not promised: HTTP/1 has no way to close an idle connection without a chance that a
+/// request is on its way to it in that instant. Such a client sees the connection close without an
+/// answer. A lame duck longer than the clients' pauses between requests makes that chance nought.
+///
+/// # Panics
+///
+/// Awaiting it outside a tokio runtime, or in one without its timer or I/O.
+///
+/// # Cancel safety
+///
+/// Dropping it closes every connection, and begins the shutdown, which goes on without it.
+///
+/// # Examples
+///
+/// ```
+/// use axum::{Router, routing::get};
+/// use tokio::net::TcpListener;
+/// use tower_lifecycle::{DrainLayer, ShutdownController, ShutdownReason, serve};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// let ctl = ShutdownController::new();
+/// let app: Router = Router::new()
+///     .route("/", get(|| async { "hello" }))
+///     .layer(DrainLayer::new(ctl.clone()));
+///
+/// let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+/// # ctl.trigger(ShutdownReason::Manual);
+/// let report = serve(listener, app, ctl).await;
+/// println!("{report}");
+/// assert!(report.is_graceful());
+/// # }
+/// ```
 pub fn serve<L, S>(listener: L, app: S, ctl: ShutdownController) -> Serve<L, S>
 where
     L: Listener,
@@ -56,6 +106,38 @@ where
 }
 
 /// A server to be; made by [`serve`].
+///
+/// Awaiting it runs it to the end of the shutdown, by [`ShutdownController::run`], and gives the
+/// report. The defaults are meant to be left alone.
+///
+/// # Examples
+///
+/// ```
+/// use std::net::SocketAddr;
+/// use std::time::Duration;
+/// use axum::{Router, extract::ConnectInfo, routing::get};
+/// use tokio::net::TcpListener;
+/// use tower_lifecycle::{ShutdownController, ShutdownReason, serve};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// # let ctl = ShutdownController::new();
+/// # let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+/// let hello = |ConnectInfo(peer): ConnectInfo<SocketAddr>| async move { peer.to_string() };
+/// let app: Router = Router::new().route("/", get(hello));
+/// # ctl.trigger(ShutdownReason::Manual);
+/// let report = serve(listener, app, ctl)
+///     .header_read_timeout(Duration::from_secs(10))
+///     .http1(|http1| {
+///         http1.max_buf_size(64 * 1024);
+///     })
+///     .http2(|http2| {
+///         http2.max_concurrent_streams(100);
+///     })
+///     .extension(|peer: &SocketAddr| ConnectInfo(*peer))
+///     .await;
+/// assert!(report.is_graceful());
+/// # }
+/// ```
 #[must_use = "a server does nothing until it is awaited"]
 pub struct Serve<L: Listener, S, H = NoHandshake> {
     listener: L,
@@ -71,12 +153,32 @@ pub struct Serve<L: Listener, S, H = NoHandshake> {
 type Introduce<A> = Box<dyn Fn(&A, &mut Extensions) + Send>;
 
 /// The future of a server, [`Serve`].
+///
+/// # Examples
+///
+/// ```
+/// use axum::Router;
+/// use tokio::net::TcpListener;
+/// use tower_lifecycle::{Serving, ShutdownController, ShutdownReason, serve};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// let ctl = ShutdownController::new();
+/// let public = TcpListener::bind("127.0.0.1:0").await.unwrap();
+/// let admin = TcpListener::bind("127.0.0.1:0").await.unwrap();
+/// let public: Serving = serve(public, Router::<()>::new(), ctl.clone()).into_future();
+/// let admin: Serving = serve(admin, Router::<()>::new(), ctl.clone()).into_future();
+///
+/// # ctl.trigger(ShutdownReason::Manual);
+/// let (report, _the_same) = tokio::join!(public, admin); // one shutdown for both
+/// assert!(report.is_graceful());
+/// # }
+/// ```
 #[must_use = "futures do nothing unless polled, and dropping this one drops the server"]
 pub struct Serving {
     run: Run<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
 
-/// What is done with a connection before HTTP is spoken on it.
+/// What is done with a connection before HTTP is spoken on it; see [`Serve::handshake`].
 pub trait Handshake<I>: Send + Sync + 'static {
     /// What HTTP is spoken on.
     type Io: AsyncRead + AsyncWrite + Unpin + Send + 'static;
@@ -90,7 +192,7 @@ pub trait Handshake<I>: Send + Sync + 'static {
 #[derive(Debug, Clone, Copy)]
 pub struct NoHandshake;
 
-/// The application's own.
+/// The application's own; see [`Serve::handshake`].
 pub struct HandshakeWith<F>(F);
 
 // ===== impl Serve =====
@@ -99,7 +201,21 @@ impl<L: Listener, S, H> Serve<L, S, H> {
     /// Changes hyper's settings for HTTP/1 connections.
     ///
     /// `set` is called for each connection, on a builder that has its timer and its
-    /// [`header_read_timeout`](Self::header_read_timeout); later calls come after earlier ones.
+    /// [`header_read_timeout`](Self::header_read_timeout). Those of later calls come after those of
+    /// earlier ones.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use tokio::net::TcpListener;
+    /// # use tower_lifecycle::{Serve, ShutdownController, serve};
+    /// # fn example(listener: TcpListener, app: axum::Router, ctl: ShutdownController)
+    /// # -> Serve<TcpListener, axum::Router> {
+    /// serve(listener, app, ctl).http1(|http1| {
+    ///     http1.max_headers(50);
+    /// })
+    /// # }
+    /// ```
     pub fn http1<F>(mut self, set: F) -> Self
     where
         F: Fn(&mut http1::Builder) + Send + Sync + 'static,
@@ -109,6 +225,24 @@ impl<L: Listener, S, H> Serve<L, S, H> {
     }
 
     /// Changes hyper's settings for HTTP/2 connections.
+    ///
+    /// `set` is called for each connection, on a builder that has its timer and allows extended
+    /// CONNECT (RFC 8441), by which WebSockets come on HTTP/2.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tokio::net::TcpListener;
+    /// # use tower_lifecycle::{Serve, ShutdownController, serve};
+    /// # fn example(listener: TcpListener, app: axum::Router, ctl: ShutdownController)
+    /// # -> Serve<TcpListener, axum::Router> {
+    /// serve(listener, app, ctl).http2(|http2| {
+    ///     // Finds peers that are gone without a word.
+    ///     http2.keep_alive_interval(Duration::from_secs(60));
+    /// })
+    /// # }
+    /// ```
     pub fn http2<F>(mut self, set: F) -> Self
     where
         F: Fn(&mut http2::Builder<StreamExecutor>) + Send + Sync + 'static,
@@ -117,11 +251,57 @@ impl<L: Listener, S, H> Serve<L, S, H> {
         self
     }
 
+    /// Sets how long a client may take for the head of a request, and how long an HTTP/1 connection may
+    /// be idle before the next one.
+    ///
+    /// It is the answer to clients that send a byte now and then. Default: 30 s, as in hyper.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tokio::net::TcpListener;
+    /// # use tower_lifecycle::{Serve, ShutdownController, serve};
+    /// # fn example(listener: TcpListener, app: axum::Router, ctl: ShutdownController)
+    /// # -> Serve<TcpListener, axum::Router> {
+    /// serve(listener, app, ctl).header_read_timeout(Duration::from_secs(5))
+    /// # }
+    /// ```
     pub fn header_read_timeout(mut self, time: Duration) -> Self {
         self.settings.header_read_timeout = time;
         self
     }
 
+    /// Has `handshake` done with each connection before HTTP is spoken on it: TLS, most of all.
+    ///
+    /// It runs in the connection's own task, so it holds up nobody else, and has its
+    /// [`handshake_timeout`](Self::handshake_timeout). A connection for which it fails is dropped. With
+    /// TLS, offer `h2` and `http/1.1` by ALPN; which of them it is is seen by the first bytes.
+    ///
+    /// # Examples
+    ///
+    /// `examples/tls.rs` is the whole of it:
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use tokio::net::TcpListener;
+    /// use tokio_rustls::{TlsAcceptor, rustls::ServerConfig};
+    /// use tower_lifecycle::{ShutdownController, ShutdownReport, serve};
+    ///
+    /// async fn serve_tls(
+    ///     listener: TcpListener,
+    ///     app: axum::Router,
+    ///     ctl: ShutdownController,
+    ///     mut tls: ServerConfig,
+    /// ) -> ShutdownReport {
+    ///     tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    ///     let acceptor = TlsAcceptor::from(Arc::new(tls));
+    ///     serve(listener, app, ctl)
+    ///         .handshake(move |tcp| acceptor.accept(tcp))
+    ///         .await
+    /// }
+    /// # let _ = serve_tls;
+    /// ```
     pub fn handshake<F, Fut, Io>(self, handshake: F) -> Serve<L, S, HandshakeWith<F>>
     where
         F: Fn(L::Io) -> Fut + Send + Sync + 'static,
@@ -139,22 +319,91 @@ impl<L: Listener, S, H> Serve<L, S, H> {
         }
     }
 
+    /// Sets how long the [`handshake`](Self::handshake) may take. Default: 10 s.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tokio::net::TcpListener;
+    /// # use tower_lifecycle::{Serve, ShutdownController, serve};
+    /// # fn example(listener: TcpListener, app: axum::Router, ctl: ShutdownController)
+    /// # -> Serve<TcpListener, axum::Router> {
+    /// serve(listener, app, ctl).handshake_timeout(Duration::from_secs(3))
+    /// # }
+    /// ```
     pub fn handshake_timeout(mut self, time: Duration) -> Self {
         self.settings.handshake_timeout = time;
         self
     }
 
+    /// Sets how long, while draining, a connection without a request in flight may still take to say
+    /// something whole.
+    ///
+    /// It goes from the beginning of draining, or from the moment when the connection was accepted,
+    /// whatever is later, for: a handshake, the head of a request of which a part has come, the first
+    /// request of a connection that has just been accepted, and the answer to HTTP/2's goodbye. Two
+    /// bytes of a head cannot hold up a deploy for longer, nor can many, one after another. It never
+    /// goes beyond three quarters of the drain. Default: 1 s.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tokio::net::TcpListener;
+    /// # use tower_lifecycle::{Serve, ShutdownController, serve};
+    /// # fn example(listener: TcpListener, app: axum::Router, ctl: ShutdownController)
+    /// # -> Serve<TcpListener, axum::Router> {
+    /// serve(listener, app, ctl).grace(Duration::from_millis(300))
+    /// # }
+    /// ```
     pub fn grace(mut self, time: Duration) -> Self {
         self.settings.grace = time;
         self
     }
 
+    /// Sets how many bytes, and for how long, the rest of a request is read after an early answer.
+    ///
+    /// A client that is in the middle of an upload when it is refused goes on writing for a while before
+    /// it reads. Closing the socket on it would reset the connection and take the answer from it (RFC
+    /// 9112 §9.6), so the rest is read and thrown away, until the client closes its side, says nothing
+    /// for a second, or these bounds are reached. Default: 64 MiB and 5 s.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tokio::net::TcpListener;
+    /// # use tower_lifecycle::{Serve, ShutdownController, serve};
+    /// # fn example(listener: TcpListener, app: axum::Router, ctl: ShutdownController)
+    /// # -> Serve<TcpListener, axum::Router> {
+    /// serve(listener, app, ctl).linger(1 << 20, Duration::from_secs(2))
+    /// # }
+    /// ```
     pub fn linger(mut self, bytes: u64, time: Duration) -> Self {
         self.settings.lingering.bytes = bytes;
         self.settings.lingering.time = time;
         self
     }
 
+    /// Puts a value into the extensions of every request, made of what is known of its peer.
+    ///
+    /// It is made once for each connection. Later calls add to earlier ones, each type once.
+    ///
+    /// # Examples
+    ///
+    /// For axum's `ConnectInfo`:
+    ///
+    /// ```
+    /// # use std::net::SocketAddr;
+    /// # use axum::extract::ConnectInfo;
+    /// # use tokio::net::TcpListener;
+    /// # use tower_lifecycle::{Serve, ShutdownController, serve};
+    /// # fn example(listener: TcpListener, app: axum::Router, ctl: ShutdownController)
+    /// # -> Serve<TcpListener, axum::Router> {
+    /// serve(listener, app, ctl).extension(|peer: &SocketAddr| ConnectInfo(*peer))
+    /// # }
+    /// ```
     pub fn extension<F, T>(mut self, of: F) -> Self
     where
         F: Fn(&L::Addr) -> T + Send + 'static,

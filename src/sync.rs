@@ -22,7 +22,7 @@ mod primitives {
 }
 
 pub(crate) use primitives::*;
-pub(crate) use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+pub(crate) use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 pub(crate) use std::sync::{Arc, OnceLock, PoisonError, Weak};
 
 use std::cell::Cell;

@@ -101,6 +101,17 @@ impl<T> Wait<T> {
         }
     }
 
+    #[cfg(feature = "server")]
+    pub(crate) fn core(&self) -> &Arc<Core> {
+        &self.core
+    }
+
+    /// Whether what it waits for has come, for what is not taken back.
+    #[cfg(feature = "server")]
+    pub(crate) fn is_over(&self) -> bool {
+        self.core.milestones().has(self.events)
+    }
+
     fn poll_events(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let milestones = self.core.milestones();
         let was_idle = self.events & event::IDLE != 0 && self.core.gate.idles() != self.idles;

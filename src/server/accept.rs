@@ -15,6 +15,7 @@ use super::board::{Board, Plan};
 use super::connection::{Common, Newcomer, serve_connection};
 use super::listener::Listener;
 use super::{Handshake, Introduce, streams};
+use crate::connections::OpenConnection;
 use crate::core::{Core, ENDED};
 use crate::milestones::event;
 use crate::notice::ShutdownNotice;
@@ -45,6 +46,7 @@ pub(super) async fn run<L, S, H>(
 {
     let common = Arc::new(common);
     let server = Server {
+        core: Arc::clone(&core),
         listener,
         app,
         introduce,
@@ -57,6 +59,7 @@ pub(super) async fn run<L, S, H>(
 }
 
 struct Server<L: Listener, S, H> {
+    core: Arc<Core>,
     listener: L,
     app: S,
     introduce: Option<Introduce<L::Addr>>,
@@ -137,6 +140,7 @@ where
             app: self.app.clone(),
             extensions,
             number: self.accepted,
+            open: OpenConnection::new(&self.core),
         };
         self.accepted = self.accepted.wrapping_add(1);
         let common = Arc::clone(&self.common);

@@ -1,6 +1,6 @@
 //! What goes on in one connection, as far as its end is concerned.
 
-use crate::sync::{Arc, AtomicBool, AtomicU8, AtomicUsize, Mutex, Ordering, lock};
+use crate::sync::{Arc, AtomicBool, AtomicUsize, Mutex, Ordering, lock};
 use crate::upgrade::UpgradeGuard;
 
 /// Shared by the connection, its socket and its requests. Mostly one task uses it, so that nothing
@@ -22,14 +22,14 @@ pub(super) struct Activity {
     lingering: AtomicBool,
     /// It has become a tunnel, of which nobody here can tell when it is idle.
     tunnel: AtomicBool,
-    parting: AtomicU8,
+    parting: AtomicUsize,
     /// Of the tunnel that an HTTP/1 connection has become.
     upgrade: Mutex<Option<UpgradeGuard>>,
 }
 
 /// What answers are to say about the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
+#[repr(usize)]
 pub(super) enum Parting {
     /// What the application says.
     None = 0,
@@ -89,7 +89,7 @@ impl Activity {
     }
 
     pub(super) fn part(&self, parting: Parting) {
-        self.parting.store(parting as u8, Ordering::Relaxed);
+        self.parting.store(parting as usize, Ordering::Relaxed);
     }
 
     pub(super) fn parting(&self) -> Parting {

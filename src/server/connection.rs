@@ -17,6 +17,7 @@ use super::orders::{Order, Orders, Protocol};
 use super::settings::Settings;
 use super::streams::Streams;
 use super::wire::Line;
+use crate::connections::OpenConnection;
 use crate::error::Chain;
 use crate::race::{Either, race};
 use crate::sync::Arc;
@@ -37,6 +38,7 @@ pub(super) struct Newcomer<I, S> {
     pub(super) extensions: Extensions,
     /// In the order of their coming.
     pub(super) number: u32,
+    pub(super) open: OpenConnection,
 }
 
 /// Serves one connection. When this future has ended, or is dropped, nothing of it is left but what
@@ -56,6 +58,7 @@ where
         app,
         extensions,
         number,
+        open: _open,
     } = newcomer;
     let activity = Arc::new(Activity::default());
     let mut orders = Orders::new(board, &activity, number, settings.grace);

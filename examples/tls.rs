@@ -1,0 +1,60 @@
+//! TLS in front of `serve`: HTTP/2 and HTTP/1.1 by ALPN, and a close that the client can trust.
+//!
+//! ```text
+//! cargo run --features server --example tls
+//! curl -ki https://localhost:3000/             # HTTP/2
+//! curl -ki --http1.1 https://localhost:3000/
+//! kill -TERM $(pgrep -x tls)
+//! ```
+//!
+//! The certificate is made at the start and signed by itself; a real service loads its own.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use axum::http::Version;
+use axum::{Router, routing::get};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::pki_types::PrivateKeyDer;
+use tower_lifecycle::{DrainLayer, ShutdownController, serve};
+
+#[tokio::main]
+async fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .init();
+    let ctl = ShutdownController::new();
+    ctl.listen_for_signals()?;
+
+    let app = Router::new()
+        .route(
+            "/",
+            get(|version: Version| async move { format!("hello, {version:?}\n") }),
+        )
+        .layer(DrainLayer::new(ctl.clone()));
+
+    let address = std::env::args().nth(1);
+    let address = address.as_deref().unwrap_or("127.0.0.1:3000");
+    let listener = TcpListener::bind(address).await?;
+    println!("listening on {}", listener.local_addr()?);
+
+    // In the connection's own task, within its time: a client that says nothing holds up nobody.
+    let acceptor = TlsAcceptor::from(Arc::new(tls()?));
+    let report = serve(listener, app, ctl)
+        .handshake(move |tcp| acceptor.accept(tcp))
+        .await;
+    println!("{report}");
+    Ok(report.exit_code())
+}
+
+fn tls() -> Result<ServerConfig, Box<dyn std::error::Error>> {
+    let own = rcgen::generate_simple_self_signed(["localhost".to_owned()])?;
+    let key = PrivateKeyDer::try_from(own.signing_key.serialize_der())?;
+    let mut config = ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(vec![own.cert.der().clone()], key)?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(config)
+}
