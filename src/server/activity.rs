@@ -16,7 +16,7 @@ pub(super) struct Activity {
     heard: AtomicBool,
     /// There has been a request.
     asked: AtomicBool,
-    /// The latest request has a body, of which some may be left unread.
+    /// A request has a body, of which some may be left unread. On HTTP/1 it is the latest one.
     uploading: AtomicBool,
     /// All is said; what the client still sends is thrown away.
     lingering: AtomicBool,
@@ -53,9 +53,11 @@ impl Activity {
             && !self.tunnel.load(Ordering::Relaxed)
     }
 
-    pub(super) fn begin(self: &Arc<Self>, has_body: bool) -> UnderWay {
+    pub(super) fn begin(self: &Arc<Self>, is_http1: bool, has_body: bool) -> UnderWay {
         self.asked.store(true, Ordering::Relaxed);
-        self.uploading.store(has_body, Ordering::Relaxed);
+        if is_http1 || has_body {
+            self.uploading.store(has_body, Ordering::Relaxed);
+        }
         self.under_way.fetch_add(1, Ordering::Relaxed);
         UnderWay(Arc::clone(self))
     }

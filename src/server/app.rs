@@ -101,12 +101,13 @@ where
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         let has_body = !request.body().is_end_stream();
+        let is_http1 = request.version() < Version::HTTP_2;
         if !self.extensions.is_empty() {
             request.extensions_mut().extend(self.extensions.clone());
         }
         Answering {
-            under_way: self.activity.begin(has_body),
-            is_http1: request.version() < Version::HTTP_2,
+            under_way: self.activity.begin(is_http1, has_body),
+            is_http1,
             is_connect: *request.method() == Method::CONNECT,
             step: Step::Asking {
                 service: self.app.clone(),
