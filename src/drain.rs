@@ -362,7 +362,8 @@ where
 
     #[inline]
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
-        let kind = match self.entrance.admit() {
+        let is_exempt = |options: &Options| options.is_exempt(request.uri().path());
+        let kind = match self.entrance.admit(is_exempt) {
             Ok(guard) => {
                 let facts = Facts::of(&request);
                 Kind::Admitted {

@@ -100,6 +100,11 @@ impl Gate {
         &self.shards[self.local_index()]
     }
 
+    /// Forgets who came in an earlier lame duck: a shutdown begins.
+    pub(crate) fn forget_arrivals(&self) {
+        self.shards.iter().for_each(|shard| shard.forget_arrivals());
+    }
+
     /// Asks HTTP/1 clients to leave from now on.
     pub(crate) fn shed(&self) {
         let _turn = lock(&self.turn);
@@ -262,6 +267,15 @@ impl Gate {
     /// Returns how many entries were cut. Exact after `IDLE`: each is noted before it leaves.
     pub(crate) fn aborted(&self) -> u64 {
         self.shards.iter().map(|shard| shard.aborted()).sum()
+    }
+
+    /// Returns how many requests were noted in the lame duck, and the latest time of the notes. Exact
+    /// after `DRAINED`: each is noted before it leaves.
+    pub(crate) fn arrivals(&self) -> (u64, u64) {
+        let shards = self.shards.iter().map(|shard| shard.arrivals());
+        shards.fold((0, 0), |(count, last), (more, at)| {
+            (count + more, last.max(at))
+        })
     }
 }
 

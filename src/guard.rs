@@ -5,6 +5,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use crate::arrivals;
 use crate::gate::{Book, Shard, interest};
 use crate::sync::Arc;
 use crate::wakers::Slot;
@@ -91,16 +92,40 @@ pub struct GuardWait<'a> {
 // ===== impl InFlightGuard =====
 
 impl InFlightGuard {
-    /// Enters unless the gate is closed.
+    /// Enters unless the gate is closed. In a lame duck it is noted as a late arrival.
     #[inline]
     pub(crate) fn admit(shard: &Arc<Shard>) -> Option<Self> {
-        shard.enter().then(|| Self::counted(shard, Book::Shard))
+        Self::admit_request(shard, || false)
     }
 
-    /// Enters, whatever the gate says.
+    /// As [`admit`](Self::admit), but not noted if it `is_exempt`, which is asked in a lame duck
+    /// only.
+    #[inline]
+    pub(crate) fn admit_request(
+        shard: &Arc<Shard>,
+        is_exempt: impl FnOnce() -> bool,
+    ) -> Option<Self> {
+        let arrived = || {
+            if !is_exempt() {
+                arrivals::note(shard);
+            }
+        };
+        let admitted = shard.enter(arrived);
+        admitted.then(|| Self::counted(shard, Book::Shard))
+    }
+
+    /// Enters, whatever the gate says. It is never noted as a late arrival: what is not a request is
+    /// not the load balancer's.
     #[inline]
     pub(crate) fn track(shard: &Arc<Shard>) -> Self {
-        let book = shard.enter_always();
+        let book = shard.enter_always(|| ());
+        Self::counted(shard, book)
+    }
+
+    /// As [`track`](Self::track), for a request: in a lame duck it is noted as a late arrival.
+    #[inline]
+    pub(crate) fn track_request(shard: &Arc<Shard>) -> Self {
+        let book = shard.enter_always(|| arrivals::note(shard));
         Self::counted(shard, book)
     }
 

@@ -91,6 +91,7 @@
 #![warn(missing_docs, missing_debug_implementations, unreachable_pub)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod arrivals;
 mod body;
 mod cleanup;
 mod config;

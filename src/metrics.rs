@@ -39,6 +39,9 @@ pub struct Metrics {
     pub admitted: u64,
     /// How many requests and guards were refused in all.
     pub refused: u64,
+    /// How many requests came in the lame duck of the latest shutdown. See
+    /// [`ShutdownReport::late_arrivals`](crate::ShutdownReport::late_arrivals).
+    pub late_arrivals: u64,
     /// How many requests were cut in all.
     pub aborted: u64,
     /// How many requests, tasks and servers were still alive when the shutdown was over; zero before.
@@ -85,6 +88,7 @@ impl ShutdownController {
             in_flight_requests: core.gate.in_flight(),
             admitted: core.gate.admitted(),
             refused: core.gate.refused(),
+            late_arrivals: core.gate.arrivals().0,
             aborted: core.gate.aborted(),
             abandoned: core.report().map_or(0, |report| report.abandoned()),
             tasks: core.tasks.running(),

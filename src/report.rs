@@ -4,6 +4,7 @@ use std::fmt;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use crate::arrivals::Arrivals;
 use crate::error::Chain;
 use crate::outcome::{HookReport, Outcome, ServiceReport, TaskReport};
 use crate::startup::StartupFailure;
@@ -67,6 +68,7 @@ pub(crate) struct Facts {
     pub(crate) forced: bool,
     pub(crate) phases: Vec<PhaseReport>,
     pub(crate) in_flight_at_trigger: u64,
+    pub(crate) late_arrivals: Arrivals,
     pub(crate) in_flight_at_force: u64,
     pub(crate) admitted: u64,
     pub(crate) refused: u64,
@@ -204,6 +206,89 @@ impl ShutdownReport {
     /// Returns how many requests and guards were in flight when the shutdown began.
     pub fn in_flight_at_trigger(&self) -> u64 {
         self.facts.in_flight_at_trigger
+    }
+
+    /// Returns how many requests came in the lame duck, when they should have gone elsewhere.
+    ///
+    /// These are those that a [`DrainLayer`](crate::DrainLayer), a
+    /// [`RequestTrackingLayer`](crate::RequestTrackingLayer) or
+    /// [`try_admit`](crate::ShutdownController::try_admit) has admitted between the trigger and the
+    /// beginning of draining. Some are to be expected, until the load balancer has taken notice.
+    /// What is [tracked](crate::ShutdownController::track) is not among them, and neither are
+    /// requests to [exempt paths](crate::DrainLayer::exempt_paths), to which probes go on coming; put
+    /// probes that pass through a layer there. A shutdown that was [called
+    /// off](crate::ShutdownController::resume) leaves no trace.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tokio::time::advance;
+    /// use tower_lifecycle::{ShutdownConfig, ShutdownController, ShutdownReason};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// # tokio::time::pause();
+    /// let config = ShutdownConfig::default().lame_duck(Duration::from_secs(5));
+    /// let ctl = ShutdownController::with_config(config).unwrap();
+    /// ctl.trigger(ShutdownReason::Manual);
+    /// advance(Duration::from_secs(2)).await;
+    /// drop(ctl.try_admit()); // served, but late
+    ///
+    /// let report = ctl.shutdown(ShutdownReason::Manual).await;
+    /// assert_eq!(report.late_arrivals(), 1);
+    /// assert_eq!(report.last_arrival(), Some(Duration::from_secs(2)));
+    /// assert!(!report.lame_duck_was_too_short()); // three quiet seconds followed
+    /// # }
+    /// ```
+    pub fn late_arrivals(&self) -> u64 {
+        self.facts.late_arrivals.count
+    }
+
+    /// Returns how long after the trigger the last of the [late arrivals](Self::late_arrivals) came.
+    ///
+    /// It is `None` if there were none, and never longer than the lame duck. It goes by the clock of
+    /// the runtime, or else the thread, on which the request came. So one that came by a foreign
+    /// thread knows nothing of a paused clock.
+    pub fn last_arrival(&self) -> Option<Duration> {
+        self.facts.late_arrivals.last
+    }
+
+    /// Returns whether requests came until the end of the lame duck, as if nobody had noticed it.
+    ///
+    /// That is when the last one came in its last fifth, and nothing ended it early. There is a
+    /// warning in the log then, too. Set a longer [`lame_duck`](crate::ShutdownConfig::lame_duck), so
+    /// that the load balancer notices in time; or have clients leave that keep their connections and
+    /// take no notice of `Connection: close`. The shutdown is not less
+    /// [graceful](Self::is_graceful) for it.
+    ///
+    /// It is `false` for an [interrupted](ShutdownReason::Interrupted) shutdown.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tokio::time::advance;
+    /// use tower_lifecycle::{ShutdownConfig, ShutdownController, ShutdownReason};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// # tokio::time::pause();
+    /// let config = ShutdownConfig::default().lame_duck(Duration::from_secs(5));
+    /// let ctl = ShutdownController::with_config(config).unwrap();
+    /// ctl.trigger(ShutdownReason::Manual);
+    /// for _ in 0..49 {
+    ///     advance(Duration::from_millis(100)).await;
+    ///     drop(ctl.try_admit()); // the load balancer has not noticed
+    /// }
+    ///
+    /// let report = ctl.shutdown(ShutdownReason::Manual).await;
+    /// assert!(report.lame_duck_was_too_short());
+    /// assert!(report.is_graceful());
+    /// let text = report.to_string();
+    /// assert!(text.contains("late requests 49 in the lame duck, the last 4.900s into it"));
+    /// # }
+    /// ```
+    pub fn lame_duck_was_too_short(&self) -> bool {
+        self.facts.late_arrivals.lame_duck_was_too_short
     }
 
     /// Returns how many requests and guards were in flight at the force.
@@ -361,6 +446,17 @@ impl fmt::Display for ShutdownReport {
             "\n  requests      {} admitted, {} refused, {} in flight at the trigger",
             facts.admitted, facts.refused, facts.in_flight_at_trigger
         )?;
+        let late = facts.late_arrivals;
+        if let Some(last) = late.last {
+            let count = late.count;
+            write!(
+                f,
+                "\n  late requests {count} in the lame duck, the last {last:.3?} into it"
+            )?;
+            if late.lame_duck_was_too_short {
+                f.write_str(", which was too short")?;
+            }
+        }
         if facts.forced {
             let gone = facts.aborted + facts.abandoned_requests;
             write!(

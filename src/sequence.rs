@@ -13,6 +13,7 @@ use tokio::task::yield_now;
 use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
+use crate::arrivals::Arrivals;
 use crate::cleanup::Cleanup;
 use crate::core::Core;
 use crate::gate::interest;
@@ -55,6 +56,7 @@ pub(crate) async fn shut_down(
     // Draining: nothing new is admitted; what was has until the drain deadline.
     account.drain(core, notice).await;
     account.close_phase(LifecycleState::Draining);
+    account.late_arrivals(core).tell(core);
 
     // Stopping: the servers have ended or are dropped; the application cleans up.
     core.advance(LifecycleState::Stopping);
@@ -174,6 +176,7 @@ fn reached(core: &Arc<Core>, events: u32) -> Wait {
 /// What will be reported, gathered on the way.
 pub(crate) struct Account {
     pub(crate) reason: ShutdownReason,
+    triggered_at: Instant,
     phases: Vec<PhaseReport>,
     phase_began: Instant,
     cut_at: Option<Instant>,
@@ -191,6 +194,7 @@ impl Account {
         let notice = &shutdown.notice;
         Self {
             reason: notice.reason(),
+            triggered_at: notice.triggered_at(),
             phases: Vec::new(),
             phase_began: notice.triggered_at(),
             cut_at: None,
@@ -277,7 +281,19 @@ impl Account {
         notice.clone().ending_by(deadline)
     }
 
+    /// Gives who came in the lame duck. Exact once it has drained: each is noted before it leaves.
+    fn late_arrivals(&self, core: &Core) -> Arrivals {
+        let first = self.phases.first();
+        let lame_duck = first.filter(|phase| phase.state == LifecycleState::LameDuck);
+        Arrivals::of(
+            core,
+            self.triggered_at,
+            lame_duck.map(|phase| phase.duration),
+        )
+    }
+
     pub(crate) fn report(self, core: &Core) -> ShutdownReport {
+        let late_arrivals = self.late_arrivals(core);
         ShutdownReport::new(Facts {
             reason: self.reason,
             interrupted: self.interrupted,
@@ -285,6 +301,7 @@ impl Account {
             forced: core.milestones().has(event::FORCED),
             phases: self.phases,
             in_flight_at_trigger: self.in_flight_at_trigger,
+            late_arrivals,
             in_flight_at_force: core.in_flight_at_force(),
             admitted: core.gate.admitted(),
             refused: core.gate.refused(),

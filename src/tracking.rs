@@ -207,7 +207,7 @@ where
 
     #[inline]
     fn call(&mut self, request: Req) -> Self::Future {
-        let guard = InFlightGuard::track(&self.handle.shard);
+        let guard = InFlightGuard::track_request(&self.handle.shard);
         ResponseFuture::new(self.inner.call(request), guard)
     }
 }
@@ -224,7 +224,7 @@ impl<S: Service<Req>, Req> Service<Req> for RequestTracking<S, AnyService> {
 
     #[inline]
     fn call(&mut self, request: Req) -> Self::Future {
-        let guard = InFlightGuard::track(&self.handle.shard);
+        let guard = InFlightGuard::track_request(&self.handle.shard);
         ResponseFuture::new(self.inner.call(request), guard)
     }
 }

@@ -173,6 +173,7 @@ async fn the_snapshot_can_be_exported() {
         "in_flight_requests": 1,
         "admitted": 1,
         "refused": 1,
+        "late_arrivals": 0,
         "aborted": 0,
         "abandoned": 0,
         "tasks": 1,

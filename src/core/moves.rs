@@ -46,6 +46,7 @@ impl Core {
             return None;
         }
         let in_flight = self.gate.in_flight();
+        self.gate.forget_arrivals();
         let notice = ShutdownNotice::new(reason, &self.config, runtime);
         let shutdown = Arc::new(Shutdown::new(notice, in_flight));
         // Readiness is red from here on, which is before any shard is closed.

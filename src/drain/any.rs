@@ -59,7 +59,7 @@ where
 
     #[inline]
     fn call(&mut self, request: Req) -> Self::Future {
-        let kind = match self.entrance.admit() {
+        let kind = match self.entrance.admit(|_| false) {
             Ok(guard) => AnyKind::Admitted {
                 inner: self.inner.call(request),
                 guard,

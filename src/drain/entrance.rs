@@ -86,9 +86,12 @@ impl Entrance {
     }
 
     /// Admits one request, if the gate is open and the inner service was found ready. Uses the
-    /// readiness up.
+    /// readiness up. Whether it `is_exempt` is asked in a lame duck only: probes do not come late.
     #[inline]
-    pub(super) fn admit(&mut self) -> Result<InFlightGuard, Refusal> {
+    pub(super) fn admit(
+        &mut self,
+        is_exempt: impl FnOnce(&Options) -> bool,
+    ) -> Result<InFlightGuard, Refusal> {
         if self.waiting.is_registered() {
             self.handle.shard.deregister(&mut self.waiting);
         }
@@ -98,7 +101,9 @@ impl Entrance {
             return Err(self.unready(readiness));
         }
         let inner_is_ready = true;
-        InFlightGuard::admit(&self.handle.shard).ok_or(Refusal { inner_is_ready })
+        let handle = &self.handle;
+        let guard = InFlightGuard::admit_request(&handle.shard, || is_exempt(&handle.options));
+        guard.ok_or(Refusal { inner_is_ready })
     }
 
     #[cold]

@@ -44,6 +44,10 @@ pub(crate) struct Shard {
     not_admitted: AtomicU64,
     refused: AtomicU64,
     aborted: AtomicU64,
+    /// How many requests came in the lame duck, the latest one.
+    arrivals: AtomicU64,
+    /// When the last of them came, by whatever clock the notes are of; zero if there is none.
+    last_arrival: AtomicU64,
     /// Weak: a service that outlives its controller goes on serving, with nobody to tell.
     gate: Weak<Gate>,
 }
@@ -66,6 +70,8 @@ impl Shard {
             not_admitted: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             aborted: AtomicU64::new(0),
+            arrivals: AtomicU64::new(0),
+            last_arrival: AtomicU64::new(0),
             gate,
         }
     }
@@ -102,23 +108,47 @@ impl Shard {
         }
     }
 
-    /// Counts one more and asks whether it may; a refused entry has taken itself out again.
+    /// Counts one more and asks whether it may; a refused entry has taken itself out again. If it is
+    /// admitted in a lame duck, `arrived` is called.
     #[inline]
-    pub(crate) fn enter(&self) -> bool {
+    pub(crate) fn enter(&self, arrived: impl FnOnce()) -> bool {
         // Acquire: pairs with the Release in `add`. Invariant 1.
         let before = self.word.fetch_add(ENTRY, Ordering::Acquire);
-        if before & CLOSED == 0 {
+        // One test for both, so that the lame duck costs nothing outside it.
+        if before & (CLOSED | SHEDDING) == 0 {
             return true;
         }
-        self.undo_entry();
-        false
+        self.enter_turned(before, arrived)
     }
 
-    /// Counts one more, whatever the gate says.
+    #[cold]
+    fn enter_turned(&self, before: u64, arrived: impl FnOnce()) -> bool {
+        let is_open = before & CLOSED == 0;
+        if is_open {
+            arrived();
+        } else {
+            self.undo_entry();
+        }
+        is_open
+    }
+
+    /// Counts one more, whatever the gate says. If that is in a lame duck, `arrived` is called.
     #[inline]
-    pub(crate) fn enter_always(&self) -> Book {
-        // Acquire: as in `enter`.
+    pub(crate) fn enter_always(&self, arrived: impl FnOnce()) -> Book {
+        // Acquire, and one test: as in `enter`.
         let before = self.word.fetch_add(ENTRY, Ordering::Acquire);
+        if before & (CLOSED | SHEDDING) == 0 {
+            return Book::Shard;
+        }
+        self.enter_always_turned(before, arrived)
+    }
+
+    #[cold]
+    fn enter_always_turned(&self, before: u64, arrived: impl FnOnce()) -> Book {
+        // It may be paused at the same time.
+        if before & (SHEDDING | DRAINING) == SHEDDING {
+            arrived();
+        }
         if before & CLOSED == 0 {
             return Book::Shard;
         }
@@ -227,6 +257,22 @@ impl Shard {
         self.refused.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Notes that a request came in the lame duck, and when.
+    pub(crate) fn note_arrival(&self, at: u64) {
+        // Relaxed: published by the Release below.
+        self.last_arrival.fetch_max(at, Ordering::Relaxed);
+        // Release: pairs with the Acquire in `arrivals`; who counts it sees when it came.
+        self.arrivals.fetch_add(1, Ordering::Release);
+    }
+
+    /// Forgets those of an earlier lame duck, before the next one begins.
+    pub(super) fn forget_arrivals(&self) {
+        // Relaxed: published by the Release in `add`. Only one who entered in the earlier lame duck
+        // and has been held up since then may still be counted in the next.
+        self.arrivals.store(0, Ordering::Relaxed);
+        self.last_arrival.store(0, Ordering::Relaxed);
+    }
+
     /// Wakes all of those registered for `interests`.
     pub(crate) fn wake_all(&self, interests: u32) {
         self.wakers.wake_all(interests);
@@ -280,6 +326,14 @@ impl Shard {
     pub(super) fn aborted(&self) -> u64 {
         // Relaxed: ordered by the Release of the `leave` that follows the note.
         self.aborted.load(Ordering::Relaxed)
+    }
+
+    /// Returns how many requests came in the lame duck, and when the last one did.
+    pub(super) fn arrivals(&self) -> (u64, u64) {
+        // Acquire: pairs with the Release in `note_arrival`.
+        let count = self.arrivals.load(Ordering::Acquire);
+        // Relaxed: ordered by the Acquire above.
+        (count, self.last_arrival.load(Ordering::Relaxed))
     }
 
     pub(super) fn in_flight(&self) -> u64 {

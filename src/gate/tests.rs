@@ -27,8 +27,8 @@ mod unit {
     fn an_open_shard_admits_and_counts() {
         let gate = Gate::new(3, 0);
         assert_eq!(gate.shards().len(), 4, "a power of two");
-        assert!(gate.shards()[0].enter());
-        assert!(gate.shards()[3].enter());
+        assert!(gate.shards()[0].enter(|| ()));
+        assert!(gate.shards()[3].enter(|| ()));
         assert_eq!((gate.in_flight(), gate.admitted()), (2, 2));
         gate.shards()[3].leave(Book::Shard);
         assert_eq!((gate.in_flight(), gate.admitted()), (1, 2));
@@ -39,7 +39,7 @@ mod unit {
         let gate = Gate::new(1, 0);
         gate.drain();
         let before = gate.shards()[0].phase();
-        assert!(!gate.shards()[0].enter());
+        assert!(!gate.shards()[0].enter(|| ()));
         gate.shards()[0].note_refused();
         assert_eq!(gate.shards()[0].phase() % ONE_ENTERED, before % ONE_ENTERED);
         assert_eq!(
@@ -53,7 +53,7 @@ mod unit {
         let gate = Gate::new(1, 0);
         let shard = &gate.shards()[0];
         shard.word.store(u64::MAX << 32, Ordering::Relaxed);
-        assert!(shard.enter());
+        assert!(shard.enter(|| ()));
         assert_eq!((gate.in_flight(), gate.admitted()), (1, 0));
         assert!(!shard.is_shedding() && !shard.is_closed() && !shard.is_forced());
     }
@@ -69,7 +69,7 @@ mod unit {
             assert_ne!(shard.word.fetch_add(ENTRY, Ordering::Relaxed) & CLOSED, 0);
             gate.unpause();
             assert_eq!(gate.admitted(), u64::from(u32::MAX));
-            assert!(shard.enter());
+            assert!(shard.enter(|| ()));
             if closed_for_good {
                 gate.drain();
             } else {
@@ -86,8 +86,8 @@ mod unit {
     #[test]
     fn drained_comes_with_the_last_one_and_not_before_draining() {
         let gate = Gate::new(2, 0);
-        assert!(gate.shards()[0].enter());
-        assert!(gate.shards()[1].enter());
+        assert!(gate.shards()[0].enter(|| ()));
+        assert!(gate.shards()[1].enter(|| ()));
         gate.shards()[0].leave(Book::Shard);
         gate.drain();
         assert!(!gate.is_drained());
@@ -99,9 +99,9 @@ mod unit {
     fn what_enters_late_is_counted_and_waited_for() {
         let gate = Gate::new(1, 0);
         let shard = &gate.shards()[0];
-        assert!(shard.enter());
+        assert!(shard.enter(|| ()));
         gate.drain();
-        let book = shard.enter_always();
+        let book = shard.enter_always(|| ());
         assert_eq!(book, Book::Late);
         shard.leave(Book::Shard);
         assert_eq!(gate.in_flight(), 1);
@@ -113,17 +113,17 @@ mod unit {
     #[test]
     fn a_pause_refuses_and_ends_without_a_trace() {
         let gate = Gate::new(2, 0);
-        assert!(gate.shards()[0].enter());
+        assert!(gate.shards()[0].enter(|| ()));
         assert!(gate.pause() && !gate.pause());
         assert!(gate.is_paused() && gate.shards()[1].is_paused());
-        assert!(!gate.shards()[1].enter());
+        assert!(!gate.shards()[1].enter(|| ()));
         assert!(!gate.shards()[1].is_draining() && !gate.shards()[1].is_shedding());
         assert!(!gate.milestones.has(event::IDLE));
         gate.shards()[0].leave(Book::Shard);
         assert!(gate.milestones.has(event::IDLE));
         assert!(gate.unpause() && !gate.unpause());
         assert!(!gate.is_paused() && !gate.milestones.has(event::IDLE));
-        assert!(gate.shards()[1].enter());
+        assert!(gate.shards()[1].enter(|| ()));
         assert_eq!((gate.in_flight(), gate.admitted()), (1, 2));
         assert!(!gate.is_drained());
     }
@@ -133,7 +133,7 @@ mod unit {
         let gate = Gate::new(2, 0);
         gate.pause();
         assert!(gate.milestones.has(event::IDLE));
-        let book = gate.shards()[0].enter_always();
+        let book = gate.shards()[0].enter_always(|| ());
         gate.milestones.take_back(event::IDLE);
         gate.scan();
         assert!(!gate.milestones.has(event::IDLE));
@@ -153,9 +153,56 @@ mod unit {
         assert!(gate.is_drained(), "idle before it, and drained now");
         assert!(!gate.is_paused());
         assert!(!gate.unpause() && !gate.pause());
-        assert!(!gate.shards()[0].enter());
+        assert!(!gate.shards()[0].enter(|| ()));
         gate.unshed();
         assert!(gate.shards()[0].is_shedding());
+    }
+
+    /// Enters as a request of the layers does, and tells whether it was taken for a late arrival.
+    fn arrives(shard: &Shard, always: bool) -> bool {
+        let mut arrived = false;
+        if always {
+            shard.enter_always(|| arrived = true);
+        } else {
+            shard.enter(|| arrived = true);
+        }
+        arrived
+    }
+
+    #[test]
+    fn who_enters_arrives_late_in_a_lame_duck_only() {
+        let gate = Gate::new(1, 0);
+        let shard = &gate.shards()[0];
+        let arrive = || (arrives(shard, false), arrives(shard, true));
+        assert_eq!(arrive(), (false, false));
+        gate.pause();
+        assert_eq!(arrive(), (false, false));
+        gate.unpause();
+        gate.shed();
+        assert_eq!(arrive(), (true, true));
+        gate.pause();
+        assert_eq!(arrive(), (false, true), "one is refused, and the other not");
+        gate.unpause();
+        gate.unshed();
+        assert_eq!(arrive(), (false, false));
+        gate.shed();
+        gate.drain();
+        assert_eq!(arrive(), (false, false));
+        assert_eq!(gate.in_flight(), 9, "twelve, less three that were refused");
+    }
+
+    #[test]
+    fn arrivals_are_added_up_and_the_last_one_is_of_any_shard() {
+        let gate = Gate::new(4, 0);
+        assert_eq!(gate.arrivals(), (0, 0));
+        for (shard, at) in [(1, 30), (1, 20), (3, 10)] {
+            gate.shards()[shard].note_arrival(at);
+        }
+        assert_eq!(gate.arrivals(), (3, 30));
+        gate.shards()[2].note_arrival(40);
+        assert_eq!(gate.arrivals(), (4, 40));
+        gate.forget_arrivals();
+        assert_eq!(gate.arrivals(), (0, 0));
     }
 
     #[test]
@@ -164,8 +211,8 @@ mod unit {
         let shard = Arc::clone(&gate.shards()[0]);
         gate.drain();
         drop(gate);
-        assert!(!shard.enter());
-        let book = shard.enter_always();
+        assert!(!shard.enter(|| ()));
+        let book = shard.enter_always(|| ());
         shard.leave(book);
         assert_eq!(shard.in_flight(), 0);
     }
@@ -216,7 +263,7 @@ mod model {
                     let shard = Arc::clone(&gate.shards()[index]);
                     let alive = Arc::clone(&alive);
                     thread::spawn(move || {
-                        if shard.enter() {
+                        if shard.enter(|| ()) {
                             // Relaxed: the gate alone is to order these.
                             alive.fetch_add(1, Ordering::Relaxed);
                             alive.fetch_sub(1, Ordering::Relaxed);
@@ -226,7 +273,7 @@ mod model {
                 })
                 .collect();
             gate.drain();
-            assert!(!gate.shards()[0].enter());
+            assert!(!gate.shards()[0].enter(|| ()));
             wait_for(&gate, event::DRAINED);
             assert_eq!(alive.load(Ordering::Relaxed), 0);
             threads.into_iter().for_each(|t| t.join().unwrap());
@@ -244,7 +291,7 @@ mod model {
             let threads: Vec<_> = (0..2)
                 .map(|index| {
                     let shard = Arc::clone(&gate.shards()[index]);
-                    assert!(shard.enter());
+                    assert!(shard.enter(|| ()));
                     thread::spawn(move || shard.leave(Book::Shard))
                 })
                 .collect();
@@ -263,12 +310,12 @@ mod model {
         check(|| {
             let gate = Gate::new(2, 0);
             let last = Arc::clone(&gate.shards()[1]);
-            assert!(last.enter());
+            assert!(last.enter(|| ()));
             gate.drain();
             let refused = Arc::clone(&gate.shards()[0]);
             let threads = [
                 thread::spawn(move || last.leave(Book::Shard)),
-                thread::spawn(move || assert!(!refused.enter())),
+                thread::spawn(move || assert!(!refused.enter(|| ()))),
             ];
             wait_for(&gate, event::DRAINED);
             threads.into_iter().for_each(|t| t.join().unwrap());
@@ -286,12 +333,12 @@ mod model {
         check(|| {
             let gate = Gate::new(2, 0);
             let held = Arc::clone(&gate.shards()[1]);
-            assert!(held.enter());
+            assert!(held.enter(|| ()));
             let worker = {
                 let gate = Arc::clone(&gate);
                 thread::spawn(move || {
                     let late = Arc::clone(&gate.shards()[0]);
-                    let book = late.enter_always();
+                    let book = late.enter_always(|| ());
                     held.leave(Book::Shard);
                     assert!(!gate.is_drained(), "drained with one in flight");
                     late.leave(book);
@@ -304,6 +351,43 @@ mod model {
         });
     }
 
+    /// Who came in the lame duck is known once it has drained, and nobody of an earlier one.
+    ///
+    /// Seeded: the arrivals forgotten after the shedding has begun; noted after the leave; `arrivals`
+    /// that asks for the count last.
+    #[test]
+    fn late_arrivals_are_known_once_drained() {
+        check(|| {
+            let gate = Gate::new(2, 0);
+            gate.shards()[0].note_arrival(9);
+            let threads: Vec<_> = (0..2)
+                .map(|index| {
+                    let shard = Arc::clone(&gate.shards()[index]);
+                    thread::spawn(move || {
+                        let mut arrived = 0;
+                        let note = || {
+                            shard.note_arrival(1);
+                            arrived = 1;
+                        };
+                        if shard.enter(note) {
+                            shard.leave(Book::Shard);
+                        }
+                        arrived
+                    })
+                })
+                .collect();
+            gate.forget_arrivals();
+            gate.shed();
+            let (count, last) = gate.arrivals();
+            assert!(count == 0 || last == 1, "counted, but not when");
+            gate.drain();
+            wait_for(&gate, event::DRAINED);
+            let (count, last) = gate.arrivals();
+            let arrived: u64 = threads.into_iter().map(|t| t.join().unwrap()).sum();
+            assert_eq!((count, last), (arrived, u64::from(arrived > 0)));
+        });
+    }
+
     /// Invariant 5: a registration meets force, or is woken by it.
     ///
     /// Seeded: `happened` asked before the lock is taken; wakers taken before the bit is set.
@@ -312,7 +396,7 @@ mod model {
         check(|| {
             let gate = Gate::new(1, 0);
             let shard = Arc::clone(&gate.shards()[0]);
-            assert!(shard.enter());
+            assert!(shard.enter(|| ()));
             let request = thread::spawn(move || {
                 let mut slot = Slot::NONE;
                 block_on(poll_fn(|cx| {
@@ -371,7 +455,7 @@ mod model {
             let gate = Gate::new(1, 0);
             let work = Arc::new(loom::cell::UnsafeCell::new(0));
             let shard = Arc::clone(&gate.shards()[0]);
-            assert!(shard.enter());
+            assert!(shard.enter(|| ()));
             let worker = {
                 let work = Arc::clone(&work);
                 thread::spawn(move || {
@@ -397,7 +481,7 @@ mod model {
             let client = {
                 let (gate, notice) = (Arc::clone(&gate), Arc::clone(&notice));
                 thread::spawn(move || {
-                    if gate.shards()[0].enter() {
+                    if gate.shards()[0].enter(|| ()) {
                         gate.shards()[0].leave(Book::Shard);
                     } else {
                         notice.with(|_| ());
@@ -420,7 +504,7 @@ mod model {
             let threads: Vec<_> = (0..2)
                 .map(|index| {
                     let shard = Arc::clone(&gate.shards()[index]);
-                    assert!(shard.enter());
+                    assert!(shard.enter(|| ()));
                     thread::spawn(move || shard.leave(Book::Shard))
                 })
                 .collect();
@@ -440,11 +524,11 @@ mod model {
         check(|| {
             let gate = Gate::new(1, 0);
             let shard = Arc::clone(&gate.shards()[0]);
-            assert!(shard.enter());
+            assert!(shard.enter(|| ()));
             let first = thread::spawn(move || shard.leave(Book::Shard));
             assert!(gate.pause());
             assert!(gate.unpause());
-            let admitted = gate.shards()[0].enter();
+            let admitted = gate.shards()[0].enter(|| ());
             assert!(admitted, "open again");
             assert!(gate.pause());
             // Not asked before it has told whatever it has to tell.
@@ -463,11 +547,11 @@ mod model {
         check(|| {
             let gate = Gate::new(1, 0);
             let shard = Arc::clone(&gate.shards()[0]);
-            assert!(shard.enter());
+            assert!(shard.enter(|| ()));
             let first = thread::spawn(move || shard.leave(Book::Shard));
             assert!(gate.pause());
             assert!(gate.unpause());
-            assert!(gate.shards()[0].enter(), "open again");
+            assert!(gate.shards()[0].enter(|| ()), "open again");
             gate.drain();
             first.join().unwrap();
             assert!(!gate.is_drained(), "drained with one in flight");
@@ -485,12 +569,12 @@ mod model {
         check(|| {
             let gate = Gate::new(2, 0);
             let held = Arc::clone(&gate.shards()[1]);
-            assert!(held.enter());
+            assert!(held.enter(|| ()));
             let worker = {
                 let gate = Arc::clone(&gate);
                 thread::spawn(move || {
                     let late = Arc::clone(&gate.shards()[0]);
-                    let book = late.enter_always();
+                    let book = late.enter_always(|| ());
                     held.leave(Book::Shard);
                     assert!(!gate.milestones.has(event::IDLE), "idle with one in flight");
                     late.leave(book);
@@ -516,9 +600,9 @@ mod model {
                 thread::spawn(move || gate.unpause())
             };
             gate.drain();
-            assert!(!gate.shards()[0].enter() && !gate.shards()[1].enter());
+            assert!(!gate.shards()[0].enter(|| ()) && !gate.shards()[1].enter(|| ()));
             unpause.join().unwrap();
-            assert!(!gate.shards()[0].enter() && !gate.shards()[1].enter());
+            assert!(!gate.shards()[0].enter(|| ()) && !gate.shards()[1].enter(|| ()));
             assert!(gate.is_drained());
         });
     }
@@ -535,7 +619,7 @@ mod model {
             let client = {
                 let shard = Arc::clone(&gate.shards()[0]);
                 thread::spawn(move || {
-                    let admitted = shard.enter();
+                    let admitted = shard.enter(|| ());
                     if admitted {
                         shard.leave(Book::Shard);
                     }
@@ -563,7 +647,7 @@ mod model {
             let client = {
                 let (gate, schema) = (Arc::clone(&gate), Arc::clone(&schema));
                 thread::spawn(move || {
-                    if gate.shards()[0].enter() {
+                    if gate.shards()[0].enter(|| ()) {
                         schema.with(|_| ());
                         gate.shards()[0].leave(Book::Shard);
                     }
