@@ -34,7 +34,8 @@ async fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
         .route("/slow", get(slow))
         .route("/events", get(events))
         .layer(DrainLayer::new(ctl.clone()))
-        .route_service("/health", HealthService::new(ctl.clone())); // after `.layer`: never refused
+        .route_service("/health", HealthService::new(ctl.clone())) // after `.layer`: never refused
+        .with_state(()); // prepares the handlers once, not for each request
 
     let listener = TcpListener::bind("127.0.0.1:3000").await?;
     let report = serve(listener, app, ctl)

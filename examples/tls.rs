@@ -33,7 +33,8 @@ async fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
             "/",
             get(|version: Version| async move { format!("hello, {version:?}\n") }),
         )
-        .layer(DrainLayer::new(ctl.clone()));
+        .layer(DrainLayer::new(ctl.clone()))
+        .with_state(());
 
     let address = std::env::args().nth(1);
     let address = address.as_deref().unwrap_or("127.0.0.1:3000");

@@ -61,6 +61,9 @@ use crate::wait::Wait;
 /// request is on its way to it in that instant. Such a client sees the connection close without an
 /// answer. A lame duck longer than the clients' pauses between requests makes that chance nought.
 ///
+/// Give an axum `Router` its state, also an empty one, by `.with_state(())`: it then prepares its
+/// handlers once, and not for every request (as `axum::serve` has it do).
+///
 /// # Panics
 ///
 /// Awaiting it outside a tokio runtime, or in one without its timer or I/O.
@@ -80,7 +83,8 @@ use crate::wait::Wait;
 /// let ctl = ShutdownController::new();
 /// let app: Router = Router::new()
 ///     .route("/", get(|| async { "hello" }))
-///     .layer(DrainLayer::new(ctl.clone()));
+///     .layer(DrainLayer::new(ctl.clone()))
+///     .with_state(());
 ///
 /// let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
 /// # ctl.trigger(ShutdownReason::Manual);
@@ -254,7 +258,9 @@ impl<L: Listener, S, H> Serve<L, S, H> {
     /// Sets how long a client may take for the head of a request, and how long an HTTP/1 connection may
     /// be idle before the next one.
     ///
-    /// It is the answer to clients that send a byte now and then. Default: 30 s, as in hyper.
+    /// It is the answer to clients that send a byte now and then. The connection is closed when that
+    /// time is over, or up to a quarter of it later: looking now and then costs a request nothing,
+    /// which a timer for each does. It is in place of hyper's own setting. Default: 30 s.
     ///
     /// # Examples
     ///

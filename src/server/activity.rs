@@ -14,8 +14,8 @@ pub(super) struct Activity {
     stalled: AtomicBool,
     /// Bytes have come since the last answer ended: part of a head, perhaps.
     heard: AtomicBool,
-    /// There has been a request.
-    asked: AtomicBool,
+    /// How many requests there have been.
+    requests: AtomicUsize,
     /// A request has a body, of which some may be left unread. On HTTP/1 it is the latest one.
     uploading: AtomicBool,
     /// All is said; what the client still sends is thrown away.
@@ -54,7 +54,7 @@ impl Activity {
     }
 
     pub(super) fn begin(self: &Arc<Self>, is_http1: bool, has_body: bool) -> UnderWay {
-        self.asked.store(true, Ordering::Relaxed);
+        self.requests.fetch_add(1, Ordering::Relaxed);
         if is_http1 || has_body {
             self.uploading.store(has_body, Ordering::Relaxed);
         }
@@ -82,8 +82,8 @@ impl Activity {
         self.heard.load(Ordering::Relaxed)
     }
 
-    pub(super) fn was_asked(&self) -> bool {
-        self.asked.load(Ordering::Relaxed)
+    pub(super) fn requests(&self) -> usize {
+        self.requests.load(Ordering::Relaxed)
     }
 
     pub(super) fn is_uploading(&self) -> bool {

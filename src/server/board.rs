@@ -45,6 +45,8 @@ pub(super) struct Reader {
     slot: Slot,
     waker: Option<Waker>,
     edition: u32,
+    /// How often it has been registered: changes with the waker.
+    registrations: u32,
 }
 
 const ALL: u32 = 1;
@@ -86,6 +88,7 @@ impl Reader {
             slot: Slot::NONE,
             waker: None,
             edition: u32::MAX,
+            registrations: 0,
         }
     }
 
@@ -114,7 +117,12 @@ impl Reader {
             }
         }
         self.waker = Some(cx.waker().clone());
+        self.registrations = self.registrations.wrapping_add(1);
         (self.edition != before).then(|| *lock(&board.plan))
+    }
+
+    pub(super) fn registrations(&self) -> u32 {
+        self.registrations
     }
 
     /// Is read no more.

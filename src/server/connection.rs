@@ -61,7 +61,7 @@ where
         open: _open,
     } = newcomer;
     let activity = Arc::new(Activity::default());
-    let mut orders = Orders::new(board, &activity, number, settings.grace);
+    let mut orders = Orders::new(board, &activity, number, settings);
 
     // The transport's own handshake.
     let handshake = within(settings.handshake_timeout, handshake.handshake(io));

@@ -5,10 +5,11 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use super::activity::{Activity, Parting};
 use super::board::{Board, Plan, Reader};
+use super::settings::Settings;
 use crate::notice::earlier;
 
 /// What a connection is to do.
@@ -48,11 +49,28 @@ pub(super) struct Orders<'a> {
     number: u32,
     accepted_at: Instant,
     grace: Duration,
+    /// How long the head of a request may take.
+    head_timeout: Duration,
+    idle: Option<Idle>,
     said_goodbye: bool,
     /// It was busy when it should have been gone, and is looked at again then.
     next_look: Option<Instant>,
     alarm: Option<Pin<Box<Sleep>>>,
 }
+
+/// Whether an HTTP/1 connection waits for a request, looked at from time to time.
+struct Idle {
+    alarm: Pin<Box<Sleep>>,
+    /// As of which the alarm wakes the task.
+    registrations: u32,
+    /// As of the last look.
+    requests: usize,
+    /// How many looks have found nothing under way, and no request since the one before.
+    looks: u32,
+}
+
+/// A connection is closed after so many looks, so within a quarter more than its time.
+const LOOKS: u32 = 4;
 
 // ===== impl Orders =====
 
@@ -61,7 +79,7 @@ impl<'a> Orders<'a> {
         board: &'a Board,
         activity: &'a Activity,
         number: u32,
-        grace: Duration,
+        settings: &Settings,
     ) -> Self {
         Self {
             board,
@@ -71,7 +89,9 @@ impl<'a> Orders<'a> {
             protocol: Protocol::Handshake,
             number,
             accepted_at: Instant::now(),
-            grace,
+            grace: settings.grace,
+            head_timeout: settings.header_read_timeout,
+            idle: None,
             said_goodbye: false,
             next_look: None,
             alarm: None,
@@ -116,11 +136,16 @@ impl<'a> Orders<'a> {
             self.follow(plan);
         }
         match self.plan {
-            Plan::Serve => Poll::Pending,
+            Plan::Serve => self.poll_idle(cx),
             Plan::Leave { since, window } => {
-                ready!(self.poll_alarm(since.checked_add(self.share_of(window)), cx));
-                self.activity.part(Parting::Now);
-                self.poll_goodbye(since)
+                let moment = since.checked_add(self.share_of(window));
+                if self.poll_alarm(moment, cx).is_ready() {
+                    self.activity.part(Parting::Now);
+                    if let Poll::Ready(goodbye) = self.poll_goodbye(since) {
+                        return Poll::Ready(goodbye);
+                    }
+                }
+                self.poll_idle(cx)
             }
             Plan::Drain { since, .. } => {
                 if let Poll::Ready(goodbye) = self.poll_goodbye(since) {
@@ -140,6 +165,40 @@ impl<'a> Orders<'a> {
         }
     }
 
+    /// Ready when no head of a request has come for too long. It is looked at now and then, which
+    /// costs a request nothing; hyper's own timeout has a timer made for each.
+    #[inline]
+    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<Order> {
+        match &self.idle {
+            Some(idle) if idle.is_waiting(&self.reader) => Poll::Pending,
+            _ if self.protocol != Protocol::Http1 => Poll::Pending,
+            _ => self.look(cx),
+        }
+    }
+
+    #[cold]
+    fn look(&mut self, cx: &mut Context<'_>) -> Poll<Order> {
+        let idle = self
+            .idle
+            .get_or_insert_with(|| Idle::new(self.head_timeout));
+        let requests = self.activity.requests();
+        while idle.alarm.as_mut().poll(cx).is_ready() {
+            if requests != idle.requests {
+                idle.requests = requests;
+                idle.looks = 0;
+            }
+            match (self.activity.is_quiet(), idle.looks) {
+                (false, _) => idle.looks = 0,
+                (true, LOOKS) => return Poll::Ready(Order::Close),
+                (true, _) => idle.looks += 1,
+            }
+            let next = sleep(self.head_timeout / LOOKS); // which knows a far future
+            idle.alarm.as_mut().reset(next.deadline());
+        }
+        idle.registrations = self.reader.registrations();
+        Poll::Pending
+    }
+
     fn follow(&mut self, plan: Plan) {
         self.activity.part(match plan {
             Plan::Serve => Parting::None,
@@ -151,7 +210,7 @@ impl<'a> Orders<'a> {
 
     /// The goodbye is due once, and to none who has come since then and not asked for anything yet.
     fn poll_goodbye(&mut self, since: Instant) -> Poll<Order> {
-        let is_known = self.accepted_at < since || self.activity.was_asked();
+        let is_known = self.accepted_at < since || self.activity.requests() > 0;
         let is_due = match self.protocol {
             // GOAWAY takes nothing from those who have streams on their way (RFC 9113 §6.8).
             Protocol::Http2 => true,
@@ -224,6 +283,23 @@ impl<'a> Orders<'a> {
             alarm.as_mut().reset(at);
         }
         alarm.as_mut().poll(cx)
+    }
+}
+
+impl Idle {
+    fn new(time: Duration) -> Self {
+        Self {
+            alarm: Box::pin(sleep(time / LOOKS)),
+            registrations: 0,
+            requests: 0,
+            looks: 0,
+        }
+    }
+
+    /// The alarm will wake the task, and has not yet.
+    #[inline]
+    fn is_waiting(&self, reader: &Reader) -> bool {
+        self.registrations == reader.registrations() && !self.alarm.is_elapsed()
     }
 }
 

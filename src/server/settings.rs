@@ -35,9 +35,8 @@ impl Settings {
     /// Makes the builder for one HTTP/1 connection.
     pub(super) fn http1(&self) -> http1::Builder {
         let mut builder = http1::Builder::new();
-        builder
-            .timer(TokioTimer::new())
-            .header_read_timeout(self.header_read_timeout);
+        // The orders see to the timeout: hyper's makes a timer for every request.
+        builder.timer(TokioTimer::new()).header_read_timeout(None);
         for set in &self.http1 {
             set(&mut builder);
         }
