@@ -13,7 +13,12 @@ use pin_project_lite::pin_project;
 use tracing::warn;
 
 use crate::error::{BoxError, Forced};
-use crate::guard::InFlightGuard;
+use crate::gate::Shard;
+use crate::guard::{Entry, InFlightGuard};
+use crate::long_lived::{Class, Ending};
+use crate::reject::{Admission, Farewell};
+use crate::sync::Arc;
+use crate::upgrade::UpgradedHold;
 
 pin_project! {
     /// The response body of [`RequestTracking`](crate::RequestTracking).
@@ -54,12 +59,12 @@ pin_project! {
 pin_project! {
     #[project = TrackedProj]
     #[derive(Debug)]
-    enum Tracked<B> {
+    enum Tracked<B, G = InFlightGuard> {
         Live {
             // Declared first, so that it is dropped first.
             #[pin]
             inner: B,
-            guard: InFlightGuard,
+            guard: G,
         },
         Ended,
     }
@@ -70,8 +75,9 @@ pin_project! {
     ///
     /// It is in flight until it ends, errs or is dropped, and cut by force. It ends with the error
     /// [`Forced`], boxed, when admitted work is cut, never as if it were complete, so that no
-    /// client takes a part for the whole. Where the inner body has a default, which `CorsLayer` and
-    /// others want, it has one too.
+    /// client takes a part for the whole. Only one of a [long-lived class](crate::LongLived), which
+    /// has no whole, ends before the inner body does. Where the inner body has a default, which
+    /// `CorsLayer` and others want, it has one too.
     ///
     /// # Examples
     ///
@@ -105,13 +111,31 @@ pin_project! {
     #[derive(Debug)]
     enum Kind<B> {
         /// Of an admitted request.
-        Admitted { #[pin] inner: TrackedBody<B> },
+        Admitted { #[pin] state: Tracked<B, Admission> },
         /// Of an exempt one, or of none.
         Free { #[pin] inner: B },
         /// Our own: boxed, so that an admitted one is not larger for it.
         Refusal { text: Option<Box<Bytes>> },
+        /// Of a stream that is ended by the drain; boxed for the same reason, as is the next.
+        LongLived { body: Pin<Box<Ending<B>>> },
+        /// Of a response after which the connection is no longer HTTP's.
+        Upgraded { state: Pin<Box<Tracked<B, UpgradedHold>>> },
     }
 }
+
+/// A guard of what can be cut.
+pub(crate) trait Cut {
+    fn is_forced(&self) -> bool;
+
+    /// Ready once force has come; else the task is woken when it comes.
+    fn poll_forced(&mut self, cx: &mut Context<'_>) -> Poll<()>;
+
+    /// Notes that it is being cut.
+    fn note_aborted(&self);
+}
+
+/// One frame of a response body, or its end.
+pub(crate) type Polled<D> = Poll<Option<Result<Frame<D>, BoxError>>>;
 
 // ===== impl TrackedBody =====
 
@@ -145,7 +169,21 @@ impl<B: Body> Body for TrackedBody<B> {
 
     #[inline]
     fn is_end_stream(&self) -> bool {
-        match &self.state {
+        self.state.is_end_stream()
+    }
+
+    #[inline]
+    fn size_hint(&self) -> SizeHint {
+        self.state.size_hint()
+    }
+}
+
+// ===== impl Tracked =====
+
+impl<B: Body, G> Tracked<B, G> {
+    #[inline]
+    fn is_end_stream(&self) -> bool {
+        match self {
             Tracked::Live { inner, .. } => inner.is_end_stream(),
             Tracked::Ended => true,
         }
@@ -153,20 +191,110 @@ impl<B: Body> Body for TrackedBody<B> {
 
     #[inline]
     fn size_hint(&self) -> SizeHint {
-        match &self.state {
+        match self {
             Tracked::Live { inner, .. } => inner.size_hint(),
             Tracked::Ended => SizeHint::with_exact(0),
         }
     }
 }
 
+impl<B, G> Tracked<B, G>
+where
+    B: Body<Error: Into<BoxError>>,
+    G: Cut,
+{
+    /// Passes the next frame on, or ends the body when force has come.
+    #[inline]
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled<B::Data> {
+        let TrackedProj::Live { mut inner, guard } = self.as_mut().project() else {
+            return Poll::Ready(None);
+        };
+        // Before every poll of the inner: one that is always ready would never be cut.
+        if guard.is_forced() && !inner.is_end_stream() {
+            return Poll::Ready(Some(Err(self.cut())));
+        }
+        match inner.as_mut().poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                if inner.is_end_stream() {
+                    self.set(Tracked::Ended);
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(last) => {
+                self.set(Tracked::Ended);
+                Poll::Ready(last.map(|frame| frame.map_err(Into::into)))
+            }
+            Poll::Pending => {
+                ready!(guard.poll_forced(cx));
+                Poll::Ready(Some(Err(self.cut())))
+            }
+        }
+    }
+
+    /// Ends a body that was admitted, and not finished in time.
+    #[cold]
+    fn cut(mut self: Pin<&mut Self>) -> BoxError {
+        if let TrackedProj::Live { guard, .. } = self.as_mut().project() {
+            guard.note_aborted();
+        }
+        self.set(Tracked::Ended);
+        cut()
+    }
+}
+
+impl<S: AsRef<Shard>> Cut for Entry<S> {
+    #[inline]
+    fn is_forced(&self) -> bool {
+        self.is_forced()
+    }
+
+    #[inline]
+    fn poll_forced(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.poll_forced(cx)
+    }
+
+    fn note_aborted(&self) {
+        self.note_aborted();
+    }
+}
+
+/// What a body that is cut ends with.
+pub(crate) fn cut() -> BoxError {
+    warn!("cut by the shutdown: the response body had not ended");
+    Forced.into()
+}
+
 // ===== impl ResponseBody =====
 
 impl<B> ResponseBody<B> {
-    pub(crate) fn admitted(inner: B, guard: InFlightGuard) -> Self {
+    #[inline]
+    pub(crate) fn admitted(inner: B, guard: Admission) -> Self {
         Self {
             kind: Kind::Admitted {
-                inner: TrackedBody::new(inner, guard),
+                state: Tracked::Live { inner, guard },
+            },
+        }
+    }
+
+    #[cold]
+    pub(crate) fn long_lived(
+        inner: B,
+        guard: Admission,
+        class: Arc<Class>,
+        farewell: Farewell,
+    ) -> Self {
+        Self {
+            kind: Kind::LongLived {
+                body: Box::pin(Ending::new(inner, guard, class, farewell)),
+            },
+        }
+    }
+
+    #[cold]
+    pub(crate) fn upgraded(inner: B, guard: UpgradedHold) -> Self {
+        Self {
+            kind: Kind::Upgraded {
+                state: Box::pin(Tracked::Live { inner, guard }),
             },
         }
     }
@@ -201,31 +329,7 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, BoxError>>> {
         match self.project().kind.project() {
-            KindProj::Admitted { inner } => {
-                let mut state = inner.project().state;
-                let TrackedProj::Live { mut inner, guard } = state.as_mut().project() else {
-                    return Poll::Ready(None);
-                };
-                if guard.is_forced() && !inner.is_end_stream() {
-                    return Poll::Ready(Some(Err(cut(state))));
-                }
-                match inner.as_mut().poll_frame(cx) {
-                    Poll::Ready(Some(Ok(frame))) => {
-                        if inner.is_end_stream() {
-                            state.set(Tracked::Ended);
-                        }
-                        Poll::Ready(Some(Ok(frame)))
-                    }
-                    Poll::Ready(last) => {
-                        state.set(Tracked::Ended);
-                        Poll::Ready(last.map(|frame| frame.map_err(Into::into)))
-                    }
-                    Poll::Pending => {
-                        ready!(guard.poll_forced(cx));
-                        Poll::Ready(Some(Err(cut(state))))
-                    }
-                }
-            }
+            KindProj::Admitted { state } => state.poll_frame(cx),
             KindProj::Free { inner } => {
                 let frame = ready!(inner.poll_frame(cx));
                 Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
@@ -234,39 +338,34 @@ where
                 let frame = text.take().map(|text| Frame::data((*text).into()));
                 Poll::Ready(frame.map(Ok))
             }
+            KindProj::LongLived { body } => body.as_mut().poll_frame(cx),
+            KindProj::Upgraded { state } => state.as_mut().poll_frame(cx),
         }
     }
 
     #[inline]
     fn is_end_stream(&self) -> bool {
         match &self.kind {
-            Kind::Admitted { inner } => inner.is_end_stream(),
+            Kind::Admitted { state } => state.is_end_stream(),
             Kind::Free { inner } => inner.is_end_stream(),
             Kind::Refusal { text } => text.is_none(),
+            Kind::LongLived { body } => body.is_end_stream(),
+            Kind::Upgraded { state } => state.is_end_stream(),
         }
     }
 
     #[inline]
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
-            Kind::Admitted { inner } => inner.size_hint(),
+            Kind::Admitted { state } => state.size_hint(),
             Kind::Free { inner } => inner.size_hint(),
             Kind::Refusal { text } => {
                 SizeHint::with_exact(text.as_ref().map_or(0, |text| text.len() as u64))
             }
+            Kind::LongLived { body } => body.size_hint(),
+            Kind::Upgraded { state } => state.size_hint(),
         }
     }
-}
-
-/// Ends a body that was admitted, and not finished in time.
-#[cold]
-fn cut<B>(mut state: Pin<&mut Tracked<B>>) -> BoxError {
-    if let TrackedProj::Live { guard, .. } = state.as_mut().project() {
-        guard.note_aborted();
-    }
-    state.set(Tracked::Ended);
-    warn!("cut by the shutdown: the response body had not ended");
-    Forced.into()
 }
 
 impl<B: Default> Default for ResponseBody<B> {

@@ -6,6 +6,7 @@
 
 mod any;
 mod entrance;
+mod upgrading;
 
 pub use self::any::AnyResponseFuture;
 
@@ -17,21 +18,24 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response, request};
+use http::{HeaderMap, Request, Response, request};
+use http_body::Body;
 use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 use tracing::warn;
 
 use self::entrance::{Entrance, Refusal};
+use self::upgrading::Asked;
 use crate::body::ResponseBody;
 use crate::controller::ShutdownController;
 use crate::error::ShuttingDown;
-use crate::guard::InFlightGuard;
 use crate::layer_shard::LayerHandle;
+use crate::long_lived::LongLived;
 use crate::mode::{AnyService, Http};
-use crate::reject::{Facts, Options, into_response};
+use crate::reject::{Admission, Facts, Farewell, Options, into_response};
 use crate::sync::{Arc, OnceLock};
+use crate::upgrade::UpgradeGuard;
 
 /// Makes services drain: the one line that an application adds.
 ///
@@ -43,6 +47,11 @@ use crate::sync::{Arc, OnceLock};
 /// on, new ones get 503 with `Retry-After`, or a gRPC status; on HTTP/1, responses say
 /// `Connection: close` from the lame duck on. After a force, what has no answer yet gets a 503 (or
 /// a gRPC status) of its own, and what is in its body ends with an error.
+///
+/// Streams that would never end by themselves do so when draining begins, cleanly and not all at
+/// once: server-sent events, and what [`long_lived`](DrainLayer::long_lived) adds. A request that
+/// takes its connection over, as a WebSocket does, carries an [`UpgradeGuard`] in its extensions;
+/// whoever holds that keeps it counted when HTTP is done with it.
 ///
 /// Put one on each path of a request. A refusal made outside `CorsLayer` is opaque to browsers, so
 /// put that one around it.
@@ -121,7 +130,14 @@ pin_project! {
             // Declared first, so that it is dropped first.
             #[pin]
             inner: F,
-            guard: InFlightGuard,
+            guard: Admission,
+            facts: Facts,
+        },
+        // Admitted, and may take the connection away from HTTP.
+        Upgrading {
+            #[pin]
+            inner: F,
+            asked: Box<Asked>,
             facts: Facts,
         },
         Exempt {
@@ -144,7 +160,7 @@ impl DrainLayer {
     ///
     /// See [`reject_with_error`](DrainLayer::reject_with_error) for other ones.
     pub fn new(ctl: ShutdownController) -> Self {
-        let options = Options::new(ctl.config().retry_after);
+        let options = Options::new(ctl.core());
         Self {
             ctl,
             options,
@@ -255,6 +271,61 @@ impl DrainLayer {
         self
     }
 
+    /// Adds a class of responses that are ended when draining begins.
+    ///
+    /// It replaces one that was named by the same content type, or the same path. From the start
+    /// there is one of `text/event-stream`. Responses whose length is known, or that have a
+    /// `Content-Length`, are of no class.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::convert::Infallible;
+    /// use axum::{Router, body::Body, http::Request, response::sse::{Event, Sse}, routing::get};
+    /// use futures_util::stream;
+    /// use http_body_util::BodyExt;
+    /// use tower::ServiceExt;
+    /// use tower_lifecycle::{DrainLayer, LongLived, ShutdownController, ShutdownReason};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// # let ctl = ShutdownController::new();
+    /// let layer = DrainLayer::new(ctl.clone())
+    ///     .long_lived(LongLived::content_type("text/event-stream").rate(1_000))
+    ///     .long_lived(LongLived::path("/grpc.health.v1.Health/Watch"));
+    /// let tick = || Ok::<_, Infallible>(Event::default().data("tick"));
+    /// let ticks = move || async move { Sse::new(stream::repeat_with(tick)) };
+    /// let app: Router = Router::new().route("/ticks", get(ticks)).layer(layer);
+    ///
+    /// let request = Request::get("/ticks").body(Body::empty()).unwrap();
+    /// let body = app.oneshot(request).await.unwrap().into_body();
+    /// ctl.trigger(ShutdownReason::Manual);
+    /// let events = body.collect().await.unwrap(); // it has an end now
+    /// assert!(events.to_bytes().is_empty());
+    /// # }
+    /// ```
+    pub fn long_lived(mut self, class: LongLived) -> Self {
+        self.options().add_long_lived(class);
+        self
+    }
+
+    /// Removes all classes of long-lived responses, so that every stream is let finish.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_lifecycle::{DrainLayer, LongLived, ShutdownController};
+    ///
+    /// // Only these are ended; events are not.
+    /// let layer = DrainLayer::new(ShutdownController::new())
+    ///     .no_long_lived()
+    ///     .long_lived(LongLived::path("/watch"));
+    /// assert!(!format!("{layer:?}").contains("text/event-stream"));
+    /// ```
+    pub fn no_long_lived(mut self) -> Self {
+        self.options().clear_long_lived();
+        self
+    }
+
     /// Makes it a layer for any tower service, of HTTP or not.
     ///
     /// Requests are refused with the error [`ShuttingDown`](crate::ShuttingDown), cut with
@@ -286,7 +357,7 @@ impl DrainLayer {
         DrainLayer {
             ctl: self.ctl,
             // An unknown request has no path, and an error no headers.
-            options: Options::new(Duration::ZERO),
+            options: Options::none(),
             handle: Arc::default(),
             mode: PhantomData,
         }
@@ -349,6 +420,7 @@ impl<S, M> Drain<S, M> {
 impl<S, ReqBody, ResBody> Service<Request<ReqBody>> for Drain<S, Http>
 where
     S: Service<Request<ReqBody>, Response = Response<ResBody>>,
+    ResBody: Body,
 {
     type Response = Response<ResponseBody<ResBody>>;
     type Error = S::Error;
@@ -365,12 +437,16 @@ where
         let is_exempt = |options: &Options| options.is_exempt(request.uri().path());
         let kind = match self.entrance.admit(is_exempt) {
             Ok(guard) => {
-                let facts = Facts::of(&request);
-                Kind::Admitted {
-                    // The guard is there before the call: a panic in it is counted and undone.
-                    inner: self.inner.call(request),
-                    guard,
-                    facts,
+                let facts = self.entrance.handle.options.facts_of(&request);
+                if facts.asks_to_upgrade() {
+                    self.call_upgrading(guard, facts, request)
+                } else {
+                    Kind::Admitted {
+                        // The guard is there before the call: a panic in it is counted and undone.
+                        inner: self.inner.call(request),
+                        guard,
+                        facts,
+                    }
                 }
             }
             Err(refusal) => self.not_admitted(refusal, request),
@@ -384,7 +460,7 @@ impl<S> Drain<S, Http> {
     fn not_admitted<ReqBody>(
         &mut self,
         refusal: Refusal,
-        request: Request<ReqBody>,
+        mut request: Request<ReqBody>,
     ) -> Kind<S::Future>
     where
         S: Service<Request<ReqBody>>,
@@ -392,6 +468,11 @@ impl<S> Drain<S, Http> {
         let options = &self.entrance.handle.options;
         if refusal.inner_is_ready && options.is_exempt(request.uri().path()) {
             let mut facts = Facts::of(&request);
+            if facts.asks_to_upgrade() {
+                // Whoever extracts a guard finds one; it counts nothing.
+                let guard = UpgradeGuard::new(&self.entrance.handle.shard);
+                request.extensions_mut().insert(guard);
+            }
             if !self.entrance.handle.shard.is_shedding() {
                 facts = facts.keeping_connection(); // paused: nobody is asked to leave
             }
@@ -432,6 +513,7 @@ impl<S: fmt::Debug, M> fmt::Debug for Drain<S, M> {
 impl<F, B, E> Future for ResponseFuture<F>
 where
     F: Future<Output = Result<Response<B>, E>>,
+    B: Body,
 {
     type Output = Result<Response<ResponseBody<B>>, E>;
 
@@ -453,14 +535,17 @@ where
                     Poll::Ready(Ok(response)) => {
                         let (mut head, body) = response.into_parts();
                         if facts.is_http1() && guard.is_shedding() {
-                            facts.close_connection(head.status, &mut head.headers);
+                            facts.ask_to_leave(&mut head);
                         }
                         // The inner future is dropped in place; the guard goes on with the body.
                         let KindOwned::Admitted { guard, .. } = kind.project_replace(Kind::Done)
                         else {
                             unreachable!("it has just been polled")
                         };
-                        let body = ResponseBody::admitted(body, guard);
+                        let body = match body.size_hint().exact() {
+                            Some(_) => ResponseBody::admitted(body, guard),
+                            None => stream(&head.headers, body, guard, facts),
+                        };
                         Poll::Ready(Ok(Response::from_parts(head, body)))
                     }
                     Poll::Ready(Err(error)) => {
@@ -473,6 +558,7 @@ where
                     },
                 }
             }
+            KindProj::Upgrading { .. } => kind.poll_upgrading(cx),
             KindProj::Exempt { inner, facts } => {
                 let facts = *facts;
                 let result = ready!(inner.poll(cx));
@@ -497,8 +583,10 @@ impl<F> Kind<F> {
     /// Drops the inner future, then the guard, and answers in their place.
     #[cold]
     fn cut<B>(mut self: Pin<&mut Self>, facts: Facts) -> Response<ResponseBody<B>> {
-        if let KindProj::Admitted { guard, .. } = self.as_mut().project() {
-            guard.note_aborted();
+        match self.as_mut().project() {
+            KindProj::Admitted { guard, .. } => guard.note_aborted(),
+            KindProj::Upgrading { asked, .. } => asked.guard.note_aborted(),
+            _ => {}
         }
         self.set(Kind::Done);
         warn!("cut by the shutdown: the request had no response yet");
@@ -506,10 +594,30 @@ impl<F> Kind<F> {
     }
 }
 
+/// The body of an admitted request that does not know its length, and so may never end.
+#[inline(never)]
+fn stream<B: Body>(
+    headers: &HeaderMap,
+    body: B,
+    guard: Admission,
+    facts: Facts,
+) -> ResponseBody<B> {
+    let classes = guard.way().options.long_lived();
+    let class = match body.is_end_stream() {
+        true => None,
+        false => classes.of_response(facts.path_class(), headers),
+    };
+    match class {
+        Some(class) => ResponseBody::long_lived(body, guard, class, Farewell::of(headers)),
+        None => ResponseBody::admitted(body, guard),
+    }
+}
+
 impl<F> fmt::Debug for ResponseFuture<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = match &self.kind {
             Kind::Admitted { .. } => "admitted",
+            Kind::Upgrading { .. } => "upgrading",
             Kind::Exempt { .. } => "exempt",
             Kind::Refused { .. } => "refused",
             Kind::Done => "done",

@@ -48,14 +48,18 @@ use crate::wakers::Slot;
 /// [`ShutdownController::try_admit`]: crate::ShutdownController::try_admit
 /// [`ShutdownController::run`]: crate::ShutdownController::run
 #[must_use = "dropping the guard ends the work that it counts"]
-pub struct InFlightGuard {
-    shard: Arc<Shard>,
+pub struct InFlightGuard(Entry<Arc<Shard>>);
+
+/// What every guard is: one entry in the books of the shard that `S` leads to, until it is dropped.
+pub(crate) struct Entry<S: AsRef<Shard>> {
+    shard: S,
     /// Where the request's own waker is registered, from its first `Pending` on.
     slot: Slot,
     book: Book,
 }
 
-/// The future of [`InFlightGuard::draining`] and [`InFlightGuard::forced`].
+/// The future of `draining` and `forced` of an [`InFlightGuard`] and an
+/// [`UpgradeGuard`](crate::UpgradeGuard).
 ///
 /// It is `Unpin`, so one can be polled by reference all through a loop.
 ///
@@ -95,23 +99,7 @@ impl InFlightGuard {
     /// Enters unless the gate is closed. In a lame duck it is noted as a late arrival.
     #[inline]
     pub(crate) fn admit(shard: &Arc<Shard>) -> Option<Self> {
-        Self::admit_request(shard, || false)
-    }
-
-    /// As [`admit`](Self::admit), but not noted if it `is_exempt`, which is asked in a lame duck
-    /// only.
-    #[inline]
-    pub(crate) fn admit_request(
-        shard: &Arc<Shard>,
-        is_exempt: impl FnOnce() -> bool,
-    ) -> Option<Self> {
-        let arrived = || {
-            if !is_exempt() {
-                arrivals::note(shard);
-            }
-        };
-        let admitted = shard.enter(arrived);
-        admitted.then(|| Self::counted(shard, Book::Shard))
+        Entry::admit(shard, Arc::clone, || arrivals::note(shard)).map(Self)
     }
 
     /// Enters, whatever the gate says. It is never noted as a late arrival: what is not a request is
@@ -119,23 +107,14 @@ impl InFlightGuard {
     #[inline]
     pub(crate) fn track(shard: &Arc<Shard>) -> Self {
         let book = shard.enter_always(|| ());
-        Self::counted(shard, book)
+        Self(Entry::counted(Arc::clone(shard), book))
     }
 
     /// As [`track`](Self::track), for a request: in a lame duck it is noted as a late arrival.
     #[inline]
     pub(crate) fn track_request(shard: &Arc<Shard>) -> Self {
         let book = shard.enter_always(|| arrivals::note(shard));
-        Self::counted(shard, book)
-    }
-
-    #[inline]
-    fn counted(shard: &Arc<Shard>, book: Book) -> Self {
-        Self {
-            shard: Arc::clone(shard),
-            slot: Slot::NONE,
-            book,
-        }
+        Self(Entry::counted(Arc::clone(shard), book))
     }
 
     /// Resolves when draining has begun: the work should come to its end.
@@ -164,7 +143,7 @@ impl InFlightGuard {
     /// # }
     /// ```
     pub fn draining(&self) -> GuardWait<'_> {
-        self.wait_for(interest::DRAINING)
+        GuardWait::new(&self.0.shard, interest::DRAINING)
     }
 
     /// Resolves when admitted work is cut: the guard should be dropped now.
@@ -198,66 +177,122 @@ impl InFlightGuard {
     /// # }
     /// ```
     pub fn forced(&self) -> GuardWait<'_> {
-        self.wait_for(interest::FORCED)
-    }
-
-    fn wait_for(&self, interests: u32) -> GuardWait<'_> {
-        GuardWait {
-            shard: &self.shard,
-            slot: Slot::NONE,
-            interests,
-        }
-    }
-
-    #[inline]
-    pub(crate) fn is_shedding(&self) -> bool {
-        self.shard.is_shedding()
-    }
-
-    #[inline]
-    pub(crate) fn is_forced(&self) -> bool {
-        self.shard.is_forced()
-    }
-
-    /// Ready once force has come; else the task is woken when it comes.
-    #[inline(never)]
-    pub(crate) fn poll_forced(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let registered = self
-            .shard
-            .register(&mut self.slot, cx.waker(), interest::FORCED);
-        if registered {
-            Poll::Pending
-        } else {
-            Poll::Ready(())
-        }
-    }
-
-    /// Notes that what this guard counts is being cut.
-    pub(crate) fn note_aborted(&self) {
-        self.shard.note_aborted();
-    }
-}
-
-impl Drop for InFlightGuard {
-    #[inline]
-    fn drop(&mut self) {
-        if self.slot.is_registered() {
-            self.shard.deregister(&mut self.slot);
-        }
-        self.shard.leave(self.book);
+        GuardWait::new(&self.0.shard, interest::FORCED)
     }
 }
 
 impl fmt::Debug for InFlightGuard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("InFlightGuard")
-            .field("draining", &self.shard.is_draining())
-            .field("forced", &self.shard.is_forced())
+            .field("draining", &self.0.shard.is_draining())
+            .field("forced", &self.0.shard.is_forced())
+            .finish_non_exhaustive()
+    }
+}
+
+// ===== impl Entry =====
+
+impl<S: AsRef<Shard>> Entry<S> {
+    /// Enters unless the gate is closed, and takes the way to the shard along. In a lame duck
+    /// `arrived` is called.
+    #[inline]
+    pub(crate) fn admit(
+        shard: &S,
+        share: impl FnOnce(&S) -> S,
+        arrived: impl FnOnce(),
+    ) -> Option<Self> {
+        let admitted = shard.as_ref().enter(arrived);
+        admitted.then(|| Self::counted(share(shard), Book::Shard))
+    }
+
+    #[inline]
+    fn counted(shard: S, book: Book) -> Self {
+        Self {
+            shard,
+            slot: Slot::NONE,
+            book,
+        }
+    }
+
+    /// The way to the shard.
+    #[inline]
+    pub(crate) fn way(&self) -> &S {
+        &self.shard
+    }
+
+    #[inline]
+    fn shard(&self) -> &Shard {
+        self.shard.as_ref()
+    }
+
+    #[inline]
+    pub(crate) fn is_shedding(&self) -> bool {
+        self.shard().is_shedding()
+    }
+
+    #[inline]
+    pub(crate) fn is_draining(&self) -> bool {
+        self.shard().is_draining()
+    }
+
+    /// Has the task woken at any of `interests`; `false` if one has come already.
+    #[inline(never)]
+    pub(crate) fn register(&mut self, cx: &mut Context<'_>, interests: u32) -> bool {
+        let shard = self.shard.as_ref();
+        shard.register(&mut self.slot, cx.waker(), interests)
+    }
+
+    #[inline]
+    pub(crate) fn is_forced(&self) -> bool {
+        self.shard().is_forced()
+    }
+
+    /// Ready once force has come; else the task is woken when it comes.
+    #[inline]
+    pub(crate) fn poll_forced(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match self.register(cx, interest::FORCED) {
+            true => Poll::Pending,
+            false => Poll::Ready(()),
+        }
+    }
+
+    /// Notes that what this entry counts is being cut.
+    pub(crate) fn note_aborted(&self) {
+        self.shard().note_aborted();
+    }
+}
+
+impl<S: AsRef<Shard>> Drop for Entry<S> {
+    #[inline]
+    fn drop(&mut self) {
+        let shard = self.shard.as_ref();
+        if self.slot.is_registered() {
+            shard.deregister(&mut self.slot);
+        }
+        shard.leave(self.book);
+    }
+}
+
+impl<S: AsRef<Shard>> fmt::Debug for Entry<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Entry")
+            .field("draining", &self.is_draining())
+            .field("forced", &self.is_forced())
             .finish_non_exhaustive()
     }
 }
 
 // ===== impl GuardWait =====
+
+impl<'a> GuardWait<'a> {
+    pub(crate) fn new(shard: &'a Shard, interests: u32) -> Self {
+        Self {
+            shard,
+            slot: Slot::NONE,
+            interests,
+        }
+    }
+}
 
 impl Future for GuardWait<'_> {
     type Output = ();

@@ -19,7 +19,7 @@ use crate::sync::{Arc, Mutex, OnceLock, Weak, lock};
 #[repr(align(128))]
 pub(crate) struct LayerShard<O> {
     pub(crate) shard: Arc<Shard>,
-    /// Read on cold paths only, and never cloned there.
+    /// Only read, and never cloned for a request: nobody writes to its line.
     pub(crate) options: Arc<O>,
     index: usize,
     peers: Arc<OnceLock<Peers<O>>>,
@@ -73,6 +73,21 @@ impl<O: Send + Sync + 'static> LayerHandle<O> {
         let local = Self(Arc::clone(&table[core.gate.local_index()]));
         core.layers.keep(table);
         local
+    }
+}
+
+impl<O> LayerHandle<O> {
+    /// Shares the handle as it is, whatever thread it is on: for what has been counted in its shard.
+    #[inline]
+    pub(crate) fn share(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<O> AsRef<Shard> for LayerHandle<O> {
+    #[inline]
+    fn as_ref(&self) -> &Shard {
+        &self.0.shard
     }
 }
 

@@ -33,6 +33,10 @@
 //!   [`ShutdownConfig`] says how long each part may take.
 //! - [`DrainLayer`] admits, counts, refuses and cuts the requests of a service, of HTTP or not.
 //!   [`RequestTrackingLayer`] only counts them.
+//! - `serve` (feature `server`) is a server of our own, which looks after what a layer cannot see: idle
+//!   connections, HTTP/2's goodbye, upgraded sockets, the last byte of an answer.
+//! - [`LongLived`] names streams that are ended when draining begins; an [`UpgradeGuard`] keeps a
+//!   WebSocket counted.
 //! - [`InFlightGuard`] counts work that is no tower call.
 //! - [`Startup`] starts services one after another, and stops them again when one of them fails.
 //! - [`ShutdownController::spawn`] is for background tasks, [`ShutdownController::pause`] for
@@ -52,7 +56,7 @@
 //! | `Running` | served | as is | 200 `healthy` or `degraded`, 503 `unhealthy` by a critical check | 200 |
 //! | paused | 503, `Retry-After` | as is | 503 `paused` | 200 |
 //! | `LameDuck` | served | HTTP/1: `Connection: close` | 503 `draining` | 200 |
-//! | `Draining` | 503, `Retry-After` | finish, HTTP/1: `Connection: close` | 503 `draining` | 200 |
+//! | `Draining` | 503, `Retry-After` | finish, event streams end, HTTP/1: `Connection: close` | 503 `draining` | 200 |
 //! | forced | 503, `Retry-After` | no answer yet: 503; in the body: body error | 503 `draining` | 200 |
 //! | `Stopping` | 503, `Retry-After` | – | 503 `stopping` | 200 |
 //! | `Stopped`, `Failed` | 503, `Retry-After` | – | 503 `stopped`, `unhealthy` | 503 |
@@ -77,6 +81,7 @@
 //! |---|---|---|
 //! | `health` | yes | `HealthService`, `HealthLayer` |
 //! | `persist` | yes | `StateStore`, `FileStore`, `MemoryStore`, `ShutdownController::persist` |
+//! | `server` | no | `serve`, `ShutdownController::watch` |
 //! | `serde` | yes | `ShutdownConfig` from and to the formats of serde, `Metrics` to them |
 //! | `signal` | yes | `ShutdownController::listen_for_signals` |
 //!
@@ -109,6 +114,7 @@ mod health;
 mod hooks;
 mod into_result;
 mod layer_shard;
+mod long_lived;
 mod maintenance;
 mod metrics;
 mod milestones;
@@ -153,6 +159,7 @@ pub use guard::{GuardWait, InFlightGuard};
 pub use health::{Health, HealthBody, HealthLayer, HealthService};
 pub use hooks::{Hook, HookError};
 pub use into_result::IntoResult;
+pub use long_lived::LongLived;
 pub use maintenance::ResumeError;
 pub use metrics::Metrics;
 pub use mode::{AnyService, Http};
@@ -171,6 +178,7 @@ pub use state::{LifecycleState, ShutdownReason};
 #[cfg(feature = "persist")]
 pub use store::{FileStore, MemoryStore, StateStore, StoreError};
 pub use tracking::{RequestTracking, RequestTrackingLayer};
+pub use upgrade::UpgradeGuard;
 pub use wait::Wait;
 #[cfg(feature = "server")]
 pub use watch::{GracefulConnection, Watch};

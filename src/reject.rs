@@ -11,12 +11,17 @@ use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
-use http::{HeaderMap, Method, Request, Response, StatusCode, Version, request};
+use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RETRY_AFTER, UPGRADE};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Version, request, response};
+use http_body::Frame;
 
 use crate::body::ResponseBody;
+use crate::core::Core;
 use crate::error::ShuttingDown;
-use crate::sync::Arc;
+use crate::guard::Entry;
+use crate::layer_shard::LayerHandle;
+use crate::long_lived::{Classes, LongLived};
+use crate::sync::{Arc, Weak};
 
 const REFUSED_JSON: &str = r#"{"error":"service is shutting down"}"#;
 const PAUSED_JSON: &str = r#"{"error":"service is paused"}"#;
@@ -25,6 +30,8 @@ const REFUSED_GRPC: HeaderValue = HeaderValue::from_static("service is shutting 
 const PAUSED_GRPC: HeaderValue = HeaderValue::from_static("service is paused");
 const CUT_GRPC: HeaderValue =
     HeaderValue::from_static("service stopped before the call was finished");
+const GRPC_STATUS: &str = "grpc-status";
+const GRPC_MESSAGE: &str = "grpc-message";
 /// gRPC's status code `UNAVAILABLE`.
 const UNAVAILABLE: HeaderValue = HeaderValue::from_static("14");
 
@@ -46,15 +53,21 @@ pub(crate) struct Options {
     retry_after: HeaderValue,
     exempt_paths: Vec<Box<str>>,
     refuse_with: Option<RefuseWith>,
+    long_lived: Classes,
 }
+
+/// An admitted request's entry, with what its layer was told.
+pub(crate) type Admission = Entry<LayerHandle<Options>>;
 
 type RefuseWith = Arc<dyn Fn(&request::Parts) -> Response<Bytes> + Send + Sync>;
 
-/// What has to be remembered of a request to answer it when it is gone: two bytes.
+/// What has to be remembered of a request to answer it when it is gone: four bytes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Facts {
     flags: u8,
     grpc: u8,
+    /// Which class of [`LongLived`] its path is.
+    class: u16,
 }
 
 /// Marks a response that was made to close its connection by a layer, which asks all clients at
@@ -66,17 +79,71 @@ pub(crate) struct AskedToLeave;
 const HTTP_1: u8 = 1 << 0;
 const HEAD: u8 = 1 << 1;
 const CONNECT: u8 = 1 << 2;
+const ASKS_TO_UPGRADE: u8 = 1 << 3;
 const NOT_GRPC: u8 = u8::MAX;
+const NO_CLASS: u16 = u16::MAX;
+
+/// The trailers of gRPC-Web, which are data: a flag, the length, and the lines.
+const WEB_TRAILERS: &[u8] =
+    b"\x80\x00\x00\x00\x37grpc-status:14\r\ngrpc-message:service is shutting down\r\n";
+/// The same in base 64.
+const WEB_TEXT_TRAILERS: &[u8] =
+    b"gAAAADdncnBjLXN0YXR1czoxNA0KZ3JwYy1tZXNzYWdlOnNlcnZpY2UgaXMgc2h1dHRpbmcgZG93bg0K";
+
+/// How a stream is ended before it has ended by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Farewell {
+    /// By its end alone.
+    End,
+    /// gRPC: by trailers, without which the stream were broken.
+    Trailers,
+    /// gRPC-Web: by these bytes.
+    Data(&'static [u8]),
+}
 
 // ===== impl Options =====
 
 impl Options {
-    pub(crate) fn new(retry_after: Duration) -> Self {
+    pub(crate) fn new(core: &Arc<Core>) -> Self {
         Self {
-            retry_after: whole_seconds(retry_after),
+            retry_after: whole_seconds(core.config.retry_after),
             exempt_paths: Vec::new(),
             refuse_with: None,
+            long_lived: Classes::new(Arc::downgrade(core)),
         }
+    }
+
+    /// For a layer around services that are not of HTTP.
+    pub(crate) fn none() -> Self {
+        Self {
+            retry_after: whole_seconds(Duration::ZERO),
+            exempt_paths: Vec::new(),
+            refuse_with: None,
+            long_lived: Classes::none(Weak::new()),
+        }
+    }
+
+    pub(crate) fn long_lived(&self) -> &Classes {
+        &self.long_lived
+    }
+
+    pub(crate) fn add_long_lived(&mut self, class: LongLived) {
+        self.long_lived.add(class);
+    }
+
+    pub(crate) fn clear_long_lived(&mut self) {
+        self.long_lived.clear();
+    }
+
+    /// What has to be remembered of an admitted request.
+    #[inline]
+    pub(crate) fn facts_of<T>(&self, request: &Request<T>) -> Facts {
+        let mut facts = Facts::of(request);
+        if self.long_lived.has_paths() {
+            let class = self.long_lived.of_path(request.uri().path());
+            facts.class = class.and_then(|n| n.try_into().ok()).unwrap_or(NO_CLASS);
+        }
+        facts
     }
 
     pub(crate) fn set_retry_after(&mut self, time: Duration) {
@@ -134,6 +201,7 @@ impl fmt::Debug for Options {
             .field("retry_after", &self.retry_after)
             .field("exempt_paths", &self.exempt_paths)
             .field("refuse_with", &self.refuse_with.is_some())
+            .field("long_lived", &self.long_lived)
             .finish()
     }
 }
@@ -153,15 +221,38 @@ impl Facts {
         if request.version() < Version::HTTP_2 {
             flags |= HTTP_1;
         }
+        // HTTP/1.0 has no upgrades (RFC 9110 §7.8), and HTTP/2 has only those by CONNECT.
+        if request.version() == Version::HTTP_11 && request.headers().contains_key(UPGRADE) {
+            flags |= ASKS_TO_UPGRADE;
+        }
         let mut grpc = NOT_GRPC;
         match *request.method() {
             // Every gRPC call is a POST, so others need no look at their headers.
             Method::POST => grpc = grpc_type(request.headers()),
             Method::HEAD => flags |= HEAD,
-            Method::CONNECT => flags |= CONNECT,
+            Method::CONNECT => flags |= CONNECT | ASKS_TO_UPGRADE,
             _ => {}
         }
-        Self { flags, grpc }
+        Self {
+            flags,
+            grpc,
+            class: NO_CLASS,
+        }
+    }
+
+    #[inline]
+    pub(crate) fn asks_to_upgrade(self) -> bool {
+        self.flags & ASKS_TO_UPGRADE != 0
+    }
+
+    /// Whether after this answer the connection, or the stream of it, is no longer HTTP's.
+    pub(crate) fn is_upgraded_by(self, status: StatusCode) -> bool {
+        status == StatusCode::SWITCHING_PROTOCOLS
+            || (self.flags & CONNECT != 0 && status.is_success())
+    }
+
+    pub(crate) fn path_class(self) -> Option<usize> {
+        (self.class != NO_CLASS).then_some(usize::from(self.class))
     }
 
     #[inline]
@@ -206,14 +297,50 @@ impl Facts {
         self.close_connection(response.status(), response.headers_mut());
     }
 
-    /// Asks an HTTP/1 client to leave after this response.
+    /// Asks an HTTP/1 client to leave after the response with this head.
+    #[cold]
+    pub(crate) fn ask_to_leave(self, head: &mut response::Parts) {
+        self.close_connection(head.status, &mut head.headers);
+        #[cfg(feature = "server")]
+        head.extensions.insert(AskedToLeave);
+    }
+
     #[cold]
     pub(crate) fn close_connection(self, status: StatusCode, headers: &mut HeaderMap) {
-        // After these two the connection is no longer HTTP's to close.
-        let tunnels = status == StatusCode::SWITCHING_PROTOCOLS
-            || (self.flags & CONNECT != 0 && status.is_success());
-        if self.is_http1() && !tunnels {
+        if self.is_http1() && !self.is_upgraded_by(status) {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+    }
+}
+
+// ===== impl Farewell =====
+
+impl Farewell {
+    /// What the stream of a response with these headers needs.
+    pub(crate) fn of(headers: &HeaderMap) -> Self {
+        let Some(name) = GRPC_TYPES.get(usize::from(grpc_type(headers))) else {
+            return Self::End;
+        };
+        if name.starts_with("application/grpc-web-text") {
+            Self::Data(WEB_TEXT_TRAILERS)
+        } else if name.starts_with("application/grpc-web") {
+            Self::Data(WEB_TRAILERS)
+        } else {
+            Self::Trailers
+        }
+    }
+
+    /// The last frame.
+    pub(crate) fn frame<D: From<Bytes>>(self) -> Option<Frame<D>> {
+        match self {
+            Self::End => None,
+            Self::Trailers => {
+                let mut trailers = HeaderMap::with_capacity(2);
+                trailers.insert(GRPC_STATUS, UNAVAILABLE);
+                trailers.insert(GRPC_MESSAGE, REFUSED_GRPC);
+                Some(Frame::trailers(trailers))
+            }
+            Self::Data(data) => Some(Frame::data(Bytes::from_static(data).into())),
         }
     }
 }
@@ -255,8 +382,8 @@ fn grpc(content_type: HeaderValue, message: HeaderValue) -> Response<Bytes> {
     let mut response = Response::new(Bytes::new());
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, content_type);
-    headers.insert("grpc-status", UNAVAILABLE);
-    headers.insert("grpc-message", message);
+    headers.insert(GRPC_STATUS, UNAVAILABLE);
+    headers.insert(GRPC_MESSAGE, message);
     response
 }
 

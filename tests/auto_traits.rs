@@ -8,9 +8,9 @@ use http_body_util::Full;
 use tower_lifecycle::future::{AnyDrainFuture, DrainFuture, RequestTrackingFuture};
 use tower_lifecycle::{
     AnyService, BoxError, ConfigError, Drain, DrainLayer, Forced, GuardWait, Hook, HookError,
-    HookReport, Http, InFlightGuard, LifecycleState, Outcome, PhaseReport, RequestTracking,
-    RequestTrackingLayer, ResponseBody, Run, ShutdownConfig, ShutdownController, ShutdownNotice,
-    ShutdownReason, ShutdownReport, ShuttingDown, TrackedBody, Wait,
+    HookReport, Http, InFlightGuard, LifecycleState, LongLived, Outcome, PhaseReport,
+    RequestTracking, RequestTrackingLayer, ResponseBody, Run, ShutdownConfig, ShutdownController,
+    ShutdownNotice, ShutdownReason, ShutdownReport, ShuttingDown, TrackedBody, UpgradeGuard, Wait,
 };
 
 fn is_all<T: Send + Sync + Unpin + Debug + 'static>() {}
@@ -36,6 +36,7 @@ fn the_handle_and_what_it_gives_are_send_and_sync() {
     is_all::<Outcome>();
     is_all::<InFlightGuard>();
     is_all::<GuardWait<'static>>();
+    is_all::<UpgradeGuard>();
     is_all::<Wait>();
     is_all::<Wait<LifecycleState>>();
     is_all::<Wait<ShutdownReport>>();
@@ -49,6 +50,7 @@ fn layers_services_futures_and_bodies_are_send_and_sync() {
     is_all::<Http>();
     is_all::<AnyService>();
     is_all::<DrainLayer>();
+    is_all::<LongLived>();
     is_all::<DrainLayer<Mode>>();
     is_all::<Drain<Service>>();
     is_all::<Drain<Service, Mode>>();
@@ -82,6 +84,8 @@ fn handles_layers_services_and_values_can_be_cloned() {
     is_clone::<HookReport>();
     is_clone::<HookError>();
     is_clone::<ConfigError>();
+    is_clone::<UpgradeGuard>();
+    is_clone::<LongLived>();
     is_clone::<DrainLayer<Mode>>();
     is_clone::<Drain<Service, Mode>>();
     is_clone::<RequestTrackingLayer<Mode>>();

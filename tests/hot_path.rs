@@ -18,8 +18,8 @@ use tower::util::{BoxCloneService, Oneshot};
 use tower::{Layer, Service, service_fn};
 use tower_lifecycle::future::{AnyDrainFuture, DrainFuture, RequestTrackingFuture};
 use tower_lifecycle::{
-    AnyService, DrainLayer, Http, RequestTrackingLayer, ResponseBody, ShutdownController,
-    TrackedBody,
+    AnyService, DrainLayer, Http, LongLived, RequestTrackingLayer, ResponseBody,
+    ShutdownController, TrackedBody,
 };
 
 // ===== allocations =====
@@ -140,6 +140,40 @@ fn a_ready_request_allocates_nothing() {
     assert_eq!(allocations(|| polls[3] = serve(&mut until, cx)), 0);
     // The response, its data, and its end.
     assert_eq!(polls, [3; 4]);
+}
+
+/// The layer looks at what a stream is, and finds that it is no class of its own.
+#[test]
+fn a_stream_allocates_nothing_either_with_classes_of_any_kind() {
+    let ctl = ShutdownController::new();
+    let stream = || service_fn(|_: Request<()>| ready(Ok::<_, Infallible>(Response::new(Never))));
+    let mut layer = DrainLayer::new(ctl.clone());
+    let mut plain = layer.layer(stream());
+    for path in ["/watch", "/log"] {
+        layer = layer.long_lived(LongLived::path(path));
+    }
+    let mut paths = layer.layer(stream());
+    let cx = &mut Context::from_waker(Waker::noop());
+    let mut polls = 0;
+    assert_eq!(allocations(|| drop(respond(&mut plain, cx, &mut polls))), 0);
+    assert_eq!(allocations(|| drop(respond(&mut paths, cx, &mut polls))), 0);
+    assert_eq!(polls, 2);
+    assert_eq!(ctl.in_flight(), 0);
+}
+
+/// A body that never ends and does not know its length.
+struct Never;
+
+impl Body for Never {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Pending
+    }
 }
 
 #[test]

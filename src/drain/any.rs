@@ -11,8 +11,8 @@ use tracing::warn;
 
 use super::{Drain, POLLED_AFTER_COMPLETION};
 use crate::error::{BoxError, Forced, ShuttingDown};
-use crate::guard::InFlightGuard;
 use crate::mode::AnyService;
+use crate::reject::Admission;
 
 pin_project! {
     /// The response future of [`Drain`] around any service.
@@ -34,7 +34,7 @@ pin_project! {
             // Declared first, so that it is dropped first.
             #[pin]
             inner: F,
-            guard: InFlightGuard,
+            guard: Admission,
         },
         Refused { error: ShuttingDown },
         Done,

@@ -5,10 +5,11 @@ use std::task::{Context, Poll};
 
 use tracing::warn;
 
+use crate::arrivals;
 use crate::gate::interest;
-use crate::guard::InFlightGuard;
+use crate::guard::Entry;
 use crate::layer_shard::LayerHandle;
-use crate::reject::Options;
+use crate::reject::{Admission, Options};
 use crate::wakers::Slot;
 
 /// A service's own place at the gate. Not inherited by a clone: neither the inner's readiness nor
@@ -91,7 +92,7 @@ impl Entrance {
     pub(super) fn admit(
         &mut self,
         is_exempt: impl FnOnce(&Options) -> bool,
-    ) -> Result<InFlightGuard, Refusal> {
+    ) -> Result<Admission, Refusal> {
         if self.waiting.is_registered() {
             self.handle.shard.deregister(&mut self.waiting);
         }
@@ -102,8 +103,13 @@ impl Entrance {
         }
         let inner_is_ready = true;
         let handle = &self.handle;
-        let guard = InFlightGuard::admit_request(&handle.shard, || is_exempt(&handle.options));
-        guard.ok_or(Refusal { inner_is_ready })
+        let arrived = || {
+            if !is_exempt(&handle.options) {
+                arrivals::note(&handle.shard);
+            }
+        };
+        let entry = Entry::admit(handle, LayerHandle::share, arrived);
+        entry.ok_or(Refusal { inner_is_ready })
     }
 
     #[cold]

@@ -14,21 +14,21 @@ pub(super) struct Settings {
     pub(super) handshake_timeout: Duration,
     pub(super) grace: Duration,
     pub(super) lingering: Lingering,
-    http1: Vec<Box<dyn Fn(&mut http1::Builder) + Send + Sync>>,
-    http2: Vec<Box<dyn Fn(&mut http2::Builder<StreamExecutor>) + Send + Sync>>,
+    http1: Vec<Setter<http1::Builder>>,
+    http2: Vec<Setter<http2::Builder<StreamExecutor>>>,
 }
+
+/// Changes a builder of hyper's.
+type Setter<B> = Box<dyn Fn(&mut B) + Send + Sync>;
 
 // ===== impl Settings =====
 
 impl Settings {
-    pub(super) fn add_http1(&mut self, set: Box<dyn Fn(&mut http1::Builder) + Send + Sync>) {
+    pub(super) fn add_http1(&mut self, set: Setter<http1::Builder>) {
         self.http1.push(set);
     }
 
-    pub(super) fn add_http2(
-        &mut self,
-        set: Box<dyn Fn(&mut http2::Builder<StreamExecutor>) + Send + Sync>,
-    ) {
+    pub(super) fn add_http2(&mut self, set: Setter<http2::Builder<StreamExecutor>>) {
         self.http2.push(set);
     }
 
