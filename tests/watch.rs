@@ -46,7 +46,7 @@ fn app(ctl: &ShutdownController) -> Router {
         .route("/", get(|| async { "hello" }))
         .route("/large", get(large))
         .route("/slow", get(slow))
-        .route("/never", get(|| pending::<Body>()))
+        .route("/never", get(pending::<Body>))
         .layer(DrainLayer::new(ctl.clone()))
 }
 
