@@ -16,8 +16,9 @@ pub(super) struct Activity {
     heard: AtomicBool,
     /// How many requests there have been.
     requests: AtomicUsize,
-    /// A request has a body, of which some may be left unread. On HTTP/1 it is the latest one.
-    uploading: AtomicBool,
+    /// The client may be sending when all is said: the rest of a request's body, on HTTP/1, and
+    /// frames at any time, on HTTP/2.
+    may_send: AtomicBool,
     /// All is said; what the client still sends is thrown away.
     lingering: AtomicBool,
     /// It has become a tunnel, of which nobody here can tell when it is idle.
@@ -55,8 +56,8 @@ impl Activity {
 
     pub(super) fn begin(self: &Arc<Self>, is_http1: bool, has_body: bool) -> UnderWay {
         self.requests.fetch_add(1, Ordering::Relaxed);
-        if is_http1 || has_body {
-            self.uploading.store(has_body, Ordering::Relaxed);
+        if is_http1 {
+            self.note_may_send(has_body);
         }
         self.under_way.fetch_add(1, Ordering::Relaxed);
         UnderWay(Arc::clone(self))
@@ -86,8 +87,12 @@ impl Activity {
         self.requests.load(Ordering::Relaxed)
     }
 
-    pub(super) fn is_uploading(&self) -> bool {
-        self.uploading.load(Ordering::Relaxed)
+    pub(super) fn note_may_send(&self, may_send: bool) {
+        self.may_send.store(may_send, Ordering::Relaxed);
+    }
+
+    pub(super) fn may_send(&self) -> bool {
+        self.may_send.load(Ordering::Relaxed)
     }
 
     pub(super) fn part(&self, parting: Parting) {

@@ -93,6 +93,7 @@ where
     let wire = TokioIo::new(wire);
     if is_http2 {
         orders.speak(Protocol::Http2);
+        activity.note_may_send(true);
         let streams = Streams::default();
         let connection = settings
             .http2(streams.executor())

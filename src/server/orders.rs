@@ -148,11 +148,14 @@ impl<'a> Orders<'a> {
                 self.poll_idle(cx)
             }
             Plan::Drain { since, .. } => {
-                if let Poll::Ready(goodbye) = self.poll_goodbye(since) {
-                    return Poll::Ready(goodbye);
-                }
                 loop {
+                    if let Poll::Ready(goodbye) = self.poll_goodbye(since) {
+                        return Poll::Ready(goodbye);
+                    }
                     ready!(self.poll_alarm(self.deadline(), cx));
+                    if self.owes_goodbye(since) {
+                        continue;
+                    }
                     if self.activity.is_quiet() {
                         return Poll::Ready(self.last_order());
                     }
@@ -208,24 +211,35 @@ impl<'a> Orders<'a> {
         self.plan = plan;
     }
 
-    /// The goodbye is due once, and to none who has come since then and not asked for anything yet.
     fn poll_goodbye(&mut self, since: Instant) -> Poll<Order> {
-        let is_known = self.accepted_at < since || self.activity.requests() > 0;
-        let is_due = match self.protocol {
-            // GOAWAY takes nothing from those who have streams on their way (RFC 9113 §6.8).
-            Protocol::Http2 => true,
-            // HTTP/1 has no goodbye but the close, which is for the end of the answer; an idle
-            // connection may bring another request until its own moment.
-            Protocol::Http1 => matches!(self.plan, Plan::Drain { .. }) && !self.activity.is_quiet(),
-            _ => false,
-        };
-        if self.said_goodbye || !is_known || !is_due {
+        if !self.owes_goodbye(since) {
             return Poll::Pending;
         }
         self.said_goodbye = true;
         // An answer to the goodbye takes a round trip.
         self.next_look = Instant::now().checked_add(self.grace);
         Poll::Ready(Order::SayGoodbye)
+    }
+
+    /// The goodbye is due once, and to none who has come since then and not asked for anything yet.
+    fn owes_goodbye(&self, since: Instant) -> bool {
+        let is_known = self.accepted_at < since || self.activity.requests() > 0;
+        if self.said_goodbye || !is_known {
+            return false;
+        }
+        match (self.protocol, self.plan) {
+            // GOAWAY takes nothing from those who have streams on their way (RFC 9113 §6.8).
+            (Protocol::Http2, Plan::Leave { .. }) => true,
+            // Some clients fail what they have not sent yet when they see it. While late clients are
+            // refused they had better read the refusal, in their own protocol.
+            (Protocol::Http2, Plan::Drain { idle_until, .. }) => {
+                idle_until.is_some_and(|until| until <= Instant::now())
+            }
+            // HTTP/1 has no goodbye but the close, which is for the end of the answer; an idle
+            // connection may bring another request until its own moment.
+            (Protocol::Http1, Plan::Drain { .. }) => !self.activity.is_quiet(),
+            _ => false,
+        }
     }
 
     fn last_order(&self) -> Order {
@@ -248,7 +262,12 @@ impl<'a> Orders<'a> {
             return None;
         };
         let is_new = self.accepted_at >= since;
-        let has_begun = self.protocol == Protocol::Handshake || self.activity.has_heard();
+        let has_begun = match self.protocol {
+            Protocol::Handshake => true,
+            // Its frames come and go while it is idle.
+            Protocol::Http2 => false,
+            _ => self.activity.has_heard(),
+        };
         let mut deadline = idle_until;
         if is_new || has_begun {
             let begun = since.max(self.accepted_at).checked_add(self.grace);

@@ -240,7 +240,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
                     break alarm.as_mut().poll(cx);
                 }
                 // There was nothing to be read, and there is nothing to come.
-                _ if !self.line.activity.is_uploading() => break Poll::Ready(()),
+                _ if !self.line.activity.may_send() => break Poll::Ready(()),
                 ending => {
                     let Lingering {
                         bytes,

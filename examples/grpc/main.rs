@@ -1,0 +1,61 @@
+//! gRPC, with the health protocol: tonic's services in our server.
+//!
+//! ```text
+//! cargo run --features server --example grpc
+//! printf '\0\0\0\0\0' > empty                 # a message without fields
+//! call() { curl -sN --http2-prior-knowledge -H content-type:application/grpc -D - -o - \
+//!     --data-binary @empty "127.0.0.1:3000/$1" | cat -v; }
+//! call grpc.health.v1.Health/Check            # ends in ^H^A, which is SERVING
+//! call example.Echo/Repeat &                  # a stream of ten seconds
+//! kill -TERM $(pgrep -x grpc)                 # while it runs: all its ten messages come
+//! call grpc.health.v1.Health/Check            # ends in ^H^B, which is NOT_SERVING
+//! sleep 5; call example.Echo/Say              # grpc-status: 14
+//! ```
+//!
+//! From the trigger on the health is `NOT_SERVING`, as everybody sees who watches it. Five seconds
+//! later new calls are refused with the status `UNAVAILABLE`, which clients take elsewhere.
+
+mod echo;
+mod health;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tonic::server::NamedService;
+use tonic::service::Routes;
+use tower_lifecycle::{DrainLayer, LongLived, ShutdownConfig, ShutdownController, serve};
+
+use echo::Echo;
+
+#[tokio::main]
+async fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .init();
+    // The lame duck is for the watchers: they see `NOT_SERVING` before their streams are ended.
+    let config = ShutdownConfig::default().lame_duck(Duration::from_secs(5));
+    let ctl = ShutdownController::with_config(config)?;
+    ctl.listen_for_signals()?;
+
+    let (reporter, health) = tonic_health::server::health_reporter();
+    health::report_health(&ctl, reporter, &["", Echo::NAME]);
+
+    let drain = DrainLayer::new(ctl.clone())
+        // A probe is answered `NOT_SERVING` to the end, and no watcher holds up the drain.
+        .exempt_paths(["/grpc.health.v1.Health/Check"])
+        .long_lived(LongLived::path("/grpc.health.v1.Health/Watch"));
+    let app = Routes::new(Echo)
+        .add_service(health)
+        .into_axum_router()
+        .layer(drain);
+
+    let address = std::env::args().nth(1);
+    let address = address.as_deref().unwrap_or("127.0.0.1:3000");
+    let listener = TcpListener::bind(address).await?;
+    println!("listening on {}", listener.local_addr()?);
+
+    let report = serve(listener, app, ctl).await;
+    println!("{report}");
+    Ok(report.exit_code())
+}

@@ -1,0 +1,393 @@
+//! gRPC: a service and clients of tonic's, through the layer, on sockets.
+#![allow(clippy::unwrap_used)]
+
+mod grpc_support;
+/// The example's own code, which programs are to copy.
+#[path = "../examples/grpc/health.rs"]
+mod health;
+mod sockets_support;
+
+use std::error::Error as _;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::time::Duration;
+
+use futures_util::{StreamExt, future, stream};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tonic::server::NamedService;
+use tonic::{Code, Status, Streaming};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+use tower_lifecycle::{
+    DrainLayer, LifecycleState, LongLived, ShutdownConfig, ShutdownController, ShutdownReason,
+};
+
+use grpc_support::{
+    Echo, EchoClient, KINDS, Kind, Server, TRAILER, Words, channel, fed, with_each_server, words,
+};
+use sockets_support::{PATIENCE, in_time};
+
+const REFUSED: &str = "service is shutting down";
+const CUT: &str = "service stopped before the call was finished";
+
+// ===== what clients see =====
+
+#[tokio::test]
+async fn a_late_call_of_any_kind_is_refused_as_unavailable() {
+    with_each_server(async |kind| {
+        let ctl = ShutdownController::new();
+        let (echo, _feeds) = Echo::new();
+        let server = Server::start(kind, &ctl, echo.routes()).await;
+        let client = EchoClient::connect(server.address).await;
+        let early = client.unary("early").await.unwrap();
+        assert_eq!(early.into_inner(), words("early"));
+
+        let working = ctl.track();
+        ctl.trigger(ShutdownReason::Manual);
+        let (sending, messages) = fed();
+        sending.send(words("late")).unwrap();
+        let refusals = [
+            client.unary("late").await.unwrap_err(),
+            client.server_stream(Echo::FED).await.unwrap_err(),
+            client.bidi_stream(messages).await.unwrap_err(),
+        ];
+        for refusal in &refusals {
+            assert!(is_refusal(refusal), "{refusal:?}");
+        }
+        assert_eq!(echo.calls(), 1, "the service is not asked");
+        sending.closed().await; // tonic drops what was still to be sent
+
+        drop(working);
+        let report = server.report().await;
+        assert!(report.is_graceful(), "{report}");
+        assert_eq!((report.admitted(), report.refused()), (2, 3)); // the guard is one
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn admitted_calls_end_whole_with_their_trailers_while_draining() {
+    with_each_server(async |kind| {
+        let ctl = ShutdownController::new();
+        let (echo, mut feeds) = Echo::new();
+        let server = Server::start(kind, &ctl, echo.routes()).await;
+        let client = EchoClient::connect(server.address).await;
+
+        let unary = tokio::spawn({
+            let client = client.clone();
+            async move { client.unary(Echo::HELD).await }
+        });
+        echo.entered.happened().await;
+        let mut server_stream = client.server_stream(Echo::FED).await.unwrap();
+        let feed = feeds.recv().await.unwrap();
+        feed.send(words("1")).unwrap();
+        assert_eq!(next(&mut server_stream).await, words("1"));
+        let (sending, messages) = fed();
+        sending.send(words("a")).unwrap();
+        let mut bidi_stream = client.bidi_stream(messages).await.unwrap();
+        assert_eq!(next(&mut bidi_stream).await, words("a"));
+
+        ctl.trigger(ShutdownReason::Manual);
+        assert!(is_refusal(&client.unary("late").await.unwrap_err()));
+        assert_eq!(ctl.in_flight(), 3);
+
+        sending.send(words("b")).unwrap();
+        sending.send(words("c")).unwrap();
+        drop(sending);
+        assert_eq!(rest(&mut bidi_stream).await.unwrap(), ["b", "c"]);
+        assert_trailer(bidi_stream.trailers().await.unwrap().as_ref());
+
+        feed.send(words("2")).unwrap();
+        feed.send(words("3")).unwrap();
+        drop(feed);
+        assert_eq!(rest(&mut server_stream).await.unwrap(), ["2", "3"]);
+        assert_trailer(server_stream.trailers().await.unwrap().as_ref());
+
+        echo.released.happens();
+        let answer = unary.await.unwrap().unwrap();
+        assert_trailer(Some(answer.metadata())); // those of the trailers are among them
+        assert_eq!(answer.into_inner(), words(Echo::HELD));
+
+        let report = server.report().await;
+        assert!(report.is_graceful(), "{report}");
+        assert_eq!((report.admitted(), report.refused()), (3, 1));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_is_cut_fails_and_never_ends_as_if_it_were_whole() {
+    with_each_server(async |kind| {
+        let ctl = ShutdownController::new();
+        let (echo, mut feeds) = Echo::new();
+        let server = Server::start(kind, &ctl, echo.routes()).await;
+        let client = EchoClient::connect(server.address).await;
+
+        let unary = tokio::spawn({
+            let client = client.clone();
+            async move { client.unary(Echo::HELD).await }
+        });
+        echo.entered.happened().await;
+        let mut begun = client.server_stream(Echo::FED).await.unwrap();
+        let feed = feeds.recv().await.unwrap();
+        feed.send(words("1")).unwrap();
+        assert_eq!(next(&mut begun).await, words("1"));
+        let mut silent = client.server_stream(Echo::FED).await.unwrap();
+        let silent_feed = feeds.recv().await.unwrap();
+        let (sending, messages) = fed();
+        sending.send(words("a")).unwrap();
+        let mut bidi_stream = client.bidi_stream(messages).await.unwrap();
+        assert_eq!(next(&mut bidi_stream).await, words("a"));
+
+        ctl.force();
+        let cut = unary.await.unwrap().unwrap_err();
+        assert_eq!((cut.code(), cut.message()), (Code::Unavailable, CUT));
+        for stream in [&mut begun, &mut silent, &mut bidi_stream] {
+            let error = rest(stream).await.unwrap_err();
+            // Its stream was reset, which is more than that it lacks trailers.
+            assert!(error.source().is_some(), "{error:?}");
+            assert_eq!(error.code(), Code::Internal, "{error:?}");
+        }
+        assert!(
+            feed.is_closed() && silent_feed.is_closed(),
+            "both are dropped"
+        );
+
+        let report = server.report().await;
+        assert!(report.is_forced(), "{report}");
+        assert_eq!((report.aborted(), report.abandoned()), (4, 0), "{report}");
+    })
+    .await;
+}
+
+// ===== the health protocol =====
+
+#[tokio::test]
+async fn health_is_not_serving_from_the_trigger_on_and_serving_again_after_a_resume() {
+    with_each_server(async |kind| {
+        let (ctl, server) = with_health(kind, PATIENCE).await;
+        let mut client = HealthClient::new(channel(server.address).await);
+        let mut watches = Vec::new();
+        for service in ["", Echo::NAME] {
+            let watch = client.watch(of_service(service)).await.unwrap();
+            watches.push(watch.into_inner());
+        }
+        for watch in &mut watches {
+            assert_eq!(next(watch).await.status(), ServingStatus::Serving);
+        }
+
+        ctl.trigger(ShutdownReason::Manual);
+        for watch in &mut watches {
+            assert_eq!(next(watch).await.status(), ServingStatus::NotServing);
+        }
+        ctl.resume().unwrap();
+        for watch in &mut watches {
+            assert_eq!(next(watch).await.status(), ServingStatus::Serving);
+        }
+        ctl.trigger(ShutdownReason::Manual);
+        for (watch, service) in watches.iter_mut().zip(["", Echo::NAME]) {
+            assert_eq!(next(watch).await.status(), ServingStatus::NotServing);
+            // Probes connect anew each time.
+            let mut probe = HealthClient::new(channel(server.address).await);
+            let answer = probe.check(of_service(service)).await.unwrap();
+            assert_eq!(answer.into_inner().status(), ServingStatus::NotServing);
+        }
+
+        ctl.force();
+        server.report().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_watcher_of_the_health_is_told_and_does_not_hold_up_the_drain() {
+    with_each_server(async |kind| {
+        let lame_duck = Duration::from_secs(1);
+        let (ctl, server) = with_health(kind, lame_duck).await;
+        let mut client = HealthClient::new(channel(server.address).await);
+        let watch = client.watch(of_service(Echo::NAME)).await.unwrap();
+        let mut watch = watch.into_inner();
+        assert_eq!(next(&mut watch).await.status(), ServingStatus::Serving);
+
+        ctl.trigger(ShutdownReason::Manual);
+        assert_eq!(next(&mut watch).await.status(), ServingStatus::NotServing);
+        assert_eq!(ctl.state(), LifecycleState::LameDuck);
+        let end = watch.message().await.unwrap_err();
+        assert_eq!(end.code(), Code::Unavailable, "{end:?}");
+        assert!(end.source().is_none(), "it is in the trailers: {end:?}");
+
+        let report = server.report().await;
+        assert!(report.is_graceful(), "{report}");
+        assert!(report.duration() < lame_duck + PATIENCE / 10, "{report}");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn watchers_of_the_health_see_changes_and_not_each_move() {
+    let config = ShutdownConfig::default().lame_duck(Duration::from_secs(1));
+    let ctl = ShutdownController::with_config(config).unwrap();
+    let (reporter, service) = tonic_health::server::health_reporter();
+    health::report_health(&ctl, reporter, &[""]);
+    let watch = HealthClient::new(service).watch(of_service("")).await;
+    let mut watch = watch.unwrap().into_inner();
+    assert_eq!(next(&mut watch).await.status(), ServingStatus::Serving);
+
+    let _working = ctl.track();
+    ctl.trigger(ShutdownReason::Manual);
+    assert_eq!(next(&mut watch).await.status(), ServingStatus::NotServing);
+    ctl.draining().await;
+    // The clock moves only when everybody waits.
+    let silence = timeout(Duration::from_secs(1), watch.message()).await;
+    assert!(silence.is_err(), "{silence:?}");
+    assert_eq!(ctl.state(), LifecycleState::Draining);
+}
+
+/// A server of echo and health, as the example's.
+async fn with_health(kind: Kind, lame_duck: Duration) -> (ShutdownController, Server) {
+    let config = ShutdownConfig::default()
+        .shutdown_timeout(10 * PATIENCE)
+        .lame_duck(lame_duck);
+    let ctl = ShutdownController::with_config(config).unwrap();
+    let (reporter, health) = tonic_health::server::health_reporter();
+    health::report_health(&ctl, reporter, &["", Echo::NAME]);
+    let (echo, _) = Echo::new();
+    let layer = DrainLayer::new(ctl.clone())
+        .exempt_paths(["/grpc.health.v1.Health/Check"])
+        .long_lived(LongLived::path("/grpc.health.v1.Health/Watch"));
+    let routes = echo.routes().add_service(health);
+    let server = Server::start_with(kind, &ctl, routes, layer).await;
+    (ctl, server)
+}
+
+fn of_service(service: &str) -> HealthCheckRequest {
+    HealthCheckRequest {
+        service: service.into(),
+    }
+}
+
+// ===== the ledger =====
+
+const ROUNDS: usize = 20;
+const CLIENTS: usize = 32;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_call_is_lost_over_one_connection() {
+    ledger(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_call_is_lost_over_many_connections() {
+    ledger(CLIENTS).await;
+}
+
+/// Has clients call without pause until they are refused, and triggers at a random moment.
+async fn ledger(connections: usize) {
+    for &kind in KINDS {
+        let rounds = stream::iter(0..ROUNDS).map(|_| round(kind, connections));
+        let rounds: Vec<Entries> = in_time(rounds.buffer_unordered(4).collect()).await;
+        let sum = |of: fn(&Entries) -> u64| rounds.iter().map(of).sum::<u64>();
+        println!(
+            "{kind:?}: {} answered, {} in flight at the triggers",
+            sum(|round| round.answered),
+            sum(|round| round.in_flight),
+        );
+        assert!(sum(|round| round.in_flight) > 0, "the trigger meets work");
+    }
+}
+
+/// What became of the calls of one round.
+#[derive(Debug, Default)]
+struct Entries {
+    /// In full.
+    answered: u64,
+    /// At the trigger.
+    in_flight: u64,
+}
+
+async fn round(kind: Kind, connections: usize) -> Entries {
+    // All clients are to be told, on a busy machine too.
+    let config = ShutdownConfig::default().refuse_for(Duration::from_secs(1));
+    let ctl = ShutdownController::with_config(config).unwrap();
+    let (echo, _feeds) = Echo::new();
+    let server = Server::start(kind, &ctl, echo.routes()).await;
+    let channels = (0..connections).map(|_| EchoClient::connect(server.address));
+    let channels = future::join_all(channels).await;
+    let mut clients = JoinSet::new();
+    for number in 0..CLIENTS {
+        let channel = channels[number % connections].clone();
+        clients.spawn(call_until_refused(channel, number as u64));
+    }
+
+    tokio::time::sleep(Duration::from_micros(random() % 40_000)).await;
+    ctl.trigger(ShutdownReason::Manual);
+    let mut entries = Entries::default();
+    for client in clients.join_all().await {
+        entries.answered += client.answered;
+    }
+    let report = server.report().await;
+    assert!(report.is_graceful(), "{report}");
+    assert_eq!(
+        report.admitted(),
+        entries.answered,
+        "what is admitted is answered"
+    );
+    assert_eq!(report.refused(), CLIENTS as u64, "each once");
+    entries.in_flight = report.in_flight_at_trigger();
+    entries
+}
+
+/// Calls until it is refused.
+async fn call_until_refused(client: EchoClient, number: u64) -> Entries {
+    let mut entries = Entries::default();
+    loop {
+        let outcome = if (number + entries.answered) % 4 == 0 {
+            count_to_five(&client).await
+        } else {
+            let answer = client.unary("quick").await;
+            answer.map(|answer| assert_eq!(answer.into_inner(), words("quick")))
+        };
+        match outcome {
+            Ok(()) => entries.answered += 1,
+            Err(status) if is_refusal(&status) => return entries,
+            Err(lost) => panic!("lost: {lost:?}"),
+        }
+    }
+}
+
+async fn count_to_five(client: &EchoClient) -> Result<(), Status> {
+    let mut stream = client.server_stream("5").await?;
+    let numbers = rest(&mut stream).await.expect("what has begun ends whole");
+    assert_eq!(numbers, ["1", "2", "3", "4", "5"]);
+    Ok(())
+}
+
+fn random() -> u64 {
+    RandomState::new().build_hasher().finish()
+}
+
+// ===== helpers =====
+
+/// Whether it is the layer's answer, and not an error of the transport.
+fn is_refusal(status: &Status) -> bool {
+    status.code() == Code::Unavailable && status.message() == REFUSED && status.source().is_none()
+}
+
+async fn next<M>(stream: &mut Streaming<M>) -> M {
+    stream.message().await.unwrap().expect("it has not ended")
+}
+
+/// Reads to the end, which is that of the status OK.
+async fn rest(stream: &mut Streaming<Words>) -> Result<Vec<String>, Status> {
+    let mut texts = Vec::new();
+    while let Some(message) = stream.message().await? {
+        texts.push(message.text);
+    }
+    Ok(texts)
+}
+
+fn assert_trailer(metadata: Option<&tonic::metadata::MetadataMap>) {
+    let (name, value) = TRAILER;
+    assert_eq!(metadata.unwrap().get(name).unwrap(), value);
+}
