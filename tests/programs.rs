@@ -4,6 +4,8 @@
 //! our doing.
 #![allow(clippy::unwrap_used)]
 
+#[cfg(feature = "server")]
+mod ledger_support;
 #[path = "sockets_support/mod.rs"]
 mod support;
 
@@ -166,6 +168,185 @@ async fn curl_is_refused_in_every_way_that_it_may_ask() {
         assert!(server.report().await.is_graceful());
     })
     .await;
+}
+
+// ===== our own server, in round after round =====
+
+#[cfg(feature = "server")]
+mod own_server {
+    use std::ops::RangeInclusive;
+
+    use tokio::task::JoinSet;
+    use tokio::time::sleep;
+    use tower_lifecycle::ShutdownReport;
+
+    use super::ledger_support::{Service, random_millis};
+    use super::*;
+
+    const ROUNDS: usize = 20;
+    /// Each that wrk sends is for another of these.
+    const WRK_REQUESTS: &str = r#"
+request = function()
+    local dice = math.random(10)
+    if dice == 1 then return wrk.format("GET", "/stream") end
+    if dice < 6 then return wrk.format("GET", "/wait/" .. math.random(50)) end
+    return wrk.format("GET", "/")
+end
+"#;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    #[ignore = "needs wrk"]
+    async fn wrk_loses_nothing() {
+        const CONNECTIONS: u64 = 64;
+        let script = Path::new(env!("CARGO_TARGET_TMPDIR")).join("requests.lua");
+        std::fs::write(&script, [WRK_REQUESTS, WRK_SCRIPT].concat()).unwrap();
+        play(async |service| {
+            let mut wrk = Command::new("wrk");
+            wrk.args(["-t1", "-d1s", &format!("-c{CONNECTIONS}"), "-s"]);
+            let output = output_of(wrk.arg(&script).arg(service.url("/"))).await;
+            for none in ["other ", "connect ", "read ", "write ", "timeout "] {
+                assert_eq!(number(&output, none), 0, "{none}");
+            }
+            Tally {
+                answered: number(&output, "ok "),
+                refused: number(&output, "refused "),
+                // It stops in the middle of them.
+                unknown: CONNECTIONS,
+            }
+        })
+        .await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    #[ignore = "needs nghttp2-client"]
+    async fn h2load_loses_nothing_by_http_2() {
+        play(async |service| h2load(service, &["-n20000", "-c4", "-m100"]).await).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    #[ignore = "needs nghttp2-client"]
+    async fn h2load_loses_nothing_by_http_1() {
+        play(async |service| h2load(service, &["-n2000", "-c20", "--h1"]).await).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    #[ignore = "needs curl"]
+    async fn curl_loses_nothing() {
+        play(async |service| {
+            let url = service.url("/wait/[1-20]");
+            let mut clients = JoinSet::new();
+            for _ in 0..4 {
+                clients.spawn(curl_until_refused(url.clone()));
+            }
+            clients.join_all().await.into_iter().sum()
+        })
+        .await;
+    }
+
+    /// What a program counted.
+    struct Tally {
+        answered: u64,
+        refused: u64,
+        /// Up to so many were sent, and not waited for.
+        unknown: u64,
+    }
+
+    impl std::iter::Sum for Tally {
+        fn sum<I: Iterator<Item = Self>>(tallies: I) -> Self {
+            let none = Self {
+                answered: 0,
+                refused: 0,
+                unknown: 0,
+            };
+            tallies.fold(none, |sum, tally| Self {
+                answered: sum.answered + tally.answered,
+                refused: sum.refused + tally.refused,
+                unknown: sum.unknown + tally.unknown,
+            })
+        }
+    }
+
+    impl Tally {
+        /// Fails if the server's books say something else.
+        fn check(&self, report: &ShutdownReport) {
+            let may_be = |sure: u64| -> RangeInclusive<u64> { sure..=sure + self.unknown };
+            let admitted = report.admitted() - 1; // the guard is not a request
+            assert!(may_be(self.answered).contains(&admitted), "{report}");
+            assert!(may_be(self.refused).contains(&report.refused()), "{report}");
+            assert!(report.is_graceful(), "{report}");
+        }
+    }
+
+    /// Shuts a server down at a random moment of a program's work, again and again; the drain is
+    /// held open until the program has ended.
+    async fn play(program: impl AsyncFn(&Service) -> Tally) {
+        let mut refused = 0;
+        for _ in 0..ROUNDS {
+            in_time(async {
+                let config = Service::config().lame_duck(Duration::from_millis(300));
+                let service = Service::start(config).await;
+                let at_work = service.ctl.track();
+                let ctl = service.ctl.clone();
+                let trigger = async {
+                    sleep(random_millis(50..450)).await;
+                    ctl.trigger(ShutdownReason::Manual);
+                };
+                let (tally, ()) = tokio::join!(program(&service), trigger);
+                drop(at_work);
+                tally.check(&service.report().await);
+                refused += tally.refused;
+            })
+            .await;
+        }
+        assert!(refused > 0, "no round met the drain");
+    }
+
+    /// Runs h2load until it is refused. It does not come back by itself after a GOAWAY.
+    async fn h2load(service: &Service, args: &[&str]) -> Tally {
+        let (mut answered, mut refused) = (0, 0);
+        while refused == 0 {
+            let mut h2load = Command::new("h2load");
+            for path in ["/", "/wait/10", "/stream", "/wait/40"] {
+                h2load.arg(service.url(path));
+            }
+            let output = output_of(h2load.args(args)).await;
+            // What it counts as failed and not as 5xx, it has not sent.
+            assert_eq!(number(&output, " started,"), number(&output, " done,"));
+            for none in [" timeout", " 3xx,", " 4xx,"] {
+                assert_eq!(number(&output, none), 0, "{none}");
+            }
+            answered += number(&output, " 2xx,");
+            refused += number(&output, " 5xx");
+        }
+        Tally {
+            answered,
+            refused,
+            unknown: 0,
+        }
+    }
+
+    /// Runs one curl after the other, each with many requests for as few connections as may be.
+    async fn curl_until_refused(url: String) -> Tally {
+        let (mut answered, mut refused, mut on_old_connections) = (0, 0, 0);
+        while refused == 0 {
+            let mut curl = Command::new("curl");
+            curl.args(["-sSv", "--noproxy", "*", "-o", "/dev/null"]);
+            curl.args(["-w", "status %{http_code} %{num_connects}\n", &url]);
+            let output = output_of(&mut curl).await;
+            // So it says when it sends a request again that may have been served.
+            assert!(!output.contains("retrying a fresh connect"));
+            let count = |what| output.matches(what).count() as u64;
+            answered += count("status 200 ");
+            refused += count("status 503 ");
+            on_old_connections += count("status 200 0");
+        }
+        assert!(on_old_connections > 0, "nothing was kept alive");
+        Tally {
+            answered,
+            refused,
+            unknown: 0,
+        }
+    }
 }
 
 // ===== helpers =====

@@ -1,12 +1,13 @@
 //! The server: accepts, tells its connections what to do, and ends with the last of them.
 
-use std::future::{pending, poll_fn};
+use std::future::{Future, pending, poll_fn};
 use std::io;
+use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 
 use http::Extensions;
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, unconstrained};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info, warn};
 
@@ -30,6 +31,8 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(5), Duration::from_s
 const SILENCE: Duration = Duration::from_millis(1);
 /// For how long the backlog is emptied, if it does not become empty.
 const EMPTYING: Duration = Duration::from_millis(50);
+/// How many can be waiting in it then: the kernel's own limit, as it mostly is.
+const BACKLOG: usize = 4096;
 
 /// Runs the server until it is told to stop and its last connection is closed.
 pub(super) async fn run<L, S, H>(
@@ -93,13 +96,7 @@ where
         }
 
         // Those who wait in the backlog are answered, too, and then nobody can come any more.
-        let until = Instant::now() + EMPTYING;
-        while let Ok(result) = timeout(SILENCE, self.listener.accept()).await {
-            let ended = result.map(|connection| self.spawn(connection)).is_err();
-            if ended || Instant::now() >= until {
-                break;
-            }
-        }
+        self.empty_backlog().await;
         let Self {
             listener,
             mut connections,
@@ -127,6 +124,26 @@ where
         match race(stop_accepting, race(accept, bury)).await {
             Either::Right(Either::Left(result)) => Some(result),
             _ => None,
+        }
+    }
+
+    /// Accepts until nobody has come for a moment, or, when they do not cease to come, for as long as
+    /// somebody is there.
+    async fn empty_backlog(&mut self) {
+        let until = Instant::now() + EMPTYING;
+        while Instant::now() < until {
+            match timeout(SILENCE, self.listener.accept()).await {
+                Ok(Ok(connection)) => self.spawn(connection),
+                Ok(Err(_)) => sleep(SILENCE).await,
+                Err(_) => return,
+            }
+        }
+        for _ in 0..BACKLOG {
+            match poll_once(unconstrained(self.listener.accept())).await {
+                Poll::Ready(Ok(connection)) => self.spawn(connection),
+                Poll::Ready(Err(_)) => {}
+                Poll::Pending => return,
+            }
         }
     }
 
@@ -182,6 +199,11 @@ fn drain(core: &Core, notice: &ShutdownNotice) -> Plan {
         // Nobody who has nothing in flight is a reason to cut anything at the drain deadline.
         quiet_until: left.and_then(|left| since.checked_add(left / 4 * 3)),
     }
+}
+
+async fn poll_once<F: Future>(future: F) -> Poll<F::Output> {
+    let mut future = pin!(future);
+    poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await
 }
 
 /// The next one may be accepted at once.

@@ -1,5 +1,7 @@
 //! What goes on in one connection, as far as its end is concerned.
 
+use tokio::time::Instant;
+
 use crate::sync::{Arc, AtomicBool, AtomicUsize, Mutex, Ordering, lock};
 use crate::upgrade::UpgradeGuard;
 
@@ -24,6 +26,8 @@ pub(super) struct Activity {
     /// It has become a tunnel, of which nobody here can tell when it is idle.
     tunnel: AtomicBool,
     parting: AtomicUsize,
+    /// When the last answer ended, after answers had begun to say that it would be.
+    quiet_since: Mutex<Option<Instant>>,
     /// Of the tunnel that an HTTP/1 connection has become.
     upgrade: Mutex<Option<UpgradeGuard>>,
 }
@@ -68,7 +72,19 @@ impl Activity {
     }
 
     pub(super) fn note_stalled(&self, stalled: bool) {
-        self.stalled.store(stalled, Ordering::Relaxed);
+        if self.stalled.swap(stalled, Ordering::Relaxed) && !stalled {
+            self.note_quiet();
+        }
+    }
+
+    fn note_quiet(&self) {
+        if self.parting() == Parting::Now {
+            *lock(&self.quiet_since) = Some(Instant::now());
+        }
+    }
+
+    pub(super) fn quiet_since(&self) -> Option<Instant> {
+        *lock(&self.quiet_since)
     }
 
     pub(super) fn note_lingering(&self, lingering: bool) {
@@ -132,6 +148,7 @@ impl Drop for UnderWay {
     fn drop(&mut self) {
         if self.0.under_way.fetch_sub(1, Ordering::Relaxed) == 1 {
             self.0.heard.store(false, Ordering::Relaxed);
+            self.0.note_quiet();
         }
     }
 }

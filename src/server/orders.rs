@@ -15,7 +15,7 @@ use crate::notice::earlier;
 /// What a connection is to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Order {
-    /// Take no more requests than those that are on their way, and end with the last answer.
+    /// Say goodbye, as HTTP/2 does: take what is on its way, and end with the last answer.
     SayGoodbye,
     /// End now: nothing is in flight.
     Close,
@@ -141,29 +141,30 @@ impl<'a> Orders<'a> {
                 let moment = since.checked_add(self.share_of(window));
                 if self.poll_alarm(moment, cx).is_ready() {
                     self.activity.part(Parting::Now);
-                    if let Poll::Ready(goodbye) = self.poll_goodbye(since) {
-                        return Poll::Ready(goodbye);
+                    if self.owes_goodbye(since) {
+                        return Poll::Ready(self.say_goodbye());
                     }
                 }
                 self.poll_idle(cx)
             }
-            Plan::Drain { since, .. } => {
-                loop {
-                    if let Poll::Ready(goodbye) = self.poll_goodbye(since) {
-                        return Poll::Ready(goodbye);
-                    }
-                    ready!(self.poll_alarm(self.deadline(), cx));
-                    if self.owes_goodbye(since) {
-                        continue;
-                    }
-                    if self.activity.is_quiet() {
-                        return Poll::Ready(self.last_order());
-                    }
-                    // It ends by itself, with its last answer; only a peer that has fallen silent
-                    // after that is found by another look.
-                    self.next_look = Instant::now().checked_add(self.grace);
+            Plan::Drain { since, .. } => loop {
+                if self.owes_goodbye(since) {
+                    return Poll::Ready(self.say_goodbye());
                 }
-            }
+                ready!(self.poll_alarm(self.deadline(), cx));
+                if self.owes_goodbye(since) {
+                    continue;
+                }
+                if self.activity.is_quiet() {
+                    return Poll::Ready(self.last_order());
+                }
+                // It ends by itself, with its last answer; only a peer that has fallen silent after
+                // that is found by another look. On HTTP/1 each step of an answer is one.
+                if self.protocol == Protocol::Http1 {
+                    return Poll::Pending;
+                }
+                self.next_look = Instant::now().checked_add(self.grace);
+            },
             Plan::Close => Poll::Ready(Order::Cut),
         }
     }
@@ -211,17 +212,15 @@ impl<'a> Orders<'a> {
         self.plan = plan;
     }
 
-    fn poll_goodbye(&mut self, since: Instant) -> Poll<Order> {
-        if !self.owes_goodbye(since) {
-            return Poll::Pending;
-        }
+    fn say_goodbye(&mut self) -> Order {
         self.said_goodbye = true;
         // An answer to the goodbye takes a round trip.
         self.next_look = Instant::now().checked_add(self.grace);
-        Poll::Ready(Order::SayGoodbye)
+        Order::SayGoodbye
     }
 
-    /// The goodbye is due once, and to none who has come since then and not asked for anything yet.
+    /// HTTP/2's goodbye is due once, and to none who has come since then and not asked for anything
+    /// yet. HTTP/1 has none but what its answers say.
     fn owes_goodbye(&self, since: Instant) -> bool {
         let is_known = self.accepted_at < since || self.activity.requests() > 0;
         if self.said_goodbye || !is_known {
@@ -235,9 +234,6 @@ impl<'a> Orders<'a> {
             (Protocol::Http2, Plan::Drain { idle_until, .. }) => {
                 idle_until.is_some_and(|until| until <= Instant::now())
             }
-            // HTTP/1 has no goodbye but the close, which is for the end of the answer; an idle
-            // connection may bring another request until its own moment.
-            (Protocol::Http1, Plan::Drain { .. }) => !self.activity.is_quiet(),
             _ => false,
         }
     }
@@ -272,6 +268,11 @@ impl<'a> Orders<'a> {
         if is_new || has_begun {
             let begun = since.max(self.accepted_at).checked_add(self.grace);
             deadline = deadline.zip(begun).map(|(idle, begun)| idle.max(begun));
+        }
+        // An answer that began before did not say that it is the last: another request may follow.
+        if let (Some(quiet), Some(idle)) = (self.activity.quiet_since(), idle_until) {
+            let last_call = quiet + idle.saturating_duration_since(since);
+            deadline = deadline.map(|deadline| deadline.max(last_call));
         }
         if self.activity.is_lingering() {
             deadline = None; // it has a limit of its own

@@ -1,0 +1,312 @@
+//! A service under [`serve`], and the ledger in which its clients note what became of each request.
+#![allow(dead_code)] // Each of the test files uses a part of it.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::net::SocketAddr;
+use std::ops::{AddAssign, Range};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::extract::ws::{CloseFrame, Message, WebSocketUpgrade, close_code};
+use axum::extract::{Path, State};
+use axum::response::sse::{Event, Sse};
+use axum::routing::{any, get, post};
+use axum::{Extension, Router};
+use futures_util::{Stream, StreamExt, stream};
+use http::Response;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio::time::sleep;
+use tower_lifecycle::{
+    DrainLayer, ShutdownConfig, ShutdownController, ShutdownReport, UpgradeGuard, serve,
+};
+
+/// The body of a refusal.
+pub const REFUSED: &str = r#"{"error":"service is shutting down"}"#;
+pub const STREAM_SIZE: usize = 1 << 20;
+pub const UPLOAD_SIZE: usize = 8 << 20;
+
+/// A number that nobody has chosen: each map of the standard library has other keys.
+pub fn random(range: Range<u64>) -> u64 {
+    let bits = RandomState::new().build_hasher().finish();
+    range.start + bits % (range.end - range.start)
+}
+
+pub fn random_millis(range: Range<u64>) -> Duration {
+    Duration::from_micros(random(range.start * 1000..range.end * 1000))
+}
+
+// ===== the service =====
+
+/// A server that answers in each of the ways that matter to its end.
+pub struct Service {
+    pub ctl: ShutdownController,
+    pub address: SocketAddr,
+    /// Events and messages that it has sent.
+    pieces: Arc<AtomicU64>,
+    run: JoinHandle<ShutdownReport>,
+}
+
+impl Service {
+    /// A short drain, so that there may be many; the rest of the time is for slow machines.
+    pub fn config() -> ShutdownConfig {
+        ShutdownConfig::default().shutdown_timeout(Duration::from_secs(10))
+    }
+
+    pub async fn start(config: ShutdownConfig) -> Self {
+        let ctl = ShutdownController::with_config(config).unwrap();
+        let pieces = Arc::<AtomicU64>::default();
+        let app = Router::new()
+            .route("/", get(async || "quick"))
+            .route("/wait/{millis}", get(wait))
+            .route("/stream", get(stream))
+            .route("/upload", post(upload))
+            .route("/early", post(async || "no need"))
+            .route("/events", get(events))
+            .route("/echo", any(echo))
+            .layer(DrainLayer::new(ctl.clone()))
+            .with_state(Arc::clone(&pieces));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let run = tokio::spawn(serve(listener, app, ctl.clone()).into_future());
+        Self {
+            ctl,
+            address,
+            pieces,
+            run,
+        }
+    }
+
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    /// Waits for its end.
+    pub async fn report(self) -> ShutdownReport {
+        self.books().await.report
+    }
+
+    /// Waits for its end, and gives all that it has counted.
+    pub async fn books(self) -> Books {
+        Books {
+            report: self.run.await.unwrap(),
+            pieces: self.pieces.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// What the server says of itself.
+#[derive(Debug)]
+pub struct Books {
+    pub report: ShutdownReport,
+    pieces: u64,
+}
+
+async fn wait(Path(millis): Path<u64>) -> String {
+    sleep(Duration::from_millis(millis)).await;
+    format!("waited {millis} ms")
+}
+
+async fn stream() -> Body {
+    let chunk = Bytes::from_static(&[b's'; STREAM_SIZE / 64]);
+    Body::from_stream(stream::repeat(Ok::<_, Infallible>(chunk)).take(64))
+}
+
+async fn upload(body: Body) -> String {
+    let mut received = 0;
+    let mut body = body.into_data_stream();
+    while let Some(Ok(chunk)) = body.next().await {
+        received += chunk.len();
+    }
+    format!("{received} bytes")
+}
+
+/// Counts, without end.
+async fn events(
+    State(pieces): State<Arc<AtomicU64>>,
+) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
+    let ticks = stream::unfold(0, move |number| {
+        let pieces = Arc::clone(&pieces);
+        async move {
+            sleep(Duration::from_millis(5)).await;
+            pieces.fetch_add(1, Ordering::Relaxed);
+            let event = Event::default().data(number.to_string());
+            Some((Ok(event), number + 1))
+        }
+    });
+    Sse::new(ticks)
+}
+
+/// Returns whether these are the first so many events, all of them whole, and how many they are.
+pub fn first_events(body: &[u8]) -> (bool, u64) {
+    let expected = |number| format!("data: {number}\n\n");
+    let (mut rest, mut count) = (body, 0);
+    while let Some(after) = rest.strip_prefix(expected(count).as_bytes()) {
+        (rest, count) = (after, count + 1);
+    }
+    (rest.is_empty(), count)
+}
+
+/// Sends messages back until draining begins, and then takes leave.
+async fn echo(
+    ws: WebSocketUpgrade,
+    State(pieces): State<Arc<AtomicU64>>,
+    Extension(guard): Extension<UpgradeGuard>,
+) -> axum::response::Response {
+    ws.on_upgrade(async move |mut socket| {
+        loop {
+            tokio::select! {
+                message = socket.recv() => {
+                    let Some(Ok(message)) = message else { return };
+                    pieces.fetch_add(1, Ordering::Relaxed);
+                    let _ = socket.send(message).await;
+                }
+                () = guard.draining() => break,
+            }
+        }
+        let going_away = CloseFrame {
+            code: close_code::AWAY,
+            reason: "".into(),
+        };
+        let _ = socket.send(Message::Close(Some(going_away))).await;
+        // What the client says before it has seen that is for another instance.
+        while let Some(Ok(_)) = socket.recv().await {}
+    })
+}
+
+// ===== the ledger =====
+
+/// What became of a request.
+#[derive(Debug)]
+pub enum Fate {
+    /// 200, and all of the body.
+    Answered,
+    /// 503 with `Retry-After`.
+    Refused,
+    /// Past the last stream that a GOAWAY names, or reset as a stream that nobody has looked at.
+    Unprocessed,
+    /// It was not sent, for its connection had been closed; it goes to another one.
+    Unsent,
+    /// It was not sent, for nobody listened.
+    TurnedAway,
+    /// Anything else: the client cannot know what became of it.
+    Lost(String),
+}
+
+/// How many met which fate.
+#[derive(Default)]
+pub struct Ledger(Mutex<Entries>);
+
+#[derive(Debug, Default, Clone)]
+pub struct Entries {
+    /// Events and messages that clients received.
+    pub pieces: u64,
+    pub answered: u64,
+    pub refused: u64,
+    pub unprocessed: u64,
+    pub unsent: u64,
+    pub turned_away: u64,
+    pub lost: Vec<String>,
+}
+
+impl Ledger {
+    pub fn note(&self, fate: Fate) {
+        let mut entries = self.0.lock().unwrap();
+        match fate {
+            Fate::Answered => entries.answered += 1,
+            Fate::Refused => entries.refused += 1,
+            Fate::Unprocessed => entries.unprocessed += 1,
+            Fate::Unsent => entries.unsent += 1,
+            Fate::TurnedAway => entries.turned_away += 1,
+            Fate::Lost(why) => entries.lost.push(why),
+        }
+    }
+
+    pub fn note_pieces(&self, count: u64) {
+        self.0.lock().unwrap().pieces += count;
+    }
+
+    pub fn read(&self) -> Entries {
+        self.0.lock().unwrap().clone()
+    }
+}
+
+impl Entries {
+    /// Fails if a request was lost, or if the server's books say something else.
+    #[track_caller]
+    pub fn check(&self, books: &Books) {
+        let Books { report, pieces } = books;
+        assert!(self.lost.is_empty(), "{self}\n{report}");
+        let ours = (self.answered, self.refused, self.pieces);
+        let theirs = (report.admitted(), report.refused(), *pieces);
+        assert_eq!(ours, theirs, "{self}\n{report}");
+        assert!(report.is_graceful(), "{report}");
+    }
+}
+
+impl AddAssign for Entries {
+    fn add_assign(&mut self, other: Self) {
+        self.pieces += other.pieces;
+        self.answered += other.answered;
+        self.refused += other.refused;
+        self.unprocessed += other.unprocessed;
+        self.unsent += other.unsent;
+        self.turned_away += other.turned_away;
+        self.lost.extend(other.lost);
+    }
+}
+
+impl fmt::Display for Entries {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            pieces: _,
+            answered,
+            refused,
+            unprocessed,
+            unsent,
+            turned_away,
+            lost,
+        } = self;
+        write!(
+            f,
+            "{answered} answered, {refused} refused by 503, {unprocessed} by GOAWAY, {unsent} to be \
+             sent anew, {turned_away} turned away at TCP, {} lost or ambiguous",
+            lost.len()
+        )?;
+        for why in lost.iter().take(10) {
+            write!(f, "\n  lost: {why}")?;
+        }
+        Ok(())
+    }
+}
+
+// ===== what clients make of it =====
+
+/// Judges a response that has been read to its end.
+pub fn fate_of(response: &Response<Bytes>, is_whole: impl FnOnce(&Bytes) -> bool) -> Fate {
+    let body = response.body();
+    let may_be_retried = response.headers().contains_key("retry-after");
+    match response.status().as_u16() {
+        200 if is_whole(body) => Fate::Answered,
+        503 if may_be_retried && body == REFUSED => Fate::Refused,
+        status => {
+            let start = String::from_utf8_lossy(&body[..body.len().min(100)]);
+            Fate::Lost(format!("{status} and {} bytes: {start}", body.len()))
+        }
+    }
+}
+
+/// All that is said of an error.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
