@@ -134,6 +134,7 @@ where
         while Instant::now() < until {
             match timeout(SILENCE, self.listener.accept()).await {
                 Ok(Ok(connection)) => self.spawn(connection),
+                Ok(Err(error)) if befell_one_connection(&error) => {}
                 Ok(Err(_)) => sleep(SILENCE).await,
                 Err(_) => return,
             }

@@ -143,11 +143,9 @@ where
         let (mut head, body) = response.into_parts();
         let tunnels = head.status == StatusCode::SWITCHING_PROTOCOLS
             || (*this.is_connect && head.status.is_success());
-        if tunnels {
+        if tunnels && *this.is_http1 {
             let upgrade = head.extensions.remove::<UpgradeGuard>();
-            // The streams of HTTP/2 go on in hyper, where nobody sees the end of a tunnel.
-            this.under_way
-                .become_tunnel(upgrade.filter(|_| *this.is_http1));
+            this.under_way.become_tunnel(upgrade);
         } else if *this.is_http1 {
             part(this.under_way.parting(), &mut head);
         }

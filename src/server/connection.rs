@@ -92,51 +92,48 @@ where
     };
     let wire = TokioIo::new(wire);
     if is_http2 {
-        orders.speak(Protocol::Http2);
-        activity.note_may_send(true);
         let streams = Streams::default();
-        let connection = settings
-            .http2(streams.executor())
-            .serve_connection(wire, app);
-        drive(connection, &mut orders, settings.grace).await;
+        let builder = settings.http2(streams.executor());
+        orders.speak_http2(&streams);
+        drive(builder.serve_connection(wire, app), &mut orders).await;
         streams.end().await;
     } else {
         orders.speak(Protocol::Http1);
         let connection = settings.http1().serve_connection(wire, app).with_upgrades();
-        drive(connection, &mut orders, settings.grace).await;
+        drive(connection, &mut orders).await;
         // It may have been handed on to whoever speaks something else on it. There it is in flight
         // until it is closed.
         orders.speak(Protocol::Tunnel);
         let upgrade = activity.take_upgrade();
-        if let Either::Right(()) = race(line.hung_up(), orders.cut()).await {
-            if let Some(upgrade) = &upgrade {
-                upgrade.note_aborted();
-            }
-            line.cut();
+        let ended = race(line.hung_up(), orders.cut()).await;
+        if let (Either::Right(()), Some(upgrade)) = (ended, upgrade) {
+            upgrade.note_aborted();
         }
     }
 }
 
 /// Drives hyper's connection to its end, by the server's orders.
-async fn drive<C>(connection: C, orders: &mut Orders<'_>, grace: Duration)
+async fn drive<C>(connection: C, orders: &mut Orders<'_>)
 where
     C: GracefulConnection<Error: std::error::Error + 'static>,
 {
     let mut connection = pin!(connection);
     let result = loop {
-        match race(connection.as_mut(), orders.next()).await {
+        let order = match orders.drive(connection.as_mut()).await {
             Either::Left(result) => break result,
-            Either::Right(Order::SayGoodbye) => connection.as_mut().graceful_shutdown(),
-            Either::Right(Order::Close) => {
+            Either::Right(order) => order,
+        };
+        match order {
+            Order::SayGoodbye => connection.as_mut().graceful_shutdown(),
+            Order::Close => {
                 connection.as_mut().graceful_shutdown();
                 // A peer that does not take our last bytes is not waited for.
-                let closed = race(connection.as_mut(), orders.cut());
-                match within(grace, closed).await {
+                match within(orders.patience(), race(connection.as_mut(), orders.cut())).await {
                     Some(Either::Left(result)) => break result,
-                    _ => return,
+                    _ => return debug!("connection cut"),
                 }
             }
-            Either::Right(Order::Cut) => return debug!("connection cut"),
+            Order::Cut => return debug!("connection cut"),
         }
     };
     if let Err(error) = result {

@@ -10,7 +10,9 @@ use tokio::time::{Instant, Sleep, sleep, sleep_until};
 use super::activity::{Activity, Parting};
 use super::board::{Board, Plan, Reader};
 use super::settings::Settings;
+use super::streams::Streams;
 use crate::notice::earlier;
+use crate::race::Either;
 
 /// What a connection is to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,9 +47,13 @@ pub(super) struct Orders<'a> {
     reader: Reader,
     plan: Plan,
     protocol: Protocol,
+    /// Of HTTP/2.
+    streams: Option<Streams>,
     /// In the order in which connections came.
     number: u32,
     accepted_at: Instant,
+    /// Since when it could have asked for anything: the end of the handshake.
+    open_since: Instant,
     grace: Duration,
     /// How long the head of a request may take.
     head_timeout: Duration,
@@ -87,8 +93,10 @@ impl<'a> Orders<'a> {
             reader: Reader::new(),
             plan: Plan::Serve,
             protocol: Protocol::Handshake,
+            streams: None,
             number,
             accepted_at: Instant::now(),
+            open_since: Instant::now(),
             grace: settings.grace,
             head_timeout: settings.header_read_timeout,
             idle: None,
@@ -99,7 +107,33 @@ impl<'a> Orders<'a> {
     }
 
     pub(super) fn speak(&mut self, protocol: Protocol) {
+        if self.protocol == Protocol::Handshake {
+            self.open_since = Instant::now();
+        }
         self.protocol = protocol;
+    }
+
+    pub(super) fn speak_http2(&mut self, streams: &Streams) {
+        self.speak(Protocol::Http2);
+        self.streams = Some(streams.clone());
+        self.activity.note_may_send(true);
+    }
+
+    /// Drives `connection` until it ends, or there is an order for it.
+    pub(super) async fn drive<C: Future>(
+        &mut self,
+        mut connection: Pin<&mut C>,
+    ) -> Either<C::Output, Order> {
+        poll_fn(|cx| {
+            // Before, so that no answer is made by an old plan; the rest after, since it is about
+            // what the connection has come to.
+            self.read(cx);
+            if let Poll::Ready(output) = connection.as_mut().poll(cx) {
+                return Poll::Ready(Either::Left(output));
+            }
+            self.poll_next(cx).map(Either::Right)
+        })
+        .await
     }
 
     /// Waits for the next order.
@@ -120,9 +154,7 @@ impl<'a> Orders<'a> {
     /// Waits until the connection has to end whatever is in flight.
     pub(super) async fn cut(&mut self) {
         poll_fn(|cx| {
-            if let Some(plan) = self.reader.news(self.board, cx) {
-                self.plan = plan;
-            }
+            self.read(cx);
             match self.plan {
                 Plan::Close => Poll::Ready(()),
                 _ => Poll::Pending,
@@ -131,10 +163,15 @@ impl<'a> Orders<'a> {
         .await
     }
 
-    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Order> {
+    #[inline]
+    fn read(&mut self, cx: &mut Context<'_>) {
         if let Some(plan) = self.reader.news(self.board, cx) {
             self.follow(plan);
         }
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Order> {
+        self.read(cx);
         match self.plan {
             Plan::Serve => self.poll_idle(cx),
             Plan::Leave { since, window } => {
@@ -147,7 +184,9 @@ impl<'a> Orders<'a> {
                 }
                 self.poll_idle(cx)
             }
-            Plan::Drain { since, .. } => loop {
+            Plan::Drain {
+                since, quiet_until, ..
+            } => loop {
                 if self.owes_goodbye(since) {
                     return Poll::Ready(self.say_goodbye());
                 }
@@ -155,12 +194,13 @@ impl<'a> Orders<'a> {
                 if self.owes_goodbye(since) {
                     continue;
                 }
-                if self.activity.is_quiet() {
+                if self.is_quiet() {
                     return Poll::Ready(self.last_order());
                 }
                 // It ends by itself, with its last answer; only a peer that has fallen silent after
                 // that is found by another look. On HTTP/1 each step of an answer is one.
-                if self.protocol == Protocol::Http1 {
+                let is_last_look = quiet_until.is_some_and(|until| until <= Instant::now());
+                if self.protocol == Protocol::Http1 || is_last_look {
                     return Poll::Pending;
                 }
                 self.next_look = Instant::now().checked_add(self.grace);
@@ -182,18 +222,19 @@ impl<'a> Orders<'a> {
 
     #[cold]
     fn look(&mut self, cx: &mut Context<'_>) -> Poll<Order> {
+        let quiet = self.is_quiet();
+        let requests = self.activity.requests();
         let idle = self
             .idle
             .get_or_insert_with(|| Idle::new(self.head_timeout));
-        let requests = self.activity.requests();
         while idle.alarm.as_mut().poll(cx).is_ready() {
             if requests != idle.requests {
                 idle.requests = requests;
                 idle.looks = 0;
             }
-            match (self.activity.is_quiet(), idle.looks) {
+            match (quiet, idle.looks) {
                 (false, _) => idle.looks = 0,
-                (true, LOOKS) => return Poll::Ready(Order::Close),
+                (true, LOOKS) => return Poll::Ready(self.last_order()),
                 (true, _) => idle.looks += 1,
             }
             let next = sleep(self.head_timeout / LOOKS); // which knows a far future
@@ -222,7 +263,7 @@ impl<'a> Orders<'a> {
     /// HTTP/2's goodbye is due once, and to none who has come since then and not asked for anything
     /// yet. HTTP/1 has none but what its answers say.
     fn owes_goodbye(&self, since: Instant) -> bool {
-        let is_known = self.accepted_at < since || self.activity.requests() > 0;
+        let is_known = self.open_since < since || self.activity.requests() > 0;
         if self.said_goodbye || !is_known {
             return false;
         }
@@ -238,11 +279,32 @@ impl<'a> Orders<'a> {
         }
     }
 
-    fn last_order(&self) -> Order {
+    /// Nothing is in flight for the client, and all that was has been written.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.activity.is_quiet() && self.streams.as_ref().is_none_or(Streams::is_idle)
+    }
+
+    fn last_order(&mut self) -> Order {
         match self.protocol {
-            // The goodbye was said, and not answered.
-            Protocol::Http2 if self.said_goodbye => Order::Cut,
+            // Streams may be on their way yet, to a connection that has brought none so far.
+            Protocol::Http2 if !self.said_goodbye => self.say_goodbye(),
+            // hyper would wait for the rest of the head.
+            Protocol::Http1 if self.activity.has_heard() => Order::Cut,
+            Protocol::Http1 => {
+                // What its requests had to send was sent before it was idle.
+                self.activity.note_may_send(false);
+                Order::Close
+            }
             _ => Order::Close,
+        }
+    }
+
+    /// Returns how long it may take to close.
+    pub(super) fn patience(&self) -> Duration {
+        match self.protocol {
+            // It was given its time after the goodbye.
+            Protocol::Http2 => Duration::ZERO,
+            _ => self.grace,
         }
     }
 
@@ -257,7 +319,7 @@ impl<'a> Orders<'a> {
         else {
             return None;
         };
-        let is_new = self.accepted_at >= since;
+        let is_new = self.open_since >= since;
         let has_begun = match self.protocol {
             Protocol::Handshake => true,
             // Its frames come and go while it is idle.
@@ -277,9 +339,9 @@ impl<'a> Orders<'a> {
         if self.activity.is_lingering() {
             deadline = None; // it has a limit of its own
         }
-        let deadline = earlier(deadline, quiet_until);
         let next_look = self.next_look;
-        deadline.map(|deadline| next_look.map_or(deadline, |look| deadline.max(look)))
+        let deadline = deadline.map(|deadline| next_look.map_or(deadline, |l| l.max(deadline)));
+        earlier(deadline, quiet_until)
     }
 
     /// Returns this connection's moment in the lame duck. The moments lie evenly in its first half,

@@ -36,7 +36,7 @@ pub struct StreamExecutor {
 }
 
 /// The tasks themselves: dropped, they are cut.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Streams(Arc<Mutex<JoinSet<()>>>);
 
 // ===== impl StreamExecutor =====
@@ -50,15 +50,8 @@ where
         let Some(tasks) = self.tasks.upgrade() else {
             return;
         };
-        let mut ended = Vec::new();
-        {
-            let mut tasks = lock(&tasks);
-            while let Some(result) = tasks.try_join_next() {
-                ended.extend(result.err());
-            }
-            tasks.spawn(future);
-        }
-        ended.into_iter().for_each(log);
+        reap(&tasks);
+        lock(&tasks).spawn(future);
     }
 }
 
@@ -76,6 +69,12 @@ impl Streams {
         StreamExecutor { tasks }
     }
 
+    /// Nothing runs: no handler, no answer, and no tunnel either, of which hyper runs a part.
+    pub(super) fn is_idle(&self) -> bool {
+        reap(&self.0);
+        lock(&self.0).is_empty()
+    }
+
     /// Cuts those that are left, and waits until they are gone.
     pub(super) async fn end(self) {
         lock(&self.0).abort_all();
@@ -86,6 +85,17 @@ impl Streams {
 
     fn poll_next(&self, cx: &mut std::task::Context<'_>) -> Poll<Option<Result<(), JoinError>>> {
         lock(&self.0).poll_join_next(cx)
+    }
+}
+
+/// Takes leave of those that have ended.
+fn reap(tasks: &Mutex<JoinSet<()>>) {
+    loop {
+        let ended = lock(tasks).try_join_next();
+        match ended {
+            Some(result) => result.err().into_iter().for_each(log),
+            None => return,
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use super::activity::Activity;
 use crate::sync::{Arc, Mutex, lock};
@@ -30,13 +30,13 @@ pub(super) struct Lingering {
 
 /// What hyper reads and writes.
 pub(super) struct Wire<I> {
-    line: Line<I>,
-}
-
-/// The connection's own hand on the socket.
-pub(super) struct Line<I> {
     shared: Arc<Mutex<Shared<I>>>,
     activity: Arc<Activity>,
+}
+
+/// The connection's own hand on the socket, which is closed with it.
+pub(super) struct Line<I> {
+    shared: Arc<Mutex<Shared<I>>>,
 }
 
 struct Shared<I> {
@@ -82,22 +82,11 @@ impl<I> Line<I> {
             hung_up: false,
             waiting: None,
         }));
-        let line = Self { shared, activity };
-        let wire = Wire { line: line.clone() };
-        (line, wire)
-    }
-
-    /// Closes the socket, whoever holds the wire, and wakes them to see that it is gone.
-    pub(super) fn cut(&self) {
-        let (io, reader, writer) = {
-            let mut shared = lock(&self.shared);
-            let shared = &mut *shared;
-            (shared.io.take(), shared.reader.take(), shared.writer.take())
+        let wire = Wire {
+            shared: Arc::clone(&shared),
+            activity,
         };
-        drop(io);
-        for waker in [reader, writer].into_iter().flatten() {
-            waker.wake();
-        }
+        (Self { shared }, wire)
     }
 
     /// Waits until the wire has been dropped.
@@ -119,12 +108,16 @@ impl<I> Line<I> {
     }
 }
 
-impl<I> Clone for Line<I> {
-    fn clone(&self) -> Self {
-        Self {
-            shared: Arc::clone(&self.shared),
-            activity: Arc::clone(&self.activity),
-        }
+impl<I> Drop for Line<I> {
+    /// Closes the socket, whoever holds the wire, and wakes them to see that it is gone.
+    fn drop(&mut self) {
+        let (io, wakers) = {
+            let mut shared = lock(&self.shared);
+            let wakers = [shared.reader.take(), shared.writer.take()];
+            (shared.io.take(), wakers)
+        };
+        drop(io);
+        wakers.into_iter().flatten().for_each(Waker::wake);
     }
 }
 
@@ -138,7 +131,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
 
     fn poll_sniff(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
         let mut former = None;
-        let mut shared = lock(&self.line.shared);
+        let mut shared = lock(&self.shared);
         let poll = loop {
             let shared = &mut *shared;
             let Some(io) = &mut shared.io else {
@@ -153,7 +146,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
                 Poll::Ready(Ok(())) if rest.filled().is_empty() => break Poll::Ready(Ok(false)),
                 Poll::Ready(Ok(())) => {
                     shared.unread.end += rest.filled().len();
-                    self.line.activity.note_heard();
+                    self.activity.note_heard();
                 }
                 Poll::Ready(Err(error)) => break Poll::Ready(Err(error)),
                 Poll::Pending => {
@@ -174,7 +167,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
         write: impl FnOnce(Pin<&mut I>, &mut Context<'_>) -> Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
         let mut former = None;
-        let mut shared = lock(&self.line.shared);
+        let mut shared = lock(&self.shared);
         let poll = match &mut shared.io {
             Some(io) => write(Pin::new(io), cx),
             None => Poll::Ready(Err(cut())),
@@ -185,7 +178,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
         drop(shared);
         // Dropping a waker may run foreign code, so it waits for the end of the lock.
         drop(former);
-        self.line.activity.note_stalled(poll.is_pending());
+        self.activity.note_stalled(poll.is_pending());
         poll
     }
 
@@ -196,7 +189,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
     fn poll_lingering(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut scratch = [0; 8 * 1024];
         let mut former = None;
-        let mut shared = lock(&self.line.shared);
+        let mut shared = lock(&self.shared);
         let poll = loop {
             let shared = &mut *shared;
             let Some(io) = &mut shared.io else {
@@ -240,7 +233,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
                     break alarm.as_mut().poll(cx);
                 }
                 // There was nothing to be read, and there is nothing to come.
-                _ if !self.line.activity.may_send() => break Poll::Ready(()),
+                _ if !self.activity.may_send() => break Poll::Ready(()),
                 ending => {
                     let Lingering {
                         bytes,
@@ -256,7 +249,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
         }
         drop(shared);
         drop(former);
-        self.line.activity.note_lingering(poll.is_pending());
+        self.activity.note_lingering(poll.is_pending());
         poll
     }
 }
@@ -269,7 +262,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncRead for Wire<I> {
     ) -> Poll<io::Result<()>> {
         let mut former = None;
         let before = buffer.filled().len();
-        let mut shared = lock(&self.line.shared);
+        let mut shared = lock(&self.shared);
         let poll = shared.poll_read(cx, buffer);
         if poll.is_pending() {
             former = keep(&mut shared.reader, cx);
@@ -277,7 +270,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncRead for Wire<I> {
         drop(shared);
         drop(former);
         if buffer.filled().len() > before {
-            self.line.activity.note_heard();
+            self.activity.note_heard();
         }
         poll
     }
@@ -301,7 +294,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<I> {
     }
 
     fn is_write_vectored(&self) -> bool {
-        let shared = lock(&self.line.shared);
+        let shared = lock(&self.shared);
         shared.io.as_ref().is_some_and(I::is_write_vectored)
     }
 
@@ -310,7 +303,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<I> {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let ending = matches!(lock(&self.line.shared).ending, Ending::None);
+        let ending = matches!(lock(&self.shared).ending, Ending::None);
         if ending {
             ready!(self.poll_writing(cx, |io, cx| io.poll_shutdown(cx)))?;
         }
@@ -321,7 +314,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<I> {
 impl<I> Drop for Wire<I> {
     fn drop(&mut self) {
         let (io, waiting) = {
-            let mut shared = lock(&self.line.shared);
+            let mut shared = lock(&self.shared);
             shared.hung_up = true;
             (shared.io.take(), shared.waiting.take())
         };
@@ -356,12 +349,11 @@ impl<I: AsyncRead + Unpin> Shared<I> {
 
 impl Ending {
     fn lingering(bytes_left: u64, time: Duration, silence: Duration) -> Self {
-        let now = Instant::now();
-        let until = now + time;
+        let until = sleep(time).deadline(); // which knows a far future
         Self::Lingering {
             bytes_left,
             until,
-            alarm: Box::pin(sleep_until((now + silence).min(until))),
+            alarm: Box::pin(sleep_until(until.min(Instant::now() + silence))),
         }
     }
 }
