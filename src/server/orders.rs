@@ -58,6 +58,8 @@ pub(super) struct Orders<'a> {
     /// How long the head of a request may take.
     head_timeout: Duration,
     idle: Option<Idle>,
+    /// When it is asked to leave, in the lame duck; `None` when it has been.
+    moment: Option<Instant>,
     said_goodbye: bool,
     /// It was busy when it should have been gone, and is looked at again then.
     next_look: Option<Instant>,
@@ -100,6 +102,7 @@ impl<'a> Orders<'a> {
             grace: settings.grace,
             head_timeout: settings.header_read_timeout,
             idle: None,
+            moment: None,
             said_goodbye: false,
             next_look: None,
             alarm: None,
@@ -168,16 +171,27 @@ impl<'a> Orders<'a> {
         if let Some(plan) = self.reader.news(self.board, cx) {
             self.follow(plan);
         }
+        if self.moment.is_some_and(|moment| moment <= Instant::now()) {
+            self.leave();
+        }
+    }
+
+    /// The connection's own moment of the lame duck has come: answers say so from now on.
+    fn leave(&mut self) {
+        self.moment = None;
+        self.activity.part(Parting::Now);
     }
 
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Order> {
         self.read(cx);
         match self.plan {
             Plan::Serve => self.poll_idle(cx),
-            Plan::Leave { since, window } => {
-                let moment = since.checked_add(self.share_of(window));
-                if self.poll_alarm(moment, cx).is_ready() {
-                    self.activity.part(Parting::Now);
+            Plan::Leave { since, .. } => {
+                let has_come = self
+                    .moment
+                    .is_none_or(|at| self.poll_alarm(Some(at), cx).is_ready());
+                if has_come {
+                    self.leave();
                     if self.owes_goodbye(since) {
                         return Poll::Ready(self.say_goodbye());
                     }
@@ -245,6 +259,10 @@ impl<'a> Orders<'a> {
     }
 
     fn follow(&mut self, plan: Plan) {
+        self.moment = match plan {
+            Plan::Leave { since, window } => Some(self.moment_of(since, window)),
+            _ => None,
+        };
         self.activity.part(match plan {
             Plan::Serve => Parting::None,
             Plan::Leave { .. } => Parting::NotYet,
@@ -347,10 +365,12 @@ impl<'a> Orders<'a> {
     /// Returns this connection's moment in the lame duck. The moments lie evenly in its first half,
     /// so that clients do not come back all at once, and each has the other half for its next
     /// request.
-    fn share_of(&self, window: Duration) -> Duration {
+    fn moment_of(&self, since: Instant, window: Duration) -> Instant {
         // Multiples of the golden ratio are spread evenly, however many there are.
         let fraction = f64::from(self.number.wrapping_mul(GOLDEN)) / f64::from(u32::MAX);
-        window.mul_f64(fraction / 2.0)
+        let moment = since.checked_add(window.mul_f64(fraction / 2.0));
+        // A lame duck that no clock can hold does not come to it.
+        moment.unwrap_or_else(|| sleep(Duration::MAX).deadline())
     }
 
     fn poll_alarm(&mut self, at: Option<Instant>, cx: &mut Context<'_>) -> Poll<()> {
