@@ -5,35 +5,66 @@ use crate::milestones::event;
 use crate::sync::{Arc, AtomicUsize, Ordering};
 
 #[derive(Debug, Default)]
-pub(crate) struct Connections(AtomicUsize);
+pub(crate) struct Connections {
+    /// Of our own servers, which wait for them and are themselves waited for.
+    served: AtomicUsize,
+    /// Of accept loops that have them watched.
+    watched: AtomicUsize,
+}
 
 /// One that is open.
-pub(crate) struct OpenConnection(Arc<Core>);
+pub(crate) struct OpenConnection {
+    core: Arc<Core>,
+    is_watched: bool,
+}
 
 // ===== impl Connections =====
 
 impl Connections {
     pub(crate) fn open(&self) -> u64 {
         // Acquire: pairs with the Release in `drop`; what the connection did has been done.
-        self.0.load(Ordering::Acquire) as u64
+        self.served.load(Ordering::Acquire) as u64 + self.watched()
+    }
+
+    pub(crate) fn watched(&self) -> u64 {
+        // Acquire: as in `open`.
+        self.watched.load(Ordering::Acquire) as u64
+    }
+
+    fn of(&self, is_watched: bool) -> &AtomicUsize {
+        match is_watched {
+            true => &self.watched,
+            false => &self.served,
+        }
     }
 }
 
 // ===== impl OpenConnection =====
 
 impl OpenConnection {
-    pub(crate) fn new(core: &Arc<Core>) -> Self {
+    pub(crate) fn served(core: &Arc<Core>) -> Self {
+        Self::new(core, false)
+    }
+
+    pub(crate) fn watched(core: &Arc<Core>) -> Self {
+        Self::new(core, true)
+    }
+
+    fn new(core: &Arc<Core>, is_watched: bool) -> Self {
         // Relaxed: the server that it belongs to, or its watcher, is known to run anyway.
-        core.connections.0.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(core))
+        let count = core.connections.of(is_watched);
+        count.fetch_add(1, Ordering::Relaxed);
+        let core = Arc::clone(core);
+        Self { core, is_watched }
     }
 }
 
 impl Drop for OpenConnection {
     fn drop(&mut self) {
+        let count = self.core.connections.of(self.is_watched);
         // Release: pairs with the Acquire in `open`.
-        if self.0.connections.0.fetch_sub(1, Ordering::Release) == 1 {
-            self.0.milestones().reach(event::WORK_ENDED);
+        if count.fetch_sub(1, Ordering::Release) == 1 {
+            self.core.milestones().reach(event::WORK_ENDED);
         }
     }
 }

@@ -150,6 +150,14 @@ impl Core {
         0
     }
 
+    /// Returns how many of them have no server of ours that waits for them.
+    pub(crate) fn watched_connections(&self) -> u64 {
+        #[cfg(feature = "server")]
+        return self.connections.watched();
+        #[cfg(not(feature = "server"))]
+        0
+    }
+
     /// Returns until when late clients are refused at least, for a drain that begins now. It is at
     /// most half of the drain, so that a server has the other half to end in.
     pub(crate) fn refused_until(&self, notice: &ShutdownNotice) -> Option<tokio::time::Instant> {

@@ -300,9 +300,12 @@ impl Facts {
     /// Asks an HTTP/1 client to leave after the response with this head.
     #[cold]
     pub(crate) fn ask_to_leave(self, head: &mut response::Parts) {
-        self.close_connection(head.status, &mut head.headers);
+        // What the application says itself is not taken back.
         #[cfg(feature = "server")]
-        head.extensions.insert(AskedToLeave);
+        if !head.headers.contains_key(CONNECTION) {
+            head.extensions.insert(AskedToLeave);
+        }
+        self.close_connection(head.status, &mut head.headers);
     }
 
     #[cold]

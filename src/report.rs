@@ -76,6 +76,7 @@ pub(crate) struct Facts {
     pub(crate) abandoned_requests: u64,
     pub(crate) abandoned_servers: u64,
     pub(crate) abandoned_starts: u64,
+    pub(crate) abandoned_connections: u64,
     pub(crate) startup_failure: Option<StartupFailure>,
     pub(crate) server_errors: Vec<Arc<dyn std::error::Error + Send + Sync>>,
     pub(crate) tasks: Vec<TaskReport>,
@@ -188,6 +189,7 @@ impl ShutdownReport {
         facts.abandoned_requests
             + facts.abandoned_servers
             + facts.abandoned_starts
+            + facts.abandoned_connections
             + facts.abandoned_tasks()
     }
 
@@ -478,6 +480,10 @@ impl fmt::Display for ShutdownReport {
                 "\n  servers       {} had not ended",
                 facts.abandoned_servers
             )?;
+        }
+        if facts.abandoned_connections > 0 {
+            let open = facts.abandoned_connections;
+            write!(f, "\n  connections   {open} had not been closed")?;
         }
         for error in &facts.server_errors {
             write!(f, "\n  server error  {}", Chain(&**error))?;

@@ -186,6 +186,7 @@ pub(crate) struct Account {
     abandoned_requests: u64,
     abandoned_servers: u64,
     abandoned_starts: u64,
+    abandoned_connections: u64,
     pub(crate) interrupted: bool,
 }
 
@@ -203,6 +204,7 @@ impl Account {
             abandoned_requests: 0,
             abandoned_servers: 0,
             abandoned_starts: 0,
+            abandoned_connections: 0,
             interrupted: false,
         }
     }
@@ -256,6 +258,7 @@ impl Account {
         self.abandoned_requests = core.gate.in_flight();
         self.abandoned_servers = core.servers.running();
         self.abandoned_starts = core.services.starting();
+        self.abandoned_connections = core.watched_connections();
         let (requests, servers) = (self.abandoned_requests, self.abandoned_servers);
         let (tasks, starts) = (core.tasks.running(), self.abandoned_starts);
         let connections = core.open_connections();
@@ -309,6 +312,7 @@ impl Account {
             abandoned_requests: self.abandoned_requests,
             abandoned_servers: self.abandoned_servers,
             abandoned_starts: self.abandoned_starts,
+            abandoned_connections: self.abandoned_connections,
             server_errors: core.servers.errors(),
             tasks: core.tasks.reports(),
             tasks_forgotten: core.tasks.forgotten(),

@@ -72,12 +72,13 @@ impl WakerSet {
         happened: impl Fn() -> bool,
     ) -> bool {
         if slot.is_registered() {
-            let slots = lock(&self.slots);
+            let mut slots = lock(&self.slots);
             if happened() {
                 return false;
             }
-            let registered = &slots.entries[slot.0 as usize].waker;
-            if registered.as_ref().is_some_and(|w| w.will_wake(waker)) {
+            let entry = &mut slots.entries[slot.0 as usize];
+            if entry.waker.as_ref().is_some_and(|w| w.will_wake(waker)) {
+                entry.tag = events;
                 return true;
             }
         }

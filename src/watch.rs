@@ -164,7 +164,7 @@ impl ShutdownController {
         let reached = self.core().milestones();
         Watch {
             connection: Some(connection),
-            open: OpenConnection::new(self.core()),
+            open: OpenConnection::watched(self.core()),
             came_late: reached.has(event::CLOSED),
             stage: Stage::Serving,
             told: Told::new(self.wait(event::CLOSED)),

@@ -7,9 +7,9 @@ use std::task::Poll;
 use std::time::Duration;
 
 use http::Extensions;
-use tokio::task::{JoinSet, unconstrained};
+use tokio::task::{JoinSet, unconstrained, yield_now};
 use tokio::time::{Instant, sleep, timeout};
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::app::App;
 use super::board::{Board, Plan};
@@ -20,6 +20,7 @@ use crate::connections::OpenConnection;
 use crate::core::{Core, ENDED};
 use crate::milestones::event;
 use crate::notice::ShutdownNotice;
+use crate::panic;
 use crate::race::{Either, race};
 use crate::state::LifecycleState;
 use crate::sync::Arc;
@@ -86,7 +87,11 @@ where
                     pause = PAUSES.0;
                     self.spawn(connection);
                 }
-                Err(error) if befell_one_connection(&error) => debug!(%error, "not accepted"),
+                Err(error) if befell_one_connection(&error) => {
+                    debug!(%error, "not accepted");
+                    // There may be many of them, and no wait in between.
+                    yield_now().await;
+                }
                 Err(error) => {
                     warn!(%error, ?pause, "cannot accept connections; trying again");
                     race(&mut stop_accepting, sleep(pause)).await;
@@ -148,7 +153,16 @@ where
         }
     }
 
-    fn spawn(&mut self, (io, peer): (L::Io, L::Addr)) {
+    /// Has the connection served. What is foreign in that may panic, to the harm of this one only.
+    fn spawn(&mut self, connection: (L::Io, L::Addr)) {
+        if !panic::contained(|| self.try_spawn(connection)) {
+            error!(
+                "a connection was closed: its extension, or a clone of the application, panicked"
+            );
+        }
+    }
+
+    fn try_spawn(&mut self, (io, peer): (L::Io, L::Addr)) {
         let mut extensions = Extensions::new();
         if let Some(introduce) = &self.introduce {
             introduce(&peer, &mut extensions);
@@ -158,7 +172,7 @@ where
             app: self.app.clone(),
             extensions,
             number: self.accepted,
-            open: OpenConnection::new(&self.core),
+            open: OpenConnection::served(&self.core),
         };
         self.accepted = self.accepted.wrapping_add(1);
         let common = Arc::clone(&self.common);
@@ -170,7 +184,7 @@ where
 async fn follow(core: &Arc<Core>, board: &Board) {
     let reached = |events| Wait::<()>::new(core, events);
     // A lame duck may be called off, any number of times.
-    let notice = loop {
+    loop {
         reached(event::TRIGGERED).await;
         let Some(shutdown) = core.shutdown() else {
             continue;
@@ -181,11 +195,14 @@ async fn follow(core: &Arc<Core>, board: &Board) {
             board.post(Plan::Leave { since, window }).await;
         }
         match race(reached(event::CLOSED), shutdown.called_off()).await {
-            Either::Left(()) => break shutdown.notice.clone(),
+            Either::Left(()) => break,
             Either::Right(()) => board.post(Plan::Serve).await,
         }
-    };
-    board.post(drain(core, &notice)).await;
+    }
+    // Not that of a lame duck that was called off in the meantime.
+    if let Some(notice) = core.notice() {
+        board.post(drain(core, &notice)).await;
+    }
     reached(event::DISCONNECT | ENDED).await;
     board.post(Plan::Close).await;
     pending().await

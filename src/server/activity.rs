@@ -63,8 +63,7 @@ impl Activity {
         if is_http1 {
             self.note_may_send(has_body);
         }
-        self.under_way.fetch_add(1, Ordering::Relaxed);
-        UnderWay(Arc::clone(self))
+        self.under_way()
     }
 
     pub(super) fn note_heard(&self) {
@@ -123,6 +122,16 @@ impl Activity {
         }
     }
 
+    pub(super) fn is_tunnel(&self) -> bool {
+        self.tunnel.load(Ordering::Relaxed)
+    }
+
+    /// Counts one more part.
+    pub(super) fn under_way(self: &Arc<Self>) -> UnderWay {
+        self.under_way.fetch_add(1, Ordering::Relaxed);
+        UnderWay(Arc::clone(self))
+    }
+
     /// Notes that what follows is not HTTP's. `upgrade` counts it, where there is a layer that
     /// counts.
     pub(super) fn become_tunnel(&self, upgrade: Option<UpgradeGuard>) {
@@ -139,8 +148,7 @@ impl Activity {
 
 impl Clone for UnderWay {
     fn clone(&self) -> Self {
-        self.0.under_way.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(&self.0))
+        self.0.under_way()
     }
 }
 

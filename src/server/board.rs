@@ -49,7 +49,12 @@ pub(super) struct Reader {
     registrations: u32,
 }
 
-const ALL: u32 = 1;
+/// Returns what those are registered for who wait for this edition. Two in turn, so that one who has
+/// read an edition already, and waits for the next, is not woken for this one: it would find nothing
+/// new, and not be registered any more.
+fn waiting_for(edition: u32) -> u32 {
+    1 << (edition & 1)
+}
 
 // ===== impl Board =====
 
@@ -67,9 +72,9 @@ impl Board {
         *lock(&self.plan) = plan;
         // Release: pairs with the Acquire in `edition`; who sees the number reads this plan or a
         // later one.
-        self.edition.fetch_add(1, Ordering::Release);
+        let edition = self.edition.fetch_add(1, Ordering::Release).wrapping_add(1);
         let mut cursor = 0;
-        while self.readers.wake_batch(ALL, &mut cursor) {
+        while self.readers.wake_batch(waiting_for(edition), &mut cursor) {
             yield_now().await;
         }
     }
@@ -87,7 +92,7 @@ impl Reader {
         Self {
             slot: Slot::NONE,
             waker: None,
-            edition: u32::MAX,
+            edition: 0,
             registrations: 0,
         }
     }
@@ -104,21 +109,20 @@ impl Reader {
 
     #[cold]
     fn read(&mut self, board: &Board, cx: &Context<'_>) -> Option<Plan> {
-        let before = self.edition;
+        let before = self.waker.as_ref().map(|_| self.edition);
         // A wake-up has taken the waker out of its slot, so it is put there again each time.
         loop {
             self.edition = board.edition();
             let stale = || board.edition() != self.edition;
-            if board
-                .readers
-                .register(&mut self.slot, cx.waker(), ALL, stale)
-            {
+            let next = waiting_for(self.edition.wrapping_add(1));
+            let readers = &board.readers;
+            if readers.register(&mut self.slot, cx.waker(), next, stale) {
                 break;
             }
         }
         self.waker = Some(cx.waker().clone());
         self.registrations = self.registrations.wrapping_add(1);
-        (self.edition != before).then(|| *lock(&board.plan))
+        (before != Some(self.edition)).then(|| *lock(&board.plan))
     }
 
     pub(super) fn registrations(&self) -> u32 {

@@ -93,8 +93,9 @@ where
     let wire = TokioIo::new(wire);
     if is_http2 {
         let streams = Streams::default();
-        let builder = settings.http2(streams.executor());
-        orders.speak_http2(&streams);
+        let builder = settings.http2(streams.executor(&activity));
+        orders.speak(Protocol::Http2);
+        activity.note_may_send(true);
         drive(builder.serve_connection(wire, app), &mut orders).await;
         streams.end().await;
     } else {
@@ -130,6 +131,8 @@ where
                 // A peer that does not take our last bytes is not waited for.
                 match within(orders.patience(), race(connection.as_mut(), orders.cut())).await {
                     Some(Either::Left(result)) => break result,
+                    // A stream has brought the rest of its answer meanwhile.
+                    None if orders.is_busy_again() => {}
                     _ => return debug!("connection cut"),
                 }
             }

@@ -10,7 +10,6 @@ use tokio::time::{Instant, Sleep, sleep, sleep_until};
 use super::activity::{Activity, Parting};
 use super::board::{Board, Plan, Reader};
 use super::settings::Settings;
-use super::streams::Streams;
 use crate::notice::earlier;
 use crate::race::Either;
 
@@ -40,6 +39,8 @@ pub(super) enum Protocol {
 
 /// 2³² divided by the golden ratio.
 const GOLDEN: u32 = 2_654_435_769;
+/// When one that should be gone, and was busy, is looked at again.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 pub(super) struct Orders<'a> {
     board: &'a Board,
@@ -47,8 +48,6 @@ pub(super) struct Orders<'a> {
     reader: Reader,
     plan: Plan,
     protocol: Protocol,
-    /// Of HTTP/2.
-    streams: Option<Streams>,
     /// In the order in which connections came.
     number: u32,
     accepted_at: Instant,
@@ -95,7 +94,6 @@ impl<'a> Orders<'a> {
             reader: Reader::new(),
             plan: Plan::Serve,
             protocol: Protocol::Handshake,
-            streams: None,
             number,
             accepted_at: Instant::now(),
             open_since: Instant::now(),
@@ -114,12 +112,6 @@ impl<'a> Orders<'a> {
             self.open_since = Instant::now();
         }
         self.protocol = protocol;
-    }
-
-    pub(super) fn speak_http2(&mut self, streams: &Streams) {
-        self.speak(Protocol::Http2);
-        self.streams = Some(streams.clone());
-        self.activity.note_may_send(true);
     }
 
     /// Drives `connection` until it ends, or there is an order for it.
@@ -208,7 +200,7 @@ impl<'a> Orders<'a> {
                 if self.owes_goodbye(since) {
                     continue;
                 }
-                if self.is_quiet() {
+                if self.activity.is_quiet() {
                     return Poll::Ready(self.last_order());
                 }
                 // It ends by itself, with its last answer; only a peer that has fallen silent after
@@ -217,7 +209,7 @@ impl<'a> Orders<'a> {
                 if self.protocol == Protocol::Http1 || is_last_look {
                     return Poll::Pending;
                 }
-                self.next_look = Instant::now().checked_add(self.grace);
+                self.next_look = Some(Instant::now() + LOOK_AGAIN);
             },
             Plan::Close => Poll::Ready(Order::Cut),
         }
@@ -236,7 +228,7 @@ impl<'a> Orders<'a> {
 
     #[cold]
     fn look(&mut self, cx: &mut Context<'_>) -> Poll<Order> {
-        let quiet = self.is_quiet();
+        let quiet = self.activity.is_quiet() && !self.activity.is_lingering();
         let requests = self.activity.requests();
         let idle = self
             .idle
@@ -274,7 +266,7 @@ impl<'a> Orders<'a> {
     fn say_goodbye(&mut self) -> Order {
         self.said_goodbye = true;
         // An answer to the goodbye takes a round trip.
-        self.next_look = Instant::now().checked_add(self.grace);
+        self.next_look = Some(sleep(self.grace).deadline()); // which knows a far future
         Order::SayGoodbye
     }
 
@@ -297,11 +289,6 @@ impl<'a> Orders<'a> {
         }
     }
 
-    /// Nothing is in flight for the client, and all that was has been written.
-    pub(super) fn is_quiet(&self) -> bool {
-        self.activity.is_quiet() && self.streams.as_ref().is_none_or(Streams::is_idle)
-    }
-
     fn last_order(&mut self) -> Order {
         match self.protocol {
             // Streams may be on their way yet, to a connection that has brought none so far.
@@ -315,6 +302,11 @@ impl<'a> Orders<'a> {
             }
             _ => Order::Close,
         }
+    }
+
+    /// Streams run beside their connection: one may have ended just after the last look.
+    pub(super) fn is_busy_again(&self) -> bool {
+        self.protocol == Protocol::Http2 && !self.activity.is_quiet()
     }
 
     /// Returns how long it may take to close.

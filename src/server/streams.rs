@@ -8,6 +8,7 @@ use hyper::rt::Executor;
 use tokio::task::{JoinError, JoinSet};
 use tracing::error;
 
+use super::activity::Activity;
 use crate::panic;
 use crate::sync::{Arc, Mutex, Weak, lock};
 
@@ -33,10 +34,11 @@ use crate::sync::{Arc, Mutex, Weak, lock};
 pub struct StreamExecutor {
     /// Weak: the tasks hold their executor.
     tasks: Weak<Mutex<JoinSet<()>>>,
+    activity: Arc<Activity>,
 }
 
 /// The tasks themselves: dropped, they are cut.
-#[derive(Clone, Default)]
+#[derive(Default)]
 pub(super) struct Streams(Arc<Mutex<JoinSet<()>>>);
 
 // ===== impl StreamExecutor =====
@@ -50,8 +52,20 @@ where
         let Some(tasks) = self.tasks.upgrade() else {
             return;
         };
-        reap(&tasks);
-        lock(&tasks).spawn(future);
+        let mut ended = Vec::new();
+        // A tunnel has no answer under way, but a task that hyper gives us.
+        let under_way = self.activity.under_way();
+        {
+            let mut tasks = lock(&tasks);
+            while let Some(result) = tasks.try_join_next() {
+                ended.extend(result.err());
+            }
+            tasks.spawn(async move {
+                let _under_way = under_way;
+                future.await;
+            });
+        }
+        ended.into_iter().for_each(log);
     }
 }
 
@@ -64,15 +78,11 @@ impl fmt::Debug for StreamExecutor {
 // ===== impl Streams =====
 
 impl Streams {
-    pub(super) fn executor(&self) -> StreamExecutor {
-        let tasks = Arc::downgrade(&self.0);
-        StreamExecutor { tasks }
-    }
-
-    /// Nothing runs: no handler, no answer, and no tunnel either, of which hyper runs a part.
-    pub(super) fn is_idle(&self) -> bool {
-        reap(&self.0);
-        lock(&self.0).is_empty()
+    pub(super) fn executor(&self, activity: &Arc<Activity>) -> StreamExecutor {
+        StreamExecutor {
+            tasks: Arc::downgrade(&self.0),
+            activity: Arc::clone(activity),
+        }
     }
 
     /// Cuts those that are left, and waits until they are gone.
@@ -88,22 +98,11 @@ impl Streams {
     }
 }
 
-/// Takes leave of those that have ended.
-fn reap(tasks: &Mutex<JoinSet<()>>) {
-    loop {
-        let ended = lock(tasks).try_join_next();
-        match ended {
-            Some(result) => result.err().into_iter().for_each(log),
-            None => return,
-        }
-    }
-}
-
 /// Tells of a task that ended badly.
 pub(super) fn log(error: JoinError) {
     if let Ok(payload) = error.try_into_panic() {
         let panic = panic::message(&payload);
         panic::dropped(payload);
-        error!(%panic, "a request's handler panicked, which closed its connection or stream");
+        error!(%panic, "the task of a connection or stream panicked, and it was closed");
     }
 }

@@ -111,12 +111,12 @@ impl<I> Line<I> {
 impl<I> Drop for Line<I> {
     /// Closes the socket, whoever holds the wire, and wakes them to see that it is gone.
     fn drop(&mut self) {
-        let (io, wakers) = {
+        // Dropped last, for it is foreign code.
+        let (_io, wakers) = {
             let mut shared = lock(&self.shared);
             let wakers = [shared.reader.take(), shared.writer.take()];
             (shared.io.take(), wakers)
         };
-        drop(io);
         wakers.into_iter().flatten().for_each(Waker::wake);
     }
 }
@@ -219,7 +219,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
                     } => {
                         *bytes_left = bytes_left.saturating_sub(count);
                         alarm.as_mut().reset((now + silence).min(*until));
-                        if *bytes_left == 0 {
+                        if *bytes_left == 0 || now >= *until {
                             break Poll::Ready(());
                         }
                     }
@@ -307,18 +307,22 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<I> {
         if ending {
             ready!(self.poll_writing(cx, |io, cx| io.poll_shutdown(cx)))?;
         }
+        // In a tunnel only one direction has ended.
+        if self.activity.is_tunnel() {
+            return Poll::Ready(Ok(()));
+        }
         self.poll_lingering(cx).map(Ok)
     }
 }
 
 impl<I> Drop for Wire<I> {
     fn drop(&mut self) {
-        let (io, waiting) = {
+        // Dropped last, for it is foreign code.
+        let (_io, waiting) = {
             let mut shared = lock(&self.shared);
             shared.hung_up = true;
             (shared.io.take(), shared.waiting.take())
         };
-        drop(io);
         if let Some(waiting) = waiting {
             waiting.wake();
         }
