@@ -105,3 +105,23 @@ fn the_health_service_is_send_sync_and_clone() {
 fn the_signal_error_is_an_error() {
     is_error::<tower_lifecycle::SignalError>();
 }
+
+/// A server is run by one task: it need not be `Sync`.
+#[cfg(feature = "server")]
+#[test]
+fn servers_and_watched_connections_are_send() {
+    use tower_lifecycle::{NoHandshake, Serve, Serving, StreamExecutor, Watch};
+
+    type Connection = hyper::server::conn::http2::Connection<
+        hyper_util::rt::TokioIo<tokio::net::TcpStream>,
+        hyper_util::service::TowerToHyperService<axum::Router>,
+        StreamExecutor,
+    >;
+
+    is_send::<Serve<tokio::net::TcpListener, axum::Router>>();
+    is_send::<Serving>();
+    is_send::<Watch<Connection>>();
+    is_all::<NoHandshake>();
+    is_all::<StreamExecutor>();
+    is_clone::<StreamExecutor>();
+}
