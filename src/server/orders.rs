@@ -190,15 +190,10 @@ impl<'a> Orders<'a> {
                 }
                 self.poll_idle(cx)
             }
-            Plan::Drain {
-                since, quiet_until, ..
-            } => loop {
-                if self.owes_goodbye(since) {
-                    return Poll::Ready(self.say_goodbye());
-                }
+            Plan::Drain { quiet_until, .. } => loop {
                 ready!(self.poll_alarm(self.deadline(), cx));
-                if self.owes_goodbye(since) {
-                    continue;
+                if self.protocol == Protocol::Http2 && !self.said_goodbye {
+                    return Poll::Ready(self.say_goodbye());
                 }
                 if self.activity.is_quiet() {
                     return Poll::Ready(self.last_order());
@@ -270,29 +265,20 @@ impl<'a> Orders<'a> {
         Order::SayGoodbye
     }
 
-    /// HTTP/2's goodbye is due once, and to none who has come since then and not asked for anything
-    /// yet. HTTP/1 has none but what its answers say.
+    /// In a lame duck, HTTP/2's goodbye takes nothing from those who have streams on their way (RFC
+    /// 9113 §6.8). Who has come since then has had an answer first.
+    ///
+    /// While draining it waits for the connection's deadline: some clients fail what they have not
+    /// sent yet, or even what has no answer yet, when they see a GOAWAY. As long as late clients are
+    /// refused they had better read the refusal.
     fn owes_goodbye(&self, since: Instant) -> bool {
-        let is_known = self.open_since < since || self.activity.requests() > 0;
-        if self.said_goodbye || !is_known {
-            return false;
-        }
-        match (self.protocol, self.plan) {
-            // GOAWAY takes nothing from those who have streams on their way (RFC 9113 §6.8).
-            (Protocol::Http2, Plan::Leave { .. }) => true,
-            // Some clients fail what they have not sent yet when they see it. While late clients are
-            // refused they had better read the refusal, in their own protocol.
-            (Protocol::Http2, Plan::Drain { idle_until, .. }) => {
-                idle_until.is_some_and(|until| until <= Instant::now())
-            }
-            _ => false,
-        }
+        let activity = self.activity;
+        let is_known = || self.open_since < since || activity.requests() > 0 && activity.is_quiet();
+        self.protocol == Protocol::Http2 && !self.said_goodbye && is_known()
     }
 
-    fn last_order(&mut self) -> Order {
+    fn last_order(&self) -> Order {
         match self.protocol {
-            // Streams may be on their way yet, to a connection that has brought none so far.
-            Protocol::Http2 if !self.said_goodbye => self.say_goodbye(),
             // hyper would wait for the rest of the head.
             Protocol::Http1 if self.activity.has_heard() => Order::Cut,
             Protocol::Http1 => {
@@ -341,10 +327,12 @@ impl<'a> Orders<'a> {
             let begun = since.max(self.accepted_at).checked_add(self.grace);
             deadline = deadline.zip(begun).map(|(idle, begun)| idle.max(begun));
         }
-        // An answer that began before did not say that it is the last: another request may follow.
-        if let (Some(quiet), Some(idle)) = (self.activity.quiet_since(), idle_until) {
-            let last_call = quiet + idle.saturating_duration_since(since);
-            deadline = deadline.map(|deadline| deadline.max(last_call));
+        // On HTTP/1 an answer that began before did not say that it is the last, so another request
+        // may follow.
+        let quiet = self.activity.quiet_since();
+        if let (Protocol::Http1, Some(quiet), Some(idle)) = (self.protocol, quiet, idle_until) {
+            let last_call = quiet.checked_add(idle.saturating_duration_since(since));
+            deadline = deadline.zip(last_call).map(|(idle, last)| idle.max(last));
         }
         if self.activity.is_lingering() {
             deadline = None; // it has a limit of its own
