@@ -28,7 +28,7 @@ pub(crate) use std::sync::{Arc, OnceLock, PoisonError, Weak};
 use std::cell::Cell;
 
 /// Locks `mutex`, ignoring poison: no code of ours can panic between two halves of a change, and
-/// no code of others runs under a lock.
+/// no code of others runs under a lock, but that of a socket under its own.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -41,6 +41,10 @@ pub trait GracefulConnection: Future<Output = Result<(), Self::Error>> {
 pin_project! {
     /// The future of [`ShutdownController::watch`].
     ///
+    /// # Panics
+    ///
+    /// When it is polled again after it has completed.
+    ///
     /// # Examples
     ///
     /// ```
