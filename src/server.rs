@@ -8,6 +8,8 @@ mod activity;
 mod app;
 mod board;
 mod connection;
+mod idle;
+mod lingering;
 mod listener;
 mod orders;
 mod settings;

@@ -2207,6 +2207,8 @@ async fn hammer_http2(address: SocketAddr) -> Ledger {
     let mut ledger = Ledger::default();
     while let Ok(socket) = TcpStream::connect(address).await {
         let mut client = Http2::new(socket, &[]).await;
+        // Room for all answers: the window of a connection opens no more by itself than a stream's.
+        client.send(Frame::window(0, 1 << 30)).await;
         let (mut last, mut next) = (ALL_STREAMS, 1);
         let mut may_ask = true;
         let mut open = std::collections::BTreeSet::new();

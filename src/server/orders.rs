@@ -9,6 +9,7 @@ use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use super::activity::{Activity, Parting};
 use super::board::{Board, Plan, Reader};
+use super::idle::Idle;
 use super::settings::Settings;
 use crate::notice::earlier;
 use crate::race::Either;
@@ -64,20 +65,6 @@ pub(super) struct Orders<'a> {
     next_look: Option<Instant>,
     alarm: Option<Pin<Box<Sleep>>>,
 }
-
-/// Whether an HTTP/1 connection waits for a request, looked at from time to time.
-struct Idle {
-    alarm: Pin<Box<Sleep>>,
-    /// As of which the alarm wakes the task.
-    registrations: u32,
-    /// As of the last look.
-    requests: usize,
-    /// How many looks have found nothing under way, and no request since the one before.
-    looks: u32,
-}
-
-/// A connection is closed after so many looks, so within a quarter more than its time.
-const LOOKS: u32 = 4;
 
 // ===== impl Orders =====
 
@@ -210,39 +197,16 @@ impl<'a> Orders<'a> {
         }
     }
 
-    /// Ready when no head of a request has come for too long. It is looked at now and then, which
-    /// costs a request nothing; hyper's own timeout has a timer made for each.
+    /// Ready when no head of a request has come for too long.
     #[inline]
     fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<Order> {
-        match &self.idle {
-            Some(idle) if idle.is_waiting(&self.reader) => Poll::Pending,
-            _ if self.protocol != Protocol::Http1 => Poll::Pending,
-            _ => self.look(cx),
+        if self.protocol != Protocol::Http1 {
+            return Poll::Pending;
         }
-    }
-
-    #[cold]
-    fn look(&mut self, cx: &mut Context<'_>) -> Poll<Order> {
-        let quiet = self.activity.is_quiet() && !self.activity.is_lingering();
-        let requests = self.activity.requests();
-        let idle = self
-            .idle
-            .get_or_insert_with(|| Idle::new(self.head_timeout));
-        while idle.alarm.as_mut().poll(cx).is_ready() {
-            if requests != idle.requests {
-                idle.requests = requests;
-                idle.looks = 0;
-            }
-            match (quiet, idle.looks) {
-                (false, _) => idle.looks = 0,
-                (true, LOOKS) => return Poll::Ready(self.last_order()),
-                (true, _) => idle.looks += 1,
-            }
-            let next = sleep(self.head_timeout / LOOKS); // which knows a far future
-            idle.alarm.as_mut().reset(next.deadline());
-        }
-        idle.registrations = self.reader.registrations();
-        Poll::Pending
+        let (time, activity) = (self.head_timeout, self.activity);
+        let idle = self.idle.get_or_insert_with(|| Idle::new(time));
+        ready!(idle.poll(activity, &self.reader, cx));
+        Poll::Ready(self.last_order())
     }
 
     fn follow(&mut self, plan: Plan) {
@@ -365,23 +329,6 @@ impl<'a> Orders<'a> {
             alarm.as_mut().reset(at);
         }
         alarm.as_mut().poll(cx)
-    }
-}
-
-impl Idle {
-    fn new(time: Duration) -> Self {
-        Self {
-            alarm: Box::pin(sleep(time / LOOKS)),
-            registrations: 0,
-            requests: 0,
-            looks: 0,
-        }
-    }
-
-    /// The alarm will wake the task, and has not yet.
-    #[inline]
-    fn is_waiting(&self, reader: &Reader) -> bool {
-        self.registrations == reader.registrations() && !self.alarm.is_elapsed()
     }
 }
 

@@ -6,14 +6,14 @@ use std::time::Duration;
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::TokioTimer;
 
+use super::lingering::Limits;
 use super::streams::StreamExecutor;
-use super::wire::Lingering;
 
 pub(super) struct Settings {
     pub(super) header_read_timeout: Duration,
     pub(super) handshake_timeout: Duration,
     pub(super) grace: Duration,
-    pub(super) lingering: Lingering,
+    pub(super) lingering: Limits,
     http1: Vec<Setter<http1::Builder>>,
     http2: Vec<Setter<http2::Builder<StreamExecutor>>>,
 }
@@ -60,10 +60,9 @@ impl Default for Settings {
             header_read_timeout: Duration::from_secs(30),
             handshake_timeout: Duration::from_secs(10),
             grace: Duration::from_secs(1),
-            lingering: Lingering {
+            lingering: Limits {
                 bytes: 64 << 20,
                 time: Duration::from_secs(5),
-                silence: Duration::from_secs(1),
             },
             http1: Vec::new(),
             http2: Vec::new(),

@@ -8,25 +8,15 @@ use std::io::{self, IoSlice};
 use std::mem;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
-use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use super::activity::Activity;
+use super::lingering::{Limits, Lingering};
 use crate::sync::{Arc, Mutex, lock};
 
 /// The first bytes of HTTP/2 (RFC 9113 §3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-
-/// How long, and how much, the rest of a request is read and thrown away after an early answer.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Lingering {
-    pub(super) bytes: u64,
-    pub(super) time: Duration,
-    /// The longest silence.
-    pub(super) silence: Duration,
-}
 
 /// What hyper reads and writes.
 pub(super) struct Wire<I> {
@@ -48,29 +38,25 @@ struct Shared<I> {
     reader: Option<Waker>,
     writer: Option<Waker>,
     ending: Ending,
-    lingering: Lingering,
+    limits: Limits,
     /// The wire has been dropped.
     hung_up: bool,
     /// The connection, which waits for that.
     waiting: Option<Waker>,
 }
 
-/// How far the end of the writing side has come.
+/// How far the end has come.
 enum Ending {
     None,
-    /// All is said; what the client still sends is thrown away.
-    Lingering {
-        bytes_left: u64,
-        until: Instant,
-        alarm: Pin<Box<Sleep>>,
-    },
+    /// All is said; the client may still be sending.
+    Lingering(Lingering),
     Ended,
 }
 
 // ===== impl Line =====
 
 impl<I> Line<I> {
-    pub(super) fn new(io: I, activity: Arc<Activity>, lingering: Lingering) -> (Self, Wire<I>) {
+    pub(super) fn new(io: I, activity: Arc<Activity>, limits: Limits) -> (Self, Wire<I>) {
         let shared = Arc::new(Mutex::new(Shared {
             io: Some(io),
             sniffed: [0; PREFACE.len()],
@@ -78,7 +64,7 @@ impl<I> Line<I> {
             reader: None,
             writer: None,
             ending: Ending::None,
-            lingering,
+            limits,
             hung_up: false,
             waiting: None,
         }));
@@ -182,70 +168,13 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
         poll
     }
 
-    /// Reads and throws away what the client still sends, until it closes its side too.
-    ///
-    /// Closing a socket that has unread bytes resets the connection, by which a client loses the
-    /// answer that is on its way (RFC 9112 §9.6).
+    /// Waits for the client to have sent what it is sending.
     fn poll_lingering(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let mut scratch = [0; 8 * 1024];
         let mut former = None;
         let mut shared = lock(&self.shared);
-        let poll = loop {
-            let shared = &mut *shared;
-            let Some(io) = &mut shared.io else {
-                break Poll::Ready(());
-            };
-            if matches!(shared.ending, Ending::Ended) {
-                break Poll::Ready(());
-            }
-            let mut buffer = ReadBuf::new(&mut scratch);
-            let read = Pin::new(io).poll_read(cx, &mut buffer);
-            let count = buffer.filled().len() as u64;
-            if let Poll::Ready(result) = read {
-                if result.is_err() || count == 0 {
-                    break Poll::Ready(());
-                }
-                let Lingering {
-                    bytes,
-                    time,
-                    silence,
-                } = shared.lingering;
-                let now = Instant::now();
-                match &mut shared.ending {
-                    Ending::Lingering {
-                        bytes_left,
-                        until,
-                        alarm,
-                    } => {
-                        *bytes_left = bytes_left.saturating_sub(count);
-                        alarm.as_mut().reset((now + silence).min(*until));
-                        if *bytes_left == 0 || now >= *until {
-                            break Poll::Ready(());
-                        }
-                    }
-                    ending => *ending = Ending::lingering(bytes - count.min(bytes), time, silence),
-                }
-                continue;
-            }
-            match &mut shared.ending {
-                Ending::Lingering { alarm, .. } => {
-                    former = keep(&mut shared.reader, cx);
-                    break alarm.as_mut().poll(cx);
-                }
-                // There was nothing to be read, and there is nothing to come.
-                _ if !self.activity.may_send() => break Poll::Ready(()),
-                ending => {
-                    let Lingering {
-                        bytes,
-                        time,
-                        silence,
-                    } = shared.lingering;
-                    *ending = Ending::lingering(bytes, time, silence);
-                }
-            }
-        };
-        if poll.is_ready() {
-            shared.ending = Ending::Ended;
+        let poll = shared.poll_lingering(self.activity.may_send(), cx);
+        if poll.is_pending() {
+            former = keep(&mut shared.reader, cx);
         }
         drop(shared);
         drop(former);
@@ -349,16 +278,19 @@ impl<I: AsyncRead + Unpin> Shared<I> {
         self.unread.start += count;
         Poll::Ready(Ok(()))
     }
-}
 
-impl Ending {
-    fn lingering(bytes_left: u64, time: Duration, silence: Duration) -> Self {
-        let until = sleep(time).deadline(); // which knows a far future
-        Self::Lingering {
-            bytes_left,
-            until,
-            alarm: Box::pin(sleep_until(until.min(Instant::now() + silence))),
+    fn poll_lingering(&mut self, may_send: bool, cx: &mut Context<'_>) -> Poll<()> {
+        if let Ending::None = self.ending {
+            self.ending = Ending::Lingering(Lingering::new(self.limits));
         }
+        let (Ending::Lingering(lingering), Some(io)) = (&mut self.ending, &mut self.io) else {
+            return Poll::Ready(());
+        };
+        let poll = lingering.poll(Pin::new(io), may_send, cx);
+        if poll.is_ready() {
+            self.ending = Ending::Ended;
+        }
+        poll
     }
 }
 

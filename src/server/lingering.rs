@@ -1,0 +1,70 @@
+//! The end of a connection whose client is still sending.
+//!
+//! Closing a socket that has unread bytes resets the connection, by which a client loses the answer
+//! that is on its way (RFC 9112 §9.6).
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
+
+/// How much, and for how long, is read and thrown away.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    pub(super) bytes: u64,
+    pub(super) time: Duration,
+}
+
+/// The longest silence that is waited for.
+const SILENCE: Duration = Duration::from_secs(1);
+
+/// Reads and throws away what the client still sends, until it closes its side too.
+pub(super) struct Lingering {
+    has_read: bool,
+    bytes_left: u64,
+    until: Instant,
+    alarm: Pin<Box<Sleep>>,
+}
+
+// ===== impl Lingering =====
+
+impl Lingering {
+    pub(super) fn new(limits: Limits) -> Self {
+        let until = sleep(limits.time).deadline(); // which knows a far future
+        Self {
+            has_read: false,
+            bytes_left: limits.bytes,
+            until,
+            alarm: Box::pin(sleep_until(until.min(Instant::now() + SILENCE))),
+        }
+    }
+
+    /// Ready when the client has closed its side, or there is nothing to wait for: it has sent
+    /// nothing, and is not known to be sending, or it has come to a limit.
+    pub(super) fn poll<I: AsyncRead>(
+        &mut self,
+        mut io: Pin<&mut I>,
+        may_send: bool,
+        cx: &mut Context<'_>,
+    ) -> Poll<()> {
+        let mut scratch = [0; 8 * 1024];
+        loop {
+            let mut buffer = ReadBuf::new(&mut scratch);
+            match io.as_mut().poll_read(cx, &mut buffer) {
+                Poll::Pending if !self.has_read && !may_send => return Poll::Ready(()),
+                Poll::Pending => return self.alarm.as_mut().poll(cx),
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {}
+                Poll::Ready(_) => return Poll::Ready(()),
+            }
+            let now = Instant::now();
+            self.has_read = true;
+            self.bytes_left = self.bytes_left.saturating_sub(buffer.filled().len() as u64);
+            if self.bytes_left == 0 || now >= self.until {
+                return Poll::Ready(());
+            }
+            self.alarm.as_mut().reset(self.until.min(now + SILENCE));
+        }
+    }
+}
