@@ -12,13 +12,18 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use axum::extract::ConnectInfo;
+use axum::Router;
+use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code};
+use axum::extract::{ConnectInfo, Extension};
+use axum::response::Response;
 use axum::response::sse::{Event, Sse};
-use axum::{Router, routing::get};
+use axum::routing::{any, get};
 use futures_util::{Stream, StreamExt, stream};
 use tokio::net::TcpListener;
 use tokio::time::interval;
-use tower_lifecycle::{DrainLayer, HealthService, ShutdownConfig, ShutdownController, serve};
+use tower_lifecycle::{
+    DrainLayer, HealthService, ShutdownConfig, ShutdownController, UpgradeGuard, serve,
+};
 
 #[tokio::main]
 async fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
@@ -33,6 +38,7 @@ async fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
         .route("/", get(hello))
         .route("/slow", get(slow))
         .route("/events", get(events))
+        .route("/ws", any(ws))
         .layer(DrainLayer::new(ctl.clone()))
         .route_service("/health", HealthService::new(ctl.clone())) // after `.layer`: never refused
         .with_state(()); // prepares the handlers once, not for each request
@@ -60,4 +66,32 @@ async fn events() -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
         Some(((), interval))
     });
     Sse::new(ticks.map(|()| Ok(Event::default().data("tick"))))
+}
+
+async fn ws(upgrade: WebSocketUpgrade, Extension(guard): Extension<UpgradeGuard>) -> Response {
+    upgrade.on_upgrade(move |socket| echo(socket, guard))
+}
+
+/// Gives back what comes. In flight as long as it holds the guard, which tells it when to end.
+async fn echo(mut socket: WebSocket, guard: UpgradeGuard) {
+    loop {
+        tokio::select! {
+            () = guard.draining() => break,
+            message = socket.recv() => match message {
+                Some(Ok(message @ (Message::Text(_) | Message::Binary(_)))) => {
+                    if socket.send(message).await.is_err() {
+                        return;
+                    }
+                }
+                Some(Ok(_)) => {} // pings are answered by axum
+                Some(Err(_)) | None => return,
+            },
+        }
+    }
+    // "Going away" (RFC 6455 §7.4.1): the client comes back, to another instance.
+    let goodbye = CloseFrame {
+        code: close_code::AWAY,
+        reason: "shutting down".into(),
+    };
+    let _ = socket.send(Message::Close(Some(goodbye))).await;
 }
