@@ -377,6 +377,9 @@ impl<L: Listener, S, H> Serve<L, S, H> {
     /// 9112 §9.6), so the rest is read and thrown away, until the client closes its side, says nothing
     /// for a second, or these bounds are reached. Default: 64 MiB and 5 s.
     ///
+    /// A stream of HTTP/2 is told to stop instead, by hyper: after the whole answer comes
+    /// RST_STREAM(NO_ERROR) (RFC 9113 §8.1).
+    ///
     /// # Examples
     ///
     /// ```
