@@ -801,6 +801,21 @@ async fn who_comes_in_a_lame_duck_is_served_and_not_asked_to_leave_before_its_mo
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_comes_in_the_second_half_of_a_lame_duck_is_asked_to_leave_by_its_first_answer() {
+    let ctl = lame_duck(20 * SECOND);
+    let (connector, server) = start(&ctl, app(&ctl));
+    trigger(&ctl).await;
+    sleep(11 * SECOND).await; // every moment has passed
+    for _ in 0..20 {
+        let mut client = connector.http1();
+        let answer = client.get("/").await;
+        assert_eq!((answer.status, answer.closes()), (200, true));
+        assert_eq!(client.end().await, b"");
+    }
+    server.graceful().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_lame_duck_closes_nobody_who_is_idle() {
     let ctl = lame_duck(20 * SECOND);
     let (connector, server) = start(&ctl, routes());

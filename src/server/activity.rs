@@ -25,6 +25,7 @@ pub(super) struct Activity {
     lingering: AtomicBool,
     /// It has become a tunnel, of which nobody here can tell when it is idle.
     tunnel: AtomicBool,
+    /// A [`Parting`], for the answers to come.
     parting: AtomicUsize,
     /// When the last answer ended, after answers had begun to say that it would be.
     quiet_since: Mutex<Option<Instant>>,

@@ -71,7 +71,7 @@ where
             return debug!(error = %Chain(&error), "handshake failed");
         }
         Either::Left(None) => return debug!("handshake took too long"),
-        Either::Right(_) => return,
+        Either::Right(()) => return,
     };
 
     // The protocol is told by the first bytes.
@@ -82,7 +82,7 @@ where
         Either::Left(Some(Ok(is_http2))) => is_http2,
         Either::Left(Some(Err(error))) => return debug!(%error, "connection failed"),
         Either::Left(None) => return debug!("no request came in time"),
-        Either::Right(_) => return,
+        Either::Right(()) => return,
     };
 
     let app = Answers {

@@ -118,19 +118,9 @@ impl<'a> Orders<'a> {
         .await
     }
 
-    /// Waits for the next order.
-    pub(super) async fn next(&mut self) -> Order {
-        poll_fn(|cx| self.poll_next(cx)).await
-    }
-
-    /// Waits until the connection has to end.
-    pub(super) async fn end(&mut self) -> Order {
-        loop {
-            match self.next().await {
-                Order::SayGoodbye => {}
-                end => return end,
-            }
-        }
+    /// Waits until a connection on which nothing has been said yet has to end.
+    pub(super) async fn end(&mut self) {
+        poll_fn(|cx| self.poll_next(cx).map(drop)).await
     }
 
     /// Waits until the connection has to end whatever is in flight.
