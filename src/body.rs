@@ -4,6 +4,7 @@
 //! `is_end_stream()` is true, since a consumer that knows the length need not poll again. At that
 //! moment, or when it is dropped before, the inner body is dropped first and then the guard.
 
+use std::mem;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -59,12 +60,12 @@ pin_project! {
 pin_project! {
     #[project = TrackedProj]
     #[derive(Debug)]
-    enum Tracked<B, G = InFlightGuard> {
+    enum Tracked<B> {
         Live {
             // Declared first, so that it is dropped first.
             #[pin]
             inner: B,
-            guard: G,
+            guard: InFlightGuard,
         },
         Ended,
     }
@@ -102,24 +103,42 @@ pin_project! {
     #[must_use = "dropping a body ends it"]
     pub struct ResponseBody<B> {
         #[pin]
-        kind: Kind<B>,
+        state: State<B>,
     }
 }
 
 pin_project! {
-    #[project = KindProj]
+    #[project = StateProj]
     #[derive(Debug)]
-    enum Kind<B> {
+    enum State<B> {
         /// Of an admitted request.
-        Admitted { #[pin] state: Tracked<B, Admission> },
-        /// Of an exempt one, or of none.
+        Admitted {
+            // Declared first, so that it is dropped first.
+            #[pin]
+            inner: B,
+            guard: Admission,
+        },
+        /// Boxed, so that an admitted one is not larger for it; none when it has ended.
+        Special { special: Option<Pin<Box<Special<B>>>> },
+    }
+}
+
+pin_project! {
+    #[project = SpecialProj]
+    #[derive(Debug)]
+    enum Special<B> {
+        /// Of an exempt request, or of none.
         Free { #[pin] inner: B },
-        /// Our own: boxed, so that an admitted one is not larger for it.
-        Refusal { text: Option<Box<Bytes>> },
-        /// Of a stream that is ended by the drain; boxed for the same reason, as is the next.
-        LongLived { body: Pin<Box<Ending<B>>> },
+        /// Our own.
+        Refusal { text: Option<Bytes> },
+        /// Of a stream that is ended by the drain.
+        LongLived { #[pin] inner: Ending<B> },
         /// Of a response after which the connection is no longer HTTP's.
-        Upgraded { state: Pin<Box<Tracked<B, UpgradedHold>>> },
+        Upgraded {
+            #[pin]
+            inner: B,
+            guard: UpgradedHold,
+        },
     }
 }
 
@@ -140,10 +159,14 @@ pub(crate) type Polled<D> = Poll<Option<Result<Frame<D>, BoxError>>>;
 // ===== impl TrackedBody =====
 
 impl<B> TrackedBody<B> {
-    pub(crate) fn new(inner: B, guard: InFlightGuard) -> Self {
-        Self {
-            state: Tracked::Live { inner, guard },
-        }
+    /// Without a guard it is at its end.
+    #[inline]
+    pub(crate) fn new(inner: B, guard: Option<InFlightGuard>) -> Self {
+        let state = match guard {
+            Some(guard) => Tracked::Live { inner, guard },
+            None => Tracked::Ended,
+        };
+        Self { state }
     }
 }
 
@@ -160,30 +183,16 @@ impl<B: Body> Body for TrackedBody<B> {
         let TrackedProj::Live { mut inner, .. } = state.as_mut().project() else {
             return Poll::Ready(None);
         };
-        let frame = ready!(inner.as_mut().poll_frame(cx));
-        if !matches!(frame, Some(Ok(_))) || inner.is_end_stream() {
+        let polled = inner.as_mut().poll_frame(cx);
+        if is_last(&polled, &*inner) {
             state.set(Tracked::Ended);
         }
-        Poll::Ready(frame)
+        polled
     }
 
     #[inline]
     fn is_end_stream(&self) -> bool {
-        self.state.is_end_stream()
-    }
-
-    #[inline]
-    fn size_hint(&self) -> SizeHint {
-        self.state.size_hint()
-    }
-}
-
-// ===== impl Tracked =====
-
-impl<B: Body, G> Tracked<B, G> {
-    #[inline]
-    fn is_end_stream(&self) -> bool {
-        match self {
+        match &self.state {
             Tracked::Live { inner, .. } => inner.is_end_stream(),
             Tracked::Ended => true,
         }
@@ -191,54 +200,42 @@ impl<B: Body, G> Tracked<B, G> {
 
     #[inline]
     fn size_hint(&self) -> SizeHint {
-        match self {
+        match &self.state {
             Tracked::Live { inner, .. } => inner.size_hint(),
             Tracked::Ended => SizeHint::with_exact(0),
         }
     }
 }
 
-impl<B, G> Tracked<B, G>
+/// Tells whether nothing comes after what `body` has just said.
+#[inline]
+fn is_last<B: Body, E>(polled: &Poll<Option<Result<Frame<B::Data>, E>>>, body: &B) -> bool {
+    match polled {
+        Poll::Ready(Some(Ok(_))) => body.is_end_stream(),
+        Poll::Ready(_) => true,
+        Poll::Pending => false,
+    }
+}
+
+// ===== what is cut =====
+
+/// Passes the next frame on, or an error when force has come.
+#[inline]
+fn poll_or_cut<B>(
+    mut body: Pin<&mut B>,
+    guard: &mut impl Cut,
+    cx: &mut Context<'_>,
+) -> Polled<B::Data>
 where
     B: Body<Error: Into<BoxError>>,
-    G: Cut,
 {
-    /// Passes the next frame on, or ends the body when force has come.
-    #[inline]
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled<B::Data> {
-        let TrackedProj::Live { mut inner, guard } = self.as_mut().project() else {
-            return Poll::Ready(None);
-        };
-        // Before every poll of the inner: one that is always ready would never be cut.
-        if guard.is_forced() && !inner.is_end_stream() {
-            return Poll::Ready(Some(Err(self.cut())));
-        }
-        match inner.as_mut().poll_frame(cx) {
-            Poll::Ready(Some(Ok(frame))) => {
-                if inner.is_end_stream() {
-                    self.set(Tracked::Ended);
-                }
-                Poll::Ready(Some(Ok(frame)))
-            }
-            Poll::Ready(last) => {
-                self.set(Tracked::Ended);
-                Poll::Ready(last.map(|frame| frame.map_err(Into::into)))
-            }
-            Poll::Pending => {
-                ready!(guard.poll_forced(cx));
-                Poll::Ready(Some(Err(self.cut())))
-            }
-        }
+    // Before every poll of the inner: one that is always ready would never be cut.
+    if guard.is_forced() && !body.is_end_stream() {
+        return Poll::Ready(Some(Err(cut(guard))));
     }
-
-    /// Ends a body that was admitted, and not finished in time.
-    #[cold]
-    fn cut(mut self: Pin<&mut Self>) -> BoxError {
-        if let TrackedProj::Live { guard, .. } = self.as_mut().project() {
-            guard.note_aborted();
-        }
-        self.set(Tracked::Ended);
-        cut()
+    match body.as_mut().poll_frame(cx) {
+        Poll::Ready(frame) => Poll::Ready(frame.map(|frame| frame.map_err(Into::into))),
+        Poll::Pending => guard.poll_forced(cx).map(|()| Some(Err(cut(guard)))),
     }
 }
 
@@ -259,7 +256,10 @@ impl<S: AsRef<Shard>> Cut for Entry<S> {
 }
 
 /// What a body that is cut ends with.
-pub(crate) fn cut() -> BoxError {
+#[cold]
+#[inline(never)]
+pub(crate) fn cut(guard: &impl Cut) -> BoxError {
+    guard.note_aborted();
     warn!("cut by the shutdown: the response body had not ended");
     Forced.into()
 }
@@ -267,49 +267,52 @@ pub(crate) fn cut() -> BoxError {
 // ===== impl ResponseBody =====
 
 impl<B> ResponseBody<B> {
+    /// Without a guard it is at its end.
     #[inline]
-    pub(crate) fn admitted(inner: B, guard: Admission) -> Self {
-        Self {
-            kind: Kind::Admitted {
-                state: Tracked::Live { inner, guard },
-            },
+    pub(crate) fn admitted(inner: B, guard: Option<Admission>) -> Self {
+        let state = match guard {
+            Some(guard) => State::Admitted { inner, guard },
+            None => State::Special { special: None },
+        };
+        Self { state }
+    }
+
+    /// The body of an admitted request, and its entry.
+    pub(crate) fn admission(&self) -> Option<(&B, &Admission)> {
+        match &self.state {
+            State::Admitted { inner, guard } => Some((inner, guard)),
+            State::Special { .. } => None,
         }
     }
 
-    #[cold]
-    pub(crate) fn long_lived(
-        inner: B,
-        guard: Admission,
-        class: Arc<Class>,
-        farewell: Farewell,
-    ) -> Self {
-        Self {
-            kind: Kind::LongLived {
-                body: Box::pin(Ending::new(inner, guard, class, farewell)),
-            },
+    /// Has the body of an admitted request end by itself.
+    pub(crate) fn make_long_lived(&mut self, class: Arc<Class>, farewell: Farewell) {
+        let ended = State::Special { special: None };
+        if let State::Admitted { inner, guard } = mem::replace(&mut self.state, ended) {
+            let inner = Ending::new(inner, guard, class, farewell);
+            *self = Self::special(Special::LongLived { inner });
         }
     }
 
     #[cold]
     pub(crate) fn upgraded(inner: B, guard: UpgradedHold) -> Self {
-        Self {
-            kind: Kind::Upgraded {
-                state: Box::pin(Tracked::Live { inner, guard }),
-            },
-        }
+        Self::special(Special::Upgraded { inner, guard })
     }
 
     pub(crate) fn free(inner: B) -> Self {
-        Self {
-            kind: Kind::Free { inner },
-        }
+        Self::special(Special::Free { inner })
     }
 
     pub(crate) fn refusal(text: Bytes) -> Self {
+        Self::special(Special::Refusal {
+            text: (!text.is_empty()).then_some(text),
+        })
+    }
+
+    fn special(special: Special<B>) -> Self {
+        let special = Some(Box::pin(special));
         Self {
-            kind: Kind::Refusal {
-                text: (!text.is_empty()).then(|| Box::new(text)),
-            },
+            state: State::Special { special },
         }
     }
 }
@@ -328,42 +331,104 @@ where
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, BoxError>>> {
-        match self.project().kind.project() {
-            KindProj::Admitted { state } => state.poll_frame(cx),
-            KindProj::Free { inner } => {
-                let frame = ready!(inner.poll_frame(cx));
-                Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
-            }
-            KindProj::Refusal { text } => {
-                let frame = text.take().map(|text| Frame::data((*text).into()));
-                Poll::Ready(frame.map(Ok))
-            }
-            KindProj::LongLived { body } => body.as_mut().poll_frame(cx),
-            KindProj::Upgraded { state } => state.as_mut().poll_frame(cx),
+        let mut state = self.project().state;
+        let (mut inner, guard) = match state.as_mut().project() {
+            StateProj::Admitted { inner, guard } => (inner, guard),
+            StateProj::Special { special: None } => return Poll::Ready(None),
+            StateProj::Special { .. } => return state.poll_special(cx),
+        };
+        let polled = poll_or_cut(inner.as_mut(), guard, cx);
+        if is_last(&polled, &*inner) {
+            state.set(State::Special { special: None });
         }
+        polled
     }
 
     #[inline]
     fn is_end_stream(&self) -> bool {
-        match &self.kind {
-            Kind::Admitted { state } => state.is_end_stream(),
-            Kind::Free { inner } => inner.is_end_stream(),
-            Kind::Refusal { text } => text.is_none(),
-            Kind::LongLived { body } => body.is_end_stream(),
-            Kind::Upgraded { state } => state.is_end_stream(),
+        match &self.state {
+            State::Admitted { inner, .. } => inner.is_end_stream(),
+            State::Special { special: None } => true,
+            State::Special {
+                special: Some(special),
+            } => special.is_end_stream(),
         }
     }
 
     #[inline]
     fn size_hint(&self) -> SizeHint {
-        match &self.kind {
-            Kind::Admitted { state } => state.size_hint(),
-            Kind::Free { inner } => inner.size_hint(),
-            Kind::Refusal { text } => {
+        match &self.state {
+            State::Admitted { inner, .. } => inner.size_hint(),
+            State::Special { special: None } => SizeHint::with_exact(0),
+            State::Special {
+                special: Some(special),
+            } => special.size_hint(),
+        }
+    }
+}
+
+impl<B> State<B>
+where
+    B: Body<Error: Into<BoxError>>,
+    B::Data: From<Bytes>,
+{
+    #[cold]
+    #[inline(never)]
+    fn poll_special(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled<B::Data> {
+        let StateProj::Special {
+            special: Some(special),
+        } = self.as_mut().project()
+        else {
+            return Poll::Ready(None);
+        };
+        let polled = special.as_mut().poll_frame(cx);
+        let is_last = match &polled {
+            Poll::Ready(Some(Ok(_))) => special.is_end_stream(),
+            Poll::Ready(_) => true,
+            Poll::Pending => false,
+        };
+        if is_last {
+            self.set(State::Special { special: None });
+        }
+        polled
+    }
+}
+
+impl<B> Special<B>
+where
+    B: Body<Error: Into<BoxError>>,
+    B::Data: From<Bytes>,
+{
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled<B::Data> {
+        match self.project() {
+            SpecialProj::Free { inner } => {
+                let frame = ready!(inner.poll_frame(cx));
+                Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+            }
+            SpecialProj::Refusal { text } => {
+                let frame = text.take().map(|text| Frame::data(text.into()));
+                Poll::Ready(frame.map(Ok))
+            }
+            SpecialProj::LongLived { inner } => inner.poll_frame(cx),
+            SpecialProj::Upgraded { inner, guard } => poll_or_cut(inner, guard, cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Special::Free { inner } | Special::Upgraded { inner, .. } => inner.is_end_stream(),
+            Special::Refusal { text } => text.is_none(),
+            Special::LongLived { inner } => inner.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Special::Free { inner } | Special::Upgraded { inner, .. } => inner.size_hint(),
+            Special::Refusal { text } => {
                 SizeHint::with_exact(text.as_ref().map_or(0, |text| text.len() as u64))
             }
-            Kind::LongLived { body } => body.size_hint(),
-            Kind::Upgraded { state } => state.size_hint(),
+            Special::LongLived { inner } => inner.size_hint(),
         }
     }
 }

@@ -71,10 +71,12 @@ pub(crate) const ENDED: u32 = event::STOPPED | event::FAILED;
 
 impl Core {
     pub(crate) fn new(config: ShutdownConfig, state: LifecycleState) -> Arc<Self> {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        // Twice the cores: there are other threads than the workers of the runtime, and a thread
+        // beyond the number of the shards shares one with a worker.
+        let shards = 2 * std::thread::available_parallelism().map_or(1, usize::from);
         let core = Arc::new(Self {
             config,
-            gate: Gate::new(cores, state.bit()),
+            gate: Gate::new(shards, state.bit()),
             hooks: Hooks::default(),
             services: Services::default(),
             servers: Servers::default(),

@@ -6,7 +6,7 @@
 
 mod any;
 mod entrance;
-mod upgrading;
+mod special;
 
 pub use self::any::AnyResponseFuture;
 
@@ -18,24 +18,21 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response, request};
+use http::{Request, Response, request};
 use http_body::Body;
 use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
-use tracing::warn;
 
-use self::entrance::{Entrance, Refusal};
-use self::upgrading::Asked;
+use self::entrance::Entrance;
+use self::special::Special;
 use crate::body::ResponseBody;
 use crate::controller::ShutdownController;
-use crate::error::ShuttingDown;
 use crate::layer_shard::LayerHandle;
 use crate::long_lived::LongLived;
 use crate::mode::{AnyService, Http};
-use crate::reject::{Admission, Facts, Farewell, Options, into_response};
+use crate::reject::{Admission, Facts, Farewell, Options};
 use crate::sync::{Arc, OnceLock};
-use crate::upgrade::UpgradeGuard;
 
 /// Makes services drain: the one line that an application adds.
 ///
@@ -50,7 +47,7 @@ use crate::upgrade::UpgradeGuard;
 ///
 /// Streams that would never end by themselves do so when draining begins, cleanly and not all at
 /// once: server-sent events, and what [`long_lived`](DrainLayer::long_lived) adds. A request that
-/// takes its connection over, as a WebSocket does, carries an [`UpgradeGuard`] in its extensions;
+/// takes its connection over, as a WebSocket does, carries an [`UpgradeGuard`](crate::UpgradeGuard) in its extensions;
 /// whoever holds that keeps it counted when HTTP is done with it.
 ///
 /// Put one on each path of a request. A refusal made outside `CorsLayer` is opaque to browsers, so
@@ -118,36 +115,22 @@ pin_project! {
     #[must_use = "futures do nothing unless polled"]
     pub struct ResponseFuture<F> {
         #[pin]
-        kind: Kind<F>,
+        state: State<F>,
     }
 }
 
 pin_project! {
-    #[project = KindProj]
-    #[project_replace = KindOwned]
-    enum Kind<F> {
+    #[project = StateProj]
+    #[project_replace = StateOwned]
+    enum State<F> {
         Admitted {
             // Declared first, so that it is dropped first.
             #[pin]
             inner: F,
             guard: Admission,
-            facts: Facts,
         },
-        // Admitted, and may take the connection away from HTTP.
-        Upgrading {
-            #[pin]
-            inner: F,
-            asked: Box<Asked>,
-            facts: Facts,
-        },
-        Exempt {
-            #[pin]
-            inner: F,
-            facts: Facts,
-        },
-        // Boxed, so that an admitted one is not larger for it.
-        Refused { response: Box<Response<Bytes>> },
-        Done,
+        // Boxed, so that an admitted one is not larger for it; none when it has completed.
+        Special { special: Option<Pin<Box<Special<F>>>> },
     }
 }
 
@@ -435,55 +418,19 @@ where
     #[inline]
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
         let is_exempt = |options: &Options| options.is_exempt(request.uri().path());
-        let kind = match self.entrance.admit(is_exempt) {
-            Ok(guard) => {
-                let facts = self.entrance.handle.options.facts_of(&request);
-                if facts.asks_to_upgrade() {
-                    self.call_upgrading(guard, facts, request)
-                } else {
-                    Kind::Admitted {
-                        // The guard is there before the call: a panic in it is counted and undone.
-                        inner: self.inner.call(request),
-                        guard,
-                        facts,
-                    }
-                }
-            }
-            Err(refusal) => self.not_admitted(refusal, request),
+        let guard = match self.entrance.admit(is_exempt) {
+            Ok(guard) => guard,
+            Err(refusal) => return ResponseFuture::special(self.not_admitted(refusal, request)),
         };
-        ResponseFuture { kind }
-    }
-}
-
-impl<S> Drain<S, Http> {
-    #[cold]
-    fn not_admitted<ReqBody>(
-        &mut self,
-        refusal: Refusal,
-        mut request: Request<ReqBody>,
-    ) -> Kind<S::Future>
-    where
-        S: Service<Request<ReqBody>>,
-    {
-        let options = &self.entrance.handle.options;
-        if refusal.inner_is_ready && options.is_exempt(request.uri().path()) {
-            let mut facts = Facts::of(&request);
-            if facts.asks_to_upgrade() {
-                // Whoever extracts a guard finds one; it counts nothing.
-                let guard = UpgradeGuard::new(&self.entrance.handle.shard);
-                request.extensions_mut().insert(guard);
-            }
-            if !self.entrance.handle.shard.is_shedding() {
-                facts = facts.keeping_connection(); // paused: nobody is asked to leave
-            }
-            let inner = self.inner.call(request);
-            return Kind::Exempt { inner, facts };
+        let facts = self.entrance.handle.options.facts_of(&request);
+        if facts.asks_to_upgrade() {
+            return ResponseFuture::special(self.upgrading(guard, facts, request));
         }
-        let shard = &self.entrance.handle.shard;
-        shard.note_refused();
-        let refused = ShuttingDown::new(shard.is_paused());
-        Kind::Refused {
-            response: Box::new(options.refuse(request, refused)),
+        // The guard is there before the call: a panic in it is counted and undone.
+        let inner = self.inner.call(request);
+        let guard = facts.note(guard);
+        ResponseFuture {
+            state: State::Admitted { inner, guard },
         }
     }
 }
@@ -519,109 +466,118 @@ where
 
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut kind = self.project().kind;
-        match kind.as_mut().project() {
-            KindProj::Admitted {
-                inner,
-                guard,
-                facts,
-            } => {
-                let facts = *facts;
-                // Before every poll of the inner: one that wakes itself would outrun the wake-up.
-                if guard.is_forced() {
-                    return Poll::Ready(Ok(kind.cut(facts)));
-                }
-                match inner.poll(cx) {
-                    Poll::Ready(Ok(response)) => {
-                        let (mut head, body) = response.into_parts();
-                        if facts.is_http1() && guard.is_shedding() {
-                            facts.ask_to_leave(&mut head);
-                        }
-                        // The inner future is dropped in place; the guard goes on with the body.
-                        let KindOwned::Admitted { guard, .. } = kind.project_replace(Kind::Done)
-                        else {
-                            unreachable!("it has just been polled")
-                        };
-                        let body = match body.size_hint().exact() {
-                            Some(_) => ResponseBody::admitted(body, guard),
-                            None => stream(&head.headers, body, guard, facts),
-                        };
-                        Poll::Ready(Ok(Response::from_parts(head, body)))
-                    }
-                    Poll::Ready(Err(error)) => {
-                        kind.set(Kind::Done);
-                        Poll::Ready(Err(error))
-                    }
-                    Poll::Pending => match guard.poll_forced(cx) {
-                        Poll::Ready(()) => Poll::Ready(Ok(kind.cut(facts))),
-                        Poll::Pending => Poll::Pending,
-                    },
-                }
-            }
-            KindProj::Upgrading { .. } => kind.poll_upgrading(cx),
-            KindProj::Exempt { inner, facts } => {
-                let facts = *facts;
-                let result = ready!(inner.poll(cx));
-                kind.set(Kind::Done);
-                Poll::Ready(result.map(|mut response| {
-                    // While draining every response asks to leave.
-                    facts.close_connection(response.status(), response.headers_mut());
-                    response.map(ResponseBody::free)
-                }))
-            }
-            KindProj::Refused { response } => {
-                let response = std::mem::take(&mut **response);
-                kind.set(Kind::Done);
-                Poll::Ready(Ok(into_response(response)))
-            }
-            KindProj::Done => panic!("{POLLED_AFTER_COMPLETION}"),
+        let mut state = self.project().state;
+        let StateProj::Admitted { inner, guard } = state.as_mut().project() else {
+            return state.poll_special(cx);
+        };
+        // Before every poll of the inner: one that wakes itself would outrun the wake-up.
+        if guard.is_forced() {
+            return state.poll_cut();
+        }
+        let Poll::Ready(result) = inner.poll(cx) else {
+            return match guard.poll_forced(cx) {
+                Poll::Ready(()) => state.poll_cut(),
+                Poll::Pending => Poll::Pending,
+            };
+        };
+        let is_plain = match &result {
+            Ok(response) => !guard.is_shedding() && response.body().size_hint().exact().is_some(),
+            Err(_) => true,
+        };
+        let guard = state.finish();
+        let mut result =
+            result.map(|response| response.map(|body| ResponseBody::admitted(body, guard)));
+        if !is_plain {
+            let _ = result.as_mut().map(adapt);
+        }
+        Poll::Ready(result)
+    }
+}
+
+impl<F> ResponseFuture<F> {
+    fn special(special: Special<F>) -> Self {
+        let special = Some(Box::pin(special));
+        Self {
+            state: State::Special { special },
         }
     }
 }
 
-impl<F> Kind<F> {
+impl<F> State<F> {
+    /// Drops the inner future in place, and gives the guard.
+    #[inline]
+    fn finish(self: Pin<&mut Self>) -> Option<Admission> {
+        match self.project_replace(State::Special { special: None }) {
+            StateOwned::Admitted { guard, .. } => Some(guard),
+            StateOwned::Special { .. } => None,
+        }
+    }
+
     /// Drops the inner future, then the guard, and answers in their place.
     #[cold]
-    fn cut<B>(mut self: Pin<&mut Self>, facts: Facts) -> Response<ResponseBody<B>> {
-        match self.as_mut().project() {
-            KindProj::Admitted { guard, .. } => guard.note_aborted(),
-            KindProj::Upgrading { asked, .. } => asked.guard.note_aborted(),
-            _ => {}
-        }
-        self.set(Kind::Done);
-        warn!("cut by the shutdown: the request had no response yet");
-        into_response(facts.cut())
+    #[inline(never)]
+    fn poll_cut<B, E>(mut self: Pin<&mut Self>) -> Poll<Result<Response<ResponseBody<B>>, E>> {
+        let StateProj::Admitted { guard, .. } = self.as_mut().project() else {
+            unreachable!("it is in flight")
+        };
+        guard.note_aborted();
+        let facts = Facts::noted(guard);
+        self.set(State::Special { special: None });
+        Poll::Ready(Ok(special::cut(facts)))
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn poll_special<B, E>(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Response<ResponseBody<B>>, E>>
+    where
+        F: Future<Output = Result<Response<B>, E>>,
+        B: Body,
+    {
+        let StateProj::Special {
+            special: Some(special),
+        } = self.as_mut().project()
+        else {
+            panic!("{POLLED_AFTER_COMPLETION}")
+        };
+        let result = ready!(special.as_mut().poll(cx));
+        self.set(State::Special { special: None });
+        Poll::Ready(result)
     }
 }
 
-/// The body of an admitted request that does not know its length, and so may never end.
+/// Asks the client of an admitted request to leave, if that is due, and has the body end by itself if
+/// it is of a long-lived class.
+#[cold]
 #[inline(never)]
-fn stream<B: Body>(
-    headers: &HeaderMap,
-    body: B,
-    guard: Admission,
-    facts: Facts,
-) -> ResponseBody<B> {
-    let classes = guard.way().options.long_lived();
-    let class = match body.is_end_stream() {
-        true => None,
-        false => classes.of_response(facts.path_class(), headers),
+fn adapt<B: Body>(response: &mut Response<ResponseBody<B>>) {
+    let Some((body, guard)) = response.body().admission() else {
+        return;
     };
-    match class {
-        Some(class) => ResponseBody::long_lived(body, guard, class, Farewell::of(headers)),
-        None => ResponseBody::admitted(body, guard),
+    let facts = Facts::noted(guard);
+    let class = match body.is_end_stream() || body.size_hint().exact().is_some() {
+        true => None,
+        false => {
+            (guard.way().options.long_lived()).of_response(facts.path_class(), response.headers())
+        }
+    };
+    if guard.is_shedding() {
+        facts.ask_to_leave(response);
+    }
+    if let Some(class) = class {
+        let farewell = Farewell::of(response.headers());
+        response.body_mut().make_long_lived(class, farewell);
     }
 }
 
 impl<F> fmt::Debug for ResponseFuture<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kind = match &self.kind {
-            Kind::Admitted { .. } => "admitted",
-            Kind::Upgrading { .. } => "upgrading",
-            Kind::Exempt { .. } => "exempt",
-            Kind::Refused { .. } => "refused",
-            Kind::Done => "done",
+        let state = match &self.state {
+            State::Admitted { .. } => "admitted",
+            State::Special { special } => special.as_ref().map_or("done", |special| special.name()),
         };
-        f.debug_tuple("ResponseFuture").field(&kind).finish()
+        f.debug_tuple("ResponseFuture").field(&state).finish()
     }
 }

@@ -176,7 +176,7 @@ fn give_up(core: &Core, shutdown: &Arc<Shutdown>) {
     account.interrupted = true;
     core.cut();
     core.tasks.cut();
-    for shard in core.gate.shards() {
+    for shard in core.gate.all_shards() {
         shard.wake_all(interest::CLOSED | interest::DRAINING | interest::FORCED);
     }
     account.note_abandoned(core);

@@ -15,9 +15,9 @@
 //! 1. *Count first, look second.* An entry adds itself and reads the gate's answer out of the same
 //!    operation. A refused entry takes itself out again. So nothing is admitted to a shard after it
 //!    was closed, and a closed shard only falls, but for refusals that come and go.
-//! 2. *What may not be refused moves to `late`.* An entry that must be counted and meets a closed
-//!    shard adds itself to `late` before it takes itself out of the shard: it is always seen in one
-//!    of the two.
+//! 2. *What may not be refused moves to `late`*, a shard that is always closed. An entry that must be
+//!    counted and meets a closed shard adds itself to `late` before it takes itself out of its own:
+//!    it is always seen in one of the two.
 //! 3. *Idle* is: a pause or the closing has been published, each shard was seen closed and empty, one
 //!    after another, and then `late` was seen empty. With 1 and 2 the count was zero at that last
 //!    look. *Drained* is the same once the gate is closed for good.
@@ -35,7 +35,7 @@
 
 mod shard;
 
-pub(crate) use self::shard::{Book, Shard, interest};
+pub(crate) use self::shard::{Shard, interest};
 
 use self::shard::{CLOSED, DRAINING, FORCED, SHEDDING};
 use crate::milestones::{Milestones, event};
@@ -44,10 +44,8 @@ use crate::sync::{Arc, AtomicU64, Mutex, Ordering, fence, lock, thread_index};
 #[derive(Debug)]
 pub(crate) struct Gate {
     shards: Box<[Arc<Shard>]>,
-    /// In flight, but entered after its shard was closed (invariant 2).
-    late: AtomicU64,
-    /// How many there ever were in `late`.
-    admitted_late: AtomicU64,
+    /// Of what is in flight, but entered after its shard was closed (invariant 2).
+    late: Arc<Shard>,
     turn: Mutex<Turn>,
     /// How often the gate was opened again; changed under `turn`.
     openings: AtomicU64,
@@ -71,8 +69,7 @@ impl Gate {
             shards: (0..shards.max(1).next_power_of_two())
                 .map(|_| Arc::new(Shard::new(gate.clone())))
                 .collect(),
-            late: AtomicU64::new(0),
-            admitted_late: AtomicU64::new(0),
+            late: Arc::new(Shard::late(gate.clone())),
             turn: Mutex::new(Turn::default()),
             openings: AtomicU64::new(0),
             idles: AtomicU64::new(0),
@@ -84,8 +81,14 @@ impl Gate {
         &self.milestones
     }
 
+    /// Returns the shards that may be entered, by their indices.
     pub(crate) fn shards(&self) -> &[Arc<Shard>] {
         &self.shards
+    }
+
+    /// Returns all of them, the late one too: for what is said to everything in flight.
+    pub(crate) fn all_shards(&self) -> impl Iterator<Item = &Arc<Shard>> {
+        self.shards.iter().chain([&self.late])
     }
 
     /// Returns the index of the calling thread's shard.
@@ -170,11 +173,12 @@ impl Gate {
     }
 
     fn add_to_all(&self, bits: u64) {
-        self.shards.iter().for_each(|shard| shard.add(bits));
+        self.all_shards().for_each(|shard| shard.add(bits));
     }
 
     fn take_from_all(&self, bits: u64) {
         self.shards.iter().for_each(|shard| shard.take(bits));
+        self.late.take(bits & !CLOSED);
     }
 
     /// Publishes `IDLE`, and `DRAINED` if the gate is closed for good, when nothing is in flight
@@ -224,40 +228,20 @@ impl Gate {
         empty & !reached
     }
 
+    /// The late one last (invariant 3).
     fn is_empty(&self) -> bool {
-        let empty = self.shards.iter().all(|shard| shard.is_closed_and_empty());
-        // Acquire: pairs with the Release of `leave_late`.
-        empty && self.late.load(Ordering::Acquire) == 0
-    }
-
-    /// Counts one that may not be refused and met a closed shard, of which it is undone after this
-    /// (invariant 2).
-    fn enter_late(&self) {
-        // Relaxed: published by the Release of the undo, which a scan that finds the shard empty has
-        // acquired.
-        self.late.fetch_add(1, Ordering::Relaxed);
-        self.admitted_late.fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn leave_late(&self) {
-        // Release: pairs with the Acquire in `is_empty`.
-        if self.late.fetch_sub(1, Ordering::Release) == 1 {
-            self.scan();
-        }
+        self.all_shards().all(|shard| shard.is_closed_and_empty())
     }
 
     /// Returns how many are in flight: exact when nothing moves, else off by what is moving.
     pub(crate) fn in_flight(&self) -> u64 {
-        let shards: u64 = self.shards.iter().map(|shard| shard.in_flight()).sum();
-        // Relaxed: a figure to look at; nothing is concluded from it.
-        shards + self.late.load(Ordering::Relaxed)
+        self.all_shards().map(|shard| shard.in_flight()).sum()
     }
 
     /// Returns how many were admitted since the start; each shard's part wraps at 2^32.
     pub(crate) fn admitted(&self) -> u64 {
         let shards: u64 = self.shards.iter().map(|shard| shard.admitted()).sum();
-        // Relaxed: as in `in_flight`.
-        shards + self.admitted_late.load(Ordering::Relaxed)
+        shards + self.late.entered()
     }
 
     pub(crate) fn refused(&self) -> u64 {
@@ -266,7 +250,7 @@ impl Gate {
 
     /// Returns how many entries were cut. Exact after `IDLE`: each is noted before it leaves.
     pub(crate) fn aborted(&self) -> u64 {
-        self.shards.iter().map(|shard| shard.aborted()).sum()
+        self.all_shards().map(|shard| shard.aborted()).sum()
     }
 
     /// Returns how many requests were noted in the lame duck, and the latest time of the notes. Exact

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use crate::arrivals;
-use crate::gate::{Book, Shard, interest};
+use crate::gate::{Shard, interest};
 use crate::sync::Arc;
 use crate::wakers::Slot;
 
@@ -55,7 +55,9 @@ pub(crate) struct Entry<S: AsRef<Shard>> {
     shard: S,
     /// Where the request's own waker is registered, from its first `Pending` on.
     slot: Slot,
-    book: Book,
+    /// What its owner notes beside it; in what would else be padding, which would have a response
+    /// moved in odd pieces.
+    note: u32,
 }
 
 /// The future of `draining` and `forced` of an [`InFlightGuard`] and an
@@ -106,15 +108,13 @@ impl InFlightGuard {
     /// not the load balancer's.
     #[inline]
     pub(crate) fn track(shard: &Arc<Shard>) -> Self {
-        let book = shard.enter_always(|| ());
-        Self(Entry::counted(Arc::clone(shard), book))
+        Self(Entry::counted(shard.enter_always(|| ())))
     }
 
     /// As [`track`](Self::track), for a request: in a lame duck it is noted as a late arrival.
     #[inline]
     pub(crate) fn track_request(shard: &Arc<Shard>) -> Self {
-        let book = shard.enter_always(|| arrivals::note(shard));
-        Self(Entry::counted(Arc::clone(shard), book))
+        Self(Entry::counted(shard.enter_always(|| arrivals::note(shard))))
     }
 
     /// Resolves when draining has begun: the work should come to its end.
@@ -202,16 +202,29 @@ impl<S: AsRef<Shard>> Entry<S> {
         arrived: impl FnOnce(),
     ) -> Option<Self> {
         let admitted = shard.as_ref().enter(arrived);
-        admitted.then(|| Self::counted(share(shard), Book::Shard))
+        admitted.then(|| Self::counted(share(shard)))
     }
 
     #[inline]
-    fn counted(shard: S, book: Book) -> Self {
+    fn counted(shard: S) -> Self {
         Self {
             shard,
             slot: Slot::NONE,
-            book,
+            note: 0,
         }
+    }
+
+    /// Notes something of its owner's beside it.
+    #[inline]
+    pub(crate) fn with_note(mut self, note: u32) -> Self {
+        self.note = note;
+        self
+    }
+
+    /// What was noted beside it; zero at first.
+    #[inline]
+    pub(crate) fn note(&self) -> u32 {
+        self.note
     }
 
     /// The way to the shard.
@@ -236,7 +249,7 @@ impl<S: AsRef<Shard>> Entry<S> {
     }
 
     /// Has the task woken at any of `interests`; `false` if one has come already.
-    #[inline(never)]
+    #[inline]
     pub(crate) fn register(&mut self, cx: &mut Context<'_>, interests: u32) -> bool {
         let shard = self.shard.as_ref();
         shard.register(&mut self.slot, cx.waker(), interests)
@@ -263,13 +276,13 @@ impl<S: AsRef<Shard>> Entry<S> {
 }
 
 impl<S: AsRef<Shard>> Drop for Entry<S> {
-    #[inline]
+    #[inline(never)]
     fn drop(&mut self) {
-        let shard = self.shard.as_ref();
         if self.slot.is_registered() {
-            shard.deregister(&mut self.slot);
+            let slot = self.slot.take();
+            self.shard().deregister(slot);
         }
-        shard.leave(self.book);
+        self.shard().leave();
     }
 }
 
@@ -312,7 +325,7 @@ impl Future for GuardWait<'_> {
 
 impl Drop for GuardWait<'_> {
     fn drop(&mut self) {
-        self.shard.deregister(&mut self.slot);
+        self.shard.deregister(self.slot.take());
     }
 }
 

@@ -101,7 +101,7 @@ impl Milestones {
             .register(slot, waker, events, || self.has(events))
     }
 
-    pub(crate) fn deregister(&self, slot: &mut Slot) {
+    pub(crate) fn deregister(&self, slot: Slot) {
         self.waiting.remove(slot);
     }
 }

@@ -8,11 +8,12 @@
 //!   elsewhere instead of being refused here again.
 
 use std::fmt;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RETRY_AFTER, UPGRADE};
-use http::{HeaderMap, Method, Request, Response, StatusCode, Version, request, response};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Version, request};
 use http_body::Frame;
 
 use crate::body::ResponseBody;
@@ -61,14 +62,14 @@ pub(crate) type Admission = Entry<LayerHandle<Options>>;
 
 type RefuseWith = Arc<dyn Fn(&request::Parts) -> Response<Bytes> + Send + Sync>;
 
-/// What has to be remembered of a request to answer it when it is gone: four bytes.
+/// What has to be remembered of a request to answer it when it is gone.
+///
+/// ```text
+/// 31          16 15       8 7     0
+/// [ path class  | gRPC type | flags ]
+/// ```
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Facts {
-    flags: u8,
-    grpc: u8,
-    /// Which class of [`LongLived`] its path is.
-    class: u16,
-}
+pub(crate) struct Facts(u32);
 
 /// Marks a response that was made to close its connection by a layer, which asks all clients at
 /// once; our own server asks one after another, and takes it back until then.
@@ -76,12 +77,14 @@ pub(crate) struct Facts {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct AskedToLeave;
 
-const HTTP_1: u8 = 1 << 0;
-const HEAD: u8 = 1 << 1;
-const CONNECT: u8 = 1 << 2;
-const ASKS_TO_UPGRADE: u8 = 1 << 3;
-const NOT_GRPC: u8 = u8::MAX;
-const NO_CLASS: u16 = u16::MAX;
+const HTTP_1: u32 = 1 << 0;
+const HEAD: u32 = 1 << 1;
+const CONNECT: u32 = 1 << 2;
+const ASKS_TO_UPGRADE: u32 = 1 << 3;
+/// One more than the index in `GRPC_TYPES`, or zero.
+const GRPC_TYPE: u32 = 8;
+/// One more than the number of the class of [`LongLived`], or zero.
+const PATH_CLASS: u32 = 16;
 
 /// The trailers of gRPC-Web, which are data: a flag, the length, and the lines.
 const WEB_TRAILERS: &[u8] =
@@ -138,12 +141,11 @@ impl Options {
     /// What has to be remembered of an admitted request.
     #[inline]
     pub(crate) fn facts_of<T>(&self, request: &Request<T>) -> Facts {
-        let mut facts = Facts::of(request);
-        if self.long_lived.has_paths() {
-            let class = self.long_lived.of_path(request.uri().path());
-            facts.class = class.and_then(|n| n.try_into().ok()).unwrap_or(NO_CLASS);
+        let facts = Facts::of(request);
+        match self.long_lived.has_paths() {
+            true => facts.of_path(self.long_lived.of_path(request.uri().path())),
+            false => facts,
         }
-        facts
     }
 
     pub(crate) fn set_retry_after(&mut self, time: Duration) {
@@ -215,97 +217,141 @@ fn whole_seconds(time: Duration) -> HeaderValue {
 // ===== impl Facts =====
 
 impl Facts {
-    #[inline]
+    #[inline(always)]
     pub(crate) fn of<T>(request: &Request<T>) -> Self {
-        let mut flags = 0;
+        let mut facts = 0;
         if request.version() < Version::HTTP_2 {
-            flags |= HTTP_1;
+            facts |= HTTP_1;
         }
+        let headers = request.headers();
         // HTTP/1.0 has no upgrades (RFC 9110 §7.8), and HTTP/2 has only those by CONNECT.
-        if request.version() == Version::HTTP_11 && request.headers().contains_key(UPGRADE) {
-            flags |= ASKS_TO_UPGRADE;
+        if request.version() == Version::HTTP_11
+            && !headers.is_empty()
+            && headers.contains_key(UPGRADE)
+        {
+            facts |= ASKS_TO_UPGRADE;
         }
-        let mut grpc = NOT_GRPC;
         match *request.method() {
             // Every gRPC call is a POST, so others need no look at their headers.
-            Method::POST => grpc = grpc_type(request.headers()),
-            Method::HEAD => flags |= HEAD,
-            Method::CONNECT => flags |= CONNECT | ASKS_TO_UPGRADE,
+            Method::POST => facts |= grpc_type(headers).map_or(0, |n| (n as u32 + 1) << GRPC_TYPE),
+            Method::HEAD => facts |= HEAD,
+            Method::CONNECT => facts |= CONNECT | ASKS_TO_UPGRADE,
             _ => {}
         }
-        Self {
-            flags,
-            grpc,
-            class: NO_CLASS,
-        }
+        Self(facts)
+    }
+
+    /// The same of a request whose path is of this class.
+    #[cold]
+    fn of_path(self, class: Option<usize>) -> Self {
+        let class = class.and_then(|n| u16::try_from(n + 1).ok());
+        Self(self.0 | u32::from(class.unwrap_or(0)) << PATH_CLASS)
+    }
+
+    /// What an entry has noted.
+    #[inline]
+    pub(crate) fn noted(guard: &Admission) -> Self {
+        Self(guard.note())
+    }
+
+    /// Notes it in the entry.
+    #[inline]
+    pub(crate) fn note(self, guard: Admission) -> Admission {
+        guard.with_note(self.0)
     }
 
     #[inline]
     pub(crate) fn asks_to_upgrade(self) -> bool {
-        self.flags & ASKS_TO_UPGRADE != 0
+        self.0 & ASKS_TO_UPGRADE != 0
     }
 
     /// Whether after this answer the connection, or the stream of it, is no longer HTTP's.
     pub(crate) fn is_upgraded_by(self, status: StatusCode) -> bool {
-        status == StatusCode::SWITCHING_PROTOCOLS
-            || (self.flags & CONNECT != 0 && status.is_success())
+        status == StatusCode::SWITCHING_PROTOCOLS || (self.0 & CONNECT != 0 && status.is_success())
     }
 
     pub(crate) fn path_class(self) -> Option<usize> {
-        (self.class != NO_CLASS).then_some(usize::from(self.class))
+        (self.0 >> PATH_CLASS)
+            .checked_sub(1)
+            .map(|class| class as usize)
     }
 
     #[inline]
     pub(crate) fn is_http1(self) -> bool {
-        self.flags & HTTP_1 != 0
+        self.0 & HTTP_1 != 0
     }
 
     /// The same for a response that leaves the connection as it is.
     pub(crate) fn keeping_connection(mut self) -> Self {
-        self.flags &= !HTTP_1;
+        self.0 &= !HTTP_1;
         self
     }
 
     fn is_grpc(self) -> bool {
-        self.grpc != NOT_GRPC
+        self.grpc_index().is_some()
+    }
+
+    fn grpc_index(self) -> Option<usize> {
+        let index = (self.0 >> GRPC_TYPE) & 0xff;
+        index.checked_sub(1).map(|index| index as usize)
     }
 
     fn grpc_type(self) -> HeaderValue {
-        let known = GRPC_TYPES.get(usize::from(self.grpc));
+        let known = self.grpc_index().and_then(|index| GRPC_TYPES.get(index));
         HeaderValue::from_static(known.unwrap_or(&"application/grpc"))
     }
 
     /// Answers a request that was admitted, and cut before it had an answer.
     #[cold]
     pub(crate) fn cut(self) -> Response<Bytes> {
+        // Made once, for a hundred thousand may be cut at a time: to copy headers costs less than to
+        // insert them.
+        static OVER_HTTP_1: LazyLock<Response<Bytes>> = LazyLock::new(|| {
+            let mut response = unavailable(CUT_JSON);
+            Facts(HTTP_1).finish(&mut response);
+            response
+        });
+        static OVER_HTTP_2: LazyLock<Response<Bytes>> = LazyLock::new(|| unavailable(CUT_JSON));
+
         let mut response = if self.is_grpc() {
-            grpc(self.grpc_type(), CUT_GRPC)
+            let mut response = grpc(self.grpc_type(), CUT_GRPC);
+            self.close_connection(response.status(), response.headers_mut());
+            response
+        } else if self.is_http1() {
+            OVER_HTTP_1.clone()
         } else {
-            unavailable(CUT_JSON)
+            OVER_HTTP_2.clone()
         };
-        self.finish(&mut response);
+        self.leave_out_body(&mut response);
         response
     }
 
     /// Makes one of our own responses right for the request's method and version.
     fn finish(self, response: &mut Response<Bytes>) {
-        if self.flags & HEAD != 0 {
-            // The length stays in the header, as RFC 9110 §8.6 allows. The body is at its end from
-            // the start, else hyper's HTTP/2 breaks the stream.
-            response.body_mut().clear();
-        }
+        self.leave_out_body(response);
         self.close_connection(response.status(), response.headers_mut());
     }
 
-    /// Asks an HTTP/1 client to leave after the response with this head.
+    /// Where the request was a HEAD. The length stays in the header, as RFC 9110 §8.6 allows. The body
+    /// is at its end from the start, else hyper's HTTP/2 breaks the stream.
+    fn leave_out_body(self, response: &mut Response<Bytes>) {
+        if self.0 & HEAD != 0 {
+            response.body_mut().clear();
+        }
+    }
+
+    /// Asks an HTTP/1 client to leave after this response.
     #[cold]
-    pub(crate) fn ask_to_leave(self, head: &mut response::Parts) {
+    pub(crate) fn ask_to_leave<T>(self, response: &mut Response<T>) {
+        if !self.is_http1() {
+            return;
+        }
         // What the application says itself is not taken back.
         #[cfg(feature = "server")]
-        if !head.headers.contains_key(CONNECTION) {
-            head.extensions.insert(AskedToLeave);
+        if !response.headers().contains_key(CONNECTION) {
+            response.extensions_mut().insert(AskedToLeave);
         }
-        self.close_connection(head.status, &mut head.headers);
+        self.close_connection(response.status(), response.headers_mut());
     }
 
     #[cold]
@@ -321,7 +367,7 @@ impl Facts {
 impl Farewell {
     /// What the stream of a response with these headers needs.
     pub(crate) fn of(headers: &HeaderMap) -> Self {
-        let Some(name) = GRPC_TYPES.get(usize::from(grpc_type(headers))) else {
+        let Some(name) = grpc_type(headers).and_then(|index| GRPC_TYPES.get(index)) else {
             return Self::End;
         };
         if name.starts_with("application/grpc-web-text") {
@@ -348,27 +394,24 @@ impl Farewell {
     }
 }
 
-/// Which gRPC content type it is: `application/grpc`, alone or followed by `+`, `;` or `-web`.
-fn grpc_type(headers: &HeaderMap) -> u8 {
-    let Some(value) = headers.get(CONTENT_TYPE) else {
-        return NOT_GRPC;
-    };
-    let value = value.as_bytes();
+/// Which of `GRPC_TYPES` it is: `application/grpc`, alone or followed by `+`, `;` or `-web`.
+#[inline(never)]
+fn grpc_type(headers: &HeaderMap) -> Option<usize> {
+    let value = headers.get(CONTENT_TYPE)?.as_bytes();
     let starts_with = |prefix: &str| {
         let start = value.get(..prefix.len());
         start.is_some_and(|start| start.eq_ignore_ascii_case(prefix.as_bytes()))
     };
     if !starts_with("application/grpc") {
-        return NOT_GRPC;
+        return None;
     }
     let rest = &value["application/grpc".len()..];
     let is_grpc =
         matches!(rest.first(), None | Some(b'+' | b';')) || starts_with("application/grpc-web");
     if !is_grpc {
-        return NOT_GRPC;
+        return None;
     }
-    let known = GRPC_TYPES.iter().position(|known| starts_with(known));
-    known.map_or(NOT_GRPC, |index| index as u8)
+    GRPC_TYPES.iter().position(|known| starts_with(known))
 }
 
 fn unavailable(json: &'static str) -> Response<Bytes> {

@@ -159,7 +159,7 @@ async fn tell_progress(core: &Arc<Core>, notice: &ShutdownNotice) {
 /// Wakes everybody registered in the shards for `interests`, a batch at a time, so that a hundred
 /// thousand of them do not hold this thread.
 async fn wake_shards(core: &Arc<Core>, interests: u32) {
-    for shard in core.gate.shards() {
+    for shard in core.gate.all_shards() {
         let mut cursor = 0;
         while shard.wake_batch(interests, &mut cursor) {
             yield_now().await;

@@ -78,23 +78,12 @@ pin_project! {
     /// When it is polled again after it has completed.
     #[must_use = "futures do nothing unless polled"]
     pub struct ResponseFuture<F, M = Http> {
+        // Declared first, so that it is dropped first. Two options and not one enum: so the compiler
+        // moves a response once less.
         #[pin]
-        state: State<F>,
+        inner: Option<F>,
+        guard: Option<InFlightGuard>,
         mode: PhantomData<fn() -> M>,
-    }
-}
-
-pin_project! {
-    #[project = StateProj]
-    #[project_replace = StateOwned]
-    enum State<F> {
-        Live {
-            // Declared first, so that it is dropped first.
-            #[pin]
-            inner: F,
-            guard: InFlightGuard,
-        },
-        Done,
     }
 }
 
@@ -251,9 +240,11 @@ impl<S: fmt::Debug, M> fmt::Debug for RequestTracking<S, M> {
 // ===== impl ResponseFuture =====
 
 impl<F, M> ResponseFuture<F, M> {
+    #[inline]
     fn new(inner: F, guard: InFlightGuard) -> Self {
         Self {
-            state: State::Live { inner, guard },
+            inner: Some(inner),
+            guard: Some(guard),
             mode: PhantomData,
         }
     }
@@ -267,8 +258,11 @@ where
 
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let (result, guard) = ready!(self.project().state.poll(cx));
-        // On an error the guard goes here, after the inner future, which is dropped.
+        let mut this = self.project();
+        let result = ready!(poll_inner(this.inner.as_mut(), cx));
+        // Dropped in place; the guard goes on with the body, or goes here on an error.
+        this.inner.set(None);
+        let guard = this.guard.take();
         Poll::Ready(result.map(|response| response.map(|body| TrackedBody::new(body, guard))))
     }
 }
@@ -278,31 +272,26 @@ impl<F: Future> Future for ResponseFuture<F, AnyService> {
 
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        let (output, _guard) = ready!(self.project().state.poll(cx));
+        let mut this = self.project();
+        let output = ready!(poll_inner(this.inner.as_mut(), cx));
+        this.inner.set(None);
+        *this.guard = None;
         Poll::Ready(output)
     }
 }
 
-impl<F: Future> State<F> {
-    /// Gives the output and the guard, once the inner future has ended and been dropped in place.
-    #[inline]
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<(F::Output, InFlightGuard)> {
-        let StateProj::Live { inner, .. } = self.as_mut().project() else {
-            panic!("response future polled after completion")
-        };
-        let output = ready!(inner.poll(cx));
-        let StateOwned::Live { guard, .. } = self.project_replace(State::Done) else {
-            unreachable!("it has just been polled")
-        };
-        Poll::Ready((output, guard))
+#[inline]
+fn poll_inner<F: Future>(inner: Pin<&mut Option<F>>, cx: &mut Context<'_>) -> Poll<F::Output> {
+    match inner.as_pin_mut() {
+        Some(inner) => inner.poll(cx),
+        None => panic!("response future polled after completion"),
     }
 }
 
 impl<F, M> fmt::Debug for ResponseFuture<F, M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let done = matches!(self.state, State::Done);
         f.debug_struct("ResponseFuture")
-            .field("done", &done)
+            .field("done", &self.inner.is_none())
             .finish_non_exhaustive()
     }
 }

@@ -235,7 +235,7 @@ impl Cut for UpgradedHold {
 
 impl Drop for UpgradedHold {
     fn drop(&mut self) {
-        self.guard.0.shard.deregister(&mut self.slot);
+        self.guard.0.shard.deregister(self.slot.take());
     }
 }
 

@@ -147,7 +147,7 @@ wait_for!((), LifecycleState, ShutdownNotice, ShutdownReport);
 
 impl<T> Drop for Wait<T> {
     fn drop(&mut self) {
-        self.core.milestones().deregister(&mut self.slot);
+        self.core.milestones().deregister(self.slot.take());
     }
 }
 

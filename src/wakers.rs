@@ -39,6 +39,7 @@ struct Entry {
 
 /// A place in a [`WakerSet`], or none.
 #[derive(Debug)]
+#[repr(transparent)]
 pub(crate) struct Slot(u32);
 
 impl Slot {
@@ -47,6 +48,11 @@ impl Slot {
     #[inline]
     pub(crate) fn is_registered(&self) -> bool {
         self.0 != Slot::NONE.0
+    }
+
+    #[inline]
+    pub(crate) fn take(&mut self) -> Slot {
+        mem::replace(self, Slot::NONE)
     }
 }
 
@@ -64,6 +70,7 @@ impl WakerSet {
 
     /// Leaves `waker` to be woken at any of `events`; returns `false`, and does not, if `happened`
     /// says that one of them has been published.
+    #[inline]
     pub(crate) fn register(
         &self,
         slot: &mut Slot,
@@ -73,15 +80,26 @@ impl WakerSet {
     ) -> bool {
         if slot.is_registered() {
             let mut slots = lock(&self.slots);
-            if happened() {
-                return false;
-            }
-            let entry = &mut slots.entries[slot.0 as usize];
-            if entry.waker.as_ref().is_some_and(|w| w.will_wake(waker)) {
-                entry.tag = events;
-                return true;
+            if let Some(entry) = slots.entries.get_mut(slot.0 as usize) {
+                if entry.waker.as_ref().is_some_and(|w| w.will_wake(waker)) {
+                    entry.tag = events;
+                    return !happened();
+                }
             }
         }
+        self.register_anew(slot, waker, events, happened)
+    }
+
+    /// The first time, or with another waker. Out of line, for most polls are with the same one.
+    #[cold]
+    #[inline(never)]
+    fn register_anew(
+        &self,
+        slot: &mut Slot,
+        waker: &Waker,
+        events: u32,
+        happened: impl Fn() -> bool,
+    ) -> bool {
         let mut spare = Some(waker.clone());
         let registered = {
             let mut slots = lock(&self.slots);
@@ -98,11 +116,11 @@ impl WakerSet {
     }
 
     /// Gives the slot back.
-    pub(crate) fn remove(&self, slot: &mut Slot) {
-        let index = mem::replace(slot, Slot::NONE).0;
-        if index == Slot::NONE.0 {
+    pub(crate) fn remove(&self, slot: Slot) {
+        if !slot.is_registered() {
             return;
         }
+        let index = slot.0;
         let waker = {
             let mut slots = lock(&self.slots);
             let vacant = mem::replace(&mut slots.vacant, index);

@@ -17,9 +17,10 @@ use axum::routing::any;
 use bytes::Bytes;
 use common_layers::{Broken, Script, Stage, Step, app, dropped_first, frame, send, settle, text};
 use futures_util::{SinkExt, StreamExt};
-use http::header::{CONNECTION, UPGRADE};
+use http::header::{CONNECTION, CONTENT_TYPE, UPGRADE};
 use http::{Method, Request, Response, StatusCode, Version};
-use http_body_util::{Empty, Full};
+use http_body::Body;
+use http_body_util::{BodyExt, Empty, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use sockets_support::{Event, Kind, Server, in_time};
@@ -223,6 +224,24 @@ async fn a_stream_in_answer_to_an_upgrade_is_of_a_class_as_any_other() {
     assert!(frame(response.body_mut()).is_pending());
     ctl.trigger(MANUAL);
     assert!(matches!(frame(response.body_mut()), Poll::Ready(None)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_of_known_length_to_an_upgrade_is_of_no_class() {
+    let ctl = ShutdownController::new();
+    let events = || async {
+        let mut response = Response::new(Text::from("whole"));
+        let sse = "text/event-stream".parse().unwrap();
+        response.headers_mut().insert(CONTENT_TYPE, sse);
+        Ok::<_, Infallible>(response)
+    };
+    let mut service =
+        DrainLayer::new(ctl.clone()).layer(service_fn(move |_: Request<()>| events()));
+    let response = send(&mut service, websocket()).await.unwrap();
+    assert_eq!(response.body().size_hint().exact(), Some(5));
+    ctl.trigger(MANUAL);
+    let body = response.into_body().collect().await.unwrap();
+    assert_eq!(body.to_bytes(), "whole");
 }
 
 #[tokio::test(start_paused = true)]

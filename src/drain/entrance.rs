@@ -94,7 +94,7 @@ impl Entrance {
         is_exempt: impl FnOnce(&Options) -> bool,
     ) -> Result<Admission, Refusal> {
         if self.waiting.is_registered() {
-            self.handle.shard.deregister(&mut self.waiting);
+            self.handle.shard.deregister(self.waiting.take());
         }
         // The inner must not be called unready, whatever the gate says by now.
         let readiness = mem::replace(&mut self.readiness, Readiness::None);
@@ -138,7 +138,7 @@ impl Drop for Entrance {
     #[inline]
     fn drop(&mut self) {
         if self.waiting.is_registered() {
-            self.handle.shard.deregister(&mut self.waiting);
+            self.handle.shard.deregister(self.waiting.take());
         }
     }
 }

@@ -3,7 +3,8 @@
 use std::task::Waker;
 
 use super::Gate;
-use crate::sync::{AtomicU64, Ordering, Weak};
+use crate::panic;
+use crate::sync::{Arc, AtomicU64, Ordering, Weak};
 use crate::wakers::{Slot, WakerSet};
 
 /// HTTP/1 responses ask their clients to leave.
@@ -52,19 +53,23 @@ pub(crate) struct Shard {
     gate: Weak<Gate>,
 }
 
-/// Where an entry is counted, and so where it has to leave.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Book {
-    Shard,
-    Late,
-}
-
 // ===== impl Shard =====
 
 impl Shard {
+    /// Makes an open one.
     pub(super) fn new(gate: Weak<Gate>) -> Self {
+        Self::with_word(0, gate)
+    }
+
+    /// Makes the one for what enters although the gate is closed: closed from the start, and for
+    /// ever (invariant 2).
+    pub(super) fn late(gate: Weak<Gate>) -> Self {
+        Self::with_word(CLOSED, gate)
+    }
+
+    fn with_word(word: u64, gate: Weak<Gate>) -> Self {
         Self {
-            word: AtomicU64::new(0),
+            word: AtomicU64::new(word),
             wakers: WakerSet::new(),
             admitted: AtomicU64::new(0),
             not_admitted: AtomicU64::new(0),
@@ -132,38 +137,36 @@ impl Shard {
         is_open
     }
 
-    /// Counts one more, whatever the gate says. If that is in a lame duck, `arrived` is called.
+    /// Counts one more, whatever the gate says, and gives the shard that it is counted in. If that is
+    /// in a lame duck, `arrived` is called.
     #[inline]
-    pub(crate) fn enter_always(&self, arrived: impl FnOnce()) -> Book {
+    pub(crate) fn enter_always(self: &Arc<Self>, arrived: impl FnOnce()) -> Arc<Self> {
         // Acquire, and one test: as in `enter`.
         let before = self.word.fetch_add(ENTRY, Ordering::Acquire);
         if before & (CLOSED | SHEDDING) == 0 {
-            return Book::Shard;
+            return Arc::clone(self);
         }
         self.enter_always_turned(before, arrived)
     }
 
     #[cold]
-    fn enter_always_turned(&self, before: u64, arrived: impl FnOnce()) -> Book {
+    fn enter_always_turned(self: &Arc<Self>, before: u64, arrived: impl FnOnce()) -> Arc<Self> {
         // It may be paused at the same time.
         if before & (SHEDDING | DRAINING) == SHEDDING {
             arrived();
         }
         if before & CLOSED == 0 {
-            return Book::Shard;
+            return Arc::clone(self);
         }
-        self.enter_late()
-    }
-
-    #[cold]
-    fn enter_late(&self) -> Book {
         // Without a gate nobody is left who could wait for it.
         let Some(gate) = self.gate.upgrade() else {
-            return Book::Shard;
+            return Arc::clone(self);
         };
-        gate.enter_late();
+        // Relaxed: published by the Release of the undo, which a scan that finds the shard empty has
+        // acquired.
+        gate.late.word.fetch_add(ENTRY, Ordering::Relaxed);
         self.undo_entry();
-        Book::Late
+        Arc::clone(&gate.late)
     }
 
     #[cold]
@@ -177,12 +180,9 @@ impl Shard {
         }
     }
 
-    /// Takes one out of where it was counted.
+    /// Takes one out.
     #[inline]
-    pub(crate) fn leave(&self, book: Book) {
-        if book == Book::Late {
-            return self.leave_late();
-        }
+    pub(crate) fn leave(&self) {
         // Release: pairs with the Acquire in `is_closed_and_empty`.
         let before = self.word.fetch_sub(ONE_IN_FLIGHT, Ordering::Release);
         if before & (CLOSED | IN_FLIGHT) == CLOSED | ONE_IN_FLIGHT {
@@ -190,18 +190,15 @@ impl Shard {
         }
     }
 
+    /// `extern "C"`, since a function of that kind does not unwind: the drop of a guard then needs no
+    /// landing pads, and is small enough to be inlined. What could panic in it is contained.
     #[cold]
-    fn leave_late(&self) {
-        if let Some(gate) = self.gate.upgrade() {
-            gate.leave_late();
-        }
-    }
-
-    #[cold]
-    fn scan_gate(&self) {
-        if let Some(gate) = self.gate.upgrade() {
-            gate.scan();
-        }
+    extern "C" fn scan_gate(&self) {
+        panic::contained(|| {
+            if let Some(gate) = self.gate.upgrade() {
+                gate.scan();
+            }
+        });
     }
 
     #[inline]
@@ -241,8 +238,12 @@ impl Shard {
         self.wakers.register(slot, waker, interests, happened)
     }
 
-    pub(crate) fn deregister(&self, slot: &mut Slot) {
-        self.wakers.remove(slot);
+    /// Out of line, `extern "C"` (see `scan_gate`), and given the slot itself, for nobody else is to
+    /// have seen a guard's address.
+    #[cold]
+    #[inline(never)]
+    pub(crate) extern "C" fn deregister(&self, slot: Slot) {
+        panic::contained(|| self.wakers.remove(slot));
     }
 
     /// Wakes the next batch of those registered for `interests`; `false` when there are no more.
@@ -306,8 +307,8 @@ impl Shard {
 
     pub(super) fn is_closed_and_empty(&self) -> bool {
         // Acquire: pairs with the Release of `leave` and of the undo. What was done in flight is seen
-        // by who is told that it drained; and the `late` of an entry that has moved there is seen by
-        // who looks at it next.
+        // by who is told that it drained; and an entry that has moved to `late` is seen there by who
+        // looks at that next.
         let word = self.word.load(Ordering::Acquire);
         word & (CLOSED | IN_FLIGHT) == CLOSED
     }
@@ -317,6 +318,12 @@ impl Shard {
             word if word & CLOSED == 0 => self.admitted_of(word),
             _ => self.admitted.load(Ordering::Relaxed),
         }
+    }
+
+    /// How many there ever were in it, refused or not; wraps at 2^32.
+    pub(super) fn entered(&self) -> u64 {
+        // Relaxed: as in `in_flight`.
+        self.word.load(Ordering::Relaxed) / ONE_ENTERED
     }
 
     pub(super) fn refused(&self) -> u64 {

@@ -30,7 +30,7 @@ mod unit {
         assert!(gate.shards()[0].enter(|| ()));
         assert!(gate.shards()[3].enter(|| ()));
         assert_eq!((gate.in_flight(), gate.admitted()), (2, 2));
-        gate.shards()[3].leave(Book::Shard);
+        gate.shards()[3].leave();
         assert_eq!((gate.in_flight(), gate.admitted()), (1, 2));
     }
 
@@ -77,7 +77,7 @@ mod unit {
             }
             assert_eq!(gate.admitted(), 0, "it wraps");
             shard.undo_entry();
-            shard.leave(Book::Shard);
+            shard.leave();
             assert_eq!((gate.in_flight(), gate.admitted()), (0, 0));
             assert!(gate.milestones.has(event::IDLE));
         }
@@ -88,10 +88,10 @@ mod unit {
         let gate = Gate::new(2, 0);
         assert!(gate.shards()[0].enter(|| ()));
         assert!(gate.shards()[1].enter(|| ()));
-        gate.shards()[0].leave(Book::Shard);
+        gate.shards()[0].leave();
         gate.drain();
         assert!(!gate.is_drained());
-        gate.shards()[1].leave(Book::Shard);
+        gate.shards()[1].leave();
         assert!(gate.is_drained());
     }
 
@@ -101,12 +101,12 @@ mod unit {
         let shard = &gate.shards()[0];
         assert!(shard.enter(|| ()));
         gate.drain();
-        let book = shard.enter_always(|| ());
-        assert_eq!(book, Book::Late);
-        shard.leave(Book::Shard);
-        assert_eq!(gate.in_flight(), 1);
+        let late = shard.enter_always(|| ());
+        assert!(Arc::ptr_eq(&late, &gate.late));
+        shard.leave();
+        assert_eq!((gate.in_flight(), gate.admitted()), (1, 2));
         assert!(!gate.is_drained());
-        shard.leave(book);
+        late.leave();
         assert!(gate.is_drained());
     }
 
@@ -119,7 +119,7 @@ mod unit {
         assert!(!gate.shards()[1].enter(|| ()));
         assert!(!gate.shards()[1].is_draining() && !gate.shards()[1].is_shedding());
         assert!(!gate.milestones.has(event::IDLE));
-        gate.shards()[0].leave(Book::Shard);
+        gate.shards()[0].leave();
         assert!(gate.milestones.has(event::IDLE));
         assert!(gate.unpause() && !gate.unpause());
         assert!(!gate.is_paused() && !gate.milestones.has(event::IDLE));
@@ -133,7 +133,7 @@ mod unit {
         let gate = Gate::new(2, 0);
         gate.pause();
         assert!(gate.milestones.has(event::IDLE));
-        let book = gate.shards()[0].enter_always(|| ());
+        let late = gate.shards()[0].enter_always(|| ());
         gate.milestones.take_back(event::IDLE);
         gate.scan();
         assert!(!gate.milestones.has(event::IDLE));
@@ -141,7 +141,7 @@ mod unit {
         assert_eq!((gate.in_flight(), gate.admitted()), (1, 1));
         gate.pause();
         assert!(!gate.milestones.has(event::IDLE));
-        gate.shards()[0].leave(book);
+        late.leave();
         assert!(gate.milestones.has(event::IDLE));
     }
 
@@ -159,7 +159,7 @@ mod unit {
     }
 
     /// Enters as a request of the layers does, and tells whether it was taken for a late arrival.
-    fn arrives(shard: &Shard, always: bool) -> bool {
+    fn arrives(shard: &Arc<Shard>, always: bool) -> bool {
         let mut arrived = false;
         if always {
             shard.enter_always(|| arrived = true);
@@ -212,8 +212,7 @@ mod unit {
         gate.drain();
         drop(gate);
         assert!(!shard.enter(|| ()));
-        let book = shard.enter_always(|| ());
-        shard.leave(book);
+        shard.enter_always(|| ()).leave();
         assert_eq!(shard.in_flight(), 0);
     }
 }
@@ -247,7 +246,7 @@ mod model {
             }
             Poll::Pending
         }));
-        gate.milestones().deregister(&mut slot);
+        gate.milestones().deregister(slot.take());
     }
 
     /// P1: after `close` nothing enters, and nothing is alive when it has drained.
@@ -267,7 +266,7 @@ mod model {
                             // Relaxed: the gate alone is to order these.
                             alive.fetch_add(1, Ordering::Relaxed);
                             alive.fetch_sub(1, Ordering::Relaxed);
-                            shard.leave(Book::Shard);
+                            shard.leave();
                         }
                     })
                 })
@@ -292,7 +291,7 @@ mod model {
                 .map(|index| {
                     let shard = Arc::clone(&gate.shards()[index]);
                     assert!(shard.enter(|| ()));
-                    thread::spawn(move || shard.leave(Book::Shard))
+                    thread::spawn(move || shard.leave())
                 })
                 .collect();
             gate.drain();
@@ -314,7 +313,7 @@ mod model {
             gate.drain();
             let refused = Arc::clone(&gate.shards()[0]);
             let threads = [
-                thread::spawn(move || last.leave(Book::Shard)),
+                thread::spawn(move || last.leave()),
                 thread::spawn(move || assert!(!refused.enter(|| ()))),
             ];
             wait_for(&gate, event::DRAINED);
@@ -326,7 +325,7 @@ mod model {
     /// Invariant 2: what enters a closed shard and may not be refused is never missed, while
     /// another one is in flight all the time.
     ///
-    /// Seeded: no `late` word, that is, counting in the closed shard; `late` looked at before the
+    /// Seeded: no `late` shard, that is, counting in the closed shard; `late` looked at before the
     /// shards; the fence in `scan` left out.
     #[test]
     fn a_late_entry_holds_the_drain() {
@@ -337,11 +336,11 @@ mod model {
             let worker = {
                 let gate = Arc::clone(&gate);
                 thread::spawn(move || {
-                    let late = Arc::clone(&gate.shards()[0]);
-                    let book = late.enter_always(|| ());
-                    held.leave(Book::Shard);
+                    let shard = Arc::clone(&gate.shards()[0]);
+                    let late = shard.enter_always(|| ());
+                    held.leave();
                     assert!(!gate.is_drained(), "drained with one in flight");
-                    late.leave(book);
+                    late.leave();
                 })
             };
             gate.drain();
@@ -370,7 +369,7 @@ mod model {
                             arrived = 1;
                         };
                         if shard.enter(note) {
-                            shard.leave(Book::Shard);
+                            shard.leave();
                         }
                         arrived
                     })
@@ -406,8 +405,8 @@ mod model {
                     Poll::Ready(())
                 }));
                 assert!(shard.is_forced());
-                shard.deregister(&mut slot);
-                shard.leave(Book::Shard);
+                shard.deregister(slot.take());
+                shard.leave();
             });
             gate.force();
             gate.drain();
@@ -434,7 +433,7 @@ mod model {
                             shard.register(&mut slot, cx.waker(), interest::FORCED);
                             Poll::Ready(())
                         }));
-                        shard.deregister(&mut slot);
+                        shard.deregister(slot.take());
                     })
                 })
                 .collect();
@@ -460,7 +459,7 @@ mod model {
                 let work = Arc::clone(&work);
                 thread::spawn(move || {
                     work.with_mut(|_| ());
-                    shard.leave(Book::Shard);
+                    shard.leave();
                 })
             };
             gate.drain();
@@ -482,7 +481,7 @@ mod model {
                 let (gate, notice) = (Arc::clone(&gate), Arc::clone(&notice));
                 thread::spawn(move || {
                     if gate.shards()[0].enter(|| ()) {
-                        gate.shards()[0].leave(Book::Shard);
+                        gate.shards()[0].leave();
                     } else {
                         notice.with(|_| ());
                     }
@@ -505,7 +504,7 @@ mod model {
                 .map(|index| {
                     let shard = Arc::clone(&gate.shards()[index]);
                     assert!(shard.enter(|| ()));
-                    thread::spawn(move || shard.leave(Book::Shard))
+                    thread::spawn(move || shard.leave())
                 })
                 .collect();
             assert!(gate.pause());
@@ -525,7 +524,7 @@ mod model {
             let gate = Gate::new(1, 0);
             let shard = Arc::clone(&gate.shards()[0]);
             assert!(shard.enter(|| ()));
-            let first = thread::spawn(move || shard.leave(Book::Shard));
+            let first = thread::spawn(move || shard.leave());
             assert!(gate.pause());
             assert!(gate.unpause());
             let admitted = gate.shards()[0].enter(|| ());
@@ -534,7 +533,7 @@ mod model {
             // Not asked before it has told whatever it has to tell.
             first.join().unwrap();
             assert!(!gate.milestones.has(event::IDLE), "idle with one in flight");
-            gate.shards()[0].leave(Book::Shard);
+            gate.shards()[0].leave();
             wait_for(&gate, event::IDLE);
         });
     }
@@ -548,14 +547,14 @@ mod model {
             let gate = Gate::new(1, 0);
             let shard = Arc::clone(&gate.shards()[0]);
             assert!(shard.enter(|| ()));
-            let first = thread::spawn(move || shard.leave(Book::Shard));
+            let first = thread::spawn(move || shard.leave());
             assert!(gate.pause());
             assert!(gate.unpause());
             assert!(gate.shards()[0].enter(|| ()), "open again");
             gate.drain();
             first.join().unwrap();
             assert!(!gate.is_drained(), "drained with one in flight");
-            gate.shards()[0].leave(Book::Shard);
+            gate.shards()[0].leave();
             wait_for(&gate, event::DRAINED);
         });
     }
@@ -573,11 +572,11 @@ mod model {
             let worker = {
                 let gate = Arc::clone(&gate);
                 thread::spawn(move || {
-                    let late = Arc::clone(&gate.shards()[0]);
-                    let book = late.enter_always(|| ());
-                    held.leave(Book::Shard);
+                    let shard = Arc::clone(&gate.shards()[0]);
+                    let late = shard.enter_always(|| ());
+                    held.leave();
                     assert!(!gate.milestones.has(event::IDLE), "idle with one in flight");
-                    late.leave(book);
+                    late.leave();
                 })
             };
             assert!(gate.pause());
@@ -621,7 +620,7 @@ mod model {
                 thread::spawn(move || {
                     let admitted = shard.enter(|| ());
                     if admitted {
-                        shard.leave(Book::Shard);
+                        shard.leave();
                     }
                     u64::from(admitted)
                 })
@@ -649,7 +648,7 @@ mod model {
                 thread::spawn(move || {
                     if gate.shards()[0].enter(|| ()) {
                         schema.with(|_| ());
-                        gate.shards()[0].leave(Book::Shard);
+                        gate.shards()[0].leave();
                     }
                 })
             };

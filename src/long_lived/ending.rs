@@ -88,9 +88,9 @@ where
             };
             // Both before every poll of the inner: one that is always ready would never end.
             if guard.is_forced() && !inner.is_end_stream() {
-                guard.note_aborted();
+                let error = cut(guard);
                 state.set(State::Ended);
-                return Poll::Ready(Some(Err(cut())));
+                return Poll::Ready(Some(Err(error)));
             }
             if guard.is_draining() && turn.poll(cx, member).is_ready() {
                 state.set(State::Ended);

@@ -131,6 +131,6 @@ impl Reader {
 
     /// Is read no more.
     pub(super) fn leave(&mut self, board: &Board) {
-        board.readers.remove(&mut self.slot);
+        board.readers.remove(self.slot.take());
     }
 }
