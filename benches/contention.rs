@@ -1,138 +1,315 @@
-//! What a second core costs: the same request loop on one thread and on two at a time.
+//! What a second core costs: the same requests on one thread, and on two, four and eight at a time.
 //!
 //! A layer that counts in one place has its cores fight for that cache line, and each request gets
-//! dearer with every core; the peer that is measured beside ours does. The last column shows it, to
-//! be read against that of the bare service, which has nothing to fight for: 1.0 on two cores of
-//! their own, more where they share one (hyper-threads), or the machine is busy.
+//! dearer with every core. The ratio of two threads over one shows it, to be read against that of
+//! the bare service, which has nothing to fight for.
 //!
 //! ```text
-//! cargo bench --bench contention
+//! cargo bench --bench contention            # two minutes
+//! cargo bench --bench contention -- --quick
 //! ```
 //!
+//! Every thread has a clone of the service, as a connection has, and calls a clone of that for each
+//! request, as servers do. What is shown is the processor time per request and thread: where there are
+//! more threads than cores, it leaves out the waiting for a core, but no more of them fight at once than
+//! there are cores. So four and eight threads on two cores say nothing of four and eight cores.
+//!
 //! The candidates take turns, round after round, so that a busy moment of the machine hits all of
-//! them. The lower quartiles are shown, for what disturbs a round only ever adds to it.
+//! them. A round counts only if the two cores were two before and after it: those of a virtual machine
+//! may be threads of one. A measurement of two threads counts only if neither was kept from its core.
 
-use std::convert::Infallible;
-use std::hint::black_box;
-use std::pin::pin;
 use std::sync::Barrier;
-use std::task::{Context, Poll, Waker};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Context;
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use http::{Request, Response};
-use http_body::Body;
-use http_body_util::Full;
-use tower::{Layer, Service, service_fn};
-use tower_http::metrics::InFlightRequestsLayer;
-use tower_lifecycle::{DrainLayer, RequestTrackingLayer, ShutdownController};
+use tower::Layer;
+use tower_lifecycle::{DrainLayer, ShutdownController};
 
-const ROUNDS: usize = 200;
-const REQUESTS: u32 = 100_000;
+mod common;
+#[path = "common/cpu.rs"]
+mod cpu;
+#[path = "common/results.rs"]
+mod results;
+#[path = "contention/services.rs"]
+mod services;
+#[path = "common/stats.rs"]
+mod stats;
 
-struct Candidate<'a> {
+use common::request::{ready, request_on_clone, waker};
+use cpu::{pin, processors, thread_time, two_cores};
+use results::{Contended, Contention, Watched};
+use stats::Median;
+
+const THREADS: [usize; 4] = [1, 2, 4, 8];
+/// The processor time that each thread has in each measurement.
+const SPAN: Duration = Duration::from_millis(3);
+const BATCH: u32 = 200;
+/// The part of the time during which a thread has to be on its core.
+const UNDISTURBED: f64 = 0.95;
+/// How often two threads are measured in a round, until they are.
+const TRIES: usize = 8;
+
+/// So many requests, one after the other, on one thread.
+type Work = Box<dyn FnMut(u32) + Send>;
+
+struct Candidate {
     name: &'static str,
-    /// Runs the loop on so many threads, and gives the nanoseconds per request and thread.
-    run: Box<dyn Fn(usize) -> f64 + 'a>,
-    /// For one thread and for two.
-    rounds: [Vec<f64>; 2],
+    /// Makes the work of one more thread.
+    connect: Box<dyn Fn() -> Work + Sync>,
+    /// In ns, a column for each number of threads.
+    ns: [Vec<f64>; THREADS.len()],
+    /// Two threads over one.
+    ratios: Vec<f64>,
+}
+
+/// What was measured on one thread among others.
+struct Sample {
+    ns: f64,
+    /// The part of the time during which it was on its core.
+    presence: f64,
 }
 
 fn main() {
-    let ctl = ShutdownController::new();
-    let bare = service_fn(respond);
-    let (peer, _counter) = InFlightRequestsLayer::pair();
-    let tracking = RequestTrackingLayer::new(ctl.clone()).layer(bare);
-    let drain = DrainLayer::new(ctl.clone()).layer(bare);
-    let peer = peer.layer(bare);
-    let mut candidates = [
-        candidate("bare", &bare),
-        candidate("RequestTrackingLayer", &tracking),
-        candidate("DrainLayer", &drain),
-        candidate("InFlightRequestsLayer (tower-http)", &peer),
-    ];
+    let processors = processors();
+    if processors.len() < 2 {
+        println!("not measured: it takes two processors");
+        return;
+    }
+    let rounds = if results::quick() { 4 } else { 100 };
+    let mut candidates = services::services();
+    let bare_router = candidates.len();
+    candidates.extend(services::routers());
 
-    for _ in 0..ROUNDS {
-        for candidate in &mut candidates {
-            for threads in [1, 2] {
-                let ns = (candidate.run)(threads);
-                candidate.rounds[threads - 1].push(ns);
+    let [mut kept, mut dropped_rounds, mut dropped_samples] = [0; 3];
+    while kept < rounds && dropped_rounds < 4 * rounds {
+        // Another one begins each time.
+        let turn = (kept + dropped_rounds) % candidates.len();
+        candidates.rotate_left(turn);
+        let two = two_cores(&processors);
+        let pairs: Vec<_> = candidates
+            .iter()
+            .map(|candidate| {
+                let one = undisturbed(candidate, 1, &processors);
+                one.zip(undisturbed(candidate, 2, &processors))
+            })
+            .collect();
+        if two && two_cores(&processors) {
+            kept += 1;
+            for (candidate, pair) in candidates.iter_mut().zip(pairs) {
+                match pair {
+                    Some(pair) => candidate.note_pair(pair),
+                    None => dropped_samples += 1,
+                }
+                candidate.measure_more(&processors);
+            }
+        } else {
+            dropped_rounds += 1;
+        }
+        candidates.rotate_right(turn);
+    }
+
+    let router = candidates.split_off(bare_router);
+    let [services, router] = [candidates, router]
+        .map(|candidates| candidates.into_iter().map(Candidate::result).collect());
+    let figures = Contention {
+        cores: processors.len(),
+        threads: THREADS.to_vec(),
+        rounds: kept,
+        dropped_rounds,
+        dropped_samples,
+        services,
+        router,
+        watched: watched(&processors),
+    };
+    print(&figures);
+    results::write("contention", figures);
+}
+
+fn print(figures: &Contention) {
+    let Contention {
+        cores,
+        rounds,
+        dropped_rounds,
+        dropped_samples,
+        ..
+    } = figures;
+    println!(
+        "ns of processor time per request and thread, medians of {rounds} rounds on {cores} cores \
+         ({dropped_rounds} rounds and {dropped_samples} measurements of two threads dropped)\n"
+    );
+    print!("{:32}", "");
+    for threads in &figures.threads {
+        print!(" {threads:>8}");
+    }
+    println!("  two over one (95 %)");
+    let tables = [
+        ("", &figures.services),
+        ("through an axum Router", &figures.router),
+    ];
+    for (title, table) in tables {
+        println!("{title}");
+        for Contended { name, ns, ratio } in table {
+            print!("{name:32}");
+            for ns in ns {
+                print!(" {}", ns.map_or("-".to_owned(), |ns| format!("{ns:8.1}")));
+            }
+            match ratio {
+                Some(Median { median, low, high }) => {
+                    println!("  {median:.2} ({low:.2} to {high:.2})");
+                }
+                None => println!("  too few undisturbed rounds"),
             }
         }
     }
-
-    println!("ns per request and thread, {ROUNDS} rounds of {REQUESTS} requests, lower quartile\n");
-    println!(
-        "{:36} {:>9} {:>9} {:>6}",
-        "", "1 thread", "2 threads", "ratio"
-    );
-    for Candidate { name, rounds, .. } in candidates {
-        let [one, two] = rounds.map(lower_quartile);
-        println!("{name:36} {one:9.1} {two:9.1} {:6.2}", two / one);
+    if let Some(Watched {
+        alone,
+        every_millisecond,
+        without_pause,
+    }) = figures.watched
+    {
+        println!(
+            "\nDrainLayer while another thread asks for in_flight(): {alone:.1} ns with nobody \
+             asking, {every_millisecond:.1} ns every millisecond, {without_pause:.1} ns without pause"
+        );
     }
 }
 
-fn candidate<'a, S, B>(name: &'static str, service: &'a S) -> Candidate<'a>
-where
-    S: Service<Request<()>, Response = Response<B>> + Clone + Sync,
-    B: Body,
-{
-    Candidate {
-        name,
-        run: Box::new(|threads| measure(service, threads)),
-        rounds: Default::default(),
-    }
-}
+// ===== impl Candidate =====
 
-fn measure<S, B>(service: &S, threads: usize) -> f64
-where
-    S: Service<Request<()>, Response = Response<B>> + Clone + Sync,
-    B: Body,
-{
-    let start = Barrier::new(threads);
-    let run = || {
-        // As a server does: one clone for the connection, and of that one for each request.
-        let connection = service.clone();
-        request(&connection);
-        start.wait();
-        let began = Instant::now();
-        for _ in 0..REQUESTS {
-            request(&connection);
+impl Candidate {
+    fn new(name: &'static str, connect: impl Fn() -> Work + Sync + 'static) -> Self {
+        Self {
+            name,
+            connect: Box::new(connect),
+            ns: Default::default(),
+            ratios: Vec::new(),
         }
-        began.elapsed().as_secs_f64() * 1e9 / f64::from(REQUESTS)
-    };
-    thread::scope(|scope| {
-        let running: Vec<_> = (0..threads).map(|_| scope.spawn(run)).collect();
-        let times = running.into_iter().map(|thread| thread.join());
-        let total: f64 = times.map(|ns| ns.expect("no panic in the loop")).sum();
-        total / threads as f64
+    }
+
+    fn note_pair(&mut self, (one, two): (f64, f64)) {
+        self.ns[0].push(one);
+        self.ns[1].push(two);
+        self.ratios.push(two / one);
+    }
+
+    /// With more threads than two.
+    fn measure_more(&mut self, processors: &[usize]) {
+        for (column, threads) in THREADS.into_iter().enumerate().skip(2) {
+            let samples = measure(self, threads, processors);
+            self.ns[column].push(mean(&samples));
+        }
+    }
+
+    fn result(self) -> Contended {
+        let median = |figures| Some(Median::of(figures)?.median);
+        Contended {
+            name: self.name.to_owned(),
+            ns: self.ns.into_iter().map(median).collect(),
+            ratio: Median::of(self.ratios),
+        }
+    }
+}
+
+// ===== measuring =====
+
+/// Gives the mean of threads none of which was kept from its core.
+fn undisturbed(candidate: &Candidate, threads: usize, processors: &[usize]) -> Option<f64> {
+    (0..TRIES).find_map(|_| {
+        let samples = measure(candidate, threads, processors);
+        let present = samples.iter().all(|sample| sample.presence >= UNDISTURBED);
+        present.then(|| mean(&samples))
     })
 }
 
-fn request<S, B>(service: &S)
-where
-    S: Service<Request<()>, Response = Response<B>> + Clone,
-    B: Body,
-{
-    let mut cx = Context::from_waker(Waker::noop());
-    let mut service = service.clone();
-    assert!(service.poll_ready(&mut cx).is_ready());
-    let future = pin!(service.call(black_box(Request::new(()))));
-    let Poll::Ready(Ok(response)) = future.poll(&mut cx) else {
-        unreachable!("the service answers at the first poll")
+/// Has so many threads work at once, each on the next processor.
+fn measure(candidate: &Candidate, threads: usize, processors: &[usize]) -> Vec<Sample> {
+    let start = Barrier::new(threads);
+    let over = AtomicBool::new(false);
+    // All end with the first, so that none is alone in the end. With more threads than processors
+    // each has to have its turn instead.
+    let together = threads <= processors.len();
+    let run = |number: usize| {
+        pin(processors[number % processors.len()]);
+        let mut work = (candidate.connect)();
+        work(BATCH);
+        start.wait();
+        let (began, had) = (Instant::now(), thread_time());
+        let mut requests = 0;
+        let time = loop {
+            work(BATCH);
+            requests += BATCH;
+            let time = thread_time() - had;
+            if time >= SPAN || together && over.load(Ordering::Relaxed) {
+                over.store(true, Ordering::Relaxed);
+                break time.as_secs_f64();
+            }
+        };
+        Sample {
+            ns: time * 1e9 / f64::from(requests),
+            presence: time / began.elapsed().as_secs_f64(),
+        }
     };
-    let mut body = pin!(response.into_body());
-    while let Poll::Ready(Some(frame)) = body.as_mut().poll_frame(&mut cx) {
-        black_box(frame.is_ok());
-    }
+    let run = &run;
+    thread::scope(|scope| {
+        let running: Vec<_> = (0..threads)
+            .map(|number| scope.spawn(move || run(number)))
+            .collect();
+        let samples = running.into_iter().map(|thread| thread.join());
+        samples.map(|sample| sample.expect("no panic")).collect()
+    })
 }
 
-async fn respond(_: Request<()>) -> Result<Response<Full<Bytes>>, Infallible> {
-    Ok(Response::new(Full::new(Bytes::from_static(b"hello"))))
+fn mean(samples: &[Sample]) -> f64 {
+    let total: f64 = samples.iter().map(|sample| sample.ns).sum();
+    total / samples.len() as f64
 }
 
-fn lower_quartile(mut figures: Vec<f64>) -> f64 {
-    figures.sort_by(f64::total_cmp);
-    figures[figures.len() / 4]
+/// What a request costs while a thread on another core reads the counts that it changes.
+fn watched(processors: &[usize]) -> Option<Watched> {
+    let &[first, second, ..] = processors else {
+        return None;
+    };
+    let ctl = ShutdownController::new();
+    let service = DrainLayer::new(ctl.clone()).layer(ready());
+    let over = AtomicBool::new(false);
+    let ask = |pause: Duration| {
+        pin(second);
+        while !over.load(Ordering::Relaxed) {
+            assert!(ctl.in_flight() <= 1);
+            if !pause.is_zero() {
+                thread::sleep(pause);
+            }
+        }
+    };
+    let work = || {
+        pin(first);
+        let waker = waker();
+        let mut cx = Context::from_waker(&waker);
+        let (had, requests) = (thread_time(), 100_000);
+        for _ in 0..requests {
+            request_on_clone(&service, &mut cx);
+        }
+        let time = thread_time() - had;
+        over.store(true, Ordering::Relaxed);
+        time.as_secs_f64() * 1e9 / f64::from(requests)
+    };
+    let measure = |pause: Option<Duration>| {
+        let times = (0..9).map(|_| {
+            over.store(false, Ordering::Relaxed);
+            thread::scope(|scope| {
+                if let Some(pause) = pause {
+                    scope.spawn(move || ask(pause));
+                }
+                scope.spawn(work).join().expect("no panic")
+            })
+        });
+        Some(Median::of(times)?.median)
+    };
+    Some(Watched {
+        alone: measure(None)?,
+        every_millisecond: measure(Some(Duration::from_millis(1)))?,
+        without_pause: measure(Some(Duration::ZERO))?,
+    })
 }

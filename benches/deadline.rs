@@ -1,47 +1,138 @@
-//! How long after its deadline a shutdown ends, in real time, at its worst: with a guard that is never
-//! dropped and a hook that never ends.
+//! How long after its deadline a shutdown ends, in real time: with a hook that never ends, and with a
+//! guard that is never dropped besides.
 //!
 //! ```text
-//! cargo bench --bench deadline
+//! cargo bench --bench deadline            # a minute and a half
+//! cargo bench --bench deadline -- --quick
 //! ```
 //!
 //! Each run has a runtime of its own with two workers. What is shown is the time from the deadline to
-//! the report in the hands of the one who waits for it.
+//! the report in the hands of the one who waits for it. A guard alone does not hold a shutdown to its
+//! deadline, since it is cut when the drain's own is over: there it is the time from that to the cut.
+//! The cases take turns with a bare timer of the runtime, which says how much of all this is the
+//! runtime's and the machine's.
 
 use std::future::pending;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use tokio::time::Instant;
 use tower_lifecycle::{ShutdownConfig, ShutdownController, ShutdownReason};
 
-const RUNS: u64 = 200;
+#[path = "common/results.rs"]
+mod results;
+#[path = "common/stats.rs"]
+mod stats;
+
+use results::{Deadline, Lateness};
+use stats::{quantile, sorted};
+
+const CASES: [Case; 4] = [Case::Timer, Case::Guard, Case::Hook, Case::Both];
+
+#[derive(Debug, Clone, Copy)]
+enum Case {
+    Timer,
+    Guard,
+    Hook,
+    Both,
+}
 
 fn main() {
-    let mut late: Vec<Duration> = (0..RUNS).map(run).collect();
-    late.sort_unstable();
-    let at = |percent: usize| late[(late.len() - 1) * percent / 100];
-    println!("late by, in {RUNS} runs of some 100 ms each:");
-    for (name, percent) in [("least", 0), ("median", 50), ("95 %", 95), ("most", 100)] {
-        println!("  {name:<7} {:.1?}", at(percent));
+    let runs = if results::quick() { 10 } else { 200 };
+    let mut late = CASES.map(|_| Vec::new());
+    for number in 0..runs {
+        for (case, late) in CASES.iter().zip(&mut late) {
+            late.push(case.run(number));
+        }
+    }
+
+    println!("late by, in ms, in {runs} runs each of some 100 ms:\n");
+    let columns = ["least", "median", "90 %", "99 %", "most"];
+    let [least, median, ninety, ninety_nine, most] = columns;
+    println!(
+        "{:36} {least:>8} {median:>8} {ninety:>8} {ninety_nine:>8} {most:>8}",
+        ""
+    );
+    let cases = CASES.iter().zip(late).map(|(case, ms)| Lateness {
+        name: case.name().to_owned(),
+        ms: sorted(ms),
+    });
+    let cases: Vec<_> = cases.collect();
+    for Lateness { name, ms } in &cases {
+        let [least, median, ninety, ninety_nine, most] =
+            [0.0, 0.5, 0.9, 0.99, 1.0].map(|part| quantile(ms, part));
+        println!("{name:36} {least:8.2} {median:8.2} {ninety:8.2} {ninety_nine:8.2} {most:8.2}");
+    }
+    results::write("deadline", Deadline { cases });
+}
+
+// ===== impl Case =====
+
+impl Case {
+    fn name(self) -> &'static str {
+        match self {
+            Case::Timer => "a timer of tokio's alone",
+            Case::Guard => "the cut of a guard that stays",
+            Case::Hook => "the end, with a hook that hangs",
+            Case::Both => "the end, with both",
+        }
+    }
+
+    /// Gives by how many milliseconds this run was late.
+    fn run(self, number: u64) -> f64 {
+        // Not always the same, so that no rhythm of the machine is met each time.
+        let total = Duration::from_millis(100 + number % 7);
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        let (due, at) = runtime.block_on(async move {
+            match self {
+                Case::Timer => timer(total).await,
+                Case::Guard => cut(total).await,
+                Case::Hook => end(total, false).await,
+                Case::Both => end(total, true).await,
+            }
+        });
+        let late = at.saturating_duration_since(due).as_secs_f64();
+        let early = due.saturating_duration_since(at).as_secs_f64();
+        (late - early) * 1e3
     }
 }
 
-fn run(number: u64) -> Duration {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .expect("a runtime");
-    // Not always the same, so that no rhythm of the machine is met each time.
-    let total = Duration::from_millis(100 + number % 7);
-    runtime.block_on(async move {
-        let config = ShutdownConfig::default().shutdown_timeout(total);
-        let ctl = ShutdownController::with_config(config).expect("legal times");
-        let _stuck = ctl.track();
-        ctl.on_shutdown("hang", |_| pending())
-            .expect("the only hook");
-        let began = Instant::now();
-        let report = ctl.shutdown(ShutdownReason::Manual).await;
-        assert!(report.is_forced());
-        began.elapsed().saturating_sub(total)
-    })
+/// Each gives when it was due, and when it was there.
+async fn timer(total: Duration) -> (Instant, Instant) {
+    let due = Instant::now() + total;
+    // In a task, as a shutdown is, with one that waits for it.
+    let timer = tokio::spawn(tokio::time::sleep_until(due));
+    timer.await.expect("no panic in a timer");
+    (due, Instant::now())
+}
+
+async fn cut(total: Duration) -> (Instant, Instant) {
+    let ctl = controller(total);
+    let _stuck = ctl.track();
+    ctl.trigger(ShutdownReason::Manual);
+    let notice = ctl.notice().expect("triggered");
+    ctl.forced().await;
+    let at = Instant::now();
+    (notice.drain_deadline().expect("a limited time"), at)
+}
+
+async fn end(total: Duration, guard: bool) -> (Instant, Instant) {
+    let ctl = controller(total);
+    let _stuck = guard.then(|| ctl.track());
+    ctl.on_shutdown("hang", |_| pending())
+        .expect("the only hook");
+    let due = Instant::now() + total;
+    let report = ctl.shutdown(ShutdownReason::Manual).await;
+    let at = Instant::now();
+    assert_eq!(report.is_forced(), guard, "{report}");
+    assert!(!report.is_graceful(), "{report}");
+    (due, at)
+}
+
+fn controller(total: Duration) -> ShutdownController {
+    let config = ShutdownConfig::default().shutdown_timeout(total);
+    ShutdownController::with_config(config).expect("legal times")
 }

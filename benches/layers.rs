@@ -1,107 +1,113 @@
-//! What a layer costs: one request through a bare service, and through the layers around it.
-//!
-//! One request is what a server does for it: clone the service, ask for its readiness, call, poll
-//! to the response, read the body to its end, and drop all of it.
+//! What a request costs in time, through each service that is compared; and what single calls cost.
 //!
 //! ```text
-//! cargo bench --bench layers
+//! cargo bench --all-features --bench layers
 //! ```
+//!
+//! Between two builds, equal code may be some nanoseconds apart: `bare again` shows it within one.
+//! The instructions of the same requests, which `instructions` counts, are exact.
 
-use std::convert::Infallible;
-use std::hint::black_box;
-use std::pin::pin;
-use std::task::{Context, Poll, Waker};
+mod common;
+
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
 use criterion::{Criterion, criterion_group, criterion_main};
-use http::{Request, Response};
-use http_body::Body;
 use http_body_util::Full;
-use tower::{Layer, Service, layer::util::Stack, service_fn};
-use tower_lifecycle::{DrainLayer, RequestTrackingLayer, ShutdownController};
+use tower::Layer;
+use tower_lifecycle::{HealthLayer, HealthService, ShutdownController};
 
-/// Responses that are there at the first poll: the path without a lock.
+use common::peers::{self, Peer};
+use common::request::{self, Served};
+
+// ===== requests =====
+
+/// Answered at the first poll; the same service for each.
 fn ready(c: &mut Criterion) {
-    let service = service_fn(|_: Request<()>| async { respond() });
-    compare(c, "ready", service);
+    compare(c, "ready", request::ready(), call);
 }
 
-/// Responses that wait once: one short lock more.
+/// Answered at the second poll.
 fn pending_once(c: &mut Criterion) {
-    let service = service_fn(|_: Request<()>| async {
-        yield_once().await;
-        respond()
-    });
-    compare(c, "pending_once", service);
+    compare(c, "pending_once", request::pending(1), call);
 }
 
-fn compare<S, B>(c: &mut Criterion, group: &str, service: S)
-where
-    S: Service<Request<()>, Response = Response<B>, Error = Infallible> + Clone,
-    B: Body<Data = Bytes, Error = Infallible>,
-{
-    let ctl = ShutdownController::new();
-    let drain = DrainLayer::new(ctl.clone());
-    let tracking = RequestTrackingLayer::new(ctl);
-    let both = Stack::new(tracking.clone(), drain.clone());
+/// A clone of the service for each, as servers make it.
+fn clone_and_ready(c: &mut Criterion) {
+    compare(c, "clone_and_ready", request::ready(), call_clone);
+}
 
+fn compare(
+    c: &mut Criterion,
+    group: &str,
+    inner: impl Served<Full<Bytes>>,
+    call: fn(&mut Peer, &mut Context<'_>),
+) {
+    let waker = request::waker();
+    let cx = &mut Context::from_waker(&waker);
     let mut group = c.benchmark_group(group);
-    let bare = service.clone();
-    group.bench_function("bare", |b| b.iter(|| request(&bare)));
-    let tracked = tracking.layer(service.clone());
-    group.bench_function("tracking", |b| b.iter(|| request(&tracked)));
-    let drained = drain.layer(service.clone());
-    group.bench_function("drain", |b| b.iter(|| request(&drained)));
-    let both = both.layer(service);
-    group.bench_function("both", |b| b.iter(|| request(&both)));
+    for mut peer in peers::all(inner) {
+        group.bench_function(peer.name, |b| b.iter(|| call(&mut peer, cx)));
+    }
     group.finish();
 }
 
-fn request<S, B>(service: &S)
-where
-    S: Service<Request<()>, Response = Response<B>> + Clone,
-    B: Body,
-{
-    let mut cx = Context::from_waker(Waker::noop());
-    let mut service = service.clone();
-    assert!(service.poll_ready(&mut cx).is_ready());
-    let mut future = pin!(service.call(black_box(Request::new(()))));
-    let response = loop {
-        if let Poll::Ready(response) = future.as_mut().poll(&mut cx) {
-            break response;
-        }
-    };
-    let Ok(response) = response else {
-        unreachable!("the service does not fail")
-    };
-    let mut body = pin!(response.into_body());
-    while let Poll::Ready(Some(frame)) = body.as_mut().poll_frame(&mut cx) {
-        black_box(frame.is_ok());
-    }
+fn call(peer: &mut Peer, cx: &mut Context<'_>) {
+    peer.service.requests(1, cx);
 }
 
-fn respond() -> Result<Response<Full<Bytes>>, Infallible> {
-    Ok(Response::new(Full::new(Bytes::from_static(b"hello"))))
+fn call_clone(peer: &mut Peer, cx: &mut Context<'_>) {
+    peer.service.requests_on_clones(1, cx);
 }
 
-async fn yield_once() {
-    let mut yielded = false;
-    std::future::poll_fn(|_| {
-        if std::mem::replace(&mut yielded, true) {
-            Poll::Ready(())
-        } else {
-            Poll::Pending
-        }
-    })
-    .await;
+// ===== single calls =====
+
+fn controller(c: &mut Criterion) {
+    let ctl = ShutdownController::new();
+    let mut group = c.benchmark_group("controller");
+    group.bench_function("in_flight", |b| b.iter(|| ctl.in_flight()));
+    group.bench_function("track, drop", |b| b.iter(|| drop(ctl.track())));
+    group.bench_function("try_admit, drop", |b| {
+        b.iter(|| drop(ctl.try_admit().expect("nothing drains")));
+    });
+    group.finish();
+}
+
+fn health(c: &mut Criterion) {
+    let ctl = ShutdownController::new();
+    let cx = &mut Context::from_waker(Waker::noop());
+    let mut group = c.benchmark_group("health");
+
+    let mut readiness = HealthService::new(ctl.clone());
+    group.bench_function("readiness", |b| {
+        b.iter(|| request::request(&mut readiness, cx))
+    });
+    let mut liveness = HealthService::new(ctl.clone()).liveness();
+    group.bench_function("liveness", |b| {
+        b.iter(|| request::request(&mut liveness, cx))
+    });
+
+    let mut bare = request::ready();
+    group.bench_function("another path, bare", |b| {
+        b.iter(|| request::request(&mut bare, cx))
+    });
+    let mut layer = HealthLayer::new(ctl).layer(request::ready());
+    group.bench_function("another path, HealthLayer", |b| {
+        b.iter(|| request::request(&mut layer, cx));
+    });
+    group.finish();
 }
 
 fn short() -> Criterion {
     Criterion::default()
-        .warm_up_time(Duration::from_secs(1))
-        .measurement_time(Duration::from_secs(3))
+        .warm_up_time(Duration::from_millis(500))
+        .measurement_time(Duration::from_millis(1500))
 }
 
-criterion_group! { name = benches; config = short(); targets = ready, pending_once }
+criterion_group! {
+    name = benches;
+    config = short();
+    targets = ready, pending_once, clone_and_ready, controller, health
+}
 criterion_main!(benches);

@@ -1,0 +1,144 @@
+//! One request: what a server does with a service, without the server.
+
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::hint::black_box;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use http_body_util::Full;
+use tower::{Service, service_fn};
+
+/// Asks for readiness, calls, polls the response to its end and the body to its end, and drops all.
+///
+/// The future and the body are opaque to the compiler at each poll, as they are to a server, which
+/// has them in a task: otherwise it computes beforehand what becomes of a service that does nothing.
+///
+/// # Panics
+///
+/// If the service is not ready, or fails.
+#[inline(never)]
+pub fn request<S, B>(service: &mut S, cx: &mut Context<'_>)
+where
+    S: Service<Request<()>, Response = Response<B>>,
+    B: Body,
+{
+    let ready = service.poll_ready(cx);
+    assert!(matches!(ready, Poll::Ready(Ok(()))), "it is always ready");
+    let mut future = pin!(service.call(black_box(Request::new(()))));
+    let response = loop {
+        if let Poll::Ready(response) = black_box(future.as_mut()).poll(cx) {
+            break response;
+        }
+    };
+    let Ok(response) = response else {
+        panic!("it does not fail")
+    };
+    let mut body = pin!(response.into_body());
+    loop {
+        match black_box(body.as_mut()).poll_frame(cx) {
+            Poll::Ready(None) => break,
+            Poll::Ready(Some(frame)) => {
+                black_box(frame.is_ok());
+            }
+            Poll::Pending => {}
+        }
+    }
+}
+
+/// The same on a clone of the service, which is what servers call for each request.
+#[inline(never)]
+pub fn request_on_clone<S, B>(service: &S, cx: &mut Context<'_>)
+where
+    S: Service<Request<()>, Response = Response<B>> + Clone,
+    B: Body,
+{
+    request(&mut service.clone(), cx);
+}
+
+// ===== the waker =====
+
+/// A waker that costs what a runtime's does: a count of references that is atomic, and a flag.
+pub fn waker() -> Waker {
+    Arc::new(Task::default()).into()
+}
+
+#[derive(Debug, Default)]
+struct Task {
+    woken: AtomicBool,
+}
+
+impl Wake for Task {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.woken.store(true, Ordering::Release);
+    }
+}
+
+// ===== the service inside =====
+
+/// What the service inside answers.
+pub type Hello = Result<Response<Full<Bytes>>, Infallible>;
+
+/// A service that is called here: what a server asks of one, and no failures.
+pub trait Served<B>:
+    Service<Request<()>, Response = Response<B>, Error = Infallible, Future: Send + 'static>
+    + Clone
+    + Send
+    + Sync
+    + 'static
+{
+}
+
+impl<S, B> Served<B> for S where
+    S: Service<Request<()>, Response = Response<B>, Error = Infallible, Future: Send + 'static>
+        + Clone
+        + Send
+        + Sync
+        + 'static
+{
+}
+
+/// Answers at the first poll.
+pub fn ready() -> impl Served<Full<Bytes>> {
+    service_fn(hello)
+}
+
+/// Answers after so many polls that were pending, each of which wakes.
+pub fn pending(times: u32) -> impl Served<Full<Bytes>> {
+    service_fn(move |request: Request<()>| async move {
+        for _ in 0..times {
+            yield_now().await;
+        }
+        drop(request);
+        respond()
+    })
+}
+
+async fn hello(_: Request<()>) -> Hello {
+    respond()
+}
+
+fn respond() -> Hello {
+    Ok(Response::new(Full::new(Bytes::from_static(b"hello"))))
+}
+
+async fn yield_now() {
+    let mut yielded = false;
+    poll_fn(|cx| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}

@@ -1,0 +1,222 @@
+//! The figures that benches leave for the results page, as JSON in `target/bench-results`.
+// Each bench is a program of its own, and uses a part of it.
+#![allow(dead_code)]
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::stats::Median;
+
+/// What a bench has found, when, and how.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Measured<T> {
+    /// In UTC.
+    pub date: String,
+    /// By a short run, which is a trial of the bench and tells little.
+    pub quick: bool,
+    pub figures: T,
+}
+
+/// The figures of `contention`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Contention {
+    pub cores: usize,
+    /// How many threads there are in each column.
+    pub threads: Vec<usize>,
+    pub rounds: usize,
+    /// Rounds in which the two cores were not two.
+    pub dropped_rounds: usize,
+    /// Measurements of two threads in which one was kept from its core.
+    pub dropped_samples: usize,
+    pub services: Vec<Contended>,
+    pub router: Vec<Contended>,
+    pub watched: Option<Watched>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Contended {
+    pub name: String,
+    /// Processor time per request and thread in ns, a column for each number of threads.
+    pub ns: Vec<Option<f64>>,
+    /// Two threads over one, round by round.
+    pub ratio: Option<Median>,
+}
+
+/// The time of a request in ns, while another thread asks for the number in flight.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Watched {
+    pub alone: f64,
+    pub every_millisecond: f64,
+    pub without_pause: f64,
+}
+
+/// The figures of `deadline`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Deadline {
+    pub cases: Vec<Lateness>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Lateness {
+    pub name: String,
+    /// How late each run ended, in ms.
+    pub ms: Vec<f64>,
+}
+
+/// The figures of `heap`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Heap {
+    /// How many requests are pending, each in a task of its own.
+    pub pending: usize,
+    pub ways: Vec<HeapOf>,
+}
+
+/// Heap per request, tasks included.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct HeapOf {
+    pub name: String,
+    /// With one service.
+    pub bytes: f64,
+    /// On average over services whose futures are larger by different amounts.
+    pub average: f64,
+}
+
+/// The figures of `scale`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Scale {
+    /// How many requests are pending, each in a task of its own.
+    pub pending: usize,
+    /// How many processes each figure of time is the median of.
+    pub processes: usize,
+    pub force: Vec<Force>,
+    pub drained: Vec<Drained>,
+    pub further: Vec<Further>,
+    pub questions: Vec<Questions>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Force {
+    pub runtime: String,
+    pub name: String,
+    /// How long the caller was kept.
+    pub caller_ms: Median,
+    /// From the call to the end of the last task.
+    pub resolved_ms: Median,
+    /// That over the time that aborting bare tasks takes, round by round.
+    pub ratio: Median,
+}
+
+/// From the drop of the last guard to the waiter's next step.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Drained {
+    pub runtime: String,
+    /// In µs, one for each shutdown.
+    pub us: Vec<f64>,
+}
+
+/// What a further request costs.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Further {
+    pub name: String,
+    pub in_flight: usize,
+    pub ready_ns: f64,
+    pub pending_ns: f64,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Questions {
+    pub in_flight: usize,
+    pub in_flight_ns: f64,
+    pub health_ns: f64,
+}
+
+/// The figures of `throughput`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Throughput {
+    pub seconds: u64,
+    pub connections: u32,
+    pub rounds: usize,
+    /// Rounds in which the client's core and the server's were not two.
+    pub dropped: usize,
+    pub servers: Vec<Server>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Server {
+    pub name: String,
+    pub requests_per_second: Median,
+    /// Requests per second over those of the bare server in the same round.
+    pub ratio: Median,
+    /// The server's processor time for a request, in ns.
+    pub cpu_ns: Option<Median>,
+    pub cpu_ratio: Option<Median>,
+}
+
+/// The figures of `instructions`, in a file of its own making.
+#[derive(Debug, Deserialize)]
+pub struct Instructions {
+    pub rustc: String,
+    pub valgrind: String,
+    pub cases: Vec<Counted>,
+}
+
+/// What a request costs.
+#[derive(Debug, Deserialize)]
+pub struct Counted {
+    pub group: String,
+    pub name: String,
+    pub instructions: f64,
+    /// Operations that lock the bus.
+    pub locked: f64,
+    pub allocations: Option<f64>,
+}
+
+/// Says whether the run is to be short: with `--quick`.
+pub fn quick() -> bool {
+    std::env::args().any(|argument| argument == "--quick")
+}
+
+/// Leaves the figures of the bench of that name.
+///
+/// # Panics
+///
+/// If the file cannot be written.
+pub fn write<T: Serialize>(name: &str, figures: T) {
+    let measured = Measured {
+        date: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
+        quick: quick(),
+        figures,
+    };
+    let json = serde_json::to_string_pretty(&measured).expect("figures are plain data");
+    fs::create_dir_all(folder()).expect("a place for the results");
+    fs::write(path(name), json).expect("a file of results");
+}
+
+/// Gives the figures of the bench of that name; `None` if it has not been run.
+///
+/// # Errors
+///
+/// If the file cannot be read, or is another version's.
+pub fn read<T: DeserializeOwned>(name: &str) -> Result<Option<T>, String> {
+    let json = match fs::read(path(name)) {
+        Ok(json) => json,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(format!("{name}.json: {error}")),
+    };
+    let figures = serde_json::from_slice(&json);
+    figures.map_err(|error| format!("{name}.json: {error}; run `cargo bench --bench {name}` anew"))
+}
+
+fn path(name: &str) -> PathBuf {
+    folder().join(name).with_extension("json")
+}
+
+/// Where all of them are.
+pub fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("target/bench-results")
+}

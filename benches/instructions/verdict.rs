@@ -1,0 +1,275 @@
+//! Reads what gungraun measured, compares it with what is recorded, and shows it.
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::process::Command;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// How far over its recorded value a figure may be: so much of it, or one instruction.
+const TOLERANCE: f64 = 0.02;
+
+/// Those whose figures are the crate's own doing. Others are shown, and depend on other crates; some
+/// of those choose between branches by chance.
+const OURS: [&str; 3] = ["RequestTrackingLayer", "DrainLayer", "tower_lifecycle"];
+
+/// Shown, and not checked: equal runs are up to 200 instructions apart, which is more than what some
+/// layers cost.
+const UNSTEADY: [&str; 1] = ["http2"];
+
+/// Figures, and what they were measured with: with another compiler they are others.
+#[derive(Debug, Deserialize, Serialize)]
+pub struct Figures {
+    pub rustc: String,
+    pub valgrind: String,
+    pub cases: Vec<Case>,
+}
+
+/// What a request costs.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Case {
+    pub group: String,
+    pub name: String,
+    pub instructions: f64,
+    /// Operations that lock the bus: those on atomics that both read and write.
+    pub locked: f64,
+    /// Blocks that were allocated, where they are counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allocations: Option<f64>,
+}
+
+/// How the figures compare with those that are recorded.
+#[derive(Debug)]
+pub enum Verdict {
+    /// None is dearer. The lines say what else is to be known.
+    Good(Vec<String>),
+    /// The lines say which are dearer, and which were not measured.
+    Bad(Vec<String>),
+    /// They cannot be compared: the recorded ones were measured with something else.
+    Incomparable { recorded: String, present: String },
+}
+
+// ===== impl Case =====
+
+impl Case {
+    /// Reads a line of gungraun's, with the names of the group's cases in the order of their numbers.
+    pub fn read(line: &str, requests: u32, names: impl Fn(&str) -> Vec<&'static str>) -> Self {
+        let line: Value = serde_json::from_str(line).expect("gungraun writes JSON");
+        let id = line["id"].as_str().expect("each case has an id");
+        let (group, index) = id.rsplit_once('_').expect("`benches` numbers its cases");
+        let index: usize = index.parse().expect("`benches` numbers its cases");
+        let per_request = |tool: &str, metric: &str| {
+            let profiles = line["profiles"].as_array()?;
+            let mut totals = profiles
+                .iter()
+                .map(|of| &of["summaries"]["total"]["summary"]);
+            let metrics = &totals.find_map(|of| of.get(tool))?[metric]["metrics"];
+            // `Both` is this run and the one before it.
+            let present = metrics.get("Left").unwrap_or(&metrics["Both"][0]);
+            Some(present["Int"].as_f64()? / f64::from(requests))
+        };
+        Self {
+            group: group.to_owned(),
+            name: names(group)[index].to_owned(),
+            instructions: per_request("Callgrind", "Ir").expect("callgrind counts instructions"),
+            locked: per_request("Callgrind", "Ge").expect("it was told to count bus events"),
+            allocations: per_request("Dhat", "TotalBlocks"),
+        }
+    }
+
+    fn title(&self) -> String {
+        format!("{}/{}", self.group, self.name)
+    }
+
+    fn is_checked(&self) -> bool {
+        let is_ours = OURS.iter().any(|name| self.name.contains(name));
+        is_ours && !UNSTEADY.contains(&self.group.as_str())
+    }
+}
+
+// ===== impl Figures =====
+
+impl Figures {
+    /// Adds to the cases what they were measured with.
+    pub fn new(cases: Vec<Case>) -> Self {
+        let rustc = output_of("rustc", &["-vV"]);
+        let of = |what: &str| {
+            let line = rustc.lines().find_map(|line| line.strip_prefix(what));
+            line.unwrap_or("unknown").trim().to_owned()
+        };
+        Self {
+            rustc: format!("{} {}", of("release:"), of("host:")),
+            valgrind: output_of("valgrind", &["--version"]),
+            cases,
+        }
+    }
+
+    /// Adds a group of what each poll costs that is pending, after the first.
+    pub fn derive_further_pending(&mut self, once: &str, often: &str, polls: f64) {
+        let per_poll = |once: &Case, often: &Case| Case {
+            group: "further_pending".to_owned(),
+            name: once.name.clone(),
+            instructions: (often.instructions - once.instructions) / polls,
+            locked: (often.locked - once.locked) / polls,
+            allocations: None,
+        };
+        let cases_of = |group| self.cases.iter().filter(move |case| case.group == group);
+        let pairs = cases_of(once).filter_map(|once| {
+            let often = cases_of(often).find(|case| case.name == once.name)?;
+            Some(per_poll(once, often))
+        });
+        let derived: Vec<Case> = pairs.collect();
+        self.cases.extend(derived);
+    }
+
+    pub fn read(path: &Path) -> io::Result<Self> {
+        Ok(serde_json::from_str(&fs::read_to_string(path)?)?)
+    }
+
+    /// One line for each case, so that changes are seen as such.
+    pub fn write(&self, path: &Path) -> io::Result<()> {
+        let cases: Result<Vec<String>, _> = self.cases.iter().map(serde_json::to_string).collect();
+        let text = format!(
+            "{{\n  \"rustc\": {},\n  \"valgrind\": {},\n  \"cases\": [\n    {}\n  ]\n}}\n",
+            serde_json::to_string(&self.rustc)?,
+            serde_json::to_string(&self.valgrind)?,
+            cases?.join(",\n    "),
+        );
+        fs::write(path, text)
+    }
+
+    /// Compares what each of ours costs over the bare one. That is less by far than what a request
+    /// costs in all, and so is what may be added to it unseen. No lock and no allocation may be added.
+    ///
+    /// If only some were measured, the others are not missed.
+    pub fn verdict(&self, recorded: &Self, are_all: bool) -> Verdict {
+        if self.tools() != recorded.tools() {
+            return Verdict::Incomparable {
+                recorded: recorded.tools(),
+                present: self.tools(),
+            };
+        }
+        let mut good = Vec::new();
+        let mut bad = Vec::new();
+        for case in self.checked() {
+            let title = case.title();
+            let Some(before) = recorded.find(case) else {
+                good.push(format!("not recorded: {title}"));
+                continue;
+            };
+            let [present, past] = [self.over_bare(case), recorded.over_bare(before)];
+            let tolerated = f64::max(past * TOLERANCE, 1.0);
+            let line = format!("{title}: {present:.1} over the bare one, recorded {past:.1}");
+            if present - past > tolerated {
+                bad.push(format!("DEARER: {line}"));
+            } else if past - present > tolerated {
+                good.push(format!("cheaper: {line}"));
+            }
+            // An operation more, at each request or at every second.
+            if case.locked - before.locked > 0.4 {
+                let [present, past] = [case.locked, before.locked];
+                bad.push(format!("LOCKS: {title}: {present:.1}, recorded {past:.1}"));
+            }
+            let blocks = |case: &Case| case.allocations.unwrap_or(0.0);
+            let [present, past] = [blocks(case), blocks(before)];
+            if present > past {
+                bad.push(format!("ALLOCATES: {title}: {present}, recorded {past}"));
+            }
+        }
+        if are_all {
+            let lost = recorded.checked().filter(|case| self.find(case).is_none());
+            bad.extend(lost.map(|case| format!("NOT MEASURED: {}", case.title())));
+        }
+        if bad.is_empty() {
+            Verdict::Good(good)
+        } else {
+            Verdict::Bad(bad)
+        }
+    }
+
+    fn tools(&self) -> String {
+        format!("rustc {}, {}", self.rustc, self.valgrind)
+    }
+
+    fn checked(&self) -> impl Iterator<Item = &Case> {
+        self.cases.iter().filter(|case| case.is_checked())
+    }
+
+    /// The same case of these figures.
+    fn find(&self, case: &Case) -> Option<&Case> {
+        let mut cases = self.cases.iter();
+        cases.find(|other| other.group == case.group && other.name == case.name)
+    }
+
+    /// What one of these cases costs over the bare one, which is the first of its group.
+    fn over_bare(&self, case: &Case) -> f64 {
+        let mut cases = self.cases.iter();
+        let bare = cases.find(|other| other.group == case.group);
+        case.instructions - bare.map_or(0.0, |bare| bare.instructions)
+    }
+}
+
+fn output_of(program: &str, args: &[&str]) -> String {
+    let output = Command::new(program).args(args).output();
+    let text = output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
+    text.unwrap_or_else(|error| format!("{program}: {error}"))
+}
+
+// ===== the tables =====
+
+impl fmt::Display for Figures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "per request, {}", self.tools())?;
+        for group in self.cases.chunk_by(|a, b| a.group == b.group) {
+            // The first of each group.
+            let bare = &group[0];
+            writeln!(
+                f,
+                "\n{:36} {:>12} {:>8} {:>7} {:>7}",
+                bare.group, "instructions", "over", "locked", "allocs"
+            )?;
+            for case in group {
+                let over = case.instructions - bare.instructions;
+                write!(
+                    f,
+                    "{:36} {:12.1} {over:+8.1} {:7.1}",
+                    case.name, case.instructions, case.locked
+                )?;
+                match case.allocations {
+                    Some(allocations) => writeln!(f, " {allocations:7.1}")?,
+                    None => writeln!(f)?,
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Good(lines) => {
+                for line in lines {
+                    writeln!(f, "{line}")?;
+                }
+                f.write_str("none is dearer than recorded")
+            }
+            Self::Bad(lines) => {
+                for line in lines {
+                    writeln!(f, "{line}")?;
+                }
+                write!(f, "{} are dearer than recorded, or lost", lines.len())
+            }
+            Self::Incomparable { recorded, present } => write!(
+                f,
+                "!!! NOT CHECKED !!!\n\
+                 recorded with {recorded}\n\
+                 measured with {present}\n\
+                 What two compilers make cannot be compared: take the recorded one, or record anew."
+            ),
+        }
+    }
+}
