@@ -1,0 +1,141 @@
+//! Configuration text, in the three formats that are used most.
+
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+use tower_lifecycle::{ShutdownConfig, ShutdownController};
+
+use crate::{FIELDS, assert_error_showable, assert_showable};
+
+pub type Input = String;
+
+pub fn check(text: &Input) {
+    let json = serde_json::from_str::<ShutdownConfig>(text);
+    if let Err(error) = &json {
+        // What is no JSON is for `serde_json` to tell; what is no configuration, for us.
+        if error.is_data() {
+            assert!(names_a_field(&error.to_string()), "{error}");
+        }
+    }
+    let toml = toml::from_str::<ShutdownConfig>(text);
+    let yaml = serde_yaml_ng::from_str::<ShutdownConfig>(text);
+    for config in [json.ok(), toml.ok(), yaml.ok()].into_iter().flatten() {
+        reads_back(&config);
+        merges(&config);
+        // Also where it just fits, and where it just does not.
+        let most = config.shutdown_timeout.saturating_sub(config.reserve());
+        is_taken_or_refused(config.clone().lame_duck(most));
+        is_taken_or_refused(
+            config
+                .clone()
+                .lame_duck(most.saturating_add(Duration::from_nanos(1))),
+        );
+        is_taken_or_refused(config);
+    }
+    if let Ok(Value::Object(values)) = serde_json::from_str(text) {
+        each_alone(values);
+    }
+}
+
+fn names_a_field(text: &str) -> bool {
+    FIELDS.iter().any(|field| text.contains(field))
+}
+
+/// What is written is what is read, in every format.
+fn reads_back(config: &ShutdownConfig) {
+    let json = serde_json::to_string(config).expect("it can be written");
+    assert_eq!(
+        serde_json::from_str::<ShutdownConfig>(&json).unwrap(),
+        *config
+    );
+    let toml = toml::to_string(config).expect("it can be written");
+    assert_eq!(toml::from_str::<ShutdownConfig>(&toml).unwrap(), *config);
+    let yaml = serde_yaml_ng::to_string(config).expect("it can be written");
+    assert_eq!(
+        serde_yaml_ng::from_str::<ShutdownConfig>(&yaml).unwrap(),
+        *config
+    );
+}
+
+/// The defaults change nothing, on either side.
+fn merges(config: &ShutdownConfig) {
+    let default = ShutdownConfig::default();
+    assert_eq!(default.clone().merge(config.clone()), *config);
+    assert_eq!(config.clone().merge(default), *config);
+}
+
+fn is_taken_or_refused(config: ShutdownConfig) {
+    let total = config.shutdown_timeout;
+    let fits = !config.progress_interval.is_zero()
+        && (config.reserve().checked_add(config.lame_duck)).is_some_and(|sum| sum <= total);
+    match ShutdownController::with_config(config) {
+        Ok(_) => assert!(fits),
+        Err(error) => {
+            assert!(!fits, "{error}");
+            assert!(FIELDS.contains(&error.field()), "{error}");
+            assert!(error.to_string().starts_with(error.field()), "{error}");
+            assert_error_showable(&error);
+        }
+    }
+}
+
+/// Each value by itself, so that it is known which one an error has to name.
+fn each_alone(values: Map<String, Value>) {
+    for (key, value) in values {
+        let one = Value::Object(Map::from_iter([(key.clone(), value.clone())]));
+        let read = serde_json::from_str::<ShutdownConfig>(&one.to_string());
+        if FIELDS.contains(&key.as_str()) {
+            match (read, duration(&value)) {
+                (Ok(config), Some(duration)) => {
+                    assert_eq!(config, only(&key, duration));
+                    let twice = format!("{{\"{key}\":{value},\"{key}\":{value}}}");
+                    let error = serde_json::from_str::<ShutdownConfig>(&twice).unwrap_err();
+                    assert!(error.to_string().contains(&key), "{error}");
+                }
+                (Err(error), None) => {
+                    let text = error.to_string();
+                    assert!(text.contains(&key), "{text}");
+                    assert_showable(&text);
+                }
+                (read, model) => panic!("{one}: {read:?} instead of {model:?}"),
+            }
+        } else {
+            let text = read.expect_err("an unknown key").to_string();
+            assert!(text.starts_with("unknown key"), "{text}");
+            assert_showable(&text);
+            // A mistyped key may be that of a secret.
+            let shown = value.to_string();
+            assert!(shown.len() < 40 || !text.contains(&shown), "{text}");
+        }
+    }
+}
+
+/// What a JSON value is as a duration.
+fn duration(value: &Value) -> Option<Duration> {
+    match value {
+        Value::Number(number) => match number.as_u64() {
+            Some(secs) => Some(Duration::from_secs(secs)),
+            None => Duration::try_from_secs_f64(number.as_f64()?).ok(),
+        },
+        Value::String(text) => ShutdownConfig::parse_duration(text).ok(),
+        _ => None,
+    }
+}
+
+/// The defaults with one field set.
+pub(crate) fn only(field: &str, value: Duration) -> ShutdownConfig {
+    set(ShutdownConfig::default(), field, value)
+}
+
+/// A configuration with a field of this name set.
+pub(crate) fn set(config: ShutdownConfig, field: &str, value: Duration) -> ShutdownConfig {
+    match field {
+        "shutdown_timeout" => config.shutdown_timeout(value),
+        "lame_duck" => config.lame_duck(value),
+        "refuse_for" => config.refuse_for(value),
+        "cleanup_reserve" => config.cleanup_reserve(value),
+        "retry_after" => config.retry_after(value),
+        "progress_interval" => config.progress_interval(value),
+        other => panic!("there is no field {other}"),
+    }
+}

@@ -1,0 +1,60 @@
+//! The states that a client can meet.
+
+use std::time::Duration;
+
+use arbitrary::Arbitrary;
+use tower_lifecycle::{InFlightGuard, ShutdownConfig, ShutdownController, ShutdownReason};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Arbitrary)]
+pub enum Phase {
+    Running,
+    Paused,
+    LameDuck,
+    Draining,
+    Forced,
+    Stopped,
+}
+
+/// A controller in a phase.
+pub struct Held {
+    pub ctl: ShutdownController,
+    /// What keeps it from going on by itself.
+    pub guard: Option<InFlightGuard>,
+}
+
+pub const LAME_DUCK: Duration = Duration::from_secs(3);
+
+impl Phase {
+    pub async fn reach(self, config: ShutdownConfig) -> Held {
+        let config = match self {
+            Self::LameDuck => config.lame_duck(LAME_DUCK),
+            _ => config,
+        };
+        let ctl = ShutdownController::with_config(config).expect("it fits");
+        let guard = matches!(self, Self::Draining | Self::Forced).then(|| ctl.track());
+        match self {
+            Self::Running => {}
+            Self::Paused => assert!(ctl.pause()),
+            Self::LameDuck | Self::Draining => assert!(ctl.trigger(ShutdownReason::Manual)),
+            Self::Forced => ctl.force(),
+            Self::Stopped => drop(ctl.shutdown(ShutdownReason::Manual).await),
+        }
+        Held { ctl, guard }
+    }
+
+    pub fn refuses(self) -> bool {
+        !matches!(self, Self::Running | Self::LameDuck)
+    }
+
+    /// Whether HTTP/1 clients are asked to leave.
+    pub fn sheds(self) -> bool {
+        !matches!(self, Self::Running | Self::Paused)
+    }
+}
+
+impl Held {
+    /// How many are in flight beside the one that holds the phase.
+    pub fn in_flight(&self) -> u64 {
+        self.ctl.in_flight() - u64::from(self.guard.is_some())
+    }
+}

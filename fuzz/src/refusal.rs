@@ -1,0 +1,233 @@
+//! Requests that meet a `DrainLayer`: served, refused, exempt or cut.
+
+use std::convert::Infallible;
+use std::future::{Future, pending, poll_fn};
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
+use std::time::Duration;
+
+use arbitrary::Arbitrary;
+use bytes::Bytes;
+use http::header::{self, HeaderMap};
+use http::{Request, Response, StatusCode};
+use http_body::Body;
+use http_body_util::{BodyExt, Full};
+use tower::{Layer, ServiceExt, service_fn};
+use tower_lifecycle::{DrainLayer, ResponseBody, ShutdownConfig, ShutdownReason};
+
+use crate::http_input::{AnyHead, AnyRequest, Asked, EXEMPT, header_map};
+use crate::on_paused_clock;
+use crate::phase::{Held, Phase};
+
+#[derive(Debug, Arbitrary)]
+pub struct Input {
+    phase: Phase,
+    request: AnyRequest,
+    /// Force comes while the application works on it.
+    is_cut: bool,
+    has_exempt_paths: bool,
+    retry_after: (u64, u32),
+    /// The application's own refusal.
+    refuse_with: Option<(AnyHead, String)>,
+}
+
+/// A response of which the body is still to be read.
+type Answer = Response<ResponseBody<Full<Bytes>>>;
+
+pub fn check(input: &Input) {
+    on_paused_clock(input.holds());
+}
+
+impl Input {
+    async fn holds(&self) {
+        let held = self.phase.reach(ShutdownConfig::default()).await;
+        let calls = Arc::new(AtomicUsize::new(0));
+        let (is_cut, called) = (self.is_cut, Arc::clone(&calls));
+        let app = service_fn(move |_: Request<Bytes>| {
+            called.fetch_add(1, Ordering::SeqCst);
+            async move {
+                if is_cut {
+                    pending::<()>().await;
+                }
+                Ok::<_, Infallible>(Response::new(Full::from("answer")))
+            }
+        });
+        let request = self.request.build();
+        let asked = Asked::of(&request);
+        let is_exempt = self.has_exempt_paths && asked.path == EXEMPT;
+
+        let mut answer = pin!(self.layer(&held).layer(app).oneshot(request));
+        let first = poll_fn(|cx| Poll::Ready(answer.as_mut().poll(cx))).await;
+        let admitted = !self.phase.refuses();
+        assert_eq!(
+            calls.load(Ordering::SeqCst),
+            usize::from(admitted || is_exempt)
+        );
+        assert_eq!(
+            held.in_flight(),
+            u64::from(admitted),
+            "while it is answered"
+        );
+        let answer = match first {
+            Poll::Ready(Ok(answer)) => answer,
+            Poll::Pending if is_exempt && !admitted => return, // neither counted nor cut
+            Poll::Pending => {
+                assert!(admitted && is_cut, "a refusal has nothing to wait for");
+                held.ctl.force();
+                let Poll::Ready(Ok(answer)) =
+                    poll_fn(|cx| Poll::Ready(answer.as_mut().poll(cx))).await
+                else {
+                    panic!("not cut by force");
+                };
+                assert_cut(&asked, answer).await;
+                return self.assert_report(held, 1, 1).await;
+            }
+        };
+        if admitted {
+            assert_served(&asked, self.phase.sheds(), answer).await;
+            self.assert_report(held, 1, 0).await;
+        } else if is_exempt {
+            assert_served(&asked, self.phase.sheds(), answer).await;
+            assert_eq!(held.in_flight(), 0);
+        } else {
+            self.assert_refused(&asked, answer).await;
+            if self.phase != Phase::Stopped {
+                self.assert_report(held, 0, 0).await;
+            }
+        }
+    }
+
+    fn layer(&self, held: &Held) -> DrainLayer {
+        let mut layer = DrainLayer::new(held.ctl.clone()).retry_after(self.retry_after());
+        if self.has_exempt_paths {
+            layer = layer.exempt_paths([EXEMPT, "/other"]);
+        }
+        if let Some((head, body)) = self.refuse_with.clone() {
+            layer = layer.refuse_with(move |_| head.build(Bytes::from(body.clone())));
+        }
+        layer
+    }
+
+    fn retry_after(&self) -> Duration {
+        Duration::new(self.retry_after.0, self.retry_after.1 % 1_000_000_000)
+    }
+
+    async fn assert_refused(&self, asked: &Asked, answer: Answer) {
+        let paused = self.phase == Phase::Paused;
+        let message = match paused {
+            false => "service is shutting down",
+            true => "service is paused",
+        };
+        let expected = if let Some((head, body)) = &self.refuse_with {
+            head.build(Bytes::from(body.clone()))
+        } else if let Some(content_type) = &asked.grpc {
+            let mut expected = trailers_only(message);
+            // As the client wrote it.
+            expected
+                .headers_mut()
+                .insert(header::CONTENT_TYPE, content_type.clone());
+            expected
+        } else {
+            let mut expected = unavailable(format!(r#"{{"error":"{message}"}}"#));
+            let wait = self.retry_after();
+            let seconds = wait
+                .as_secs()
+                .saturating_add(u64::from(wait.subsec_nanos() > 0));
+            expected
+                .headers_mut()
+                .insert(header::RETRY_AFTER, seconds.into());
+            expected
+        };
+        assert_is(asked, expected, answer).await;
+    }
+
+    /// Nothing is left, and it was counted as what it was.
+    async fn assert_report(&self, held: Held, admitted: u64, aborted: u64) {
+        assert_eq!(held.in_flight(), 0, "after the end of the body");
+        let Held { ctl, guard } = held;
+        drop(guard);
+        let report = ctl.shutdown(ShutdownReason::Manual).await;
+        assert_eq!(report.refused(), u64::from(self.phase.refuses()));
+        // The one that holds the phase is admitted too, and is never cut.
+        let holds = u64::from(matches!(self.phase, Phase::Draining | Phase::Forced));
+        assert_eq!(report.admitted(), admitted + holds);
+        assert_eq!(report.aborted(), aborted);
+        assert_eq!(report.abandoned(), 0);
+    }
+}
+
+/// What a cut request gets: it says nothing of another try, for its work had begun.
+async fn assert_cut(asked: &Asked, answer: Answer) {
+    let expected = if asked.grpc.is_some() {
+        let mut expected = trailers_only("service stopped before the call was finished");
+        let content_type = answer
+            .headers()
+            .get(header::CONTENT_TYPE)
+            .expect("a content type");
+        // Of the types that are not known only the beginning is echoed.
+        assert!(content_type.as_bytes().starts_with(b"application/grpc"));
+        expected
+            .headers_mut()
+            .insert(header::CONTENT_TYPE, content_type.clone());
+        expected
+    } else {
+        unavailable(r#"{"error":"service stopped before the request was finished"}"#.to_owned())
+    };
+    assert_is(asked, expected, answer).await;
+}
+
+/// The application's answer, and HTTP/1 clients are asked to leave.
+async fn assert_served(asked: &Asked, sheds: bool, answer: Answer) {
+    let (head, body) = answer.into_parts();
+    assert_eq!(head.status, StatusCode::OK);
+    let headers = HeaderMap::new();
+    let expected = if sheds {
+        asked.with_close(head.status, headers)
+    } else {
+        headers
+    };
+    assert_eq!(head.headers, expected);
+    assert_eq!(
+        body.collect().await.expect("nobody cuts it").to_bytes(),
+        "answer"
+    );
+}
+
+/// One of our own answers, to the byte.
+async fn assert_is(asked: &Asked, expected: Response<Bytes>, answer: Answer) {
+    let (expected, text) = expected.into_parts();
+    let text = if asked.is_head { Bytes::new() } else { text };
+    let (head, body) = answer.into_parts();
+    assert_eq!(head.status, expected.status);
+    assert_eq!(
+        head.headers,
+        asked.with_close(expected.status, expected.headers)
+    );
+    assert_eq!(
+        body.is_end_stream(),
+        text.is_empty(),
+        "ended from the start"
+    );
+    assert_eq!(body.size_hint().exact(), Some(text.len() as u64));
+    let body = body.collect().await.expect("it is all there");
+    assert!(body.trailers().is_none());
+    assert_eq!(body.to_bytes(), text);
+}
+
+fn unavailable(json: String) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::new());
+    *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+    *response.headers_mut() = header_map([
+        ("content-type", "application/json"),
+        ("content-length", &json.len().to_string()),
+    ]);
+    response.map(|_| json.into())
+}
+
+fn trailers_only(message: &str) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::new());
+    *response.headers_mut() = header_map([("grpc-status", "14"), ("grpc-message", message)]);
+    response
+}
