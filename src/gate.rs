@@ -177,8 +177,8 @@ impl Gate {
     }
 
     fn take_from_all(&self, bits: u64) {
+        // The late one stays closed, and nobody looks at the rest of its bits but at those for good.
         self.shards.iter().for_each(|shard| shard.take(bits));
-        self.late.take(bits & !CLOSED);
     }
 
     /// Publishes `IDLE`, and `DRAINED` if the gate is closed for good, when nothing is in flight
@@ -250,7 +250,7 @@ impl Gate {
 
     /// Returns how many entries were cut. Exact after `IDLE`: each is noted before it leaves.
     pub(crate) fn aborted(&self) -> u64 {
-        self.all_shards().map(|shard| shard.aborted()).sum()
+        self.shards.iter().map(|shard| shard.aborted()).sum()
     }
 
     /// Returns how many requests were noted in the lame duck, and the latest time of the notes. Exact
@@ -263,5 +263,7 @@ impl Gate {
     }
 }
 
+#[cfg(all(test, tower_lifecycle_loom))]
+mod models;
 #[cfg(test)]
 mod tests;

@@ -55,8 +55,8 @@ pub(crate) struct Entry<S: AsRef<Shard>> {
     shard: S,
     /// Where the request's own waker is registered, from its first `Pending` on.
     slot: Slot,
-    /// What its owner notes beside it; in what would else be padding, which would have a response
-    /// moved in odd pieces.
+    /// What its owner notes beside it, in what would else be padding: that would have a response moved
+    /// in odd pieces.
     note: u32,
 }
 

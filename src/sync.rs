@@ -1,7 +1,7 @@
 //! The one place that names synchronisation primitives.
 //!
 //! Under the crate's own `tower_lifecycle_loom` cfg they are loom's, so that the models in
-//! `gate/tests.rs` see every operation. Not `--cfg loom`: that one removes `tokio::net` and
+//! `gate/models.rs` see every operation. Not `--cfg loom`: that one removes `tokio::net` and
 //! `tokio::signal` from the whole dependency graph. `Arc` and `Weak` stay std's, because loom has
 //! no `Weak`; the models do not depend on reference counts.
 

@@ -82,15 +82,19 @@ impl WakerSet {
             let mut slots = lock(&self.slots);
             if let Some(entry) = slots.entries.get_mut(slot.0 as usize) {
                 if entry.waker.as_ref().is_some_and(|w| w.will_wake(waker)) {
-                    entry.tag = events;
-                    return !happened();
+                    // Invariant 3.
+                    let open = !happened();
+                    if open {
+                        entry.tag = events;
+                    }
+                    return open;
                 }
             }
         }
         self.register_anew(slot, waker, events, happened)
     }
 
-    /// The first time, or with another waker. Out of line, for most polls are with the same one.
+    /// The first time, or with another waker. Out of line: it is once a wait, and not once a poll.
     #[cold]
     #[inline(never)]
     fn register_anew(

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::future::{Future, pending};
+use std::future::{Future, pending, poll_fn};
 use std::mem;
 use std::pin::Pin;
 use std::process::ExitCode;
@@ -17,12 +17,12 @@ use http::{Request, Response};
 use http_body_util::Full;
 use proptest::prelude::*;
 use tokio::task::yield_now;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_test::task::{self, Spawn};
 use tower::{Layer, ServiceExt, service_fn};
 use tower_lifecycle::{
-    BoxError, DrainLayer, Hook, InFlightGuard, LifecycleState, ShutdownConfig, ShutdownController,
-    ShutdownNotice, ShutdownReason, ShutdownReport, Wait,
+    BoxError, DrainLayer, Hook, InFlightGuard, LifecycleState, RequestTrackingLayer,
+    ShutdownConfig, ShutdownController, ShutdownNotice, ShutdownReason, ShutdownReport, Wait,
 };
 
 use LifecycleState::{Draining, LameDuck, Running, Stopped, Stopping};
@@ -74,10 +74,13 @@ enum Op {
     Unpause,
     Admit,
     Track,
-    /// Through the layer: its handler answers at once, or never.
+    /// Its handler answers at once, or never.
     Request {
+        layer: Through,
         hangs: bool,
     },
+    /// The client of one that hangs goes away.
+    HangUp(usize),
     Release(usize),
     Lend(Lease),
     Spawn(When, How),
@@ -108,12 +111,23 @@ impl React {
     }
 }
 
+/// Which layer a request comes through.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Through {
+    /// Refuses, and cuts.
+    Drain,
+    /// Counts, also what comes late.
+    Tracking,
+}
+
 /// How long a guard is held by a task of its own.
 #[derive(Debug, Clone, Copy)]
 enum Lease {
     For(u64),
     AfterDraining(u64),
     UntilForced,
+    /// It waits for the force half of the time, no longer, and goes on.
+    Impatient(u64),
 }
 
 /// When a task ends, and how.
@@ -210,7 +224,7 @@ impl Dice {
     }
 
     fn op(&mut self) -> Op {
-        match self.roll(80) {
+        match self.roll(88) {
             0..=5 => Op::Trigger(self.reason()),
             6..=10 => Op::Resume,
             11..=15 => Op::Pause,
@@ -232,7 +246,9 @@ impl Dice {
                 React::Triggers,
             ])),
             75 => Op::Force,
+            76..=78 => Op::HangUp(self.roll(64) as usize),
             _ => Op::Request {
+                layer: self.pick(&[Through::Drain, Through::Drain, Through::Tracking]),
                 hangs: self.once_in(2),
             },
         }
@@ -254,6 +270,7 @@ impl Dice {
             Lease::For(after),
             Lease::AfterDraining(after),
             Lease::UntilForced,
+            Lease::Impatient(after),
         ])
     }
 
@@ -327,7 +344,7 @@ fn any_plan() -> impl Strategy<Value = Plan> {
                 match op {
                     Op::Spawn(when @ (When::Triggered | When::Draining), _) => *when = When::Never,
                     Op::Lend(lease @ Lease::UntilForced) => *lease = Lease::For(7),
-                    Op::Request { hangs } => *hangs = false,
+                    Op::Request { hangs, .. } => *hangs = false,
                     _ => {}
                 }
             }
@@ -336,7 +353,7 @@ fn any_plan() -> impl Strategy<Value = Plan> {
             // Who waits for the force does so already when it comes.
             let waits = matches!(
                 op,
-                Op::Lend(Lease::UntilForced) | Op::Request { hangs: true }
+                Op::Lend(Lease::UntilForced) | Op::Request { hangs: true, .. }
             );
             if waits && matches!(then, Then::Nothing) {
                 *then = Then::Settle;
@@ -362,6 +379,8 @@ struct Model {
     admitted: u64,
     refused: u64,
     aborted: u64,
+    /// Requests that came in the lame duck, and when the last one did.
+    arrivals: (u64, Option<u64>),
     drained: bool,
     forced: bool,
     stop_accepting: bool,
@@ -416,12 +435,12 @@ enum Stage {
     Over,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 enum Held {
     Until(u64),
     AfterDraining(u64),
     UntilForced,
-    Request,
+    Request(Through),
 }
 
 #[derive(Debug)]
@@ -498,6 +517,7 @@ impl Model {
             admitted: 0,
             refused: 0,
             aborted: 0,
+            arrivals: (0, None),
             drained: false,
             forced: false,
             stop_accepting: false,
@@ -583,6 +603,7 @@ impl Model {
             return false;
         }
         self.shutdowns += 1;
+        self.arrivals = (0, None);
         self.shutdown = Some(Shutdown {
             id: self.shutdowns,
             reason,
@@ -651,7 +672,27 @@ impl Model {
             return Err(self.is_paused());
         }
         self.admitted += 1;
+        self.note_arrival();
         Ok(())
+    }
+
+    fn note_arrival(&mut self) {
+        if self.state == LameDuck {
+            let trigger = self.shutdown.as_ref().unwrap().at;
+            self.arrivals = (self.arrivals.0 + 1, Some(self.now - trigger));
+        }
+    }
+
+    /// Gives whether it is served.
+    fn request(&mut self, layer: Through) -> bool {
+        match layer {
+            Through::Drain => self.admit().is_ok(),
+            Through::Tracking => {
+                self.admitted += 1;
+                self.note_arrival();
+                true
+            }
+        }
     }
 
     fn spawn(&mut self, name: String, when: When, how: How) {
@@ -760,17 +801,15 @@ impl Model {
                 *lease = Held::Until(now + after);
             }
         }
-        let requests = |leases: &[Held]| {
-            let cut = leases.iter().filter(|held| matches!(held, Held::Request));
-            cut.count() as u64
-        };
         if forced {
-            self.aborted += requests(&self.leases);
+            let leases = self.leases.iter();
+            let cut = leases.filter(|held| **held == Held::Request(Through::Drain));
+            self.aborted += cut.count() as u64;
         }
         self.leases.retain(|lease| match lease {
             Held::Until(at) => *at > now,
-            Held::AfterDraining(_) => true,
-            Held::UntilForced | Held::Request => !forced,
+            Held::AfterDraining(_) | Held::Request(Through::Tracking) => true,
+            Held::UntilForced | Held::Request(Through::Drain) => !forced,
         });
         self.look();
         self.leases.len() < before
@@ -983,11 +1022,20 @@ struct World {
     ctl: ShutdownController,
     since: Instant,
     guards: Vec<InFlightGuard>,
+    requests: Vec<Hanging>,
     waiters: Vec<Real>,
     told: Arc<Mutex<Vec<Told>>>,
     /// Which hook has begun, when, by which notice.
     hooks: Arc<Mutex<Vec<(usize, u64, ShutdownNotice)>>>,
 }
+
+/// A request under way, until it ends or its client goes.
+struct Hanging {
+    layer: Through,
+    answer: Shared,
+}
+
+type Shared = Arc<Mutex<Option<Pin<Box<dyn Future<Output = ()> + Send>>>>>;
 
 struct Real {
     future: Spawn<Pin<Box<dyn Future<Output = Answer> + Send>>>,
@@ -1013,6 +1061,7 @@ impl World {
             ctl: ShutdownController::with_config(config).unwrap(),
             since: Instant::now(),
             guards: Vec::new(),
+            requests: Vec::new(),
             waiters: Vec::new(),
             told: Arc::default(),
             hooks: Arc::default(),
@@ -1024,34 +1073,70 @@ impl World {
     }
 
     /// Gives the status of the answer, and whether it asks the client to leave.
-    fn request(&self, hangs: bool) -> Option<(u16, bool)> {
-        let handler = move |_: Request<Full<Bytes>>| async move {
+    fn request(&mut self, layer: Through, hangs: bool) -> Option<(u16, bool)> {
+        let handler = service_fn(move |_: Request<Full<Bytes>>| async move {
             if hangs {
                 pending::<()>().await;
             }
             Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
-        };
-        let layer = DrainLayer::new(self.ctl.clone());
+        });
         let request = Request::new(Full::default());
-        let mut answer = Box::pin(layer.layer(service_fn(handler)).oneshot(request));
-        match task::spawn(answer.as_mut()).poll() {
-            Poll::Ready(answer) => {
-                let answer = answer.unwrap();
-                let closes = answer.headers().get(CONNECTION);
-                let closes = closes.is_some_and(|value| value == "close");
-                Some((answer.status().as_u16(), closes))
+        let ctl = self.ctl.clone();
+        match layer {
+            Through::Drain => {
+                self.send(layer, DrainLayer::new(ctl).layer(handler).oneshot(request))
             }
-            Poll::Pending => {
-                tokio::spawn(answer);
-                None
+            Through::Tracking => {
+                let service = RequestTrackingLayer::new(ctl).layer(handler);
+                self.send(layer, service.oneshot(request))
             }
         }
+    }
+
+    fn send<B: 'static>(
+        &mut self,
+        layer: Through,
+        answer: impl Future<Output = Result<Response<B>, Infallible>> + Send + 'static,
+    ) -> Option<(u16, bool)> {
+        let mut answer = Box::pin(answer);
+        if let Poll::Ready(answer) = task::spawn(answer.as_mut()).poll() {
+            let answer = answer.unwrap();
+            let closes = answer.headers().get(CONNECTION);
+            let closes = closes.is_some_and(|value| value == "close");
+            return Some((answer.status().as_u16(), closes));
+        }
+        let answer: Shared = Arc::new(Mutex::new(Some(Box::pin(async {
+            let _ = answer.await;
+        }))));
+        let shared = Arc::clone(&answer);
+        tokio::spawn(poll_fn(move |cx| {
+            let mut answer = shared.lock().unwrap();
+            let poll = answer
+                .as_mut()
+                .map_or(Poll::Ready(()), |answer| answer.as_mut().poll(cx));
+            if poll.is_ready() {
+                *answer = None;
+            }
+            poll
+        }));
+        self.requests.push(Hanging { layer, answer });
+        None
+    }
+
+    /// Drops one of the requests that hang; gives what layer that one came through.
+    fn hang_up(&mut self, which: usize) -> Option<Through> {
+        self.requests
+            .retain(|request| request.answer.lock().unwrap().is_some());
+        let which = which.checked_rem(self.requests.len())?;
+        let request = self.requests.swap_remove(which);
+        *request.answer.lock().unwrap() = None;
+        Some(request.layer)
     }
 
     fn lend(&self, lease: Lease) {
         let guard = self.ctl.track();
         let until = match lease {
-            Lease::For(time) => Instant::now() + ms(time),
+            Lease::For(time) | Lease::Impatient(time) => Instant::now() + ms(time),
             _ => self.since,
         };
         tokio::spawn(async move {
@@ -1062,6 +1147,10 @@ impl World {
                     sleep(ms(time)).await;
                 }
                 Lease::UntilForced => guard.forced().await,
+                Lease::Impatient(time) => {
+                    let _ = timeout(ms(time / 2), guard.forced()).await;
+                    sleep_until(until).await;
+                }
             }
         });
     }
@@ -1227,6 +1316,10 @@ async fn check(plan: Plan) {
     sleep(ms(10_000)).await;
     world.guards.clear();
     model.held = 0;
+    while world.hang_up(0).is_some() {}
+    model
+        .leases
+        .retain(|lease| !matches!(lease, Held::Request(_)));
     model.look();
     compare(&model, &world);
     poll_all(&mut model, &mut world);
@@ -1266,19 +1359,28 @@ fn carry_out(op: Op, model: &mut Model, world: &mut World) {
             model.held += 1;
             model.admitted += 1;
         }
-        Op::Request { hangs } => {
-            let is_admitted = model.admit().is_ok();
-            match world.request(hangs) {
+        Op::Request { layer, hangs } => {
+            let is_served = model.request(layer);
+            match world.request(layer, hangs) {
                 None => {
-                    assert!(hangs && is_admitted);
-                    model.leases.push(Held::Request);
+                    assert!(hangs && is_served);
+                    model.leases.push(Held::Request(layer));
                 }
                 Some((status, closes)) => {
-                    assert_eq!(status == 200, is_admitted, "{status}");
-                    assert!(!(hangs && is_admitted));
-                    let is_leaving = model.state >= LameDuck;
-                    assert_eq!(closes, is_leaving || !is_admitted, "connection: close");
+                    assert_eq!(status == 200, is_served, "{status}");
+                    assert!(!(hangs && is_served));
+                    let is_leaving = model.state >= LameDuck && layer == Through::Drain;
+                    assert_eq!(closes, is_leaving || !is_served, "connection: close");
+                    model.look();
                 }
+            }
+        }
+        Op::HangUp(which) => {
+            if let Some(layer) = world.hang_up(which) {
+                let held = Held::Request(layer);
+                let place = model.leases.iter().position(|lease| *lease == held);
+                model.leases.swap_remove(place.unwrap());
+                model.look();
             }
         }
         Op::Release(which) => {
@@ -1292,7 +1394,7 @@ fn carry_out(op: Op, model: &mut Model, world: &mut World) {
             world.lend(lease);
             model.admitted += 1;
             model.leases.push(match lease {
-                Lease::For(time) => Held::Until(model.now + time),
+                Lease::For(time) | Lease::Impatient(time) => Held::Until(model.now + time),
                 Lease::AfterDraining(time) => Held::AfterDraining(time),
                 Lease::UntilForced => Held::UntilForced,
             });
@@ -1420,6 +1522,9 @@ fn check_report(model: &Model, world: &World) {
     assert_eq!(report.reason(), shutdown.reason);
     assert_eq!(report.admitted(), expected.admitted);
     assert_eq!(report.refused(), expected.refused);
+    let (arrivals, last) = model.arrivals;
+    assert_eq!(report.late_arrivals(), arrivals, "{text}");
+    assert_eq!(report.last_arrival(), last.map(ms), "{text}");
     assert_eq!(report.in_flight_at_trigger(), shutdown.in_flight);
     let in_flight_at_force = model.in_flight_at_force.unwrap_or(0);
     assert_eq!(report.in_flight_at_force(), in_flight_at_force);

@@ -32,7 +32,7 @@ pub(crate) mod interest {
     pub(crate) const FORCED: u32 = super::FORCED as u32;
 }
 
-/// One thread's part of the count. Two cache lines' worth of alignment, since processors fetch
+/// One thread's part of the count, or what came late. Two cache lines' worth of alignment, since processors fetch
 /// lines in pairs; the reference counts of the `Arc` lie in the pair before.
 #[derive(Debug)]
 #[repr(align(128))]
@@ -191,7 +191,7 @@ impl Shard {
     }
 
     /// `extern "C"`, since a function of that kind does not unwind: the drop of a guard then needs no
-    /// landing pads, and is small enough to be inlined. What could panic in it is contained.
+    /// landing pads for it. What could panic in it is contained.
     #[cold]
     extern "C" fn scan_gate(&self) {
         panic::contained(|| {
@@ -238,8 +238,8 @@ impl Shard {
         self.wakers.register(slot, waker, interests, happened)
     }
 
-    /// Out of line, `extern "C"` (see `scan_gate`), and given the slot itself, for nobody else is to
-    /// have seen a guard's address.
+    /// Out of line and `extern "C"` (see `scan_gate`). It takes the slot by value: a reference into a
+    /// guard would keep the compiler from holding that in registers.
     #[cold]
     #[inline(never)]
     pub(crate) extern "C" fn deregister(&self, slot: Slot) {
