@@ -17,6 +17,7 @@ use crate::error::{BoxError, Forced};
 use crate::gate::Shard;
 use crate::guard::{Entry, InFlightGuard};
 use crate::long_lived::{Class, Ending};
+use crate::panic;
 use crate::reject::{Admission, Farewell};
 use crate::sync::Arc;
 use crate::upgrade::UpgradedHold;
@@ -184,7 +185,7 @@ impl<B: Body> Body for TrackedBody<B> {
             return Poll::Ready(None);
         };
         let polled = inner.as_mut().poll_frame(cx);
-        if is_last(&polled, &*inner) {
+        if is_last(&polled, || inner.is_end_stream()) {
             state.set(Tracked::Ended);
         }
         polled
@@ -207,11 +208,11 @@ impl<B: Body> Body for TrackedBody<B> {
     }
 }
 
-/// Tells whether nothing comes after what `body` has just said.
+/// Tells whether nothing comes after what a body has just said, which may then be at its end.
 #[inline]
-fn is_last<B: Body, E>(polled: &Poll<Option<Result<Frame<B::Data>, E>>>, body: &B) -> bool {
+fn is_last<T, E>(polled: &Poll<Option<Result<T, E>>>, is_at_end: impl FnOnce() -> bool) -> bool {
     match polled {
-        Poll::Ready(Some(Ok(_))) => body.is_end_stream(),
+        Poll::Ready(Some(Ok(_))) => is_at_end(),
         Poll::Ready(_) => true,
         Poll::Pending => false,
     }
@@ -260,7 +261,8 @@ impl<S: AsRef<Shard>> Cut for Entry<S> {
 #[inline(never)]
 pub(crate) fn cut(guard: &impl Cut) -> BoxError {
     guard.note_aborted();
-    warn!("cut by the shutdown: the response body had not ended");
+    // The body has not ended yet: if the log panics, its next poll would cut and note it again.
+    panic::contained(|| warn!("cut by the shutdown: the response body had not ended"));
     Forced.into()
 }
 
@@ -338,7 +340,7 @@ where
             StateProj::Special { .. } => return state.poll_special(cx),
         };
         let polled = poll_or_cut(inner.as_mut(), guard, cx);
-        if is_last(&polled, &*inner) {
+        if is_last(&polled, || inner.is_end_stream()) {
             state.set(State::Special { special: None });
         }
         polled
@@ -382,12 +384,7 @@ where
             return Poll::Ready(None);
         };
         let polled = special.as_mut().poll_frame(cx);
-        let is_last = match &polled {
-            Poll::Ready(Some(Ok(_))) => special.is_end_stream(),
-            Poll::Ready(_) => true,
-            Poll::Pending => false,
-        };
-        if is_last {
+        if is_last(&polled, || special.is_end_stream()) {
             self.set(State::Special { special: None });
         }
         polled

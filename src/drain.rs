@@ -47,8 +47,10 @@ use crate::sync::{Arc, OnceLock};
 ///
 /// Streams that would never end by themselves do so when draining begins, cleanly and not all at
 /// once: server-sent events, and what [`long_lived`](DrainLayer::long_lived) adds. A request that
-/// takes its connection over, as a WebSocket does, carries an [`UpgradeGuard`](crate::UpgradeGuard) in its extensions;
+/// takes its connection over, as a WebSocket does, carries an [`UpgradeGuard`] in its extensions;
 /// whoever holds that keeps it counted when HTTP is done with it.
+///
+/// [`UpgradeGuard`]: crate::UpgradeGuard
 ///
 /// Put one on each path of a request. A refusal made outside `CorsLayer` is opaque to browsers, so
 /// put that one around it.
@@ -76,7 +78,7 @@ use crate::sync::{Arc, OnceLock};
 #[must_use = "a layer does nothing until it is put around a service"]
 pub struct DrainLayer<M = Http> {
     ctl: ShutdownController,
-    options: Options,
+    options: Arc<Options>,
     /// Made at the first service, and shared by all of them: axum makes one for each route of each
     /// connection.
     handle: Arc<OnceLock<LayerHandle<Options>>>,
@@ -130,7 +132,7 @@ pin_project! {
             guard: Admission,
         },
         // Boxed, so that an admitted one is not larger for it; none when it has completed.
-        Special { special: Option<Pin<Box<Special<F>>>> },
+        Special { special: Option<Box<Special<F>>> },
     }
 }
 
@@ -146,7 +148,7 @@ impl DrainLayer {
         let options = Options::new(ctl.core());
         Self {
             ctl,
-            options,
+            options: Arc::new(options),
             handle: Arc::default(),
             mode: PhantomData,
         }
@@ -155,7 +157,7 @@ impl DrainLayer {
     /// The options, to be changed for the services that are made from now on.
     fn options(&mut self) -> &mut Options {
         self.handle = Arc::default();
-        &mut self.options
+        Arc::make_mut(&mut self.options)
     }
 
     /// Sets what refused clients are told to wait (`Retry-After`, RFC 9110 §10.2.3).
@@ -340,7 +342,7 @@ impl DrainLayer {
         DrainLayer {
             ctl: self.ctl,
             // An unknown request has no path, and an error no headers.
-            options: Options::none(),
+            options: Arc::new(Options::none()),
             handle: Arc::default(),
             mode: PhantomData,
         }
@@ -353,7 +355,7 @@ impl<S, M> Layer<S> for DrainLayer<M> {
     fn layer(&self, inner: S) -> Drain<S, M> {
         let handle = self
             .handle
-            .get_or_init(|| LayerHandle::new(self.ctl.core(), Arc::new(self.options.clone())));
+            .get_or_init(|| LayerHandle::new(self.ctl.core(), Arc::clone(&self.options)));
         Drain {
             inner,
             entrance: Entrance::new(handle.clone()),
@@ -366,7 +368,7 @@ impl<M> Clone for DrainLayer<M> {
     fn clone(&self) -> Self {
         Self {
             ctl: self.ctl.clone(),
-            options: self.options.clone(),
+            options: Arc::clone(&self.options),
             handle: Arc::clone(&self.handle),
             mode: PhantomData,
         }
@@ -496,7 +498,7 @@ where
 
 impl<F> ResponseFuture<F> {
     fn special(special: Special<F>) -> Self {
-        let special = Some(Box::pin(special));
+        let special = Some(Box::new(special));
         Self {
             state: State::Special { special },
         }
@@ -542,7 +544,7 @@ impl<F> State<F> {
         else {
             panic!("{POLLED_AFTER_COMPLETION}")
         };
-        let result = ready!(special.as_mut().poll(cx));
+        let result = ready!(special.poll(cx));
         self.set(State::Special { special: None });
         Poll::Ready(result)
     }

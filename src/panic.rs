@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::future::{Future, poll_fn};
+use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::task::{Context, Poll};
@@ -23,7 +24,13 @@ pub(crate) async fn caught<F: Future>(future: F) -> Result<F::Output, Payload> {
 
 /// Calls `act`; returns whether it came back without a panic.
 pub(crate) fn contained(act: impl FnOnce()) -> bool {
-    catch_unwind(AssertUnwindSafe(act)).is_ok()
+    let Err(payload) = catch_unwind(AssertUnwindSafe(act)) else {
+        return true;
+    };
+    // What a panic was thrown with is foreign too. If its drop panics, what that was thrown with is
+    // never dropped.
+    catch_unwind(AssertUnwindSafe(|| drop(payload))).unwrap_or_else(mem::forget);
+    false
 }
 
 /// Drops what is foreign and must do no harm. Values are dropped one by one, since two panics at the

@@ -2,13 +2,13 @@
 //! that are exempt, and those that are refused.
 
 use std::future::Future;
+use std::mem;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
-use pin_project_lite::pin_project;
 use tower_service::Service;
 use tracing::warn;
 
@@ -20,28 +20,25 @@ use crate::mode::Http;
 use crate::reject::{Admission, Facts, into_response};
 use crate::upgrade::{UpgradeGuard, UpgradedHold};
 
-pin_project! {
-    #[project = SpecialProj]
-    #[project_replace = SpecialOwned]
-    pub(super) enum Special<F> {
-        /// Admitted, and may be upgraded: then it is counted on beyond the response.
-        Upgrading {
-            // Declared first, so that it is dropped first.
-            #[pin]
-            inner: F,
-            guard: Admission,
-            handle: UpgradeGuard,
-            facts: Facts,
-        },
-        /// Served, uncounted and uncut.
-        Exempt {
-            #[pin]
-            inner: F,
-            facts: Facts,
-        },
-        Refused { response: Response<Bytes> },
-        Done,
-    }
+/// The inner futures are in boxes of their own, so that a refusal needs none of their size.
+pub(super) enum Special<F> {
+    /// Admitted, and may be upgraded: then it is counted on beyond the response.
+    Upgrading {
+        // Declared first, so that it is dropped first.
+        inner: Pin<Box<F>>,
+        guard: Admission,
+        handle: UpgradeGuard,
+        facts: Facts,
+    },
+    /// Served, uncounted and uncut.
+    Exempt {
+        inner: Pin<Box<F>>,
+        facts: Facts,
+    },
+    Refused {
+        response: Response<Bytes>,
+    },
+    Done,
 }
 
 // ===== impl Drain =====
@@ -60,7 +57,7 @@ impl<S> Drain<S, Http> {
         let handle = UpgradeGuard::new(&guard.way().shard);
         request.extensions_mut().insert(handle.clone());
         Special::Upgrading {
-            inner: self.inner.call(request),
+            inner: Box::pin(self.inner.call(request)),
             guard,
             handle,
             facts,
@@ -87,7 +84,7 @@ impl<S> Drain<S, Http> {
             if !self.entrance.handle.shard.is_shedding() {
                 facts = facts.keeping_connection(); // paused: nobody is asked to leave
             }
-            let inner = self.inner.call(request);
+            let inner = Box::pin(self.inner.call(request));
             return Special::Exempt { inner, facts };
         }
         let shard = &self.entrance.handle.shard;
@@ -102,15 +99,15 @@ impl<S> Drain<S, Http> {
 
 impl<F> Special<F> {
     pub(super) fn poll<B, E>(
-        mut self: Pin<&mut Self>,
+        &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Response<ResponseBody<B>>, E>>
     where
         F: Future<Output = Result<Response<B>, E>>,
         B: Body,
     {
-        let result = match self.as_mut().project() {
-            SpecialProj::Upgrading {
+        let result = match self {
+            Special::Upgrading {
                 inner,
                 guard,
                 facts,
@@ -120,7 +117,7 @@ impl<F> Special<F> {
                 if guard.is_forced() {
                     return Poll::Ready(Ok(self.cut(facts)));
                 }
-                match inner.poll(cx) {
+                match inner.as_mut().poll(cx) {
                     Poll::Ready(result) => result,
                     Poll::Pending if guard.poll_forced(cx).is_ready() => {
                         return Poll::Ready(Ok(self.cut(facts)));
@@ -128,24 +125,38 @@ impl<F> Special<F> {
                     Poll::Pending => return Poll::Pending,
                 }
             }
-            SpecialProj::Exempt { inner, .. } => ready!(inner.poll(cx)),
-            SpecialProj::Refused { response } => {
-                let response = std::mem::take(response);
+            Special::Exempt { inner, .. } => ready!(inner.as_mut().poll(cx)),
+            Special::Refused { response } => {
+                let response = mem::take(response);
                 return Poll::Ready(Ok(into_response(response)));
             }
-            SpecialProj::Done => panic!("{POLLED_AFTER_COMPLETION}"),
+            Special::Done => panic!("{POLLED_AFTER_COMPLETION}"),
         };
-        // The inner future is dropped in place; the guard goes on.
-        let owned = self.project_replace(Special::Done);
-        Poll::Ready(result.map(|response| owned.answer(response)))
+        Poll::Ready(match mem::replace(self, Special::Done) {
+            Special::Upgrading {
+                inner,
+                guard,
+                handle,
+                facts,
+            } => {
+                drop(inner); // before the guard, which may go with it on an error
+                result.map(|response| upgrade(guard, handle, facts, response))
+            }
+            Special::Exempt { facts, .. } => result.map(|mut response| {
+                // While draining every response asks to leave.
+                facts.close_connection(response.status(), response.headers_mut());
+                response.map(ResponseBody::free)
+            }),
+            Special::Refused { .. } | Special::Done => unreachable!("it has just been polled"),
+        })
     }
 
     /// Drops the inner future, then the guard, and answers in their place.
-    fn cut<B>(mut self: Pin<&mut Self>, facts: Facts) -> Response<ResponseBody<B>> {
-        if let SpecialProj::Upgrading { guard, .. } = self.as_mut().project() {
+    fn cut<B>(&mut self, facts: Facts) -> Response<ResponseBody<B>> {
+        if let Special::Upgrading { guard, .. } = self {
             guard.note_aborted();
         }
-        self.set(Special::Done);
+        *self = Special::Done;
         cut(facts)
     }
 
@@ -156,25 +167,6 @@ impl<F> Special<F> {
             Special::Exempt { .. } => "exempt",
             Special::Refused { .. } => "refused",
             Special::Done => "done",
-        }
-    }
-}
-
-impl<F> SpecialOwned<F> {
-    fn answer<B: Body>(self, mut response: Response<B>) -> Response<ResponseBody<B>> {
-        match self {
-            SpecialOwned::Upgrading {
-                guard,
-                handle,
-                facts,
-                ..
-            } => upgrade(guard, handle, facts, response),
-            SpecialOwned::Exempt { facts, .. } => {
-                // While draining every response asks to leave.
-                facts.close_connection(response.status(), response.headers_mut());
-                response.map(ResponseBody::free)
-            }
-            SpecialOwned::Refused { .. } | SpecialOwned::Done => response.map(ResponseBody::free),
         }
     }
 }

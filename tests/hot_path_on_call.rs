@@ -1,0 +1,518 @@
+//! The hot path at three in the morning: what panics where it should not, and who is told what.
+#![allow(clippy::unwrap_used)]
+
+use std::convert::Infallible;
+use std::fmt::Debug;
+use std::future::{Future, poll_fn};
+use std::panic::{AssertUnwindSafe, catch_unwind, panic_any};
+use std::pin::{Pin, pin};
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, UPGRADE};
+use http::{Method, Request, Response, StatusCode};
+use http_body::{Body, Frame};
+use http_body_util::BodyExt;
+use tokio_test::{assert_pending, assert_ready, task};
+use tower::{Layer, Service, service_fn};
+use tower_lifecycle::{
+    DrainLayer, LongLived, RequestTrackingLayer, ResponseBody, ShutdownController, ShutdownReason,
+};
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Level, Metadata, Subscriber};
+
+const MANUAL: ShutdownReason = ShutdownReason::Manual;
+
+/// Lets every other task run until it waits. The clock is paused, so no real time passes.
+async fn settle() {
+    tokio::time::sleep(Duration::from_millis(1)).await;
+}
+
+// ===== what a panic is thrown with, and panics itself =====
+
+/// Panics when it is dropped, as whoever catches a panic does with what it was thrown with.
+struct Payload;
+
+impl Drop for Payload {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            panic!("the payload of a panic");
+        }
+    }
+}
+
+struct BadDrop;
+
+impl Wake for BadDrop {
+    fn wake(self: Arc<Self>) {}
+}
+
+impl Drop for BadDrop {
+    fn drop(&mut self) {
+        panic_any(Payload);
+    }
+}
+
+struct BadWake;
+
+impl Wake for BadWake {
+    fn wake(self: Arc<Self>) {
+        panic_any(Payload);
+    }
+}
+
+/// In a process of its own, for a panic that leaves the drop of a guard ends the process.
+#[test]
+fn the_drop_of_a_waker_does_not_end_the_process() {
+    const CHILD: &str = "TOWER_LIFECYCLE_BAD_WAKER";
+    if std::env::var_os(CHILD).is_none() {
+        let output = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "the_drop_of_a_waker_does_not_end_the_process"])
+            .env(CHILD, "1")
+            .env("RUST_BACKTRACE", "0")
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{}: {said}", output.status);
+        return;
+    }
+    let ctl = ShutdownController::new();
+    let stalls = service_fn(|_: Request<()>| std::future::pending::<Result<Answer, Infallible>>());
+    let mut service = DrainLayer::new(ctl.clone()).layer(stalls);
+    let waker = Waker::from(Arc::new(BadDrop));
+    let cx = &mut Context::from_waker(&waker);
+    assert!(service.poll_ready(cx).is_ready());
+    let mut request = Box::pin(service.call(Request::new(())));
+    assert!(request.as_mut().poll(cx).is_pending());
+    // The one that is left is the layer's.
+    assert!(catch_unwind(AssertUnwindSafe(|| drop(waker))).is_ok());
+    let _ = catch_unwind(AssertUnwindSafe(|| drop(request)));
+    assert_eq!(ctl.in_flight(), 0);
+}
+
+type Answer = Response<http_body_util::Empty<Bytes>>;
+
+#[tokio::test(start_paused = true)]
+async fn whatever_a_waker_panics_with_the_others_are_woken() {
+    let ctl = ShutdownController::new();
+    let guard = ctl.track();
+    let mut bad = pin!(ctl.drained());
+    let waker = Waker::from(Arc::new(BadWake));
+    assert_pending!(bad.as_mut().poll(&mut Context::from_waker(&waker)));
+    let mut good = task::spawn(ctl.drained());
+    assert_pending!(good.poll());
+    ctl.trigger(MANUAL);
+    settle().await;
+    let _ = catch_unwind(AssertUnwindSafe(|| drop(guard)));
+    assert!(good.is_woken());
+    assert_ready!(good.poll());
+}
+
+/// Panics at each warning.
+struct BadLog;
+
+impl Subscriber for BadLog {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        *metadata.level() <= Level::WARN
+    }
+
+    fn event(&self, _: &Event<'_>) {
+        panic!("the log, as planned");
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+    fn enter(&self, _: &Id) {}
+    fn exit(&self, _: &Id) {}
+}
+
+/// It is still there, and may be polled again.
+#[tokio::test(start_paused = true)]
+async fn a_body_is_cut_once_also_when_the_log_panics() {
+    for content_type in ["text/plain", "text/event-stream"] {
+        let stalls = move |_: Request<()>| async move {
+            let body = Part {
+                end: End::Dropped,
+                _bad: None,
+            };
+            let response = Response::builder().header(CONTENT_TYPE, content_type);
+            Ok::<_, Infallible>(response.body(body).unwrap())
+        };
+        let ctl = ShutdownController::new();
+        let mut service = DrainLayer::new(ctl.clone()).layer(service_fn(stalls));
+        let cx = &mut Context::from_waker(Waker::noop());
+        assert!(service.poll_ready(cx).is_ready());
+        let response = service.call(Request::new(())).await.unwrap();
+        let mut body = Box::pin(response.into_body());
+        ctl.force();
+        for _ in 0..2 {
+            let poll = || drop(body.as_mut().poll_frame(cx));
+            let poll = || tracing::subscriber::with_default(BadLog, poll);
+            let _ = catch_unwind(AssertUnwindSafe(poll));
+        }
+        let figures = (ctl.in_flight(), ctl.metrics().aborted);
+        assert_eq!(figures, (0, 1), "{content_type}");
+    }
+}
+
+// ===== panics in drops =====
+
+/// Notes how many are in flight when it is dropped, and then panics.
+#[derive(Debug)]
+struct Bad {
+    ctl: ShutdownController,
+    seen: Arc<Mutex<Vec<u64>>>,
+}
+
+impl Drop for Bad {
+    fn drop(&mut self) {
+        self.seen.lock().unwrap().push(self.ctl.in_flight());
+        panic!("in a drop, as planned");
+    }
+}
+
+/// What becomes of a request, or of a body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Whole,
+    Fails,
+    Dropped,
+    Forced,
+}
+
+const ENDS: [End; 4] = [End::Whole, End::Fails, End::Dropped, End::Forced];
+
+#[derive(Debug)]
+struct Part {
+    end: End,
+    _bad: Option<Bad>,
+}
+
+impl Part {
+    fn poll(&self) -> Poll<Result<(), &'static str>> {
+        match self.end {
+            End::Whole => Poll::Ready(Ok(())),
+            End::Fails => Poll::Ready(Err("as planned")),
+            End::Dropped | End::Forced => Poll::Pending,
+        }
+    }
+}
+
+struct Handler {
+    part: Part,
+    answer: Option<Response<Part>>,
+}
+
+impl Future for Handler {
+    type Output = Result<Response<Part>, &'static str>;
+
+    fn poll(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Self::Output> {
+        self.part
+            .poll()
+            .map_ok(|()| self.answer.take().expect("polled once"))
+    }
+}
+
+impl Body for Part {
+    type Data = Bytes;
+    type Error = &'static str;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, &'static str>>> {
+        self.poll().map(|result| result.err().map(Err))
+    }
+}
+
+/// Sends one request, of which the future or the body panics in its drop, and ends it so.
+fn end<S, B>(ctl: &ShutdownController, mut service: S, request: Request<Handler>, end: End)
+where
+    S: Service<Request<Handler>, Response = Response<B>, Error: Debug>,
+    B: Body,
+{
+    let cx = &mut Context::from_waker(Waker::noop());
+    assert!(service.poll_ready(cx).is_ready());
+    let mut future = Box::pin(service.call(request));
+    let first = future.as_mut().poll(cx);
+    let Poll::Ready(Ok(response)) = first else {
+        if end == End::Forced {
+            ctl.force();
+            let _ = future.as_mut().poll(cx);
+        }
+        return;
+    };
+    drop(future);
+    let mut body = Box::pin(response.into_body());
+    let first = body.as_mut().poll_frame(cx);
+    if first.is_pending() && end == End::Forced {
+        ctl.force();
+        let _ = body.as_mut().poll_frame(cx);
+    }
+}
+
+type Answers<'a> = &'a dyn Fn() -> Response<()>;
+
+/// P2, whatever panics: the inner one goes first, and what it was counted in goes once.
+#[test]
+fn a_drop_that_panics_releases_once_and_before_the_guard() {
+    let plain = || Response::new(());
+    let events = || {
+        let mut response = Response::new(());
+        let sse = "text/event-stream".parse().unwrap();
+        response.headers_mut().insert(CONTENT_TYPE, sse);
+        response
+    };
+    let upgrade = || {
+        let mut response = Response::new(());
+        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        response
+    };
+    let kinds: [(&str, bool, Answers<'_>); 4] = [
+        ("plain", false, &plain),
+        ("events", false, &events),
+        ("upgrade asked for", true, &plain),
+        ("upgrade", true, &upgrade),
+    ];
+    for (kind, asks, answer) in kinds {
+        for how in ENDS {
+            for of_body in [false, true] {
+                for tracking in [false, true] {
+                    let case = format!("{kind}, {how:?}, of body: {of_body}, {tracking}");
+                    let ctl = ShutdownController::new();
+                    let seen = Arc::<Mutex<Vec<u64>>>::default();
+                    let bad = || {
+                        let (ctl, seen) = (ctl.clone(), Arc::clone(&seen));
+                        Some(Bad { ctl, seen })
+                    };
+                    let (future, body) = match of_body {
+                        false => ((how, bad()), (End::Whole, None)),
+                        true => ((End::Whole, None), (how, bad())),
+                    };
+                    let part = |(end, _bad)| Part { end, _bad };
+                    let handler = Handler {
+                        part: part(future),
+                        answer: Some(answer().map(|()| part(body))),
+                    };
+                    let mut request = Request::new(handler);
+                    if asks {
+                        let websocket = "websocket".parse().unwrap();
+                        request.headers_mut().insert(UPGRADE, websocket);
+                    }
+                    let handler = service_fn(|request: Request<Handler>| request.into_body());
+                    let run = || match tracking {
+                        false => end(
+                            &ctl,
+                            DrainLayer::new(ctl.clone()).layer(handler),
+                            request,
+                            how,
+                        ),
+                        true => {
+                            let layer = RequestTrackingLayer::new(ctl.clone());
+                            end(&ctl, layer.layer(handler), request, how);
+                        }
+                    };
+                    let run = catch_unwind(AssertUnwindSafe(run));
+                    assert!(run.is_err(), "{case}: nothing panicked");
+                    assert_eq!(*seen.lock().unwrap(), [1], "{case}");
+                    assert_eq!(ctl.in_flight(), 0, "{case}");
+                }
+            }
+        }
+    }
+}
+
+// ===== who is told =====
+
+/// What may not be refused is counted apart in a pause, and told as everybody.
+#[tokio::test(start_paused = true)]
+async fn who_came_in_a_pause_is_told_of_draining_and_of_force() {
+    let ctl = ShutdownController::new();
+    ctl.pause();
+    let guard = ctl.track();
+    ctl.unpause();
+    let mut draining = task::spawn(guard.draining());
+    let mut forced = task::spawn(guard.forced());
+    assert_pending!(draining.poll());
+    assert_pending!(forced.poll());
+
+    ctl.trigger(MANUAL);
+    settle().await;
+    assert!(draining.is_woken());
+    assert_ready!(draining.poll());
+    assert!(!forced.is_woken());
+
+    ctl.force();
+    settle().await;
+    assert!(forced.is_woken());
+    assert_ready!(forced.poll());
+}
+
+/// So they are by the one who gives up, when the runtime ends that had the shutdown to run.
+#[test]
+fn who_came_in_a_pause_is_told_also_when_the_runtime_ends() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    let ctl = runtime.block_on(async { ShutdownController::new() });
+    ctl.pause();
+    let guard = ctl.track();
+    let mut draining = task::spawn(guard.draining());
+    let mut forced = task::spawn(guard.forced());
+    assert_pending!(draining.poll());
+    assert_pending!(forced.poll());
+
+    ctl.trigger(MANUAL);
+    drop(runtime);
+    assert!(draining.is_woken() && forced.is_woken());
+    assert_ready!(draining.poll());
+    assert_ready!(forced.poll());
+}
+
+/// Between the force and the wake-up that it has announced, a poll by the same task looks again.
+#[tokio::test(start_paused = true)]
+async fn who_polls_before_the_wake_up_is_told_at_once() {
+    let ctl = ShutdownController::new();
+    let guard = ctl.track();
+    let mut forced = task::spawn(guard.forced());
+    assert_pending!(forced.poll());
+    assert_pending!(forced.poll());
+    ctl.force();
+    assert!(!forced.is_woken(), "woken already: the test shows nothing");
+    assert_ready!(forced.poll());
+}
+
+/// The same waker then waits for more than before.
+#[tokio::test(start_paused = true)]
+async fn a_stream_read_by_the_task_that_waited_for_its_head_is_told_of_draining() {
+    let ctl = ShutdownController::new();
+    let events = |_: Request<()>| async {
+        let mut waited = false;
+        poll_fn(|_| match std::mem::replace(&mut waited, true) {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        })
+        .await;
+        let body = Part {
+            end: End::Dropped,
+            _bad: None,
+        };
+        let response = Response::builder().header(CONTENT_TYPE, "text/event-stream");
+        Ok::<_, Infallible>(response.body(body).unwrap())
+    };
+    let mut service = DrainLayer::new(ctl.clone()).layer(service_fn(events));
+    let request = async {
+        poll_fn(|cx| service.poll_ready(cx)).await.unwrap();
+        let response = service.call(Request::new(())).await.unwrap();
+        response.into_body().collect().await.unwrap().to_bytes()
+    };
+    let mut request = task::spawn(request);
+    assert_pending!(request.poll(), "the head");
+    assert_pending!(request.poll(), "the body");
+    ctl.trigger(MANUAL);
+    settle().await;
+    assert!(request.is_woken());
+    assert!(assert_ready!(request.poll()).is_empty());
+}
+
+// ===== what is cut =====
+
+/// The answers to those who are cut have one origin, and each its own way.
+#[tokio::test(start_paused = true)]
+async fn what_one_cut_answer_lacks_the_next_one_has() {
+    let ctl = ShutdownController::new();
+    let stalls = service_fn(|_: Request<()>| std::future::pending::<Result<Answer, Infallible>>());
+    let layer = DrainLayer::new(ctl.clone());
+    let requests = [Method::HEAD, Method::GET, Method::HEAD, Method::GET].map(|method| {
+        let mut service = layer.layer(stalls);
+        assert!(
+            service
+                .poll_ready(&mut Context::from_waker(Waker::noop()))
+                .is_ready()
+        );
+        let mut request = Request::new(());
+        *request.method_mut() = method;
+        service.call(request)
+    });
+    ctl.force();
+    let mut lengths = Vec::new();
+    for request in requests {
+        let mut response: Response<ResponseBody<_>> = request.await.unwrap();
+        assert_eq!(response.headers()["connection"], "close");
+        let length: u64 = response.headers()["content-length"]
+            .to_str()
+            .unwrap()
+            .parse()
+            .unwrap();
+        // An owner of one of them may do with it what it likes.
+        response.headers_mut().clear();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        lengths.push((length, body.len() as u64));
+    }
+    let whole = lengths[1].0;
+    assert!(whole > 0);
+    assert_eq!(
+        lengths,
+        [(whole, 0), (whole, whole), (whole, 0), (whole, whole)]
+    );
+}
+
+/// The class of the path and the type of the call are remembered beside each other.
+#[tokio::test(start_paused = true)]
+async fn a_cut_call_is_answered_in_its_protocol_whatever_class_its_path_is() {
+    let ctl = ShutdownController::new();
+    let stalls = service_fn(|_: Request<()>| std::future::pending::<Result<Answer, Infallible>>());
+    let layer = DrainLayer::new(ctl.clone()).long_lived(LongLived::path("/watch"));
+    let types = ["application/json", "application/grpc-web+proto"];
+    let calls = types.map(|content_type| {
+        let mut service = layer.layer(stalls);
+        let ready = service.poll_ready(&mut Context::from_waker(Waker::noop()));
+        assert!(ready.is_ready());
+        let request = Request::post("/watch").header(CONTENT_TYPE, content_type);
+        service.call(request.body(()).unwrap())
+    });
+    ctl.force();
+    let mut answers = Vec::new();
+    for call in calls {
+        let response = call.await.unwrap();
+        let content_type = response.headers()[CONTENT_TYPE]
+            .to_str()
+            .unwrap()
+            .to_owned();
+        answers.push((response.status().as_u16(), content_type));
+    }
+    let expected = [503, 200].into_iter().zip(types.map(str::to_owned));
+    assert!(answers.into_iter().eq(expected));
+}
+
+// ===== what is refused =====
+
+/// Thousands are refused while the last ones finish.
+#[test]
+fn a_refusal_takes_no_memory_for_the_handler_that_is_not_called() {
+    const LARGE: usize = 64 * 1024;
+    let large = |_: Request<()>| async {
+        let data = [0_u8; LARGE];
+        std::future::pending::<()>().await;
+        std::hint::black_box(&data);
+        Ok::<Answer, Infallible>(Response::default())
+    };
+    let ctl = ShutdownController::new();
+    let mut service = DrainLayer::new(ctl.clone()).layer(service_fn(large));
+    ctl.pause();
+    let cx = &mut Context::from_waker(Waker::noop());
+    assert!(service.poll_ready(cx).is_ready());
+    let memory = allocation_counter::measure(|| {
+        let mut refused = pin!(service.call(Request::new(())));
+        assert!(size_of_val(&*refused) >= LARGE);
+        assert!(refused.as_mut().poll(cx).is_ready());
+    });
+    assert!(memory.bytes_total < LARGE as u64 / 8, "{memory:?}");
+}
