@@ -82,11 +82,11 @@ pub fn ways() -> Vec<Way> {
         {
             let ctl = ctl.clone();
             Way::new("tower_lifecycle::serve", |pipes| {
-                our_serve(pipes, app(), ctl)
+                our_serve(pipes, app().with_state(()), ctl)
             })
         },
         Way::new("tower_lifecycle::serve, DrainLayer", |pipes| {
-            our_serve(pipes, app().layer(drain), ctl)
+            our_serve(pipes, app().layer(drain).with_state(()), ctl)
         }),
     ]
 }
