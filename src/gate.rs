@@ -177,8 +177,9 @@ impl Gate {
     }
 
     fn take_from_all(&self, bits: u64) {
-        // The late one stays closed, and nobody looks at the rest of its bits but at those for good.
         self.shards.iter().for_each(|shard| shard.take(bits));
+        // It stays closed (invariant 2).
+        self.late.take(bits & !CLOSED);
     }
 
     /// Publishes `IDLE`, and `DRAINED` if the gate is closed for good, when nothing is in flight
