@@ -425,12 +425,12 @@ where
             Err(refusal) => return ResponseFuture::special(self.not_admitted(refusal, request)),
         };
         let facts = self.entrance.handle.options.facts_of(&request);
+        let guard = facts.note(guard);
         if facts.asks_to_upgrade() {
-            return ResponseFuture::special(self.upgrading(guard, facts, request));
+            return ResponseFuture::special(self.upgrading(guard, request));
         }
         // The guard is there before the call: a panic in it is counted and undone.
         let inner = self.inner.call(request);
-        let guard = facts.note(guard);
         ResponseFuture {
             state: State::Admitted { inner, guard },
         }
@@ -511,6 +511,8 @@ impl<F> State<F> {
     fn finish(self: Pin<&mut Self>) -> Option<Admission> {
         match self.project_replace(State::Special { special: None }) {
             StateOwned::Admitted { guard, .. } => Some(guard),
+            // It cannot be, for it has just been polled. To say so by a panic would have the response
+            // moved once more, lest it be lost.
             StateOwned::Special { .. } => None,
         }
     }
@@ -522,8 +524,7 @@ impl<F> State<F> {
         let StateProj::Admitted { guard, .. } = self.as_mut().project() else {
             unreachable!("it is in flight")
         };
-        guard.note_aborted();
-        let facts = Facts::noted(guard);
+        let facts = special::note_cut(guard);
         self.set(State::Special { special: None });
         Poll::Ready(Ok(special::cut(facts)))
     }

@@ -39,7 +39,8 @@ pub(crate) use self::shard::{Shard, interest};
 
 use self::shard::{CLOSED, DRAINING, FORCED, SHEDDING};
 use crate::milestones::{Milestones, event};
-use crate::sync::{Arc, AtomicU64, Mutex, Ordering, fence, lock, thread_index};
+use crate::sync::{Arc, AtomicU64, Mutex, Ordering, fence, lock};
+use crate::thread_index::thread_index;
 
 #[derive(Debug)]
 pub(crate) struct Gate {

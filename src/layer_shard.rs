@@ -13,6 +13,7 @@ use std::fmt;
 use crate::core::Core;
 use crate::gate::Shard;
 use crate::sync::{Arc, Mutex, OnceLock, Weak, lock};
+use crate::thread_index::thread_index;
 
 /// One shard as one layer sees it, with the layer's options. Aligned as the shards are, so that
 /// the reference count beside it shares no line with another's.
@@ -94,7 +95,7 @@ impl<O> AsRef<Shard> for LayerHandle<O> {
 impl<O> Clone for LayerHandle<O> {
     #[inline]
     fn clone(&self) -> Self {
-        let here = crate::sync::thread_index() & self.0.mask;
+        let here = thread_index() & self.0.mask;
         if here == self.0.index {
             return Self(Arc::clone(&self.0));
         }
@@ -193,6 +194,12 @@ mod tests {
             });
             assert_eq!(index, local);
         }
+    }
+
+    #[test]
+    fn there_are_shards_for_as_many_other_threads_as_there_are_workers() {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        assert!(core().gate.shards().len() >= 2 * cores);
     }
 
     #[test]

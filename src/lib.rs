@@ -142,6 +142,7 @@ mod state;
 mod store;
 mod sync;
 mod tasks;
+mod thread_index;
 mod tracking;
 mod upgrade;
 mod wait;

@@ -81,10 +81,10 @@ const HTTP_1: u32 = 1 << 0;
 const HEAD: u32 = 1 << 1;
 const CONNECT: u32 = 1 << 2;
 const ASKS_TO_UPGRADE: u32 = 1 << 3;
-/// One more than the index in `GRPC_TYPES`, or zero.
-const GRPC_TYPE: u32 = 8;
-/// One more than the number of the class of [`LongLived`], or zero.
-const PATH_CLASS: u32 = 16;
+/// Where one more than the index in `GRPC_TYPES` is, or zero.
+const GRPC_TYPE_SHIFT: u32 = 8;
+/// Where one more than the number of the class of [`LongLived`] is, or zero.
+const PATH_CLASS_SHIFT: u32 = 16;
 
 /// The trailers of gRPC-Web, which are data: a flag, the length, and the lines.
 const WEB_TRAILERS: &[u8] =
@@ -233,7 +233,9 @@ impl Facts {
         }
         match *request.method() {
             // Every gRPC call is a POST, so others need no look at their headers.
-            Method::POST => facts |= grpc_type(headers).map_or(0, |n| (n as u32 + 1) << GRPC_TYPE),
+            Method::POST => {
+                facts |= grpc_type(headers).map_or(0, |n| (n as u32 + 1) << GRPC_TYPE_SHIFT)
+            }
             Method::HEAD => facts |= HEAD,
             Method::CONNECT => facts |= CONNECT | ASKS_TO_UPGRADE,
             _ => {}
@@ -245,7 +247,7 @@ impl Facts {
     #[cold]
     fn of_path(self, class: Option<usize>) -> Self {
         let class = class.and_then(|n| u16::try_from(n + 1).ok());
-        Self(self.0 | u32::from(class.unwrap_or(0)) << PATH_CLASS)
+        Self(self.0 | u32::from(class.unwrap_or(0)) << PATH_CLASS_SHIFT)
     }
 
     /// What an entry has noted.
@@ -271,7 +273,7 @@ impl Facts {
     }
 
     pub(crate) fn path_class(self) -> Option<usize> {
-        (self.0 >> PATH_CLASS)
+        (self.0 >> PATH_CLASS_SHIFT)
             .checked_sub(1)
             .map(|class| class as usize)
     }
@@ -292,7 +294,7 @@ impl Facts {
     }
 
     fn grpc_index(self) -> Option<usize> {
-        let index = (self.0 >> GRPC_TYPE) & 0xff;
+        let index = (self.0 >> GRPC_TYPE_SHIFT) & 0xff;
         index.checked_sub(1).map(|index| index as usize)
     }
 

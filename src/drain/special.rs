@@ -28,7 +28,6 @@ pub(super) enum Special<F> {
         inner: Pin<Box<F>>,
         guard: Admission,
         handle: UpgradeGuard,
-        facts: Facts,
     },
     /// Served, uncounted and uncut.
     Exempt {
@@ -48,7 +47,6 @@ impl<S> Drain<S, Http> {
     pub(super) fn upgrading<ReqBody>(
         &mut self,
         guard: Admission,
-        facts: Facts,
         mut request: Request<ReqBody>,
     ) -> Special<S::Future>
     where
@@ -60,7 +58,6 @@ impl<S> Drain<S, Http> {
             inner: Box::pin(self.inner.call(request)),
             guard,
             handle,
-            facts,
         }
     }
 
@@ -107,22 +104,21 @@ impl<F> Special<F> {
         B: Body,
     {
         let result = match self {
-            Special::Upgrading {
-                inner,
-                guard,
-                facts,
-                ..
-            } => {
-                let facts = *facts;
-                if guard.is_forced() {
-                    return Poll::Ready(Ok(self.cut(facts)));
-                }
-                match inner.as_mut().poll(cx) {
-                    Poll::Ready(result) => result,
-                    Poll::Pending if guard.poll_forced(cx).is_ready() => {
-                        return Poll::Ready(Ok(self.cut(facts)));
+            Special::Upgrading { inner, guard, .. } => {
+                let polled = match guard.is_forced() {
+                    true => None,
+                    false => Some(inner.as_mut().poll(cx)),
+                };
+                match polled {
+                    Some(Poll::Ready(result)) => result,
+                    Some(Poll::Pending) if guard.poll_forced(cx).is_pending() => {
+                        return Poll::Pending;
                     }
-                    Poll::Pending => return Poll::Pending,
+                    _ => {
+                        let facts = note_cut(guard);
+                        *self = Special::Done; // the inner future first, then the guard
+                        return Poll::Ready(Ok(cut(facts)));
+                    }
                 }
             }
             Special::Exempt { inner, .. } => ready!(inner.as_mut().poll(cx)),
@@ -137,10 +133,9 @@ impl<F> Special<F> {
                 inner,
                 guard,
                 handle,
-                facts,
             } => {
-                drop(inner); // before the guard, which may go with it on an error
-                result.map(|response| upgrade(guard, handle, facts, response))
+                drop(inner); // before the guard, which goes here on an error
+                result.map(|response| upgrade(guard, handle, response))
             }
             Special::Exempt { facts, .. } => result.map(|mut response| {
                 // While draining every response asks to leave.
@@ -149,15 +144,6 @@ impl<F> Special<F> {
             }),
             Special::Refused { .. } | Special::Done => unreachable!("it has just been polled"),
         })
-    }
-
-    /// Drops the inner future, then the guard, and answers in their place.
-    fn cut<B>(&mut self, facts: Facts) -> Response<ResponseBody<B>> {
-        if let Special::Upgrading { guard, .. } = self {
-            guard.note_aborted();
-        }
-        *self = Special::Done;
-        cut(facts)
     }
 
     /// For logs.
@@ -175,12 +161,11 @@ impl<F> Special<F> {
 fn upgrade<B: Body>(
     guard: Admission,
     handle: UpgradeGuard,
-    facts: Facts,
     response: Response<B>,
 ) -> Response<ResponseBody<B>> {
+    let facts = Facts::noted(&guard);
     if !facts.is_upgraded_by(response.status()) {
-        let mut response =
-            response.map(|body| ResponseBody::admitted(body, Some(facts.note(guard))));
+        let mut response = response.map(|body| ResponseBody::admitted(body, Some(guard)));
         adapt(&mut response);
         return response;
     }
@@ -193,6 +178,12 @@ fn upgrade<B: Body>(
     // For a server that keeps it until the socket is closed.
     response.extensions_mut().insert(handle);
     response
+}
+
+/// Notes that an admitted request is cut, and gives what its answer needs, when the guard is gone.
+pub(super) fn note_cut(guard: &Admission) -> Facts {
+    guard.note_aborted();
+    Facts::noted(guard)
 }
 
 /// Answers an admitted request that is cut.

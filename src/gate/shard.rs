@@ -1,4 +1,4 @@
-//! One thread's part of the gate.
+//! One thread's part of the gate, or that of what came late.
 
 use std::task::Waker;
 
@@ -32,8 +32,8 @@ pub(crate) mod interest {
     pub(crate) const FORCED: u32 = super::FORCED as u32;
 }
 
-/// One thread's part of the count, or what came late. Two cache lines' worth of alignment, since processors fetch
-/// lines in pairs; the reference counts of the `Arc` lie in the pair before.
+/// One thread's part of the count, or what came late. Two cache lines' worth of alignment, since
+/// processors fetch lines in pairs; the reference counts of the `Arc` lie in the pair before.
 #[derive(Debug)]
 #[repr(align(128))]
 pub(crate) struct Shard {
