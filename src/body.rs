@@ -4,7 +4,6 @@
 //! `is_end_stream()` is true, since a consumer that knows the length need not poll again. At that
 //! moment, or when it is dropped before, the inner body is dropped first and then the guard.
 
-use std::mem;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -14,10 +13,10 @@ use pin_project_lite::pin_project;
 use tracing::warn;
 
 use crate::error::{BoxError, Forced};
-use crate::gate::Shard;
-use crate::guard::{Entry, InFlightGuard};
+use crate::guard::{Entry, InFlightGuard, Way};
 use crate::long_lived::{Class, Ending};
 use crate::panic;
+use crate::rare::Rare;
 use crate::reject::{Admission, Farewell};
 use crate::sync::Arc;
 use crate::upgrade::UpgradedHold;
@@ -120,7 +119,7 @@ pin_project! {
             guard: Admission,
         },
         /// Boxed, so that an admitted one is not larger for it; none when it has ended.
-        Special { special: Option<Pin<Box<Special<B>>>> },
+        Special { special: Rare<Pin<Box<Special<B>>>> },
     }
 }
 
@@ -160,14 +159,11 @@ pub(crate) type Polled<D> = Poll<Option<Result<Frame<D>, BoxError>>>;
 // ===== impl TrackedBody =====
 
 impl<B> TrackedBody<B> {
-    /// Without a guard it is at its end.
     #[inline]
-    pub(crate) fn new(inner: B, guard: Option<InFlightGuard>) -> Self {
-        let state = match guard {
-            Some(guard) => Tracked::Live { inner, guard },
-            None => Tracked::Ended,
-        };
-        Self { state }
+    pub(crate) fn new(inner: B, guard: InFlightGuard) -> Self {
+        Self {
+            state: Tracked::Live { inner, guard },
+        }
     }
 }
 
@@ -240,7 +236,7 @@ where
     }
 }
 
-impl<S: AsRef<Shard>> Cut for Entry<S> {
+impl<W: Way> Cut for Entry<W> {
     #[inline]
     fn is_forced(&self) -> bool {
         self.is_forced()
@@ -269,31 +265,17 @@ pub(crate) fn cut(guard: &impl Cut) -> BoxError {
 // ===== impl ResponseBody =====
 
 impl<B> ResponseBody<B> {
-    /// Without a guard it is at its end.
+    /// Of an admitted request; one that has an `ending` is ended by the drain.
     #[inline]
-    pub(crate) fn admitted(inner: B, guard: Option<Admission>) -> Self {
-        let state = match guard {
-            Some(guard) => State::Admitted { inner, guard },
-            None => State::Special { special: None },
+    pub(crate) fn of(inner: B, guard: Admission, ending: Option<(Arc<Class>, Farewell)>) -> Self {
+        let state = match ending {
+            None => State::Admitted { inner, guard },
+            Some((class, farewell)) => {
+                let inner = Ending::new(inner, guard, class, farewell);
+                return Self::special(Special::LongLived { inner });
+            }
         };
         Self { state }
-    }
-
-    /// The body of an admitted request, and its entry.
-    pub(crate) fn admission(&self) -> Option<(&B, &Admission)> {
-        match &self.state {
-            State::Admitted { inner, guard } => Some((inner, guard)),
-            State::Special { .. } => None,
-        }
-    }
-
-    /// Has the body of an admitted request end by itself.
-    pub(crate) fn make_long_lived(&mut self, class: Arc<Class>, farewell: Farewell) {
-        let ended = State::Special { special: None };
-        if let State::Admitted { inner, guard } = mem::replace(&mut self.state, ended) {
-            let inner = Ending::new(inner, guard, class, farewell);
-            *self = Self::special(Special::LongLived { inner });
-        }
     }
 
     #[cold]
@@ -312,7 +294,7 @@ impl<B> ResponseBody<B> {
     }
 
     fn special(special: Special<B>) -> Self {
-        let special = Some(Box::pin(special));
+        let special = Rare::of(Box::pin(special));
         Self {
             state: State::Special { special },
         }
@@ -336,12 +318,16 @@ where
         let mut state = self.project().state;
         let (mut inner, guard) = match state.as_mut().project() {
             StateProj::Admitted { inner, guard } => (inner, guard),
-            StateProj::Special { special: None } => return Poll::Ready(None),
+            StateProj::Special { special } if special.as_ref().is_none() => {
+                return Poll::Ready(None); // it has ended
+            }
             StateProj::Special { .. } => return state.poll_special(cx),
         };
         let polled = poll_or_cut(inner.as_mut(), guard, cx);
         if is_last(&polled, || inner.is_end_stream()) {
-            state.set(State::Special { special: None });
+            state.set(State::Special {
+                special: Rare::none(),
+            });
         }
         polled
     }
@@ -350,10 +336,9 @@ where
     fn is_end_stream(&self) -> bool {
         match &self.state {
             State::Admitted { inner, .. } => inner.is_end_stream(),
-            State::Special { special: None } => true,
-            State::Special {
-                special: Some(special),
-            } => special.is_end_stream(),
+            State::Special { special } => special
+                .as_ref()
+                .is_none_or(|special| special.is_end_stream()),
         }
     }
 
@@ -361,10 +346,10 @@ where
     fn size_hint(&self) -> SizeHint {
         match &self.state {
             State::Admitted { inner, .. } => inner.size_hint(),
-            State::Special { special: None } => SizeHint::with_exact(0),
-            State::Special {
-                special: Some(special),
-            } => special.size_hint(),
+            State::Special { special } => match special.as_ref() {
+                Some(special) => special.size_hint(),
+                None => SizeHint::with_exact(0),
+            },
         }
     }
 }
@@ -377,15 +362,17 @@ where
     #[cold]
     #[inline(never)]
     fn poll_special(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled<B::Data> {
-        let StateProj::Special {
-            special: Some(special),
-        } = self.as_mut().project()
-        else {
+        let StateProj::Special { special } = self.as_mut().project() else {
             return Poll::Ready(None);
+        };
+        let Some(special) = special.as_mut() else {
+            return Poll::Ready(None); // it has ended
         };
         let polled = special.as_mut().poll_frame(cx);
         if is_last(&polled, || special.is_end_stream()) {
-            self.set(State::Special { special: None });
+            self.set(State::Special {
+                special: Rare::none(),
+            });
         }
         polled
     }

@@ -29,10 +29,12 @@ use self::special::Special;
 use crate::body::ResponseBody;
 use crate::controller::ShutdownController;
 use crate::layer_shard::LayerHandle;
-use crate::long_lived::LongLived;
+use crate::long_lived::{Class, LongLived};
 use crate::mode::{AnyService, Http};
+use crate::rare::Rare;
 use crate::reject::{Admission, Facts, Farewell, Options};
 use crate::sync::{Arc, OnceLock};
+use crate::wakers::Remembered;
 
 /// Makes services drain: the one line that an application adds.
 ///
@@ -123,16 +125,16 @@ pin_project! {
 
 pin_project! {
     #[project = StateProj]
-    #[project_replace = StateOwned]
     enum State<F> {
         Admitted {
             // Declared first, so that it is dropped first.
             #[pin]
             inner: F,
             guard: Admission,
+            remembered: Remembered,
         },
         // Boxed, so that an admitted one is not larger for it; none when it has completed.
-        Special { special: Option<Box<Special<F>>> },
+        Special { special: Rare<Box<Special<F>>> },
     }
 }
 
@@ -422,17 +424,21 @@ where
         let is_exempt = |options: &Options| options.is_exempt(request.uri().path());
         let guard = match self.entrance.admit(is_exempt) {
             Ok(guard) => guard,
-            Err(refusal) => return ResponseFuture::special(self.not_admitted(refusal, request)),
+            Err(refusal) => return self.not_admitted(refusal, request),
         };
         let facts = self.entrance.handle.options.facts_of(&request);
         let guard = facts.note(guard);
         if facts.asks_to_upgrade() {
-            return ResponseFuture::special(self.upgrading(guard, request));
+            return self.upgrading(guard, request);
         }
         // The guard is there before the call: a panic in it is counted and undone.
         let inner = self.inner.call(request);
         ResponseFuture {
-            state: State::Admitted { inner, guard },
+            state: State::Admitted {
+                inner,
+                guard,
+                remembered: Remembered::NONE,
+            },
         }
     }
 }
@@ -469,36 +475,44 @@ where
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut state = self.project().state;
-        let StateProj::Admitted { inner, guard } = state.as_mut().project() else {
+        let StateProj::Admitted {
+            inner,
+            guard,
+            remembered,
+        } = state.as_mut().project()
+        else {
             return state.poll_special(cx);
         };
         // Before every poll of the inner: one that wakes itself would outrun the wake-up.
         if guard.is_forced() {
-            return state.poll_cut();
+            return state.poll_special(cx);
         }
-        let Poll::Ready(result) = inner.poll(cx) else {
-            return match guard.poll_forced(cx) {
-                Poll::Ready(()) => state.poll_cut(),
+        let mut polled = inner.poll(cx);
+        if polled.is_pending() {
+            return match guard.poll_forced_again(cx, remembered) {
+                Poll::Ready(()) => state.poll_special(cx),
                 Poll::Pending => Poll::Pending,
             };
-        };
-        let is_plain = match &result {
-            Ok(response) => !guard.is_shedding() && response.body().size_hint().exact().is_some(),
-            Err(_) => true,
-        };
-        let guard = state.finish();
-        let mut result =
-            result.map(|response| response.map(|body| ResponseBody::admitted(body, guard)));
-        if !is_plain {
-            let _ = result.as_mut().map(adapt);
         }
-        Poll::Ready(result)
+        if let Poll::Ready(Ok(response)) = &mut polled {
+            if guard.is_shedding() || response.body().size_hint().exact().is_none() {
+                if let Some(ending) = adapt(response, guard) {
+                    return state.long_lived(polled, ending);
+                }
+            }
+        }
+        let guard = guard.take();
+        state.set(State::Special {
+            special: Rare::none(),
+        });
+        polled.map_ok(|response| response.map(|body| ResponseBody::of(body, guard, None)))
     }
 }
 
 impl<F> ResponseFuture<F> {
-    fn special(special: Special<F>) -> Self {
-        let special = Some(Box::new(special));
+    #[inline(never)]
+    fn special(special: Box<Special<F>>) -> Self {
+        let special = Rare::of(special);
         Self {
             state: State::Special { special },
         }
@@ -506,29 +520,24 @@ impl<F> ResponseFuture<F> {
 }
 
 impl<F> State<F> {
-    /// Drops the inner future in place, and gives the guard.
-    #[inline]
-    fn finish(self: Pin<&mut Self>) -> Option<Admission> {
-        match self.project_replace(State::Special { special: None }) {
-            StateOwned::Admitted { guard, .. } => Some(guard),
-            // It cannot be, for it has just been polled. To say so by a panic would have the response
-            // moved once more, lest it be lost.
-            StateOwned::Special { .. } => None,
-        }
-    }
-
-    /// Drops the inner future, then the guard, and answers in their place.
     #[cold]
     #[inline(never)]
-    fn poll_cut<B, E>(mut self: Pin<&mut Self>) -> Poll<Result<Response<ResponseBody<B>>, E>> {
+    fn long_lived<B, E>(
+        mut self: Pin<&mut Self>,
+        polled: Poll<Result<Response<B>, E>>,
+        ending: (Arc<Class>, Farewell),
+    ) -> Poll<Result<Response<ResponseBody<B>>, E>> {
         let StateProj::Admitted { guard, .. } = self.as_mut().project() else {
-            unreachable!("it is in flight")
+            unreachable!("it has just been polled")
         };
-        let facts = special::note_cut(guard);
-        self.set(State::Special { special: None });
-        Poll::Ready(Ok(special::cut(facts)))
+        let guard = guard.take();
+        self.set(State::Special {
+            special: Rare::none(),
+        });
+        polled.map_ok(|response| response.map(|body| ResponseBody::of(body, guard, Some(ending))))
     }
 
+    /// Polls one that is not simply admitted, or cuts one that is, for force has come.
     #[cold]
     #[inline(never)]
     fn poll_special<B, E>(
@@ -539,27 +548,33 @@ impl<F> State<F> {
         F: Future<Output = Result<Response<B>, E>>,
         B: Body,
     {
-        let StateProj::Special {
-            special: Some(special),
-        } = self.as_mut().project()
-        else {
-            panic!("{POLLED_AFTER_COMPLETION}")
+        let result = match self.as_mut().project() {
+            StateProj::Admitted { guard, .. } => {
+                let facts = special::note_cut(guard);
+                self.set(State::Special {
+                    special: Rare::none(),
+                });
+                return Poll::Ready(Ok(special::cut(facts)));
+            }
+            StateProj::Special { special } => match special.as_mut() {
+                Some(special) => ready!(special.poll(cx)),
+                None => panic!("{POLLED_AFTER_COMPLETION}"),
+            },
         };
-        let result = ready!(special.poll(cx));
-        self.set(State::Special { special: None });
+        self.set(State::Special {
+            special: Rare::none(),
+        });
         Poll::Ready(result)
     }
 }
 
-/// Asks the client of an admitted request to leave, if that is due, and has the body end by itself if
-/// it is of a long-lived class.
+/// Asks the client of an admitted request to leave, if that is due, and gives the class of what is to
+/// be ended by the drain.
 #[cold]
 #[inline(never)]
-fn adapt<B: Body>(response: &mut Response<ResponseBody<B>>) {
-    let Some((body, guard)) = response.body().admission() else {
-        return;
-    };
+fn adapt<B: Body>(response: &mut Response<B>, guard: &Admission) -> Option<(Arc<Class>, Farewell)> {
     let facts = Facts::noted(guard);
+    let body = response.body();
     let class = match body.is_end_stream() || body.size_hint().exact().is_some() {
         true => None,
         false => {
@@ -569,10 +584,7 @@ fn adapt<B: Body>(response: &mut Response<ResponseBody<B>>) {
     if guard.is_shedding() {
         facts.ask_to_leave(response);
     }
-    if let Some(class) = class {
-        let farewell = Farewell::of(response.headers());
-        response.body_mut().make_long_lived(class, farewell);
-    }
+    class.map(|class| (class, Farewell::of(response.headers())))
 }
 
 impl<F> fmt::Debug for ResponseFuture<F> {

@@ -2,13 +2,16 @@
 
 use std::fmt;
 use std::future::Future;
+use std::mem::ManuallyDrop;
+use std::num::NonZeroU32;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use crate::arrivals;
 use crate::gate::{Shard, interest};
+use crate::panic;
 use crate::sync::Arc;
-use crate::wakers::Slot;
+use crate::wakers::{Remembered, Slot};
 
 /// Keeps one unit of work in flight until it is dropped.
 ///
@@ -50,14 +53,22 @@ use crate::wakers::Slot;
 #[must_use = "dropping the guard ends the work that it counts"]
 pub struct InFlightGuard(Entry<Arc<Shard>>);
 
-/// What every guard is: one entry in the books of the shard that `S` leads to, until it is dropped.
-pub(crate) struct Entry<S: AsRef<Shard>> {
-    shard: S,
+/// What every guard is: one entry in the books of the shard that `W` leads to, until it is dropped.
+pub(crate) struct Entry<W: Way> {
+    /// None when it has left. By hand, since dropping it must not unwind (see [`Way::let_go`]).
+    way: ManuallyDrop<Option<W>>,
     /// Where the request's own waker is registered, from its first `Pending` on.
     slot: Slot,
     /// What its owner notes beside it, in what would else be padding: that would have a response moved
-    /// in odd pieces.
-    note: u32,
+    /// in odd pieces. Never zero, so that an enum around it needs no tag.
+    note: NonZeroU32,
+}
+
+/// A counted reference that leads to a shard.
+pub(crate) trait Way: AsRef<Shard> {
+    /// Drops it, without a panic: whoever drops an entry need not be ready for one, and so has what it
+    /// moves in fewer places.
+    fn let_go(self);
 }
 
 /// The future of `draining` and `forced` of an [`InFlightGuard`] and an
@@ -117,6 +128,12 @@ impl InFlightGuard {
         Self(Entry::counted(shard.enter_always(|| arrivals::note(shard))))
     }
 
+    /// See [`Entry::take`].
+    #[inline]
+    pub(crate) fn take(&mut self) -> Self {
+        Self(self.0.take())
+    }
+
     /// Resolves when draining has begun: the work should come to its end.
     ///
     /// A lame duck comes before that, and is none of the guard's concern.
@@ -143,7 +160,7 @@ impl InFlightGuard {
     /// # }
     /// ```
     pub fn draining(&self) -> GuardWait<'_> {
-        GuardWait::new(&self.0.shard, interest::DRAINING)
+        GuardWait::new(self.0.shard(), interest::DRAINING)
     }
 
     /// Resolves when admitted work is cut: the guard should be dropped now.
@@ -177,65 +194,78 @@ impl InFlightGuard {
     /// # }
     /// ```
     pub fn forced(&self) -> GuardWait<'_> {
-        GuardWait::new(&self.0.shard, interest::FORCED)
+        GuardWait::new(self.0.shard(), interest::FORCED)
     }
 }
 
 impl fmt::Debug for InFlightGuard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("InFlightGuard")
-            .field("draining", &self.0.shard.is_draining())
-            .field("forced", &self.0.shard.is_forced())
+            .field("draining", &self.0.shard().is_draining())
+            .field("forced", &self.0.shard().is_forced())
             .finish_non_exhaustive()
     }
 }
 
 // ===== impl Entry =====
 
-impl<S: AsRef<Shard>> Entry<S> {
+impl<W: Way> Entry<W> {
     /// Enters unless the gate is closed, and takes the way to the shard along. In a lame duck
     /// `arrived` is called.
     #[inline]
     pub(crate) fn admit(
-        shard: &S,
-        share: impl FnOnce(&S) -> S,
+        way: &W,
+        share: impl FnOnce(&W) -> W,
         arrived: impl FnOnce(),
     ) -> Option<Self> {
-        let admitted = shard.as_ref().enter(arrived);
-        admitted.then(|| Self::counted(share(shard)))
+        let admitted = way.as_ref().enter(arrived);
+        admitted.then(|| Self::counted(share(way)))
     }
 
     #[inline]
-    fn counted(shard: S) -> Self {
+    fn counted(way: W) -> Self {
         Self {
-            shard,
+            way: ManuallyDrop::new(Some(way)),
             slot: Slot::NONE,
-            note: 0,
+            note: NonZeroU32::MIN,
         }
     }
 
-    /// Notes something of its owner's beside it.
+    /// Takes the entry out of a place that is given up, and leaves one there that has left.
+    #[inline]
+    pub(crate) fn take(&mut self) -> Self {
+        Self {
+            way: ManuallyDrop::new(self.way.take()),
+            slot: self.slot.take(),
+            note: self.note,
+        }
+    }
+
+    /// Notes something of its owner's beside it; the lowest bit is not kept.
     #[inline]
     pub(crate) fn with_note(mut self, note: u32) -> Self {
-        self.note = note;
+        self.note = NonZeroU32::MIN | note;
         self
     }
 
-    /// What was noted beside it; zero at first.
+    /// What was noted beside it.
     #[inline]
     pub(crate) fn note(&self) -> u32 {
-        self.note
+        self.note.get()
     }
 
     /// The way to the shard.
     #[inline]
-    pub(crate) fn way(&self) -> &S {
-        &self.shard
+    pub(crate) fn way(&self) -> &W {
+        match &*self.way {
+            Some(way) => way,
+            None => has_left(),
+        }
     }
 
     #[inline]
     fn shard(&self) -> &Shard {
-        self.shard.as_ref()
+        self.way().as_ref()
     }
 
     #[inline]
@@ -251,8 +281,8 @@ impl<S: AsRef<Shard>> Entry<S> {
     /// Has the task woken at any of `interests`; `false` if one has come already.
     #[inline]
     pub(crate) fn register(&mut self, cx: &mut Context<'_>, interests: u32) -> bool {
-        let shard = self.shard.as_ref();
-        shard.register(&mut self.slot, cx.waker(), interests)
+        let Some(way) = &*self.way else { has_left() };
+        way.as_ref().register(&mut self.slot, cx.waker(), interests)
     }
 
     #[inline]
@@ -269,24 +299,71 @@ impl<S: AsRef<Shard>> Entry<S> {
         }
     }
 
+    /// As [`poll_forced`](Self::poll_forced), by one that remembers the waker: polled by the same again,
+    /// it takes no lock.
+    #[inline]
+    pub(crate) fn poll_forced_again(
+        &mut self,
+        cx: &mut Context<'_>,
+        remembered: &mut Remembered,
+    ) -> Poll<()> {
+        let Some(way) = &*self.way else { has_left() };
+        let shard = way.as_ref();
+        match shard.register_again(&mut self.slot, remembered, cx.waker(), interest::FORCED) {
+            true => Poll::Pending,
+            false => Poll::Ready(()),
+        }
+    }
+
     /// Notes that what this entry counts is being cut.
     pub(crate) fn note_aborted(&self) {
         self.shard().note_aborted();
     }
 }
 
-impl<S: AsRef<Shard>> Drop for Entry<S> {
-    #[inline(never)]
+impl<W: Way> Drop for Entry<W> {
+    #[inline]
     fn drop(&mut self) {
-        if self.slot.is_registered() {
-            let slot = self.slot.take();
-            self.shard().deregister(slot);
+        if let Some(way) = self.way.take() {
+            leave(way, self.slot.take());
         }
-        self.shard().leave();
     }
 }
 
-impl<S: AsRef<Shard>> fmt::Debug for Entry<S> {
+/// By value and out of line, so that an entry need not be in memory where it is dropped.
+#[inline(never)]
+fn leave(way: impl Way, slot: Slot) {
+    let shard = way.as_ref();
+    if slot.is_registered() {
+        shard.deregister(slot);
+    }
+    shard.leave();
+    way.let_go();
+}
+
+#[cold]
+#[inline(never)]
+fn has_left() -> ! {
+    unreachable!("an entry that has left is not used")
+}
+
+impl Way for Arc<Shard> {
+    #[inline]
+    fn let_go(self) {
+        if let Some(last) = Arc::into_inner(self) {
+            discard(&mut Some(last));
+        }
+    }
+}
+
+/// Drops what nobody refers to any more. `extern "C"`, since a function of that kind does not unwind.
+#[cold]
+#[inline(never)]
+pub(crate) extern "C" fn discard<T>(last: &mut Option<T>) {
+    panic::contained(|| drop(last.take()));
+}
+
+impl<W: Way> fmt::Debug for Entry<W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Entry")
             .field("draining", &self.is_draining())

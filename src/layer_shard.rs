@@ -12,6 +12,7 @@ use std::fmt;
 
 use crate::core::Core;
 use crate::gate::Shard;
+use crate::guard::{Way, discard};
 use crate::sync::{Arc, Mutex, OnceLock, Weak, lock};
 use crate::thread_index::thread_index;
 
@@ -89,6 +90,15 @@ impl<O> AsRef<Shard> for LayerHandle<O> {
     #[inline]
     fn as_ref(&self) -> &Shard {
         &self.0.shard
+    }
+}
+
+impl<O> Way for LayerHandle<O> {
+    #[inline]
+    fn let_go(self) {
+        if let Some(last) = Arc::into_inner(self.0) {
+            discard(&mut Some(last));
+        }
     }
 }
 

@@ -125,6 +125,7 @@ mod panic;
 #[cfg(feature = "persist")]
 mod persist;
 mod race;
+mod rare;
 mod reject;
 mod report;
 mod run;

@@ -65,8 +65,8 @@ type RefuseWith = Arc<dyn Fn(&request::Parts) -> Response<Bytes> + Send + Sync>;
 /// What has to be remembered of a request to answer it when it is gone.
 ///
 /// ```text
-/// 31          16 15       8 7     0
-/// [ path class  | gRPC type | flags ]
+/// 31          16 15       8 7     1   0
+/// [ path class  | gRPC type | flags | any ]
 /// ```
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Facts(u32);
@@ -77,10 +77,10 @@ pub(crate) struct Facts(u32);
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct AskedToLeave;
 
-const HTTP_1: u32 = 1 << 0;
-const HEAD: u32 = 1 << 1;
-const CONNECT: u32 = 1 << 2;
-const ASKS_TO_UPGRADE: u32 = 1 << 3;
+const HTTP_1: u32 = 1 << 1;
+const HEAD: u32 = 1 << 2;
+const CONNECT: u32 = 1 << 3;
+const ASKS_TO_UPGRADE: u32 = 1 << 4;
 /// Where one more than the index in `GRPC_TYPES` is, or zero.
 const GRPC_TYPE_SHIFT: u32 = 8;
 /// Where one more than the number of the class of [`LongLived`] is, or zero.

@@ -78,14 +78,26 @@ pin_project! {
     /// When it is polled again after it has completed.
     #[must_use = "futures do nothing unless polled"]
     pub struct ResponseFuture<F, M = Http> {
-        // Declared first, so that it is dropped first. Two options and not one enum: so the compiler
-        // moves a response once less.
         #[pin]
-        inner: Option<F>,
-        guard: Option<InFlightGuard>,
+        state: State<F>,
         mode: PhantomData<fn() -> M>,
     }
 }
+
+pin_project! {
+    #[project = StateProj]
+    enum State<F> {
+        Live {
+            // Declared first, so that it is dropped first.
+            #[pin]
+            inner: F,
+            guard: InFlightGuard,
+        },
+        Done,
+    }
+}
+
+const POLLED_AFTER_COMPLETION: &str = "response future polled after completion";
 
 // ===== impl RequestTrackingLayer =====
 
@@ -243,8 +255,7 @@ impl<F, M> ResponseFuture<F, M> {
     #[inline]
     fn new(inner: F, guard: InFlightGuard) -> Self {
         Self {
-            inner: Some(inner),
-            guard: Some(guard),
+            state: State::Live { inner, guard },
             mode: PhantomData,
         }
     }
@@ -258,12 +269,17 @@ where
 
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut this = self.project();
-        let result = ready!(poll_inner(this.inner.as_mut(), cx));
-        // Dropped in place; the guard goes on with the body, or goes here on an error.
-        this.inner.set(None);
-        let guard = this.guard.take();
-        Poll::Ready(result.map(|response| response.map(|body| TrackedBody::new(body, guard))))
+        let mut state = self.project().state;
+        let StateProj::Live { inner, guard } = state.as_mut().project() else {
+            panic!("{POLLED_AFTER_COMPLETION}")
+        };
+        let polled = inner.poll(cx);
+        if polled.is_pending() {
+            return Poll::Pending;
+        }
+        let guard = guard.take();
+        state.set(State::Done);
+        polled.map_ok(|response| response.map(|body| TrackedBody::new(body, guard)))
     }
 }
 
@@ -272,26 +288,20 @@ impl<F: Future> Future for ResponseFuture<F, AnyService> {
 
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        let mut this = self.project();
-        let output = ready!(poll_inner(this.inner.as_mut(), cx));
-        this.inner.set(None);
-        *this.guard = None;
+        let mut state = self.project().state;
+        let StateProj::Live { inner, .. } = state.as_mut().project() else {
+            panic!("{POLLED_AFTER_COMPLETION}")
+        };
+        let output = ready!(inner.poll(cx));
+        state.set(State::Done);
         Poll::Ready(output)
-    }
-}
-
-#[inline]
-fn poll_inner<F: Future>(inner: Pin<&mut Option<F>>, cx: &mut Context<'_>) -> Poll<F::Output> {
-    match inner.as_pin_mut() {
-        Some(inner) => inner.poll(cx),
-        None => panic!("response future polled after completion"),
     }
 }
 
 impl<F, M> fmt::Debug for ResponseFuture<F, M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ResponseFuture")
-            .field("done", &self.inner.is_none())
+            .field("done", &matches!(self.state, State::Done))
             .finish_non_exhaustive()
     }
 }

@@ -7,24 +7,33 @@
 //! 3. Whether an event has already happened is asked under the lock. The one who makes it happen
 //!    publishes it first and takes the lock afterwards, so a registration is either refused or woken.
 
-use std::mem;
 use std::task::Waker;
+use std::{mem, ptr};
 
 use crate::panic;
-use crate::sync::{Mutex, lock};
+use crate::sync::{AtomicUsize, Mutex, Ordering, lock};
 
 /// How many wakers leave the set under one hold of the lock.
 const BATCH: usize = 128;
+
+/// How many entries are allocated at a time. They stay where they are: to grow copies none of them
+/// under the lock, and takes no more memory than is used.
+const CHUNK: usize = 64;
 
 /// A set of wakers, registered by the events that they wait for (a mask).
 #[derive(Debug)]
 pub(crate) struct WakerSet {
     slots: Mutex<Slots>,
+    /// The address of the table of the first waker there was, or zero: one runtime's wakers all have
+    /// the same.
+    table: AtomicUsize,
 }
 
 #[derive(Debug)]
 struct Slots {
-    entries: Vec<Entry>,
+    chunks: Vec<Box<[Entry; CHUNK]>>,
+    /// How many entries there are; the rest of the last chunk has not been used yet.
+    len: usize,
     /// The first vacant entry, or `Slot::NONE`; vacant entries are chained through `tag`.
     vacant: u32,
 }
@@ -41,6 +50,15 @@ struct Entry {
 #[derive(Debug)]
 #[repr(transparent)]
 pub(crate) struct Slot(u32);
+
+/// Which waker its owner has registered, if it is of the set's first kind: by the address of its data.
+/// As long as it is in the set, nothing else has that address.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Remembered(usize);
+
+impl Remembered {
+    pub(crate) const NONE: Remembered = Remembered(0);
+}
 
 impl Slot {
     pub(crate) const NONE: Slot = Slot(u32::MAX);
@@ -62,10 +80,40 @@ impl WakerSet {
     pub(crate) fn new() -> Self {
         Self {
             slots: Mutex::new(Slots {
-                entries: Vec::new(),
+                chunks: Vec::new(),
+                len: 0,
                 vacant: Slot::NONE.0,
             }),
+            table: AtomicUsize::new(0),
         }
+    }
+
+    /// Tells whether this is the waker that is remembered to have been registered. It need not be
+    /// registered again until it was woken.
+    #[inline]
+    pub(crate) fn is_remembered(&self, remembered: Remembered, waker: &Waker) -> bool {
+        // Relaxed: it is set once, and nothing else is read through it.
+        remembered.0 == waker.data().addr()
+            && remembered.0 != Remembered::NONE.0
+            && self.table.load(Ordering::Relaxed) == ptr::from_ref(waker.vtable()).addr()
+    }
+
+    /// Remembers the waker that has just been registered.
+    #[inline]
+    pub(crate) fn remember(&self, waker: &Waker) -> Remembered {
+        let table = ptr::from_ref(waker.vtable()).addr();
+        // Relaxed: as above. One of another kind is not remembered.
+        match self.table.load(Ordering::Relaxed) {
+            first if first == table => Remembered(waker.data().addr()),
+            0 => self.remember_first(table),
+            _ => Remembered::NONE,
+        }
+    }
+
+    #[cold]
+    fn remember_first(&self, table: usize) -> Remembered {
+        let _ = (self.table).compare_exchange(0, table, Ordering::Relaxed, Ordering::Relaxed);
+        Remembered::NONE // the next time
     }
 
     /// Leaves `waker` to be woken at any of `events`; returns `false`, and does not, if `happened`
@@ -80,7 +128,7 @@ impl WakerSet {
     ) -> bool {
         if slot.is_registered() {
             let mut slots = lock(&self.slots);
-            if let Some(entry) = slots.entries.get_mut(slot.0 as usize) {
+            if let Some(entry) = slots.entry(slot.0) {
                 if entry.waker.as_ref().is_some_and(|w| w.will_wake(waker)) {
                     // Invariant 3.
                     let open = !happened();
@@ -95,9 +143,8 @@ impl WakerSet {
     }
 
     /// The first time, or with another waker. Out of line: it is once a wait, and not once a poll.
-    #[cold]
     #[inline(never)]
-    fn register_anew(
+    pub(crate) fn register_anew(
         &self,
         slot: &mut Slot,
         waker: &Waker,
@@ -110,7 +157,9 @@ impl WakerSet {
             // Invariant 3: under the lock, so that the wake-up cannot fall in between.
             let open = !happened();
             if open {
-                mem::swap(slots.claim(slot, events), &mut spare);
+                let entry = slots.claim(slot);
+                entry.tag = events;
+                mem::swap(&mut entry.waker, &mut spare);
             }
             open
         };
@@ -128,9 +177,10 @@ impl WakerSet {
         let waker = {
             let mut slots = lock(&self.slots);
             let vacant = mem::replace(&mut slots.vacant, index);
-            let entry = &mut slots.entries[index as usize];
-            entry.tag = vacant;
-            entry.waker.take()
+            slots.entry(index).and_then(|entry| {
+                entry.tag = vacant;
+                entry.waker.take()
+            })
         };
         drop(waker);
     }
@@ -141,18 +191,16 @@ impl WakerSet {
         let mut batch = Vec::with_capacity(BATCH);
         let more = {
             let mut slots = lock(&self.slots);
-            let rest = slots.entries.get_mut(*cursor..).unwrap_or_default();
-            for entry in rest {
-                if batch.len() == BATCH {
-                    break;
+            while batch.len() < BATCH && *cursor < slots.len {
+                // A vacant entry has no waker, so its tag is not taken for a mask.
+                if let Some(entry) = slots.entry(*cursor as u32) {
+                    if entry.tag & events != 0 {
+                        batch.extend(entry.waker.take());
+                    }
                 }
                 *cursor += 1;
-                // A vacant entry has no waker, so its tag is not taken for a mask.
-                if entry.tag & events != 0 {
-                    batch.extend(entry.waker.take());
-                }
             }
-            *cursor < slots.entries.len()
+            *cursor < slots.len
         };
         // One that panics keeps none of the others from being woken.
         for waker in batch {
@@ -174,28 +222,55 @@ impl WakerSet {
     pub(crate) fn registered(&self) -> usize {
         let slots = lock(&self.slots);
         let waiting = |entry: &&Entry| entry.waker.is_some();
-        slots.entries.iter().filter(waiting).count()
+        slots
+            .chunks
+            .iter()
+            .flat_map(|chunk| &chunk[..])
+            .filter(waiting)
+            .count()
     }
 }
 
 impl Slots {
-    /// Returns the place of the slot's waker, finding a slot first if it has none.
-    fn claim(&mut self, slot: &mut Slot, events: u32) -> &mut Option<Waker> {
-        if !slot.is_registered() {
-            if self.vacant == Slot::NONE.0 {
-                // Four thousand million wakers would need 96 GiB; the cast cannot wrap before.
-                slot.0 = self.entries.len() as u32;
-                self.entries.push(Entry {
-                    waker: None,
-                    tag: events,
-                });
-            } else {
-                slot.0 = self.vacant;
-                self.vacant = self.entries[slot.0 as usize].tag;
-            }
-        }
-        let entry = &mut self.entries[slot.0 as usize];
-        entry.tag = events;
-        &mut entry.waker
+    #[inline]
+    fn entry(&mut self, index: u32) -> Option<&mut Entry> {
+        let index = index as usize;
+        let chunk = self.chunks.get_mut(index / CHUNK)?;
+        Some(&mut chunk[index % CHUNK])
     }
+
+    /// Returns the slot's entry, finding a slot first if it has none.
+    #[inline]
+    fn claim(&mut self, slot: &mut Slot) -> &mut Entry {
+        let is_new = !slot.is_registered();
+        if is_new {
+            if self.vacant == Slot::NONE.0 {
+                self.add();
+            }
+            slot.0 = self.vacant;
+        }
+        let entry = &mut self.chunks[slot.0 as usize / CHUNK][slot.0 as usize % CHUNK];
+        if is_new {
+            self.vacant = entry.tag;
+        }
+        entry
+    }
+
+    /// Adds one vacant entry, when there is none.
+    #[cold]
+    fn add(&mut self) {
+        if self.len == self.chunks.len() * CHUNK {
+            self.chunks.push(Box::new([const { Entry::NEW }; CHUNK]));
+        }
+        // Four thousand million wakers would need 96 GiB; the cast cannot wrap before.
+        self.vacant = self.len as u32;
+        self.len += 1;
+    }
+}
+
+impl Entry {
+    const NEW: Self = Self {
+        waker: None,
+        tag: Slot::NONE.0,
+    };
 }

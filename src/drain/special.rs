@@ -13,7 +13,7 @@ use tower_service::Service;
 use tracing::warn;
 
 use super::entrance::Refusal;
-use super::{Drain, POLLED_AFTER_COMPLETION, adapt};
+use super::{Drain, POLLED_AFTER_COMPLETION, ResponseFuture, adapt};
 use crate::body::ResponseBody;
 use crate::error::ShuttingDown;
 use crate::mode::Http;
@@ -44,29 +44,31 @@ pub(super) enum Special<F> {
 
 impl<S> Drain<S, Http> {
     #[cold]
+    #[inline(never)]
     pub(super) fn upgrading<ReqBody>(
         &mut self,
         guard: Admission,
         mut request: Request<ReqBody>,
-    ) -> Special<S::Future>
+    ) -> ResponseFuture<S::Future>
     where
         S: Service<Request<ReqBody>>,
     {
         let handle = UpgradeGuard::new(&guard.way().shard);
         request.extensions_mut().insert(handle.clone());
-        Special::Upgrading {
+        ResponseFuture::special(Box::new(Special::Upgrading {
             inner: Box::pin(self.inner.call(request)),
             guard,
             handle,
-        }
+        }))
     }
 
     #[cold]
+    #[inline(never)]
     pub(super) fn not_admitted<ReqBody>(
         &mut self,
         refusal: Refusal,
         mut request: Request<ReqBody>,
-    ) -> Special<S::Future>
+    ) -> ResponseFuture<S::Future>
     where
         S: Service<Request<ReqBody>>,
     {
@@ -82,13 +84,13 @@ impl<S> Drain<S, Http> {
                 facts = facts.keeping_connection(); // paused: nobody is asked to leave
             }
             let inner = Box::pin(self.inner.call(request));
-            return Special::Exempt { inner, facts };
+            return ResponseFuture::special(Box::new(Special::Exempt { inner, facts }));
         }
         let shard = &self.entrance.handle.shard;
         shard.note_refused();
         let refused = ShuttingDown::new(shard.is_paused());
         let response = options.refuse(request, refused);
-        Special::Refused { response }
+        ResponseFuture::special(Box::new(Special::Refused { response }))
     }
 }
 
@@ -161,13 +163,12 @@ impl<F> Special<F> {
 fn upgrade<B: Body>(
     guard: Admission,
     handle: UpgradeGuard,
-    response: Response<B>,
+    mut response: Response<B>,
 ) -> Response<ResponseBody<B>> {
     let facts = Facts::noted(&guard);
     if !facts.is_upgraded_by(response.status()) {
-        let mut response = response.map(|body| ResponseBody::admitted(body, Some(guard)));
-        adapt(&mut response);
-        return response;
+        let ending = adapt(&mut response, &guard);
+        return response.map(|body| ResponseBody::of(body, guard, ending));
     }
     let mut response =
         response.map(|body| ResponseBody::upgraded(body, UpgradedHold::new(handle.clone())));

@@ -5,7 +5,7 @@ use std::task::Waker;
 use super::Gate;
 use crate::panic;
 use crate::sync::{Arc, AtomicU64, Ordering, Weak};
-use crate::wakers::{Slot, WakerSet};
+use crate::wakers::{Remembered, Slot, WakerSet};
 
 /// HTTP/1 responses ask their clients to leave.
 pub(super) const SHEDDING: u64 = 1 << 0;
@@ -236,6 +236,28 @@ impl Shard {
     pub(crate) fn register(&self, slot: &mut Slot, waker: &Waker, interests: u32) -> bool {
         let happened = || self.phase() & u64::from(interests) != 0;
         self.wakers.register(slot, waker, interests, happened)
+    }
+
+    /// As [`register`](Self::register), by one that remembers what it has registered. If that is the
+    /// same waker it need not be told whether it has happened: it is woken when it does.
+    #[inline]
+    pub(crate) fn register_again(
+        &self,
+        slot: &mut Slot,
+        remembered: &mut Remembered,
+        waker: &Waker,
+        interests: u32,
+    ) -> bool {
+        if self.wakers.is_remembered(*remembered, waker) {
+            return true;
+        }
+        let happened = || self.phase() & u64::from(interests) != 0;
+        let registered = self.wakers.register_anew(slot, waker, interests, happened);
+        *remembered = match registered {
+            true => self.wakers.remember(waker),
+            false => Remembered::NONE,
+        };
+        registered
     }
 
     /// Out of line and `extern "C"` (see `scan_gate`). It takes the slot by value: a reference into a

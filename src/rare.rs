@@ -1,0 +1,53 @@
+//! What is hardly ever there.
+
+use std::fmt;
+use std::mem::ManuallyDrop;
+
+/// A box that is hardly ever there, beside what is there as a rule.
+///
+/// It is dropped out of line, so that the drop of the whole stays small enough for the compiler to see
+/// through it: else whatever is moved at that time is written to memory, and copied once more.
+pub(crate) struct Rare<P>(ManuallyDrop<Option<P>>);
+
+impl<P> Rare<P> {
+    #[inline]
+    pub(crate) fn none() -> Self {
+        Self(ManuallyDrop::new(None))
+    }
+
+    #[inline]
+    pub(crate) fn of(pointer: P) -> Self {
+        Self(ManuallyDrop::new(Some(pointer)))
+    }
+
+    #[inline]
+    pub(crate) fn as_ref(&self) -> Option<&P> {
+        self.0.as_ref()
+    }
+
+    #[inline]
+    pub(crate) fn as_mut(&mut self) -> Option<&mut P> {
+        self.0.as_mut()
+    }
+}
+
+impl<P> Drop for Rare<P> {
+    #[inline]
+    fn drop(&mut self) {
+        if let Some(pointer) = self.0.take() {
+            discard(pointer);
+        }
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn discard<P>(pointer: P) {
+    drop(pointer);
+}
+
+impl<P: fmt::Debug> fmt::Debug for Rare<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
