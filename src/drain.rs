@@ -502,9 +502,7 @@ where
             }
         }
         let guard = guard.take();
-        state.set(State::Special {
-            special: Rare::none(),
-        });
+        state.set(State::done());
         polled.map_ok(|response| response.map(|body| ResponseBody::of(body, guard, None)))
     }
 }
@@ -520,6 +518,15 @@ impl<F> ResponseFuture<F> {
 }
 
 impl<F> State<F> {
+    /// Completed, or cut. Not a constant, which would have the whole of it copied.
+    #[inline]
+    fn done() -> Self {
+        Self::Special {
+            special: Rare::none(),
+        }
+    }
+
+    /// Completes with a body that is ended by the drain.
     #[cold]
     #[inline(never)]
     fn long_lived<B, E>(
@@ -531,9 +538,7 @@ impl<F> State<F> {
             unreachable!("it has just been polled")
         };
         let guard = guard.take();
-        self.set(State::Special {
-            special: Rare::none(),
-        });
+        self.set(State::done());
         polled.map_ok(|response| response.map(|body| ResponseBody::of(body, guard, Some(ending))))
     }
 
@@ -551,9 +556,7 @@ impl<F> State<F> {
         let result = match self.as_mut().project() {
             StateProj::Admitted { guard, .. } => {
                 let facts = special::note_cut(guard);
-                self.set(State::Special {
-                    special: Rare::none(),
-                });
+                self.set(State::done());
                 return Poll::Ready(Ok(special::cut(facts)));
             }
             StateProj::Special { special } => match special.as_mut() {
@@ -561,9 +564,7 @@ impl<F> State<F> {
                 None => panic!("{POLLED_AFTER_COMPLETION}"),
             },
         };
-        self.set(State::Special {
-            special: Rare::none(),
-        });
+        self.set(State::done());
         Poll::Ready(result)
     }
 }

@@ -274,3 +274,93 @@ impl Entry {
         tag: Slot::NONE.0,
     };
 }
+
+#[cfg(all(test, not(tower_lifecycle_loom)))]
+mod tests {
+    use std::sync::atomic::AtomicU32;
+    use std::task::Wake;
+
+    use super::*;
+    use crate::sync::Arc;
+
+    const EVENT: u32 = 1;
+
+    #[derive(Default)]
+    struct Count(AtomicU32);
+
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Of another kind: its wakers have a table of their own.
+    struct Other(Arc<Count>);
+
+    impl Wake for Other {
+        fn wake(self: Arc<Self>) {
+            self.0.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn register(set: &WakerSet, slot: &mut Slot, waker: &Waker) {
+        assert!(set.register(slot, waker, EVENT, || false));
+    }
+
+    #[test]
+    fn each_of_many_chunks_is_woken_once() {
+        let set = WakerSet::new();
+        let count = Arc::new(Count::default());
+        let waker = Waker::from(count.clone());
+        let many = 3 * CHUNK + 1;
+        let mut slots: Vec<_> = (0..many).map(|_| Slot::NONE).collect();
+        slots
+            .iter_mut()
+            .for_each(|slot| register(&set, slot, &waker));
+        for _ in 0..2 {
+            set.wake_all(EVENT);
+            assert_eq!(count.0.load(Ordering::Relaxed) as usize, many);
+        }
+        assert_eq!(Arc::strong_count(&count), 2, "none is left in the set");
+    }
+
+    #[test]
+    fn a_slot_that_was_given_back_is_the_next_to_be_given() {
+        let set = WakerSet::new();
+        let waker = Waker::noop();
+        let mut slots: Vec<_> = (0..CHUNK).map(|_| Slot::NONE).collect();
+        for _ in 0..3 {
+            slots
+                .iter_mut()
+                .for_each(|slot| register(&set, slot, waker));
+            let places: std::collections::BTreeSet<_> = slots.iter().map(|slot| slot.0).collect();
+            assert_eq!(places.len(), CHUNK, "each has its own");
+            slots.iter_mut().for_each(|slot| set.remove(slot.take()));
+        }
+        assert_eq!(lock(&set.slots).chunks.len(), 1);
+    }
+
+    #[test]
+    fn only_the_waker_that_was_registered_is_remembered() {
+        let set = WakerSet::new();
+        let [one, another] = [(); 2].map(|()| Waker::from(Arc::new(Count::default())));
+        let other = Waker::from(Arc::new(Other(Arc::default())));
+        let _ = set.remember(&one); // the first shows the kind
+        let remembered = set.remember(&one);
+        assert!(set.is_remembered(remembered, &one));
+        assert!(set.is_remembered(remembered, &one.clone()));
+        assert!(!set.is_remembered(remembered, &another));
+        assert!(!set.is_remembered(remembered, &other));
+        assert!(!set.is_remembered(Remembered::NONE, &one));
+        assert!(!set.is_remembered(set.remember(&other), &other));
+    }
+
+    #[test]
+    fn a_waker_without_data_is_never_remembered() {
+        let set = WakerSet::new();
+        let waker = Waker::noop();
+        for _ in 0..2 {
+            assert!(!set.is_remembered(set.remember(waker), waker));
+        }
+    }
+}

@@ -3,12 +3,14 @@
 #![allow(clippy::unwrap_used)]
 
 use std::convert::Infallible;
-use std::future::{Future, Ready, ready};
+use std::future::{Future, Ready, pending, ready};
 use std::hint::black_box;
 use std::mem::size_of;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -199,6 +201,126 @@ fn a_request_that_waits_allocates_nothing_once_there_is_a_place_for_its_waker() 
     let steady = allocations(|| (0..100).for_each(|_| round()));
     assert_eq!(steady, 0);
     assert_eq!(ctl.in_flight(), 0);
+}
+
+/// Whatever becomes of it: served, cut short, refused, served all the same, ended by the drain, or
+/// dropped at any time.
+#[test]
+fn what_is_dropped_leaves_no_memory_behind() {
+    let kinds = || {
+        // Declared first, so that they are dropped last, and outlive layers, services and controller.
+        let (mut guards, mut left) = (Vec::new(), Vec::new());
+        let ctl = ShutdownController::new();
+        let layer = DrainLayer::new(ctl.clone())
+            .exempt_paths(["/health"])
+            .long_lived(LongLived::path("/watch"));
+        let mut hellos = layer.layer(service_fn(hello));
+        let mut waiting = layer.layer(service_fn(waits));
+        let stream = |_: Request<()>| ready(Ok::<_, Infallible>(Response::new(Never)));
+        let mut streams = layer.layer(service_fn(stream));
+        let mut tracking = RequestTrackingLayer::new(ctl.clone()).layer(service_fn(waits));
+        let mut any = DrainLayer::new(ctl.clone())
+            .reject_with_error()
+            .layer(service_fn(waits));
+        let waker = Waker::from(Arc::new(Nobody));
+        let cx = &mut Context::from_waker(&waker);
+        let get = |path: &str| Request::get(path).body(()).unwrap();
+        let upgrade = || {
+            Request::get("/")
+                .header("upgrade", "echo")
+                .body(())
+                .unwrap()
+        };
+
+        for request in [get("/"), get("/health"), get("/watch"), upgrade()] {
+            for paused in [false, true] {
+                assert!(!paused || ctl.pause());
+                assert!(streams.poll_ready(cx).is_ready());
+                let mut response = Box::pin(streams.call(request.clone()));
+                let Poll::Ready(Ok(mut response)) = response.as_mut().poll(cx) else {
+                    panic!("it is ready");
+                };
+                let _ = Pin::new(response.body_mut()).poll_frame(cx);
+                assert!(waiting.poll_ready(cx).is_ready());
+                let mut dropped = Box::pin(waiting.call(request.clone()));
+                let _ = dropped.as_mut().poll(cx);
+                drop(hellos.call(request.clone())); // not asked whether it is ready
+                assert!(hellos.poll_ready(cx).is_ready());
+                drop(hellos.call(request.clone())); // and not polled
+                assert!(!paused || ctl.unpause());
+            }
+        }
+        serve(&mut waiting, cx);
+        serve(&mut tracking, cx);
+        serve(&mut any, cx);
+        assert_eq!(ctl.in_flight(), 0);
+
+        guards.push(ctl.track());
+        assert!(waiting.poll_ready(cx).is_ready());
+        left.push(Box::pin(waiting.call(get("/"))));
+        assert!(left[0].as_mut().poll(cx).is_pending());
+    };
+    kinds(); // what is made once for the process
+    assert_eq!(allocation_counter::measure(kinds).bytes_current, 0);
+}
+
+// ===== wakers =====
+
+#[derive(Default)]
+struct Task(AtomicUsize);
+
+impl Wake for Task {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Of another executor, as its wakers show.
+#[derive(Default)]
+struct Elsewhere(AtomicUsize);
+
+impl Wake for Elsewhere {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Whichever wakers a request has been polled with before, and however often.
+#[tokio::test(start_paused = true)]
+async fn force_wakes_the_last_waker_that_a_request_was_polled_with() {
+    let (one, two) = (Arc::new(Task::default()), Arc::new(Task::default()));
+    let elsewhere = Arc::new(Elsewhere::default());
+    let wakers: [Waker; 3] = [
+        one.clone().into(),
+        two.clone().into(),
+        elsewhere.clone().into(),
+    ];
+    for polls in
+        (0..3_usize.pow(5)).map(|n| [0, 1, 2, 3, 4].map(|place| n / 3_usize.pow(place) % 3))
+    {
+        let ctl = ShutdownController::new();
+        let stalls = service_fn(|_: Request<()>| pending::<Result<Response<Never>, Infallible>>());
+        let mut service = DrainLayer::new(ctl.clone()).layer(stalls);
+        assert!(
+            service
+                .poll_ready(&mut Context::from_waker(Waker::noop()))
+                .is_ready()
+        );
+        let mut request = Box::pin(service.call(Request::new(())));
+        for poll in polls {
+            let cx = &mut Context::from_waker(&wakers[poll]);
+            assert!(request.as_mut().poll(cx).is_pending());
+        }
+        ctl.force();
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        let woken = [&one.0, &two.0, &elsewhere.0].map(|count| count.swap(0, Ordering::Relaxed));
+        let mut last = [0; 3];
+        last[polls[4]] = 1;
+        assert_eq!(woken, last, "polled with {polls:?}");
+        let cx = &mut Context::from_waker(&wakers[0]);
+        assert!(matches!(request.as_mut().poll(cx), Poll::Ready(Ok(cut)) if cut.status() == 503));
+        assert_eq!(ctl.in_flight(), 0);
+    }
 }
 
 // ===== sizes =====

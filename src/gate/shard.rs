@@ -253,10 +253,9 @@ impl Shard {
         }
         let happened = || self.phase() & u64::from(interests) != 0;
         let registered = self.wakers.register_anew(slot, waker, interests, happened);
-        *remembered = match registered {
-            true => self.wakers.remember(waker),
-            false => Remembered::NONE,
-        };
+        if registered {
+            *remembered = self.wakers.remember(waker);
+        }
         registered
     }
 
