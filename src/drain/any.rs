@@ -13,6 +13,7 @@ use super::{Drain, POLLED_AFTER_COMPLETION};
 use crate::error::{BoxError, Forced, ShuttingDown};
 use crate::mode::AnyService;
 use crate::reject::Admission;
+use crate::wakers::Remembered;
 
 pin_project! {
     /// The response future of [`Drain`] around any service.
@@ -35,9 +36,10 @@ pin_project! {
             #[pin]
             inner: F,
             guard: Admission,
+            remembered: Remembered,
         },
-        Refused { error: ShuttingDown },
-        Done,
+        // None when it has completed.
+        Over { refused: Option<ShuttingDown> },
     }
 }
 
@@ -63,12 +65,13 @@ where
             Ok(guard) => AnyKind::Admitted {
                 inner: self.inner.call(request),
                 guard,
+                remembered: Remembered::NONE,
             },
             Err(_) => {
                 let shard = &self.entrance.handle.shard;
                 shard.note_refused();
-                AnyKind::Refused {
-                    error: ShuttingDown::new(shard.is_paused()),
+                AnyKind::Over {
+                    refused: Some(ShuttingDown::new(shard.is_paused())),
                 }
             }
         };
@@ -89,7 +92,11 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut kind = self.project().kind;
         let result = match kind.as_mut().project() {
-            AnyKindProj::Admitted { inner, guard } => {
+            AnyKindProj::Admitted {
+                inner,
+                guard,
+                remembered,
+            } => {
                 // Before every poll of the inner: one that wakes itself would outrun the wake-up.
                 if guard.is_forced() {
                     return Poll::Ready(Err(kind.cut()));
@@ -97,15 +104,17 @@ where
                 match inner.poll(cx) {
                     Poll::Ready(result) => result.map_err(Into::into),
                     Poll::Pending => {
-                        ready!(guard.poll_forced(cx));
+                        ready!(guard.poll_forced_again(cx, remembered));
                         return Poll::Ready(Err(kind.cut()));
                     }
                 }
             }
-            AnyKindProj::Refused { error } => Err((*error).into()),
-            AnyKindProj::Done => panic!("{POLLED_AFTER_COMPLETION}"),
+            AnyKindProj::Over { refused } => match refused.take() {
+                Some(error) => Err(error.into()),
+                None => panic!("{POLLED_AFTER_COMPLETION}"),
+            },
         };
-        kind.set(AnyKind::Done);
+        kind.set(AnyKind::Over { refused: None });
         Poll::Ready(result)
     }
 }
@@ -117,7 +126,7 @@ impl<F> AnyKind<F> {
         if let AnyKindProj::Admitted { guard, .. } = self.as_mut().project() {
             guard.note_aborted();
         }
-        self.set(AnyKind::Done);
+        self.set(AnyKind::Over { refused: None });
         warn!("cut by the shutdown: the call had not ended");
         Forced.into()
     }
@@ -127,8 +136,8 @@ impl<F> fmt::Debug for AnyResponseFuture<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = match &self.kind {
             AnyKind::Admitted { .. } => "admitted",
-            AnyKind::Refused { .. } => "refused",
-            AnyKind::Done => "done",
+            AnyKind::Over { refused: Some(_) } => "refused",
+            AnyKind::Over { refused: None } => "done",
         };
         f.debug_tuple("AnyResponseFuture").field(&kind).finish()
     }
