@@ -131,6 +131,7 @@ pin_project! {
             #[pin]
             inner: F,
             guard: Admission,
+            // The waker that the guard has registered.
             remembered: Remembered,
         },
         // Boxed, so that an admitted one is not larger for it; none when it has completed.
@@ -481,16 +482,18 @@ where
             remembered,
         } = state.as_mut().project()
         else {
-            return state.poll_special(cx);
+            return state.poll_rare(cx);
         };
         // Before every poll of the inner: one that wakes itself would outrun the wake-up.
         if guard.is_forced() {
-            return state.poll_special(cx);
+            return state.poll_rare(cx);
         }
+        // Declared first, so that it is dropped last, should the drop of the inner panic.
+        let taken;
         let mut polled = inner.poll(cx);
         if polled.is_pending() {
             return match guard.poll_forced_again(cx, remembered) {
-                Poll::Ready(()) => state.poll_special(cx),
+                Poll::Ready(()) => state.poll_rare(cx),
                 Poll::Pending => Poll::Pending,
             };
         }
@@ -501,13 +504,14 @@ where
                 }
             }
         }
-        let guard = guard.take();
+        taken = guard.take();
         state.set(State::done());
-        polled.map_ok(|response| response.map(|body| ResponseBody::of(body, guard, None)))
+        polled.map_ok(|response| response.map(|body| ResponseBody::of(body, taken, None)))
     }
 }
 
 impl<F> ResponseFuture<F> {
+    #[cold]
     #[inline(never)]
     fn special(special: Box<Special<F>>) -> Self {
         let special = Rare::of(special);
@@ -538,6 +542,7 @@ impl<F> State<F> {
             unreachable!("it has just been polled")
         };
         let guard = guard.take();
+        let polled = polled; // declared after the guard, and dropped before it
         self.set(State::done());
         polled.map_ok(|response| response.map(|body| ResponseBody::of(body, guard, Some(ending))))
     }
@@ -545,7 +550,7 @@ impl<F> State<F> {
     /// Polls one that is not simply admitted, or cuts one that is, for force has come.
     #[cold]
     #[inline(never)]
-    fn poll_special<B, E>(
+    fn poll_rare<B, E>(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Response<ResponseBody<B>>, E>>

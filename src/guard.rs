@@ -66,8 +66,7 @@ pub(crate) struct Entry<W: Way> {
 
 /// A counted reference that leads to a shard.
 pub(crate) trait Way: AsRef<Shard> {
-    /// Drops it, without a panic: whoever drops an entry need not be ready for one, and so has what it
-    /// moves in fewer places.
+    /// Drops it, without a panic: whoever drops an entry needs no landing pad for one.
     fn let_go(self);
 }
 
@@ -309,7 +308,7 @@ impl<W: Way> Entry<W> {
     ) -> Poll<()> {
         let Some(way) = &*self.way else { has_left() };
         let shard = way.as_ref();
-        match shard.register_again(&mut self.slot, remembered, cx.waker(), interest::FORCED) {
+        match shard.register_for_force(&mut self.slot, remembered, cx.waker()) {
             true => Poll::Pending,
             false => Poll::Ready(()),
         }
@@ -356,7 +355,8 @@ impl Way for Arc<Shard> {
     }
 }
 
-/// Drops what nobody refers to any more. `extern "C"`, since a function of that kind does not unwind.
+/// Drops what nobody refers to any more. `extern "C"`, since a function of that kind does not unwind, so
+/// that none of its callers is ready for that; and by reference, for what is not C's is not passed by value.
 #[cold]
 #[inline(never)]
 pub(crate) extern "C" fn discard<T>(last: &mut Option<T>) {

@@ -97,8 +97,9 @@ impl Milestones {
 
     /// Registers `waker` for any of `events`; `false` if one is reached already.
     pub(crate) fn register(&self, slot: &mut Slot, waker: &Waker, events: u32) -> bool {
-        self.waiting
-            .register(slot, waker, events, || self.has(events))
+        let happened = || self.has(events);
+        let registered = self.waiting.register(slot, waker, events, happened);
+        registered.is_some()
     }
 
     pub(crate) fn deregister(&self, slot: Slot) {

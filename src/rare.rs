@@ -48,6 +48,6 @@ fn discard<P>(pointer: P) {
 
 impl<P: fmt::Debug> fmt::Debug for Rare<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        self.as_ref().fmt(f)
     }
 }

@@ -273,13 +273,15 @@ where
         let StateProj::Live { inner, guard } = state.as_mut().project() else {
             panic!("{POLLED_AFTER_COMPLETION}")
         };
+        // Declared first, so that it is dropped last, should the drop of the inner panic.
+        let taken;
         let polled = inner.poll(cx);
         if polled.is_pending() {
             return Poll::Pending;
         }
-        let guard = guard.take();
+        taken = guard.take();
         state.set(State::Done);
-        polled.map_ok(|response| response.map(|body| TrackedBody::new(body, guard)))
+        polled.map_ok(|response| response.map(|body| TrackedBody::new(body, taken)))
     }
 }
 

@@ -16,21 +16,22 @@ use crate::sync::{AtomicUsize, Mutex, Ordering, lock};
 /// How many wakers leave the set under one hold of the lock.
 const BATCH: usize = 128;
 
-/// How many entries are allocated at a time. They stay where they are: to grow copies none of them
-/// under the lock, and takes no more memory than is used.
+/// How many entries are allocated at a time. They stay where they are, so that growing copies none of
+/// them under the lock.
 const CHUNK: usize = 64;
 
 /// A set of wakers, registered by the events that they wait for (a mask).
 #[derive(Debug)]
 pub(crate) struct WakerSet {
     slots: Mutex<Slots>,
-    /// The address of the table of the first waker there was, or zero: one runtime's wakers all have
-    /// the same.
+    /// The address of the table of the first waker there was, or zero: the wakers of a runtime's tasks
+    /// all have the same.
     table: AtomicUsize,
 }
 
 #[derive(Debug)]
 struct Slots {
+    #[expect(clippy::vec_box, reason = "the entries are not to be moved")]
     chunks: Vec<Box<[Entry; CHUNK]>>,
     /// How many entries there are; the rest of the last chunk has not been used yet.
     len: usize,
@@ -51,8 +52,8 @@ struct Entry {
 #[repr(transparent)]
 pub(crate) struct Slot(u32);
 
-/// Which waker its owner has registered, if it is of the set's first kind: by the address of its data.
-/// As long as it is in the set, nothing else has that address.
+/// Which waker its owner has registered, by the address of its data; none, if its table is not that of
+/// the set's first waker, or its clone, which is what the set holds, is another.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Remembered(usize);
 
@@ -88,8 +89,8 @@ impl WakerSet {
         }
     }
 
-    /// Tells whether this is the waker that is remembered to have been registered. It need not be
-    /// registered again until it was woken.
+    /// Tells whether this is the waker that is remembered to have been registered. If so it is in the set
+    /// still, or has been woken.
     #[inline]
     pub(crate) fn is_remembered(&self, remembered: Remembered, waker: &Waker) -> bool {
         // Relaxed: it is set once, and nothing else is read through it.
@@ -98,26 +99,31 @@ impl WakerSet {
             && self.table.load(Ordering::Relaxed) == ptr::from_ref(waker.vtable()).addr()
     }
 
-    /// Remembers the waker that has just been registered.
     #[inline]
-    pub(crate) fn remember(&self, waker: &Waker) -> Remembered {
+    fn remember(&self, waker: &Waker) -> Remembered {
         let table = ptr::from_ref(waker.vtable()).addr();
-        // Relaxed: as above. One of another kind is not remembered.
-        match self.table.load(Ordering::Relaxed) {
-            first if first == table => Remembered(waker.data().addr()),
-            0 => self.remember_first(table),
-            _ => Remembered::NONE,
+        // Relaxed: as above.
+        let first = match self.table.load(Ordering::Relaxed) {
+            0 => self.set_table(table),
+            first => first,
+        };
+        match first == table {
+            true => Remembered(waker.data().addr()),
+            false => Remembered::NONE,
         }
     }
 
+    /// Sets the table, unless there is one; gives the one there is.
     #[cold]
-    fn remember_first(&self, table: usize) -> Remembered {
-        let _ = (self.table).compare_exchange(0, table, Ordering::Relaxed, Ordering::Relaxed);
-        Remembered::NONE // the next time
+    fn set_table(&self, table: usize) -> usize {
+        match (self.table).compare_exchange(0, table, Ordering::Relaxed, Ordering::Relaxed) {
+            Ok(_) => table,
+            Err(first) => first,
+        }
     }
 
-    /// Leaves `waker` to be woken at any of `events`; returns `false`, and does not, if `happened`
-    /// says that one of them has been published.
+    /// Leaves `waker` to be woken at any of `events`, and gives what its owner may remember; none, and
+    /// does not, if `happened` says that one of them has been published.
     #[inline]
     pub(crate) fn register(
         &self,
@@ -125,24 +131,24 @@ impl WakerSet {
         waker: &Waker,
         events: u32,
         happened: impl Fn() -> bool,
-    ) -> bool {
+    ) -> Option<Remembered> {
         if slot.is_registered() {
             let mut slots = lock(&self.slots);
-            if let Some(entry) = slots.entry(slot.0) {
-                if entry.waker.as_ref().is_some_and(|w| w.will_wake(waker)) {
-                    // Invariant 3.
-                    let open = !happened();
-                    if open {
-                        entry.tag = events;
-                    }
-                    return open;
+            let entry = slots.entry(slot.0);
+            if entry.waker.as_ref().is_some_and(|w| w.will_wake(waker)) {
+                // Invariant 3.
+                let open = !happened();
+                if open {
+                    entry.tag = events;
                 }
+                return open.then(|| self.remember(waker));
             }
         }
         self.register_anew(slot, waker, events, happened)
     }
 
-    /// The first time, or with another waker. Out of line: it is once a wait, and not once a poll.
+    /// As [`register`](Self::register), the first time or with another waker. Out of line: it is once a
+    /// wait, and not once a poll.
     #[inline(never)]
     pub(crate) fn register_anew(
         &self,
@@ -150,8 +156,13 @@ impl WakerSet {
         waker: &Waker,
         events: u32,
         happened: impl Fn() -> bool,
-    ) -> bool {
-        let mut spare = Some(waker.clone());
+    ) -> Option<Remembered> {
+        let clone = waker.clone();
+        let remembered = match clone.will_wake(waker) {
+            true => self.remember(waker),
+            false => Remembered::NONE,
+        };
+        let mut spare = Some(clone);
         let registered = {
             let mut slots = lock(&self.slots);
             // Invariant 3: under the lock, so that the wake-up cannot fall in between.
@@ -165,7 +176,7 @@ impl WakerSet {
         };
         // Invariant 1: the former waker, or the one not needed, goes outside the lock.
         drop(spare);
-        registered
+        registered.then_some(remembered)
     }
 
     /// Gives the slot back.
@@ -176,11 +187,12 @@ impl WakerSet {
         let index = slot.0;
         let waker = {
             let mut slots = lock(&self.slots);
-            let vacant = mem::replace(&mut slots.vacant, index);
-            slots.entry(index).and_then(|entry| {
-                entry.tag = vacant;
-                entry.waker.take()
-            })
+            let vacant = slots.vacant;
+            let entry = slots.entry(index);
+            entry.tag = vacant;
+            let waker = entry.waker.take();
+            slots.vacant = index;
+            waker
         };
         drop(waker);
     }
@@ -193,10 +205,9 @@ impl WakerSet {
             let mut slots = lock(&self.slots);
             while batch.len() < BATCH && *cursor < slots.len {
                 // A vacant entry has no waker, so its tag is not taken for a mask.
-                if let Some(entry) = slots.entry(*cursor as u32) {
-                    if entry.tag & events != 0 {
-                        batch.extend(entry.waker.take());
-                    }
+                let entry = slots.entry(*cursor as u32);
+                if entry.tag & events != 0 {
+                    batch.extend(entry.waker.take());
                 }
                 *cursor += 1;
             }
@@ -232,11 +243,11 @@ impl WakerSet {
 }
 
 impl Slots {
+    /// The entry of an index that was given out.
     #[inline]
-    fn entry(&mut self, index: u32) -> Option<&mut Entry> {
+    fn entry(&mut self, index: u32) -> &mut Entry {
         let index = index as usize;
-        let chunk = self.chunks.get_mut(index / CHUNK)?;
-        Some(&mut chunk[index % CHUNK])
+        &mut self.chunks[index / CHUNK][index % CHUNK]
     }
 
     /// Returns the slot's entry, finding a slot first if it has none.
@@ -304,7 +315,7 @@ mod tests {
     }
 
     fn register(set: &WakerSet, slot: &mut Slot, waker: &Waker) {
-        assert!(set.register(slot, waker, EVENT, || false));
+        assert!(set.register(slot, waker, EVENT, || false).is_some());
     }
 
     #[test]
@@ -340,27 +351,34 @@ mod tests {
         assert_eq!(lock(&set.slots).chunks.len(), 1);
     }
 
+    fn remember(set: &WakerSet, slot: &mut Slot, waker: &Waker) -> Remembered {
+        let remembered = set.register_anew(slot, waker, EVENT, || false);
+        remembered.expect("it has not happened")
+    }
+
     #[test]
     fn only_the_waker_that_was_registered_is_remembered() {
         let set = WakerSet::new();
         let [one, another] = [(); 2].map(|()| Waker::from(Arc::new(Count::default())));
         let other = Waker::from(Arc::new(Other(Arc::default())));
-        let _ = set.remember(&one); // the first shows the kind
-        let remembered = set.remember(&one);
+        let mut slot = Slot::NONE;
+        let remembered = remember(&set, &mut slot, &one);
         assert!(set.is_remembered(remembered, &one));
         assert!(set.is_remembered(remembered, &one.clone()));
         assert!(!set.is_remembered(remembered, &another));
         assert!(!set.is_remembered(remembered, &other));
         assert!(!set.is_remembered(Remembered::NONE, &one));
-        assert!(!set.is_remembered(set.remember(&other), &other));
+        // Only the first kind is.
+        let remembered = remember(&set, &mut slot, &other);
+        assert!(!set.is_remembered(remembered, &other));
     }
 
     #[test]
     fn a_waker_without_data_is_never_remembered() {
         let set = WakerSet::new();
         let waker = Waker::noop();
-        for _ in 0..2 {
-            assert!(!set.is_remembered(set.remember(waker), waker));
-        }
+        let mut slot = Slot::NONE;
+        let remembered = remember(&set, &mut slot, waker);
+        assert!(!set.is_remembered(remembered, waker));
     }
 }

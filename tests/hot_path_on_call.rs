@@ -7,9 +7,10 @@ use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind, panic_any};
 use std::pin::{Pin, pin};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, UPGRADE};
@@ -515,4 +516,172 @@ fn a_refusal_takes_no_memory_for_the_handler_that_is_not_called() {
         assert!(refused.as_mut().poll(cx).is_ready());
     });
     assert!(memory.bytes_total < LARGE as u64 / 8, "{memory:?}");
+}
+
+// ===== a drop that panics between the answer and its guard =====
+
+/// Notes how many are in flight when it is dropped, and panics then if it is to.
+struct Noted {
+    name: &'static str,
+    panics: bool,
+    log: Log,
+}
+
+#[derive(Clone)]
+struct Log {
+    ctl: ShutdownController,
+    dropped: Arc<Mutex<Vec<(&'static str, u64)>>>,
+}
+
+impl Drop for Noted {
+    fn drop(&mut self) {
+        let in_flight = self.log.ctl.in_flight();
+        let mut dropped = self
+            .log
+            .dropped
+            .lock()
+            .unwrap_or_else(|log| log.into_inner());
+        dropped.push((self.name, in_flight));
+        drop(dropped);
+        if self.panics {
+            panic!("the drop of {}, as planned", self.name);
+        }
+    }
+}
+
+impl Body for Noted {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Pending
+    }
+}
+
+/// P2: also when the answer is there, and the drop of the handler panics.
+#[test]
+fn an_answer_goes_before_its_guard_when_the_drop_of_the_handler_panics() {
+    for content_type in ["text/plain", "text/event-stream"] {
+        for tracking in [false, true] {
+            let ctl = ShutdownController::new();
+            let log = Log {
+                ctl: ctl.clone(),
+                dropped: Arc::default(),
+            };
+            let noted = |name, panics| Noted {
+                name,
+                panics,
+                log: log.clone(),
+            };
+            let handler = |_: Request<()>| {
+                let (held, mut body) = (noted("handler", true), Some(noted("body", false)));
+                poll_fn(move |_| {
+                    let _ = &held;
+                    let response = Response::builder().header(CONTENT_TYPE, content_type);
+                    let body = body.take().expect("it is polled once");
+                    Poll::Ready(Ok::<_, Infallible>(response.body(body).unwrap()))
+                })
+            };
+            match tracking {
+                false => poll_and_drop(DrainLayer::new(ctl.clone()).layer(service_fn(handler))),
+                true => {
+                    let layer = RequestTrackingLayer::new(ctl.clone());
+                    poll_and_drop(layer.layer(service_fn(handler)));
+                }
+            }
+            let dropped = log.dropped.lock().unwrap();
+            assert_eq!(
+                *dropped,
+                [("handler", 1), ("body", 1)],
+                "{content_type}, {tracking}"
+            );
+            assert_eq!(ctl.in_flight(), 0);
+        }
+    }
+}
+
+fn poll_and_drop<S: Service<Request<()>>>(mut service: S) {
+    let cx = &mut Context::from_waker(Waker::noop());
+    assert!(service.poll_ready(cx).is_ready());
+    let mut response = Box::pin(service.call(Request::new(())));
+    let polled = catch_unwind(AssertUnwindSafe(|| response.as_mut().poll(cx).is_ready()));
+    assert!(polled.is_err(), "the drop panics");
+}
+
+// ===== wakers that change while force comes =====
+
+struct Flag<const KIND: u8>(AtomicBool);
+
+impl<const KIND: u8> Wake for Flag<KIND> {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+/// In real time: whichever waker a request is polled with while another thread forces, and however
+/// often, the last one is woken, or finds that it is cut.
+#[test]
+fn the_last_waker_is_woken_whatever_force_falls_between() {
+    for round in 0_usize..200 {
+        let ctl = ShutdownController::new();
+        let stalls =
+            service_fn(|_: Request<()>| std::future::pending::<Result<Answer, Infallible>>());
+        let mut service = DrainLayer::new(ctl.clone()).layer(stalls);
+        let ready = service.poll_ready(&mut Context::from_waker(Waker::noop()));
+        assert!(ready.is_ready());
+        let mut request = Box::pin(service.call(Request::new(())));
+        let (one, two) = (
+            Arc::new(Flag::<1>(false.into())),
+            Arc::new(Flag::<1>(false.into())),
+        );
+        let other = Arc::new(Flag::<2>(false.into()));
+        let wakers: [Waker; 3] = [one.clone().into(), two.clone().into(), other.clone().into()];
+        let woken = [&one.0, &two.0, &other.0];
+
+        let forcer = std::thread::spawn(move || {
+            (0..round * 20).for_each(|_| std::hint::spin_loop());
+            ctl.force();
+            ctl
+        });
+        let mut last = None;
+        for poll in 0..400 {
+            // Each for a while, the same again and another, in turns of no even length.
+            let waker = (poll / (1 + poll % 3) + round) % 3;
+            let polled = request
+                .as_mut()
+                .poll(&mut Context::from_waker(&wakers[waker]));
+            last = polled.is_pending().then_some(waker);
+            if last.is_none() {
+                break;
+            }
+        }
+        if let Some(waker) = last {
+            let began = Instant::now();
+            while !woken[waker].load(Ordering::Acquire) {
+                assert!(
+                    began.elapsed() < Duration::from_secs(10),
+                    "not woken in round {round}"
+                );
+                std::thread::yield_now();
+            }
+            let cx = &mut Context::from_waker(&wakers[waker]);
+            assert!(request.as_mut().poll(cx).is_ready());
+        }
+        let ctl = forcer.join().unwrap();
+        drop(request);
+        assert_eq!(ctl.in_flight(), 0);
+    }
+}
+
+#[test]
+fn a_body_shows_what_it_is_and_not_how_it_is_kept() {
+    let body = ResponseBody::<http_body_util::Full<Bytes>>::default();
+    let shown = format!("{body:?}");
+    assert!(
+        shown.contains("Free") && !shown.contains("ManuallyDrop"),
+        "{shown}"
+    );
 }

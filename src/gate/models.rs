@@ -43,7 +43,7 @@
 //! |---|---|---|
 //! | register | register | `force_wakes_all_who_wait` |
 //! | | deregister | `slots_are_given_back_while_force_takes_the_wakers`, `a_slot_has_one_owner` |
-//! | | wake, force | `a_registration_meets_force_or_is_woken_by_it` |
+//! | | wake, force | `a_registration_meets_force_or_is_woken_by_it`, `a_registration_that_is_remembered_meets_force_or_is_woken_by_it` |
 //! | register again | register, itself, deregister | `registering_again_takes_no_second_slot` |
 //! | | wake, force | `a_future_that_moves_is_woken_where_it_is` |
 //! | | (other events) | `who_waits_for_something_else_is_woken_by_it` |
@@ -77,7 +77,7 @@ use loom::sync::atomic::AtomicUsize;
 use loom::thread;
 
 use super::*;
-use crate::wakers::Slot;
+use crate::wakers::{Remembered, Slot};
 
 fn check(model: impl Fn() + Send + Sync + 'static) {
     count_panics();

@@ -235,28 +235,40 @@ impl Shard {
     /// Registers `waker` for any of `interests`; `false` if one has come already.
     pub(crate) fn register(&self, slot: &mut Slot, waker: &Waker, interests: u32) -> bool {
         let happened = || self.phase() & u64::from(interests) != 0;
-        self.wakers.register(slot, waker, interests, happened)
+        let registered = self.wakers.register(slot, waker, interests, happened);
+        registered.is_some()
     }
 
-    /// As [`register`](Self::register), by one that remembers what it has registered. If that is the
-    /// same waker it need not be told whether it has happened: it is woken when it does.
+    /// Registers `waker` for the force; `false` if that has come already. By one who remembers which
+    /// waker it has registered: the same one again need not take the lock, for either it is in the set
+    /// still, or it was woken, and finds at its next look that force has come. That is so because force
+    /// is never taken back; no other interest is like that.
     #[inline]
-    pub(crate) fn register_again(
+    pub(crate) fn register_for_force(
         &self,
         slot: &mut Slot,
         remembered: &mut Remembered,
         waker: &Waker,
-        interests: u32,
     ) -> bool {
         if self.wakers.is_remembered(*remembered, waker) {
             return true;
         }
-        let happened = || self.phase() & u64::from(interests) != 0;
-        let registered = self.wakers.register_anew(slot, waker, interests, happened);
-        if registered {
-            *remembered = self.wakers.remember(waker);
-        }
-        registered
+        // Before foreign code runs, which may panic: the drop of the former waker.
+        *remembered = Remembered::NONE;
+        let registered = match slot.is_registered() {
+            false => {
+                (self.wakers).register_anew(slot, waker, interest::FORCED, || self.is_forced())
+            }
+            true => self.register_other(slot, waker),
+        };
+        *remembered = registered.unwrap_or(Remembered::NONE);
+        registered.is_some()
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn register_other(&self, slot: &mut Slot, waker: &Waker) -> Option<Remembered> {
+        (self.wakers).register(slot, waker, interest::FORCED, || self.is_forced())
     }
 
     /// Out of line and `extern "C"` (see `scan_gate`). It takes the slot by value: a reference into a

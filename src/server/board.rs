@@ -116,7 +116,8 @@ impl Reader {
             let stale = || board.edition() != self.edition;
             let next = waiting_for(self.edition.wrapping_add(1));
             let readers = &board.readers;
-            if readers.register(&mut self.slot, cx.waker(), next, stale) {
+            let registered = readers.register(&mut self.slot, cx.waker(), next, stale);
+            if registered.is_some() {
                 break;
             }
         }

@@ -32,6 +32,42 @@ fn a_registration_meets_force_or_is_woken_by_it() {
     });
 }
 
+/// Invariant 5: so is who remembers the waker, and does not take the lock when it is polled again.
+///
+/// Seeded: the bit set after the wakers are taken; remembered before it is registered.
+#[test]
+fn a_registration_that_is_remembered_meets_force_or_is_woken_by_it() {
+    check(|| {
+        let gate = Gate::new(1, 0);
+        let shard = Arc::clone(&gate.shards()[0]);
+        assert!(shard.enter(|| ()));
+        let request = thread::spawn(move || {
+            let mut slot = Slot::NONE;
+            let mut remembered = Remembered::NONE;
+            let mut met = false;
+            block_on(poll_fn(|cx| {
+                // Twice, as when it is polled for another reason.
+                for _ in 0..2 {
+                    // As the layers do: they look before they poll the inner.
+                    met = met || shard.is_forced();
+                    met = met || !shard.register_for_force(&mut slot, &mut remembered, cx.waker());
+                }
+                match met {
+                    true => Poll::Ready(()),
+                    false => Poll::Pending,
+                }
+            }));
+            assert!(shard.is_forced());
+            shard.deregister(slot.take());
+            shard.leave();
+        });
+        cut(&gate);
+        gate.drain();
+        wait_for(&gate, event::DRAINED);
+        request.join().unwrap();
+    });
+}
+
 /// Two that register and give back at the same time as force leave the slab whole.
 ///
 /// Seeded: `remove` that leaves the waker in the vacant entry.
