@@ -24,8 +24,8 @@ const CHUNK: usize = 64;
 #[derive(Debug)]
 pub(crate) struct WakerSet {
     slots: Mutex<Slots>,
-    /// The address of the table of the first waker there was, or zero: the wakers of a runtime's tasks
-    /// all have the same.
+    /// The address of the table of the waker that was registered when there was no other: the wakers of
+    /// a runtime's tasks all have the same. Changed under the lock.
     table: AtomicUsize,
 }
 
@@ -37,6 +37,8 @@ struct Slots {
     len: usize,
     /// The first vacant entry, or `Slot::NONE`; vacant entries are chained through `tag`.
     vacant: u32,
+    /// How many entries have an owner.
+    owned: usize,
 }
 
 /// Twenty-four bytes: what one waiting request costs in memory.
@@ -52,8 +54,8 @@ struct Entry {
 #[repr(transparent)]
 pub(crate) struct Slot(u32);
 
-/// Which waker its owner has registered, by the address of its data; none, if its table is not that of
-/// the set's first waker, or its clone, which is what the set holds, is another.
+/// Which waker the owner of a slot has registered, by the address of its data; none, if its table is not
+/// that of the set, or its clone, which is what the set holds, is another.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Remembered(usize);
 
@@ -84,6 +86,7 @@ impl WakerSet {
                 chunks: Vec::new(),
                 len: 0,
                 vacant: Slot::NONE.0,
+                owned: 0,
             }),
             table: AtomicUsize::new(0),
         }
@@ -93,32 +96,19 @@ impl WakerSet {
     /// still, or has been woken.
     #[inline]
     pub(crate) fn is_remembered(&self, remembered: Remembered, waker: &Waker) -> bool {
-        // Relaxed: it is set once, and nothing else is read through it.
+        // Relaxed: as long as anybody remembers one, it does not change; nothing is read through it.
         remembered.0 == waker.data().addr()
             && remembered.0 != Remembered::NONE.0
-            && self.table.load(Ordering::Relaxed) == ptr::from_ref(waker.vtable()).addr()
+            && self.table.load(Ordering::Relaxed) == table_of(waker)
     }
 
+    /// What the owner of a slot may remember of a waker whose clone is in the set; under the lock.
     #[inline]
     fn remember(&self, waker: &Waker) -> Remembered {
-        let table = ptr::from_ref(waker.vtable()).addr();
         // Relaxed: as above.
-        let first = match self.table.load(Ordering::Relaxed) {
-            0 => self.set_table(table),
-            first => first,
-        };
-        match first == table {
+        match self.table.load(Ordering::Relaxed) == table_of(waker) {
             true => Remembered(waker.data().addr()),
             false => Remembered::NONE,
-        }
-    }
-
-    /// Sets the table, unless there is one; gives the one there is.
-    #[cold]
-    fn set_table(&self, table: usize) -> usize {
-        match (self.table).compare_exchange(0, table, Ordering::Relaxed, Ordering::Relaxed) {
-            Ok(_) => table,
-            Err(first) => first,
         }
     }
 
@@ -158,25 +148,29 @@ impl WakerSet {
         happened: impl Fn() -> bool,
     ) -> Option<Remembered> {
         let clone = waker.clone();
-        let remembered = match clone.will_wake(waker) {
-            true => self.remember(waker),
-            false => Remembered::NONE,
-        };
+        let is_same = clone.will_wake(waker);
         let mut spare = Some(clone);
         let registered = {
             let mut slots = lock(&self.slots);
             // Invariant 3: under the lock, so that the wake-up cannot fall in between.
             let open = !happened();
-            if open {
+            open.then(|| {
+                if slots.owned == 0 {
+                    // Relaxed: nobody remembers one.
+                    self.table.store(table_of(waker), Ordering::Relaxed);
+                }
                 let entry = slots.claim(slot);
                 entry.tag = events;
                 mem::swap(&mut entry.waker, &mut spare);
-            }
-            open
+                match is_same {
+                    true => self.remember(waker),
+                    false => Remembered::NONE,
+                }
+            })
         };
         // Invariant 1: the former waker, or the one not needed, goes outside the lock.
         drop(spare);
-        registered.then_some(remembered)
+        registered
     }
 
     /// Gives the slot back.
@@ -192,6 +186,7 @@ impl WakerSet {
             entry.tag = vacant;
             let waker = entry.waker.take();
             slots.vacant = index;
+            slots.owned -= 1;
             waker
         };
         drop(waker);
@@ -263,6 +258,7 @@ impl Slots {
         let entry = &mut self.chunks[slot.0 as usize / CHUNK][slot.0 as usize % CHUNK];
         if is_new {
             self.vacant = entry.tag;
+            self.owned += 1;
         }
         entry
     }
@@ -284,6 +280,10 @@ impl Entry {
         waker: None,
         tag: Slot::NONE.0,
     };
+}
+
+fn table_of(waker: &Waker) -> usize {
+    ptr::from_ref(waker.vtable()).addr()
 }
 
 #[cfg(all(test, not(tower_lifecycle_loom)))]
@@ -368,9 +368,13 @@ mod tests {
         assert!(!set.is_remembered(remembered, &another));
         assert!(!set.is_remembered(remembered, &other));
         assert!(!set.is_remembered(Remembered::NONE, &one));
-        // Only the first kind is.
+        // Only the kind of the first one is, until all are gone.
         let remembered = remember(&set, &mut slot, &other);
         assert!(!set.is_remembered(remembered, &other));
+        set.remove(slot.take());
+        let remembered = remember(&set, &mut slot, &other);
+        assert!(set.is_remembered(remembered, &other));
+        assert!(!set.is_remembered(remembered, &one));
     }
 
     #[test]
