@@ -490,6 +490,7 @@ where
         }
         // Declared first, so that it is dropped last, should the drop of the inner panic.
         let taken;
+        // One variable to the end, looked at and mended in place: the response is moved once.
         let mut polled = inner.poll(cx);
         if polled.is_pending() {
             return match guard.poll_forced_again(cx, remembered) {
