@@ -647,9 +647,11 @@ fn the_last_waker_is_woken_whatever_force_falls_between() {
             ctl
         });
         let mut last = None;
-        for poll in 0..400 {
-            // Each for a while, the same again and another, in turns of no even length.
-            let waker = (poll / (1 + poll % 3) + round) % 3;
+        let mut random = round as u32;
+        for _ in 0..300 + round {
+            // The same again, or another, by a generator of a few bits.
+            random = random.wrapping_mul(1_103_515_245).wrapping_add(12_345);
+            let waker = (random >> 16) as usize % 3;
             let polled = request
                 .as_mut()
                 .poll(&mut Context::from_waker(&wakers[waker]));
