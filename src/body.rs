@@ -325,9 +325,7 @@ where
         };
         let polled = poll_or_cut(inner.as_mut(), guard, cx);
         if is_last(&polled, || inner.is_end_stream()) {
-            state.set(State::Special {
-                special: Rare::none(),
-            });
+            state.set(State::ended());
         }
         polled
     }
@@ -354,6 +352,16 @@ where
     }
 }
 
+impl<B> State<B> {
+    /// Not a constant, which would have the whole of it copied.
+    #[inline]
+    fn ended() -> Self {
+        Self::Special {
+            special: Rare::none(),
+        }
+    }
+}
+
 impl<B> State<B>
 where
     B: Body<Error: Into<BoxError>>,
@@ -370,9 +378,7 @@ where
         };
         let polled = special.as_mut().poll_frame(cx);
         if is_last(&polled, || special.is_end_stream()) {
-            self.set(State::Special {
-                special: Rare::none(),
-            });
+            self.set(State::ended());
         }
         polled
     }

@@ -28,6 +28,7 @@ use self::entrance::Entrance;
 use self::special::Special;
 use crate::body::ResponseBody;
 use crate::controller::ShutdownController;
+use crate::error::POLLED_AFTER_COMPLETION;
 use crate::layer_shard::LayerHandle;
 use crate::long_lived::{Class, LongLived};
 use crate::mode::{AnyService, Http};
@@ -138,8 +139,6 @@ pin_project! {
         Special { special: Rare<Box<Special<F>>> },
     }
 }
-
-const POLLED_AFTER_COMPLETION: &str = "response future polled after completion";
 
 // ===== impl DrainLayer =====
 

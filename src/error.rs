@@ -24,6 +24,9 @@ use std::fmt;
 /// ```
 pub type BoxError = Box<dyn Error + Send + Sync>;
 
+/// What the response futures panic with that are polled again: a mistake of their caller's.
+pub(crate) const POLLED_AFTER_COMPLETION: &str = "response future polled after completion";
+
 /// The work was refused, and never begun: the service is shutting down, or paused.
 ///
 /// It can be sent again elsewhere without harm.

@@ -349,9 +349,15 @@ fn has_left() -> ! {
 impl Way for Arc<Shard> {
     #[inline]
     fn let_go(self) {
-        if let Some(last) = Arc::into_inner(self) {
-            discard(&mut Some(last));
-        }
+        let_go(self);
+    }
+}
+
+/// What [`Way::let_go`] is for an `Arc`.
+#[inline]
+pub(crate) fn let_go<T>(counted: Arc<T>) {
+    if let Some(last) = Arc::into_inner(counted) {
+        discard(&mut Some(last));
     }
 }
 
@@ -359,7 +365,7 @@ impl Way for Arc<Shard> {
 /// that none of its callers is ready for that; and by reference, for what is not C's is not passed by value.
 #[cold]
 #[inline(never)]
-pub(crate) extern "C" fn discard<T>(last: &mut Option<T>) {
+extern "C" fn discard<T>(last: &mut Option<T>) {
     panic::contained(|| drop(last.take()));
 }
 

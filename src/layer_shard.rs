@@ -12,7 +12,7 @@ use std::fmt;
 
 use crate::core::Core;
 use crate::gate::Shard;
-use crate::guard::{Way, discard};
+use crate::guard::{Way, let_go};
 use crate::sync::{Arc, Mutex, OnceLock, Weak, lock};
 use crate::thread_index::thread_index;
 
@@ -96,9 +96,7 @@ impl<O> AsRef<Shard> for LayerHandle<O> {
 impl<O> Way for LayerHandle<O> {
     #[inline]
     fn let_go(self) {
-        if let Some(last) = Arc::into_inner(self.0) {
-            discard(&mut Some(last));
-        }
+        let_go(self.0);
     }
 }
 

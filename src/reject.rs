@@ -83,8 +83,10 @@ type RefuseWith = Arc<dyn Fn(&request::Parts) -> Response<Bytes> + Send + Sync>;
 ///
 /// ```text
 /// 31          16 15       8 7     1   0
-/// [ path class  | gRPC type | flags | any ]
+/// [ path class  | gRPC type | flags | – ]
 /// ```
+///
+/// The lowest bit is the entry's, in which they are noted.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Facts(u32);
 

@@ -13,6 +13,7 @@ use tower_service::Service;
 
 use crate::body::TrackedBody;
 use crate::controller::ShutdownController;
+use crate::error::POLLED_AFTER_COMPLETION;
 use crate::guard::InFlightGuard;
 use crate::layer_shard::LayerHandle;
 use crate::mode::{AnyService, Http};
@@ -96,8 +97,6 @@ pin_project! {
         Done,
     }
 }
-
-const POLLED_AFTER_COMPLETION: &str = "response future polled after completion";
 
 // ===== impl RequestTrackingLayer =====
 

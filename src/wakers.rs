@@ -6,6 +6,8 @@
 //!    out and leaves the slot, so a slot never changes hands under its owner.
 //! 3. Whether an event has already happened is asked under the lock. The one who makes it happen
 //!    publishes it first and takes the lock afterwards, so a registration is either refused or woken.
+//! 4. Who remembers a waker owns a slot, and the table changes only when nobody does. So a waker that is
+//!    remembered by its address, and has that table, is the one whose clone was put into the slot.
 
 use std::task::Waker;
 use std::{mem, ptr};
@@ -96,7 +98,7 @@ impl WakerSet {
     /// still, or has been woken.
     #[inline]
     pub(crate) fn is_remembered(&self, remembered: Remembered, waker: &Waker) -> bool {
-        // Relaxed: as long as anybody remembers one, it does not change; nothing is read through it.
+        // Relaxed: it does not change meanwhile (invariant 4); nothing is read through it.
         remembered.0 == waker.data().addr()
             && remembered.0 != Remembered::NONE.0
             && self.table.load(Ordering::Relaxed) == table_of(waker)
@@ -105,7 +107,7 @@ impl WakerSet {
     /// What the owner of a slot may remember of a waker whose clone is in the set; under the lock.
     #[inline]
     fn remember(&self, waker: &Waker) -> Remembered {
-        // Relaxed: as above.
+        // Relaxed: it changes under the lock.
         match self.table.load(Ordering::Relaxed) == table_of(waker) {
             true => Remembered(waker.data().addr()),
             false => Remembered::NONE,
@@ -156,7 +158,7 @@ impl WakerSet {
             let open = !happened();
             open.then(|| {
                 if slots.owned == 0 {
-                    // Relaxed: nobody remembers one.
+                    // Invariant 4. Relaxed: as in `is_remembered`.
                     self.table.store(table_of(waker), Ordering::Relaxed);
                 }
                 let entry = slots.claim(slot);
@@ -255,6 +257,7 @@ impl Slots {
             }
             slot.0 = self.vacant;
         }
+        // Not by `entry`, which would borrow the rest as well.
         let entry = &mut self.chunks[slot.0 as usize / CHUNK][slot.0 as usize % CHUNK];
         if is_new {
             self.vacant = entry.tag;

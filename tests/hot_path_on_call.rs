@@ -564,8 +564,14 @@ impl Body for Noted {
 /// P2: also when the answer is there, and the drop of the handler panics.
 #[test]
 fn an_answer_goes_before_its_guard_when_the_drop_of_the_handler_panics() {
+    let upgrade = || Request::get("/").header(UPGRADE, "echo").body(()).unwrap();
     for content_type in ["text/plain", "text/event-stream"] {
-        for tracking in [false, true] {
+        for (tracking, request) in [
+            (false, Request::new(())),
+            (true, Request::new(())),
+            (false, upgrade()),
+        ] {
+            let asked = format!("{content_type}, {tracking}, {:?}", request.headers());
             let ctl = ShutdownController::new();
             let log = Log {
                 ctl: ctl.clone(),
@@ -586,27 +592,26 @@ fn an_answer_goes_before_its_guard_when_the_drop_of_the_handler_panics() {
                 })
             };
             match tracking {
-                false => poll_and_drop(DrainLayer::new(ctl.clone()).layer(service_fn(handler))),
+                false => {
+                    let layer = DrainLayer::new(ctl.clone());
+                    poll_and_drop(layer.layer(service_fn(handler)), request);
+                }
                 true => {
                     let layer = RequestTrackingLayer::new(ctl.clone());
-                    poll_and_drop(layer.layer(service_fn(handler)));
+                    poll_and_drop(layer.layer(service_fn(handler)), request);
                 }
             }
             let dropped = log.dropped.lock().unwrap();
-            assert_eq!(
-                *dropped,
-                [("handler", 1), ("body", 1)],
-                "{content_type}, {tracking}"
-            );
+            assert_eq!(*dropped, [("handler", 1), ("body", 1)], "{asked}");
             assert_eq!(ctl.in_flight(), 0);
         }
     }
 }
 
-fn poll_and_drop<S: Service<Request<()>>>(mut service: S) {
+fn poll_and_drop<S: Service<Request<()>>>(mut service: S, request: Request<()>) {
     let cx = &mut Context::from_waker(Waker::noop());
     assert!(service.poll_ready(cx).is_ready());
-    let mut response = Box::pin(service.call(Request::new(())));
+    let mut response = Box::pin(service.call(request));
     let polled = catch_unwind(AssertUnwindSafe(|| response.as_mut().poll(cx).is_ready()));
     assert!(polled.is_err(), "the drop panics");
 }

@@ -9,8 +9,8 @@ use pin_project_lite::pin_project;
 use tower_service::Service;
 use tracing::warn;
 
-use super::{Drain, POLLED_AFTER_COMPLETION};
-use crate::error::{BoxError, Forced, ShuttingDown};
+use super::Drain;
+use crate::error::{BoxError, Forced, POLLED_AFTER_COMPLETION, ShuttingDown};
 use crate::mode::AnyService;
 use crate::reject::Admission;
 use crate::wakers::Remembered;

@@ -13,9 +13,9 @@ use tower_service::Service;
 use tracing::warn;
 
 use super::entrance::Refusal;
-use super::{Drain, POLLED_AFTER_COMPLETION, ResponseFuture, adapt};
+use super::{Drain, ResponseFuture, adapt};
 use crate::body::ResponseBody;
-use crate::error::ShuttingDown;
+use crate::error::{POLLED_AFTER_COMPLETION, ShuttingDown};
 use crate::mode::Http;
 use crate::reject::{Admission, Facts, into_response};
 use crate::upgrade::{UpgradeGuard, UpgradedHold};
@@ -136,6 +136,7 @@ impl<F> Special<F> {
                 guard,
                 handle,
             } => {
+                let result = result; // declared after the guard: dropped before it, if this panics
                 drop(inner); // before the guard, which goes here on an error
                 result.map(|response| upgrade(guard, handle, response))
             }

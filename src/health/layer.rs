@@ -13,6 +13,7 @@ use tower_service::Service;
 use super::HealthService;
 use super::body::HealthBody;
 use crate::controller::ShutdownController;
+use crate::error::POLLED_AFTER_COMPLETION;
 use crate::sync::Arc;
 
 /// Answers liveness and readiness probes in front of an HTTP service.
@@ -152,8 +153,6 @@ pin_project! {
         Done,
     }
 }
-
-const POLLED_AFTER_COMPLETION: &str = "response future polled after completion";
 
 // ===== impl HealthLayer =====
 
