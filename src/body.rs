@@ -5,7 +5,7 @@
 //! moment, or when it is dropped before, the inner body is dropped first and then the guard.
 
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
@@ -19,7 +19,7 @@ use crate::panic;
 use crate::rare::Rare;
 use crate::reject::{Admission, Farewell};
 use crate::sync::Arc;
-use crate::upgrade::UpgradedHold;
+use crate::upgrade::{UpgradeGuard, UpgradedHold};
 
 pin_project! {
     /// The response body of [`RequestTracking`](crate::RequestTracking).
@@ -111,7 +111,7 @@ pin_project! {
     #[project = StateProj]
     #[derive(Debug)]
     enum State<B> {
-        /// Of an admitted request.
+        /// Of a request that was let in.
         Admitted {
             // Declared first, so that it is dropped first.
             #[pin]
@@ -127,8 +127,6 @@ pin_project! {
     #[project = SpecialProj]
     #[derive(Debug)]
     enum Special<B> {
-        /// Of an exempt request, or of none.
-        Free { #[pin] inner: B },
         /// Our own.
         Refusal { text: Option<Bytes> },
         /// Of a stream that is ended by the drain.
@@ -140,6 +138,14 @@ pin_project! {
             guard: UpgradedHold,
         },
     }
+}
+
+/// What a response is that would outlast the drain.
+pub(crate) enum Lasting {
+    /// Of a class that is ended when draining begins.
+    Stream(Arc<Class>, Farewell),
+    /// The connection is no longer HTTP's after it.
+    Upgrade(UpgradeGuard),
 }
 
 /// A guard of what can be cut.
@@ -265,26 +271,26 @@ pub(crate) fn cut(guard: &impl Cut) -> BoxError {
 // ===== impl ResponseBody =====
 
 impl<B> ResponseBody<B> {
-    /// Of an admitted request; one that has an `ending` is ended by the drain.
     #[inline]
-    pub(crate) fn of(inner: B, guard: Admission, ending: Option<(Arc<Class>, Farewell)>) -> Self {
-        let state = match ending {
-            None => State::Admitted { inner, guard },
-            Some((class, farewell)) => {
-                let inner = Ending::new(inner, guard, class, farewell);
-                return Self::special(Special::LongLived { inner });
-            }
-        };
-        Self { state }
+    pub(crate) fn new(inner: B, guard: Admission) -> Self {
+        Self {
+            state: State::Admitted { inner, guard },
+        }
     }
 
+    /// Of a response that would outlast the drain.
     #[cold]
-    pub(crate) fn upgraded(inner: B, guard: UpgradedHold) -> Self {
-        Self::special(Special::Upgraded { inner, guard })
-    }
-
-    pub(crate) fn free(inner: B) -> Self {
-        Self::special(Special::Free { inner })
+    pub(crate) fn lasting(inner: B, guard: Admission, lasting: Lasting) -> Self {
+        Self::special(match lasting {
+            Lasting::Stream(class, farewell) => Special::LongLived {
+                inner: Ending::new(inner, guard, class, farewell),
+            },
+            Lasting::Upgrade(handle) => {
+                handle.count(guard);
+                let guard = UpgradedHold::new(handle);
+                Special::Upgraded { inner, guard }
+            }
+        })
     }
 
     pub(crate) fn refusal(text: Bytes) -> Self {
@@ -391,10 +397,6 @@ where
 {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled<B::Data> {
         match self.project() {
-            SpecialProj::Free { inner } => {
-                let frame = ready!(inner.poll_frame(cx));
-                Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
-            }
             SpecialProj::Refusal { text } => {
                 let frame = text.take().map(|text| Frame::data(text.into()));
                 Poll::Ready(frame.map(Ok))
@@ -406,7 +408,7 @@ where
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Special::Free { inner } | Special::Upgraded { inner, .. } => inner.is_end_stream(),
+            Special::Upgraded { inner, .. } => inner.is_end_stream(),
             Special::Refusal { text } => text.is_none(),
             Special::LongLived { inner } => inner.is_end_stream(),
         }
@@ -414,7 +416,7 @@ where
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Special::Free { inner } | Special::Upgraded { inner, .. } => inner.size_hint(),
+            Special::Upgraded { inner, .. } => inner.size_hint(),
             Special::Refusal { text } => {
                 SizeHint::with_exact(text.as_ref().map_or(0, |text| text.len() as u64))
             }
@@ -425,6 +427,6 @@ where
 
 impl<B: Default> Default for ResponseBody<B> {
     fn default() -> Self {
-        Self::free(B::default())
+        Self::new(B::default(), Entry::uncounted())
     }
 }

@@ -14,7 +14,7 @@ use std::fmt;
 use std::future::Future;
 use std::marker::PhantomData;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -23,17 +23,17 @@ use http_body::Body;
 use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
+use tracing::warn;
 
 use self::entrance::Entrance;
-use self::special::Special;
-use crate::body::ResponseBody;
+use crate::body::{Lasting, ResponseBody};
 use crate::controller::ShutdownController;
 use crate::error::POLLED_AFTER_COMPLETION;
 use crate::layer_shard::LayerHandle;
-use crate::long_lived::{Class, LongLived};
+use crate::long_lived::LongLived;
 use crate::mode::{AnyService, Http};
 use crate::rare::Rare;
-use crate::reject::{Admission, Facts, Farewell, Options};
+use crate::reject::{Admission, Facts, Options, into_response};
 use crate::sync::{Arc, OnceLock};
 use crate::wakers::Remembered;
 
@@ -135,8 +135,8 @@ pin_project! {
             // The waker that the guard has registered.
             remembered: Remembered,
         },
-        // Boxed, so that an admitted one is not larger for it; none when it has completed.
-        Special { special: Rare<Box<Special<F>>> },
+        // None when it has completed.
+        Over { refused: Rare<Box<Response<Bytes>>> },
     }
 }
 
@@ -429,17 +429,10 @@ where
         let facts = self.entrance.handle.options.facts_of(&request);
         let guard = facts.note(guard);
         if facts.asks_to_upgrade() {
-            return self.upgrading(guard, request);
+            return self.offer_upgrade(guard, request);
         }
         // The guard is there before the call: a panic in it is counted and undone.
-        let inner = self.inner.call(request);
-        ResponseFuture {
-            state: State::Admitted {
-                inner,
-                guard,
-                remembered: Remembered::NONE,
-            },
-        }
+        ResponseFuture::admitted(self.inner.call(request), guard)
     }
 }
 
@@ -481,11 +474,11 @@ where
             remembered,
         } = state.as_mut().project()
         else {
-            return state.poll_rare(cx);
+            return Poll::Ready(Ok(state.answer()));
         };
         // Before every poll of the inner: one that wakes itself would outrun the wake-up.
         if guard.is_forced() {
-            return state.poll_rare(cx);
+            return Poll::Ready(Ok(state.answer()));
         }
         // Declared first, so that it is dropped last, should the drop of the inner panic.
         let taken;
@@ -493,30 +486,41 @@ where
         let mut polled = inner.poll(cx);
         if polled.is_pending() {
             return match guard.poll_forced_again(cx, remembered) {
-                Poll::Ready(()) => state.poll_rare(cx),
+                Poll::Ready(()) => Poll::Ready(Ok(state.answer())),
                 Poll::Pending => Poll::Pending,
             };
         }
         if let Poll::Ready(Ok(response)) = &mut polled {
-            if guard.is_shedding() || response.body().size_hint().exact().is_none() {
-                if let Some(ending) = adapt(response, guard) {
-                    return state.long_lived(polled, ending);
+            if !special::is_ordinary(response, guard) {
+                if let Some(lasting) = special::adapt(response, guard) {
+                    return state.lasting(polled, lasting);
                 }
             }
         }
         taken = guard.take();
         state.set(State::done());
-        polled.map_ok(|response| response.map(|body| ResponseBody::of(body, taken, None)))
+        polled.map_ok(|response| response.map(|body| ResponseBody::new(body, taken)))
     }
 }
 
 impl<F> ResponseFuture<F> {
+    #[inline]
+    fn admitted(inner: F, guard: Admission) -> Self {
+        Self {
+            state: State::Admitted {
+                inner,
+                guard,
+                remembered: Remembered::NONE,
+            },
+        }
+    }
+
     #[cold]
     #[inline(never)]
-    fn special(special: Box<Special<F>>) -> Self {
-        let special = Rare::of(special);
+    fn refused(response: Response<Bytes>) -> Self {
+        let refused = Rare::of(Box::new(response));
         Self {
-            state: State::Special { special },
+            state: State::Over { refused },
         }
     }
 }
@@ -525,18 +529,18 @@ impl<F> State<F> {
     /// Completed, or cut. Not a constant, which would have the whole of it copied.
     #[inline]
     fn done() -> Self {
-        Self::Special {
-            special: Rare::none(),
+        Self::Over {
+            refused: Rare::none(),
         }
     }
 
-    /// Completes with a body that is ended by the drain.
+    /// Completes with a body that would outlast the drain.
     #[cold]
     #[inline(never)]
-    fn long_lived<B, E>(
+    fn lasting<B, E>(
         mut self: Pin<&mut Self>,
         polled: Poll<Result<Response<B>, E>>,
-        ending: (Arc<Class>, Farewell),
+        lasting: Lasting,
     ) -> Poll<Result<Response<ResponseBody<B>>, E>> {
         let StateProj::Admitted { guard, .. } = self.as_mut().project() else {
             unreachable!("it has just been polled")
@@ -544,60 +548,36 @@ impl<F> State<F> {
         let guard = guard.take();
         let polled = polled; // declared after the guard, and dropped before it
         self.set(State::done());
-        polled.map_ok(|response| response.map(|body| ResponseBody::of(body, guard, Some(ending))))
+        polled.map_ok(|response| response.map(|body| ResponseBody::lasting(body, guard, lasting)))
     }
 
-    /// Polls one that is not simply admitted, or cuts one that is, for force has come.
+    /// Answers in the inner's place: a request that was refused, or one that is cut, for force has come.
     #[cold]
     #[inline(never)]
-    fn poll_rare<B, E>(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<Response<ResponseBody<B>>, E>>
-    where
-        F: Future<Output = Result<Response<B>, E>>,
-        B: Body,
-    {
-        let result = match self.as_mut().project() {
+    fn answer<B>(mut self: Pin<&mut Self>) -> Response<ResponseBody<B>> {
+        match self.as_mut().project() {
             StateProj::Admitted { guard, .. } => {
-                let facts = special::note_cut(guard);
+                guard.note_aborted();
+                let facts = Facts::noted(guard);
                 self.set(State::done());
-                return Poll::Ready(Ok(special::cut(facts)));
+                warn!("cut by the shutdown: the request had no response yet");
+                into_response(facts.cut())
             }
-            StateProj::Special { special } => match special.as_mut() {
-                Some(special) => ready!(special.poll(cx)),
+            StateProj::Over { refused } => match refused.take() {
+                Some(response) => into_response(*response),
                 None => panic!("{POLLED_AFTER_COMPLETION}"),
             },
-        };
-        self.set(State::done());
-        Poll::Ready(result)
-    }
-}
-
-/// Asks the client of an admitted request to leave, if that is due, and gives the class of what is to
-/// be ended by the drain.
-#[cold]
-#[inline(never)]
-fn adapt<B: Body>(response: &mut Response<B>, guard: &Admission) -> Option<(Arc<Class>, Farewell)> {
-    let facts = Facts::noted(guard);
-    let body = response.body();
-    let class = match body.is_end_stream() || body.size_hint().exact().is_some() {
-        true => None,
-        false => {
-            (guard.way().options.long_lived()).of_response(facts.path_class(), response.headers())
         }
-    };
-    if guard.is_shedding() {
-        facts.ask_to_leave(response);
     }
-    class.map(|class| (class, Farewell::of(response.headers())))
 }
 
 impl<F> fmt::Debug for ResponseFuture<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = match &self.state {
+            State::Admitted { guard, .. } if guard.way().is_none() => "exempt",
             State::Admitted { .. } => "admitted",
-            State::Special { special } => special.as_ref().map_or("done", |special| special.name()),
+            State::Over { refused } if refused.as_ref().is_none() => "done",
+            State::Over { .. } => "refused",
         };
         f.debug_tuple("ResponseFuture").field(&state).finish()
     }

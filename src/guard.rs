@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::future::Future;
-use std::mem::ManuallyDrop;
+use std::mem::{self, ManuallyDrop};
 use std::num::NonZeroU32;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -55,7 +55,8 @@ pub struct InFlightGuard(Entry<Arc<Shard>>);
 
 /// What every guard is: one entry in the books of the shard that `W` leads to, until it is dropped.
 pub(crate) struct Entry<W: Way> {
-    /// None when it has left. By hand, since dropping it must not unwind (see [`Way::let_go`]).
+    /// None when it counts nothing: it has left, or was let past a closed gate. By hand, since dropping
+    /// it must not unwind (see [`Way::let_go`]).
     way: ManuallyDrop<Option<W>>,
     /// Where the request's own waker is registered, from its first `Pending` on.
     slot: Slot,
@@ -118,19 +119,24 @@ impl InFlightGuard {
     /// not the load balancer's.
     #[inline]
     pub(crate) fn track(shard: &Arc<Shard>) -> Self {
-        Self(Entry::counted(shard.enter_always(|| ())))
+        Self(Entry::of(Some(shard.enter_always(|| ()))))
     }
 
     /// As [`track`](Self::track), for a request: in a lame duck it is noted as a late arrival.
     #[inline]
     pub(crate) fn track_request(shard: &Arc<Shard>) -> Self {
-        Self(Entry::counted(shard.enter_always(|| arrivals::note(shard))))
+        let entered = shard.enter_always(|| arrivals::note(shard));
+        Self(Entry::of(Some(entered)))
     }
 
     /// See [`Entry::take`].
     #[inline]
     pub(crate) fn take(&mut self) -> Self {
         Self(self.0.take())
+    }
+
+    fn shard(&self) -> &Shard {
+        (self.0.shard()).expect("a layer's guard is used by nobody when it has been taken")
     }
 
     /// Resolves when draining has begun: the work should come to its end.
@@ -159,7 +165,7 @@ impl InFlightGuard {
     /// # }
     /// ```
     pub fn draining(&self) -> GuardWait<'_> {
-        GuardWait::new(self.0.shard(), interest::DRAINING)
+        GuardWait::new(self.shard(), interest::DRAINING)
     }
 
     /// Resolves when admitted work is cut: the guard should be dropped now.
@@ -193,15 +199,15 @@ impl InFlightGuard {
     /// # }
     /// ```
     pub fn forced(&self) -> GuardWait<'_> {
-        GuardWait::new(self.0.shard(), interest::FORCED)
+        GuardWait::new(self.shard(), interest::FORCED)
     }
 }
 
 impl fmt::Debug for InFlightGuard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("InFlightGuard")
-            .field("draining", &self.0.shard().is_draining())
-            .field("forced", &self.0.shard().is_forced())
+            .field("draining", &self.0.is_draining())
+            .field("forced", &self.0.is_forced())
             .finish_non_exhaustive()
     }
 }
@@ -218,13 +224,18 @@ impl<W: Way> Entry<W> {
         arrived: impl FnOnce(),
     ) -> Option<Self> {
         let admitted = way.as_ref().enter(arrived);
-        admitted.then(|| Self::counted(share(way)))
+        admitted.then(|| Self::of(Some(share(way))))
+    }
+
+    /// One that counts nothing, for what is let past a closed gate. Force does not come to it.
+    pub(crate) fn uncounted() -> Self {
+        Self::of(None)
     }
 
     #[inline]
-    fn counted(way: W) -> Self {
+    fn of(way: Option<W>) -> Self {
         Self {
-            way: ManuallyDrop::new(Some(way)),
+            way: ManuallyDrop::new(way),
             slot: Slot::NONE,
             note: NonZeroU32::MIN,
         }
@@ -253,40 +264,47 @@ impl<W: Way> Entry<W> {
         self.note.get()
     }
 
-    /// The way to the shard.
-    #[inline]
-    pub(crate) fn way(&self) -> &W {
-        match &*self.way {
-            Some(way) => way,
-            None => has_left(),
+    /// The same entry by another way to the same shard.
+    pub(crate) fn by_way(mut self, other: impl FnOnce(&W) -> W) -> Self {
+        if let Some(way) = &mut *self.way {
+            let other = other(way);
+            mem::replace(way, other).let_go();
         }
+        self
+    }
+
+    /// The way to the shard, or none if it counts nothing.
+    #[inline]
+    pub(crate) fn way(&self) -> Option<&W> {
+        self.way.as_ref()
     }
 
     #[inline]
-    fn shard(&self) -> &Shard {
-        self.way().as_ref()
+    fn shard(&self) -> Option<&Shard> {
+        self.way().map(W::as_ref)
     }
 
+    /// Whether the clients are to be asked to leave; where the gate has closed, they are.
     #[inline]
     pub(crate) fn is_shedding(&self) -> bool {
-        self.shard().is_shedding()
+        self.shard().is_none_or(Shard::is_shedding)
     }
 
     #[inline]
     pub(crate) fn is_draining(&self) -> bool {
-        self.shard().is_draining()
+        self.shard().is_some_and(Shard::is_draining)
     }
 
     /// Has the task woken at any of `interests`; `false` if one has come already.
     #[inline]
     pub(crate) fn register(&mut self, cx: &mut Context<'_>, interests: u32) -> bool {
-        let Some(way) = &*self.way else { has_left() };
+        let Some(way) = &*self.way else { return true };
         way.as_ref().register(&mut self.slot, cx.waker(), interests)
     }
 
     #[inline]
     pub(crate) fn is_forced(&self) -> bool {
-        self.shard().is_forced()
+        self.shard().is_some_and(Shard::is_forced)
     }
 
     /// Ready once force has come; else the task is woken when it comes.
@@ -306,7 +324,9 @@ impl<W: Way> Entry<W> {
         cx: &mut Context<'_>,
         remembered: &mut Remembered,
     ) -> Poll<()> {
-        let Some(way) = &*self.way else { has_left() };
+        let Some(way) = &*self.way else {
+            return Poll::Pending;
+        };
         let shard = way.as_ref();
         match shard.register_for_force(&mut self.slot, remembered, cx.waker()) {
             true => Poll::Pending,
@@ -316,7 +336,9 @@ impl<W: Way> Entry<W> {
 
     /// Notes that what this entry counts is being cut.
     pub(crate) fn note_aborted(&self) {
-        self.shard().note_aborted();
+        if let Some(shard) = self.shard() {
+            shard.note_aborted();
+        }
     }
 }
 
@@ -338,12 +360,6 @@ fn leave(way: impl Way, slot: Slot) {
     }
     shard.leave();
     way.let_go();
-}
-
-#[cold]
-#[inline(never)]
-fn has_left() -> ! {
-    unreachable!("an entry that has left is not used")
 }
 
 impl Way for Arc<Shard> {
@@ -372,6 +388,7 @@ extern "C" fn discard<T>(last: &mut Option<T>) {
 impl<W: Way> fmt::Debug for Entry<W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Entry")
+            .field("counted", &self.way().is_some())
             .field("draining", &self.is_draining())
             .field("forced", &self.is_forced())
             .finish_non_exhaustive()

@@ -15,6 +15,7 @@ use crate::gate::Shard;
 use crate::guard::{Way, let_go};
 use crate::sync::{Arc, Mutex, OnceLock, Weak, lock};
 use crate::thread_index::thread_index;
+use crate::upgrade::Offer;
 
 /// One shard as one layer sees it, with the layer's options. Aligned as the shards are, so that
 /// the reference count beside it shares no line with another's.
@@ -27,6 +28,8 @@ pub(crate) struct LayerShard<O> {
     peers: Arc<OnceLock<Peers<O>>>,
     /// For the index of the calling thread's shard.
     mask: usize,
+    /// What a request that asks for an upgrade was offered; it has one of these for itself.
+    pub(crate) offer: Offer,
 }
 
 /// All shards of one layer, by their indices.
@@ -67,6 +70,7 @@ impl<O: Send + Sync + 'static> LayerHandle<O> {
                     index,
                     peers: Arc::clone(&peers),
                     mask: shards.len() - 1,
+                    offer: Offer::none(),
                 })
             })
             .collect();
@@ -83,6 +87,18 @@ impl<O> LayerHandle<O> {
     #[inline]
     pub(crate) fn share(&self) -> Self {
         Self(Arc::clone(&self.0))
+    }
+
+    /// The same for one request alone, which was offered an upgrade.
+    pub(crate) fn offering(&self, offer: Offer) -> Self {
+        Self(Arc::new(LayerShard {
+            shard: Arc::clone(&self.shard),
+            options: Arc::clone(&self.options),
+            index: self.index,
+            peers: Arc::clone(&self.peers),
+            mask: self.mask,
+            offer,
+        }))
     }
 }
 

@@ -25,6 +25,10 @@ impl<P> Rare<P> {
         self.0.as_ref()
     }
 
+    pub(crate) fn take(&mut self) -> Option<P> {
+        self.0.take()
+    }
+
     #[inline]
     pub(crate) fn as_mut(&mut self) -> Option<&mut P> {
         self.0.as_mut()

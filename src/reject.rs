@@ -158,7 +158,7 @@ impl Options {
     }
 
     /// What has to be remembered of an admitted request.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn facts_of<T>(&self, request: &Request<T>) -> Facts {
         let facts = Facts::of(request);
         match self.long_lived.has_paths() {
@@ -244,10 +244,7 @@ impl Facts {
         }
         let headers = request.headers();
         // HTTP/1.0 has no upgrades (RFC 9110 §7.8), and HTTP/2 has only those by CONNECT.
-        if request.version() == Version::HTTP_11
-            && !headers.is_empty()
-            && headers.contains_key(UPGRADE)
-        {
+        if request.version() == Version::HTTP_11 && has_upgrade(headers) {
             facts |= ASKS_TO_UPGRADE;
         }
         match *request.method() {
@@ -415,6 +412,21 @@ impl Farewell {
     }
 }
 
+#[inline]
+fn has_upgrade(headers: &HeaderMap) -> bool {
+    // To hash a name costs as much as to compare it with eight.
+    match headers.keys_len() {
+        ..=8 => headers.keys().any(|name| *name == UPGRADE),
+        _ => has_upgrade_among_many(headers),
+    }
+}
+
+/// Out of line, so that all else of a request's look at its headers is inlined.
+#[inline(never)]
+fn has_upgrade_among_many(headers: &HeaderMap) -> bool {
+    headers.contains_key(UPGRADE)
+}
+
 /// Which of `GRPC_TYPES` it is: `application/grpc`, alone or followed by `+`, `;` or `-web`.
 #[inline(never)]
 fn grpc_type(headers: &HeaderMap) -> Option<usize> {
@@ -461,6 +473,8 @@ pub(crate) fn into_response<B>(response: Response<Bytes>) -> Response<ResponseBo
 
 #[cfg(all(test, not(tower_lifecycle_loom)))]
 mod tests {
+    use http::HeaderName;
+
     use super::*;
 
     fn facts(content_type: &'static str) -> Facts {
@@ -500,6 +514,25 @@ mod tests {
         }
         let unknown = facts("application/grpc+other").cut();
         assert_eq!(unknown.headers()[CONTENT_TYPE], "application/grpc");
+    }
+
+    #[test]
+    fn an_upgrade_is_found_among_few_headers_and_many() {
+        for others in 0..=20 {
+            for place in 0..=others {
+                let mut request = Request::get("/").body(()).expect("a valid request");
+                let headers = request.headers_mut();
+                for n in 0..others {
+                    if n == place {
+                        headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+                    }
+                    let name = HeaderName::try_from(format!("x-{n}")).expect("a valid name");
+                    headers.insert(name, HeaderValue::from_static("upgrade"));
+                }
+                let asks = Facts::of(&request).asks_to_upgrade();
+                assert_eq!(asks, place < others, "{place} of {others}");
+            }
+        }
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::body::Cut;
 use crate::gate::{Shard, interest};
 use crate::guard::GuardWait;
 use crate::reject::Admission;
-use crate::sync::{Arc, AtomicBool, Mutex, Ordering, lock};
+use crate::sync::{Arc, AtomicBool, Mutex, Ordering, Weak, lock};
 use crate::wakers::Slot;
 
 /// Keeps an upgraded connection in flight: a WebSocket, or a tunnel.
@@ -91,6 +91,9 @@ struct Place {
     aborted: AtomicBool,
 }
 
+/// The guard as the request's entry knows it: weakly, since the guard is to hold the entry.
+pub(crate) struct Offer(Weak<Place>);
+
 /// The guard as the body holds it.
 pub(crate) struct UpgradedHold {
     guard: UpgradeGuard,
@@ -107,6 +110,10 @@ impl UpgradeGuard {
             entry: Mutex::new(None),
             aborted: AtomicBool::new(false),
         }))
+    }
+
+    pub(crate) fn offer(&self) -> Offer {
+        Offer(Arc::downgrade(&self.0))
     }
 
     /// Lets the entry last as long as any clone.
@@ -201,6 +208,19 @@ impl Drop for Place {
         if self.shard.is_forced() {
             self.note_aborted();
         }
+    }
+}
+
+// ===== impl Offer =====
+
+impl Offer {
+    pub(crate) fn none() -> Self {
+        Self(Weak::new())
+    }
+
+    /// The guard that was offered, or another if the handler has dropped it.
+    pub(crate) fn guard(&self, shard: &Arc<Shard>) -> UpgradeGuard {
+        (self.0.upgrade()).map_or_else(|| UpgradeGuard::new(shard), UpgradeGuard)
     }
 }
 

@@ -685,10 +685,17 @@ fn the_last_waker_is_woken_whatever_force_falls_between() {
 
 #[test]
 fn a_body_shows_what_it_is_and_not_how_it_is_kept() {
-    let body = ResponseBody::<http_body_util::Full<Bytes>>::default();
-    let shown = format!("{body:?}");
+    let ctl = ShutdownController::new();
+    ctl.trigger(MANUAL);
+    let hello = |_: Request<()>| async {
+        Ok::<_, Infallible>(Response::new(http_body_util::Full::<Bytes>::from("hello")))
+    };
+    let mut app = DrainLayer::new(ctl).layer(service_fn(hello));
+    let _ = assert_ready!(task::spawn(poll_fn(|cx| app.poll_ready(cx))).poll());
+    let refused = assert_ready!(task::spawn(app.call(Request::new(()))).poll()).unwrap();
+    let shown = format!("{:?}", refused.body());
     assert!(
-        shown.contains("Free") && !shown.contains("ManuallyDrop"),
+        shown.contains("Refusal") && !shown.contains("ManuallyDrop"),
         "{shown}"
     );
 }

@@ -1,51 +1,27 @@
-//! Requests that are not simply admitted: those that may take their connection away from HTTP, those
-//! that are exempt, and those that are refused.
+//! What is out of the ordinary: requests that may take their connection away from HTTP, those that are
+//! let past the closed gate or refused there, and responses that are changed.
 
-use std::future::Future;
-use std::mem;
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
-
-use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
 use tower_service::Service;
-use tracing::warn;
 
 use super::entrance::Refusal;
-use super::{Drain, ResponseFuture, adapt};
-use crate::body::ResponseBody;
-use crate::error::{POLLED_AFTER_COMPLETION, ShuttingDown};
+use super::{Drain, ResponseFuture};
+use crate::body::Lasting;
+use crate::error::ShuttingDown;
+use crate::guard::Entry;
+use crate::layer_shard::LayerShard;
 use crate::mode::Http;
-use crate::reject::{Admission, Facts, into_response};
-use crate::upgrade::{UpgradeGuard, UpgradedHold};
+use crate::reject::{Admission, Facts, Farewell};
+use crate::upgrade::UpgradeGuard;
 
-/// The inner futures are in boxes of their own, so that a refusal needs none of their size.
-pub(super) enum Special<F> {
-    /// Admitted, and may be upgraded: then it is counted on beyond the response.
-    Upgrading {
-        // Declared first, so that it is dropped first.
-        inner: Pin<Box<F>>,
-        guard: Admission,
-        handle: UpgradeGuard,
-    },
-    /// Served, uncounted and uncut.
-    Exempt {
-        inner: Pin<Box<F>>,
-        facts: Facts,
-    },
-    Refused {
-        response: Response<Bytes>,
-    },
-    Done,
-}
-
-// ===== impl Drain =====
+// ===== requests =====
 
 impl<S> Drain<S, Http> {
+    /// Puts a guard for what comes after the response into the extensions of an admitted request.
     #[cold]
     #[inline(never)]
-    pub(super) fn upgrading<ReqBody>(
+    pub(super) fn offer_upgrade<ReqBody>(
         &mut self,
         guard: Admission,
         mut request: Request<ReqBody>,
@@ -53,15 +29,16 @@ impl<S> Drain<S, Http> {
     where
         S: Service<Request<ReqBody>>,
     {
-        let handle = UpgradeGuard::new(&guard.way().shard);
-        request.extensions_mut().insert(handle.clone());
-        ResponseFuture::special(Box::new(Special::Upgrading {
-            inner: Box::pin(self.inner.call(request)),
-            guard,
-            handle,
-        }))
+        let guard = guard.by_way(|way| {
+            let handle = UpgradeGuard::new(&way.shard);
+            let way = way.offering(handle.offer());
+            request.extensions_mut().insert(handle);
+            way
+        });
+        ResponseFuture::admitted(self.inner.call(request), guard)
     }
 
+    /// Refuses a request, or lets it past the closed gate if it is exempt: uncounted and uncut.
     #[cold]
     #[inline(never)]
     pub(super) fn not_admitted<ReqBody>(
@@ -72,124 +49,61 @@ impl<S> Drain<S, Http> {
     where
         S: Service<Request<ReqBody>>,
     {
-        let options = &self.entrance.handle.options;
+        let LayerShard { shard, options, .. } = &*self.entrance.handle;
         if refusal.inner_is_ready && options.is_exempt(request.uri().path()) {
             let mut facts = Facts::of(&request);
             if facts.asks_to_upgrade() {
                 // Whoever extracts a guard finds one; it counts nothing.
-                let guard = UpgradeGuard::new(&self.entrance.handle.shard);
+                let guard = UpgradeGuard::new(shard);
                 request.extensions_mut().insert(guard);
             }
-            if !self.entrance.handle.shard.is_shedding() {
+            if !shard.is_shedding() {
                 facts = facts.keeping_connection(); // paused: nobody is asked to leave
             }
-            let inner = Box::pin(self.inner.call(request));
-            return ResponseFuture::special(Box::new(Special::Exempt { inner, facts }));
+            let guard = facts.note(Entry::uncounted());
+            return ResponseFuture::admitted(self.inner.call(request), guard);
         }
-        let shard = &self.entrance.handle.shard;
         shard.note_refused();
         let refused = ShuttingDown::new(shard.is_paused());
-        let response = options.refuse(request, refused);
-        ResponseFuture::special(Box::new(Special::Refused { response }))
+        ResponseFuture::refused(options.refuse(request, refused))
     }
 }
 
-// ===== impl Special =====
+// ===== responses =====
 
-impl<F> Special<F> {
-    pub(super) fn poll<B, E>(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<Response<ResponseBody<B>>, E>>
-    where
-        F: Future<Output = Result<Response<B>, E>>,
-        B: Body,
-    {
-        let result = match self {
-            Special::Upgrading { inner, guard, .. } => {
-                let polled = match guard.is_forced() {
-                    true => None,
-                    false => Some(inner.as_mut().poll(cx)),
-                };
-                match polled {
-                    Some(Poll::Ready(result)) => result,
-                    Some(Poll::Pending) if guard.poll_forced(cx).is_pending() => {
-                        return Poll::Pending;
-                    }
-                    _ => {
-                        let facts = note_cut(guard);
-                        *self = Special::Done; // the inner future first, then the guard
-                        return Poll::Ready(Ok(cut(facts)));
-                    }
-                }
-            }
-            Special::Exempt { inner, .. } => ready!(inner.as_mut().poll(cx)),
-            Special::Refused { response } => {
-                let response = mem::take(response);
-                return Poll::Ready(Ok(into_response(response)));
-            }
-            Special::Done => panic!("{POLLED_AFTER_COMPLETION}"),
-        };
-        Poll::Ready(match mem::replace(self, Special::Done) {
-            Special::Upgrading {
-                inner,
-                guard,
-                handle,
-            } => {
-                let result = result; // declared after the guard: dropped before it, if this panics
-                drop(inner); // before the guard, which goes here on an error
-                result.map(|response| upgrade(guard, handle, response))
-            }
-            Special::Exempt { facts, .. } => result.map(|mut response| {
-                // While draining every response asks to leave.
-                facts.close_connection(response.status(), response.headers_mut());
-                response.map(ResponseBody::free)
-            }),
-            Special::Refused { .. } | Special::Done => unreachable!("it has just been polled"),
-        })
-    }
-
-    /// For logs.
-    pub(super) fn name(&self) -> &'static str {
-        match self {
-            Special::Upgrading { .. } => "upgrading",
-            Special::Exempt { .. } => "exempt",
-            Special::Refused { .. } => "refused",
-            Special::Done => "done",
-        }
-    }
+/// Whether a response is passed on as it is; else it is to be adapted.
+#[inline]
+pub(super) fn is_ordinary<B: Body>(response: &Response<B>, guard: &Admission) -> bool {
+    !guard.is_shedding()
+        && !Facts::noted(guard).asks_to_upgrade()
+        && response.body().size_hint().exact().is_some()
 }
 
-/// Gives the guard to those who hold the upgrade, if it is one, and else to the body.
-fn upgrade<B: Body>(
-    guard: Admission,
-    handle: UpgradeGuard,
-    mut response: Response<B>,
-) -> Response<ResponseBody<B>> {
-    let facts = Facts::noted(&guard);
-    if !facts.is_upgraded_by(response.status()) {
-        let ending = adapt(&mut response, &guard);
-        return response.map(|body| ResponseBody::of(body, guard, ending));
-    }
-    let mut response =
-        response.map(|body| ResponseBody::upgraded(body, UpgradedHold::new(handle.clone())));
+/// Asks the client to leave, if that is due, and tells whether the response would outlast the drain.
+#[cold]
+#[inline(never)]
+pub(super) fn adapt<B: Body>(response: &mut Response<B>, guard: &Admission) -> Option<Lasting> {
+    let facts = Facts::noted(guard);
+    let Some(way) = guard.way() else {
+        // Let past the gate: while draining every response asks to leave.
+        facts.close_connection(response.status(), response.headers_mut());
+        return None;
+    };
     if guard.is_shedding() {
-        facts.ask_to_leave(&mut response);
+        facts.ask_to_leave(response);
     }
-    handle.count(guard);
-    // For a server that keeps it until the socket is closed.
-    response.extensions_mut().insert(handle);
-    response
-}
-
-/// Notes that an admitted request is cut, and gives what its answer needs, when the guard is gone.
-pub(super) fn note_cut(guard: &Admission) -> Facts {
-    guard.note_aborted();
-    Facts::noted(guard)
-}
-
-/// Answers an admitted request that is cut.
-pub(super) fn cut<B>(facts: Facts) -> Response<ResponseBody<B>> {
-    warn!("cut by the shutdown: the request had no response yet");
-    into_response(facts.cut())
+    if facts.asks_to_upgrade() && facts.is_upgraded_by(response.status()) {
+        let handle = way.offer.guard(&way.shard);
+        // For a server that keeps it until the socket is closed.
+        response.extensions_mut().insert(handle.clone());
+        return Some(Lasting::Upgrade(handle));
+    }
+    let body = response.body();
+    if body.is_end_stream() || body.size_hint().exact().is_some() {
+        return None;
+    }
+    let classes = way.options.long_lived();
+    let class = classes.of_response(facts.path_class(), response.headers())?;
+    let farewell = Farewell::of(response.headers());
+    Some(Lasting::Stream(class, farewell))
 }
