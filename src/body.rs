@@ -14,10 +14,10 @@ use tracing::warn;
 
 use crate::error::{BoxError, Forced};
 use crate::guard::{Entry, InFlightGuard, Way};
-use crate::long_lived::{Class, Ending};
+use crate::long_lived::{Class, Ending, Farewell};
 use crate::panic;
 use crate::rare::Rare;
-use crate::reject::{Admission, Farewell};
+use crate::reject::Admission;
 use crate::sync::Arc;
 use crate::upgrade::{UpgradeGuard, UpgradedHold};
 

@@ -29,11 +29,12 @@ use self::entrance::Entrance;
 use crate::body::{Lasting, ResponseBody};
 use crate::controller::ShutdownController;
 use crate::error::POLLED_AFTER_COMPLETION;
+use crate::facts::Facts;
 use crate::layer_shard::LayerHandle;
 use crate::long_lived::LongLived;
 use crate::mode::{AnyService, Http};
 use crate::rare::Rare;
-use crate::reject::{Admission, Facts, Options, into_response};
+use crate::reject::{self, Admission, Options, into_response};
 use crate::sync::{Arc, OnceLock};
 use crate::wakers::Remembered;
 
@@ -561,7 +562,7 @@ impl<F> State<F> {
                 let facts = Facts::noted(guard);
                 self.set(State::done());
                 warn!("cut by the shutdown: the request had no response yet");
-                into_response(facts.cut())
+                into_response(reject::cut(facts))
             }
             StateProj::Over { refused } => match refused.take() {
                 Some(response) => into_response(*response),

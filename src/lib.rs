@@ -107,7 +107,9 @@ mod core;
 mod drain;
 mod driver;
 mod error;
+mod facts;
 mod gate;
+mod grpc;
 mod guard;
 #[cfg(feature = "health")]
 mod health;

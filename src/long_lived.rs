@@ -5,9 +5,11 @@
 //! and cut them.
 
 mod ending;
+mod farewell;
 mod pace;
 
 pub(crate) use self::ending::Ending;
+pub(crate) use self::farewell::Farewell;
 pub(crate) use self::pace::Class;
 
 use std::fmt;

@@ -9,10 +9,12 @@ use super::entrance::Refusal;
 use super::{Drain, ResponseFuture};
 use crate::body::Lasting;
 use crate::error::ShuttingDown;
+use crate::facts::Facts;
 use crate::guard::Entry;
 use crate::layer_shard::LayerShard;
+use crate::long_lived::Farewell;
 use crate::mode::Http;
-use crate::reject::{Admission, Facts, Farewell};
+use crate::reject::Admission;
 use crate::upgrade::UpgradeGuard;
 
 // ===== requests =====

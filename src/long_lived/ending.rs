@@ -10,11 +10,12 @@ use tokio::runtime::Handle;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tracing::debug;
 
+use super::farewell::Farewell;
 use super::pace::{Class, Member};
 use crate::body::{Polled, cut};
 use crate::error::BoxError;
 use crate::gate::interest;
-use crate::reject::{Admission, Farewell};
+use crate::reject::Admission;
 use crate::sync::Arc;
 
 pin_project! {

@@ -16,7 +16,7 @@ use tower_service::Service;
 
 use super::activity::{Activity, Parting, UnderWay};
 use crate::error::BoxError;
-use crate::reject::AskedToLeave;
+use crate::facts::AskedToLeave;
 use crate::sync::Arc;
 use crate::upgrade::UpgradeGuard;
 
