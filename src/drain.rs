@@ -26,7 +26,7 @@ use tower_service::Service;
 use tracing::warn;
 
 use self::entrance::Entrance;
-use crate::body::{Lasting, ResponseBody};
+use crate::body::ResponseBody;
 use crate::controller::ShutdownController;
 use crate::error::POLLED_AFTER_COMPLETION;
 use crate::facts::Facts;
@@ -469,38 +469,42 @@ where
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut state = self.project().state;
-        let StateProj::Admitted {
-            inner,
-            guard,
-            remembered,
-        } = state.as_mut().project()
-        else {
-            return Poll::Ready(Ok(state.answer()));
-        };
-        // Before every poll of the inner: one that wakes itself would outrun the wake-up.
-        if guard.is_forced() {
-            return Poll::Ready(Ok(state.answer()));
-        }
-        // Declared first, so that it is dropped last, should the drop of the inner panic.
-        let taken;
-        // One variable to the end, looked at and mended in place: the response is moved once.
-        let mut polled = inner.poll(cx);
-        if polled.is_pending() {
-            return match guard.poll_forced_again(cx, remembered) {
-                Poll::Ready(()) => Poll::Ready(Ok(state.answer())),
-                Poll::Pending => Poll::Pending,
+        // Both ways out leave a state that the compiler sees to be done. Whoever drops this future next then
+        // does nothing, and need not keep the response in memory for a panic in that.
+        let rare = 'rare: {
+            let StateProj::Admitted {
+                inner,
+                guard,
+                remembered,
+            } = state.as_mut().project()
+            else {
+                break 'rare Poll::Ready(Ok(state.as_mut().answer()));
             };
-        }
-        if let Poll::Ready(Ok(response)) = &mut polled {
-            if !special::is_ordinary(response, guard) {
-                if let Some(lasting) = special::adapt(response, guard) {
-                    return state.lasting(polled, lasting);
+            // Before every poll of the inner: one that wakes itself would outrun the wake-up.
+            if guard.is_forced() {
+                break 'rare Poll::Ready(Ok(state.as_mut().answer()));
+            }
+            // Declared first, so that it is dropped last, should the drop of the inner panic.
+            let taken;
+            // Looked at in place, so that the response is moved once.
+            let polled = inner.poll(cx);
+            if polled.is_pending() {
+                if guard.poll_forced_again(cx, remembered).is_pending() {
+                    return Poll::Pending;
+                }
+                break 'rare Poll::Ready(Ok(state.as_mut().answer()));
+            }
+            if let Poll::Ready(Ok(response)) = &polled {
+                if !special::is_ordinary(response, guard) {
+                    break 'rare state.as_mut().adapted(polled);
                 }
             }
-        }
-        taken = guard.take();
+            taken = guard.take();
+            state.set(State::done());
+            return polled.map_ok(|response| response.map(|body| ResponseBody::new(body, taken)));
+        };
         state.set(State::done());
-        polled.map_ok(|response| response.map(|body| ResponseBody::new(body, taken)))
+        rare
     }
 }
 
@@ -535,21 +539,29 @@ impl<F> State<F> {
         }
     }
 
-    /// Completes with a body that would outlast the drain.
+    /// Completes with a response that is not passed on as it is.
     #[cold]
     #[inline(never)]
-    fn lasting<B, E>(
+    fn adapted<B: Body, E>(
         mut self: Pin<&mut Self>,
-        polled: Poll<Result<Response<B>, E>>,
-        lasting: Lasting,
+        mut polled: Poll<Result<Response<B>, E>>,
     ) -> Poll<Result<Response<ResponseBody<B>>, E>> {
         let StateProj::Admitted { guard, .. } = self.as_mut().project() else {
             unreachable!("it has just been polled")
         };
+        let lasting = match &mut polled {
+            Poll::Ready(Ok(response)) => special::adapt(response, guard),
+            _ => None,
+        };
         let guard = guard.take();
         let polled = polled; // declared after the guard, and dropped before it
         self.set(State::done());
-        polled.map_ok(|response| response.map(|body| ResponseBody::lasting(body, guard, lasting)))
+        polled.map_ok(|response| {
+            response.map(|body| match lasting {
+                None => ResponseBody::new(body, guard),
+                Some(lasting) => ResponseBody::lasting(body, guard, lasting),
+            })
+        })
     }
 
     /// Answers in the inner's place: a request that was refused, or one that is cut, for force has come.

@@ -346,7 +346,7 @@ impl<W: Way> Drop for Entry<W> {
     #[inline]
     fn drop(&mut self) {
         if let Some(way) = self.way.take() {
-            leave(way, self.slot.take());
+            leave(way, self.slot.take_last());
         }
     }
 }

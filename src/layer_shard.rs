@@ -121,12 +121,24 @@ impl<O> Clone for LayerHandle<O> {
     fn clone(&self) -> Self {
         let here = thread_index() & self.0.mask;
         if here == self.0.index {
-            return Self(Arc::clone(&self.0));
+            return self.share();
         }
-        let peers = self.0.peers.get();
-        let local = peers.and_then(|peers| peers[here].upgrade());
-        Self(local.unwrap_or_else(|| Arc::clone(&self.0)))
+        let mut peer = None;
+        find_peer(&self.0, here, &mut peer);
+        peer.map_or_else(|| self.share(), Self)
     }
+}
+
+/// `extern "C"`, since a function of that kind does not unwind, so that servers, which clone a service
+/// before they move the request, need not keep it for that. Nothing in it panics.
+#[inline(never)]
+extern "C" fn find_peer<O>(
+    shard: &LayerShard<O>,
+    index: usize,
+    peer: &mut Option<Arc<LayerShard<O>>>,
+) {
+    let peers = shard.peers.get();
+    *peer = peers.and_then(|peers| peers.get(index)?.upgrade());
 }
 
 impl<O> std::ops::Deref for LayerHandle<O> {

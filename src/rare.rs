@@ -38,16 +38,16 @@ impl<P> Rare<P> {
 impl<P> Drop for Rare<P> {
     #[inline]
     fn drop(&mut self) {
-        if let Some(pointer) = self.0.take() {
-            discard(pointer);
+        if self.0.is_some() {
+            discard(&mut self.0);
         }
     }
 }
 
 #[cold]
 #[inline(never)]
-fn discard<P>(pointer: P) {
-    drop(pointer);
+fn discard<P>(pointer: &mut Option<P>) {
+    drop(pointer.take());
 }
 
 impl<P: fmt::Debug> fmt::Debug for Rare<P> {

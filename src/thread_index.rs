@@ -16,8 +16,10 @@ pub(crate) fn thread_index() -> usize {
         static INDEX: Cell<usize> = const { Cell::new(usize::MAX) };
     }
 
+    // `extern "C"`, since a function of that kind does not unwind: whoever clones a handle is not ready
+    // for that. Nothing in it panics.
     #[cold]
-    fn take() -> usize {
+    extern "C" fn take() -> usize {
         thread_local! {
             static TAKEN: Taken = Taken::new();
         }

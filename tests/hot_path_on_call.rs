@@ -1,6 +1,7 @@
 //! The hot path at three in the morning: what panics where it should not, and who is told what.
 #![allow(clippy::unwrap_used)]
 
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::fmt::Debug;
 use std::future::{Future, poll_fn};
@@ -15,7 +16,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, UPGRADE};
 use http::{Method, Request, Response, StatusCode};
-use http_body::{Body, Frame};
+use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use tokio_test::{assert_pending, assert_ready, task};
 use tower::{Layer, Service, service_fn};
@@ -605,6 +606,62 @@ fn an_answer_goes_before_its_guard_when_the_drop_of_the_handler_panics() {
             assert_eq!(*dropped, [("handler", 1), ("body", 1)], "{asked}");
             assert_eq!(ctl.in_flight(), 0);
         }
+    }
+}
+
+/// Panics when its length has been asked so many times.
+struct Asked {
+    _noted: Noted,
+    times: Cell<u32>,
+}
+
+impl Body for Asked {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Pending
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let left = self.times.get().checked_sub(1).expect("as planned");
+        self.times.set(left);
+        SizeHint::default()
+    }
+}
+
+/// P2: also when the answer panics as it is looked at, by us at last.
+#[test]
+fn handler_and_answer_go_before_the_guard_when_the_length_panics() {
+    for times in 0..2 {
+        let ctl = ShutdownController::new();
+        let log = Log {
+            ctl: ctl.clone(),
+            dropped: Arc::default(),
+        };
+        let noted = |name| Noted {
+            name,
+            panics: false,
+            log: log.clone(),
+        };
+        let handler = |_: Request<()>| {
+            let (held, _noted) = (noted("handler"), noted("body"));
+            let times = Cell::new(times);
+            let mut body = Some(Asked { _noted, times });
+            poll_fn(move |_| {
+                let _ = &held;
+                let body = body.take().expect("it is polled once");
+                Poll::Ready(Ok::<_, Infallible>(Response::new(body)))
+            })
+        };
+        let layer = DrainLayer::new(ctl.clone());
+        poll_and_drop(layer.layer(service_fn(handler)), Request::new(()));
+        let dropped = log.dropped.lock().unwrap();
+        assert_eq!(*dropped, [("body", 1), ("handler", 1)], "{times}");
+        assert_eq!(ctl.in_flight(), 0);
     }
 }
 

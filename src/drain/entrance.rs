@@ -129,6 +129,7 @@ pub(super) struct Refusal {
 }
 
 impl Clone for Entrance {
+    #[inline]
     fn clone(&self) -> Self {
         Self::new(self.handle.clone())
     }
