@@ -469,8 +469,8 @@ where
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut state = self.project().state;
-        // Both ways out leave a state that the compiler sees to be done. Whoever drops this future next then
-        // does nothing, and need not keep the response in memory for a panic in that.
+        // Both ways to an answer leave a state that the compiler sees to be done. Whoever drops this
+        // future next then does nothing, and need not keep the response in memory for a panic in that.
         let rare = 'rare: {
             let StateProj::Admitted {
                 inner,

@@ -265,7 +265,7 @@ impl<W: Way> Entry<W> {
     }
 
     /// The same entry by another way to the same shard.
-    pub(crate) fn by_way(mut self, other: impl FnOnce(&W) -> W) -> Self {
+    pub(crate) fn map_way(mut self, other: impl FnOnce(&W) -> W) -> Self {
         if let Some(way) = &mut *self.way {
             let other = other(way);
             mem::replace(way, other).let_go();

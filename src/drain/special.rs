@@ -31,7 +31,7 @@ impl<S> Drain<S, Http> {
     where
         S: Service<Request<ReqBody>>,
     {
-        let guard = guard.by_way(|way| {
+        let guard = guard.map_way(|way| {
             let handle = UpgradeGuard::new(&way.shard);
             let way = way.offering(handle.offer());
             request.extensions_mut().insert(handle);
