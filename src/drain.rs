@@ -544,18 +544,18 @@ impl<F> State<F> {
     #[inline(never)]
     fn adapted<B: Body, E>(
         mut self: Pin<&mut Self>,
-        mut polled: Poll<Result<Response<B>, E>>,
+        polled: Poll<Result<Response<B>, E>>,
     ) -> Poll<Result<Response<ResponseBody<B>>, E>> {
         let StateProj::Admitted { guard, .. } = self.as_mut().project() else {
             unreachable!("it has just been polled")
         };
+        let guard = guard.take();
+        let mut polled = polled; // declared after the guard, and dropped before it
+        self.set(State::done());
         let lasting = match &mut polled {
-            Poll::Ready(Ok(response)) => special::adapt(response, guard),
+            Poll::Ready(Ok(response)) => special::adapt(response, &guard),
             _ => None,
         };
-        let guard = guard.take();
-        let polled = polled; // declared after the guard, and dropped before it
-        self.set(State::done());
         polled.map_ok(|response| {
             response.map(|body| match lasting {
                 None => ResponseBody::new(body, guard),
