@@ -13,6 +13,7 @@ pub use self::any::AnyResponseFuture;
 use std::fmt;
 use std::future::Future;
 use std::marker::PhantomData;
+use std::mem;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -128,6 +129,7 @@ pin_project! {
 pin_project! {
     #[project = StateProj]
     enum State<F> {
+        /// Of a request that was let in.
         Admitted {
             // Declared first, so that it is dropped first.
             #[pin]
@@ -421,16 +423,21 @@ where
     }
 
     #[inline]
-    fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
-        let is_exempt = |options: &Options| options.is_exempt(request.uri().path());
-        let guard = match self.entrance.admit(is_exempt) {
-            Ok(guard) => guard,
-            Err(refusal) => return self.not_admitted(refusal, request),
-        };
+    fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
         let facts = self.entrance.handle.options.facts_of(&request);
-        let guard = facts.note(guard);
+        let is_exempt = |options: &Options| options.is_exempt(request.uri().path());
+        let entered = match self.entrance.admit(is_exempt) {
+            Ok(guard) => Some(facts.note(guard)),
+            Err(refusal) => (self.entrance).past_the_gate(refusal, facts, request.uri().path()),
+        };
+        let Some(mut guard) = entered else {
+            return special::refused(&self.entrance.handle, request);
+        };
         if facts.asks_to_upgrade() {
-            return self.offer_upgrade(guard, request);
+            // By themselves: the request is moved once more if its own address gets about.
+            let mut extensions = mem::take(request.extensions_mut());
+            guard = special::offer_upgrade(&self.entrance.handle, guard, &mut extensions);
+            *request.extensions_mut() = extensions;
         }
         // The guard is there before the call: a panic in it is counted and undone.
         ResponseFuture::admitted(self.inner.call(request), guard)

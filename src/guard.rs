@@ -284,7 +284,8 @@ impl<W: Way> Entry<W> {
         self.way().map(W::as_ref)
     }
 
-    /// Whether the clients are to be asked to leave; where the gate has closed, they are.
+    /// Whether the clients are to be asked to leave; by what has no shard, as what was let past the closed
+    /// gate, they are.
     #[inline]
     pub(crate) fn is_shedding(&self) -> bool {
         self.shard().is_none_or(Shard::is_shedding)
@@ -331,6 +332,13 @@ impl<W: Way> Entry<W> {
         match shard.register_for_force(&mut self.slot, remembered, cx.waker()) {
             true => Poll::Pending,
             false => Poll::Ready(()),
+        }
+    }
+
+    /// Has nobody woken any more, until it is polled again.
+    pub(crate) fn deregister(&mut self) {
+        if let Some(way) = &*self.way {
+            way.as_ref().deregister(self.slot.take());
         }
     }
 

@@ -55,7 +55,8 @@ pub(crate) struct Options {
     long_lived: Classes,
 }
 
-/// An admitted request's entry, with what its layer was told.
+/// The entry of a request that was let in, with what its layer was told; it counts nothing if it was let
+/// past the closed gate.
 pub(crate) type Admission = Entry<LayerHandle<Options>>;
 
 type RefuseWith = Arc<dyn Fn(&request::Parts) -> Response<Bytes> + Send + Sync>;

@@ -117,7 +117,9 @@ impl UpgradeGuard {
     }
 
     /// Lets the entry last as long as any clone.
-    pub(crate) fn count(&self, entry: Admission) {
+    pub(crate) fn count(&self, mut entry: Admission) {
+        // The task that has served the request may be gone long before the connection.
+        entry.deregister();
         *lock(&self.0.entry) = Some(entry);
     }
 

@@ -8,7 +8,8 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::task::{Context, Poll, Waker};
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
 
 use axum::Router;
 use axum::extract::Extension;
@@ -498,23 +499,44 @@ async fn force_cuts_the_body_of_an_upgrade_that_is_still_read() {
     }
 }
 
+struct Nobody;
+
+impl Wake for Nobody {
+    fn wake(self: Arc<Self>) {}
+}
+
+#[test]
+fn an_upgraded_connection_does_not_keep_the_waker_of_its_request() {
+    let nobody = Arc::new(Nobody);
+    let waker = Waker::from(Arc::clone(&nobody));
+    let mut cx = Context::from_waker(&waker);
+    let mut call = call(websocket());
+    assert!(
+        call.future
+            .enter(|_, future| future.poll(&mut cx))
+            .is_pending()
+    );
+    assert_eq!(Arc::strong_count(&nobody), 4); // the handler has one, too
+    drop(call.answer(101));
+    assert_eq!(Arc::strong_count(&nobody), 2);
+    assert_eq!(call.ctl.in_flight(), 1);
+    drop(call.guard());
+    assert_eq!(call.ctl.in_flight(), 0);
+}
+
 #[test]
 fn nobody_is_woken_for_the_body_of_an_upgrade_that_is_gone() {
-    struct Nobody;
-    impl std::task::Wake for Nobody {
-        fn wake(self: std::sync::Arc<Self>) {}
-    }
-    let nobody = std::sync::Arc::new(Nobody);
-    let waker = Waker::from(std::sync::Arc::clone(&nobody));
+    let nobody = Arc::new(Nobody);
+    let waker = Waker::from(Arc::clone(&nobody));
     let mut cx = Context::from_waker(&waker);
     let stage = Stage::new(); // which keeps the place of the waker
     let mut body = tunnel_in_body(&stage, Step::Stall);
     let mut poll = || http_body::Body::poll_frame(Pin::new(&mut body), &mut cx);
     assert!(poll().is_ready());
     assert!(poll().is_pending());
-    assert_eq!(std::sync::Arc::strong_count(&nobody), 3);
+    assert_eq!(Arc::strong_count(&nobody), 3);
     drop(body);
-    assert_eq!(std::sync::Arc::strong_count(&nobody), 2);
+    assert_eq!(Arc::strong_count(&nobody), 2);
 }
 
 // ===== real sockets =====

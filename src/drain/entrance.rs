@@ -6,9 +6,10 @@ use std::task::{Context, Poll};
 use tracing::warn;
 
 use crate::arrivals;
+use crate::facts::Facts;
 use crate::gate::interest;
 use crate::guard::Entry;
-use crate::layer_shard::LayerHandle;
+use crate::layer_shard::{LayerHandle, LayerShard};
 use crate::reject::{Admission, Options};
 use crate::wakers::Slot;
 
@@ -110,6 +111,26 @@ impl Entrance {
         };
         let entry = Entry::admit(handle, LayerHandle::share, arrived);
         entry.ok_or(Refusal { inner_is_ready })
+    }
+
+    /// Lets an exempt request past the closed gate: uncounted and uncut.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn past_the_gate(
+        &self,
+        refusal: Refusal,
+        facts: Facts,
+        path: &str,
+    ) -> Option<Admission> {
+        let LayerShard { shard, options, .. } = &*self.handle;
+        if !(refusal.inner_is_ready && options.is_exempt(path)) {
+            return None;
+        }
+        let facts = match shard.is_shedding() {
+            true => facts,
+            false => facts.keeping_connection(), // paused: nobody is asked to leave
+        };
+        Some(facts.note(Entry::uncounted()))
     }
 
     #[cold]

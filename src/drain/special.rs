@@ -1,74 +1,45 @@
-//! What is out of the ordinary: requests that may take their connection away from HTTP, those that are
-//! let past the closed gate or refused there, and responses that are changed.
+//! What is out of the ordinary: requests that are refused, or may take their connection away from HTTP,
+//! and responses that are changed.
 
-use http::{Request, Response};
+use http::{Extensions, Request, Response};
 use http_body::Body;
-use tower_service::Service;
 
-use super::entrance::Refusal;
-use super::{Drain, ResponseFuture};
+use super::ResponseFuture;
 use crate::body::Lasting;
 use crate::error::ShuttingDown;
 use crate::facts::Facts;
-use crate::guard::Entry;
-use crate::layer_shard::LayerShard;
+use crate::layer_shard::LayerHandle;
 use crate::long_lived::Farewell;
-use crate::mode::Http;
-use crate::reject::Admission;
+use crate::reject::{Admission, Options};
 use crate::upgrade::UpgradeGuard;
 
 // ===== requests =====
 
-impl<S> Drain<S, Http> {
-    /// Puts a guard for what comes after the response into the extensions of an admitted request.
-    #[cold]
-    #[inline(never)]
-    pub(super) fn offer_upgrade<ReqBody>(
-        &mut self,
-        guard: Admission,
-        mut request: Request<ReqBody>,
-    ) -> ResponseFuture<S::Future>
-    where
-        S: Service<Request<ReqBody>>,
-    {
-        let guard = guard.map_way(|way| {
-            let handle = UpgradeGuard::new(&way.shard);
-            let way = way.offering(handle.offer());
-            request.extensions_mut().insert(handle);
-            way
-        });
-        ResponseFuture::admitted(self.inner.call(request), guard)
-    }
+/// Refuses a request that was not admitted.
+#[cold]
+#[inline(never)]
+pub(super) fn refused<F, ReqBody>(
+    handle: &LayerHandle<Options>,
+    request: Request<ReqBody>,
+) -> ResponseFuture<F> {
+    handle.shard.note_refused();
+    let refused = ShuttingDown::new(handle.shard.is_paused());
+    ResponseFuture::refused(handle.options.refuse(request, refused))
+}
 
-    /// Refuses a request, or lets it past the closed gate if it is exempt: uncounted and uncut.
-    #[cold]
-    #[inline(never)]
-    pub(super) fn not_admitted<ReqBody>(
-        &mut self,
-        refusal: Refusal,
-        mut request: Request<ReqBody>,
-    ) -> ResponseFuture<S::Future>
-    where
-        S: Service<Request<ReqBody>>,
-    {
-        let LayerShard { shard, options, .. } = &*self.entrance.handle;
-        if refusal.inner_is_ready && options.is_exempt(request.uri().path()) {
-            let mut facts = Facts::of(&request);
-            if facts.asks_to_upgrade() {
-                // Whoever extracts a guard finds one; it counts nothing.
-                let guard = UpgradeGuard::new(shard);
-                request.extensions_mut().insert(guard);
-            }
-            if !shard.is_shedding() {
-                facts = facts.keeping_connection(); // paused: nobody is asked to leave
-            }
-            let guard = facts.note(Entry::uncounted());
-            return ResponseFuture::admitted(self.inner.call(request), guard);
-        }
-        shard.note_refused();
-        let refused = ShuttingDown::new(shard.is_paused());
-        ResponseFuture::refused(options.refuse(request, refused))
-    }
+/// Puts a guard for what comes after the response into the extensions of a request.
+#[cold]
+#[inline(never)]
+pub(super) fn offer_upgrade(
+    handle: &LayerHandle<Options>,
+    guard: Admission,
+    extensions: &mut Extensions,
+) -> Admission {
+    let offered = UpgradeGuard::new(&handle.shard);
+    // If nothing is counted, whoever extracts a guard still finds one.
+    let guard = guard.map_way(|way| way.offering(offered.offer()));
+    extensions.insert(offered);
+    guard
 }
 
 // ===== responses =====
