@@ -31,6 +31,7 @@ use crate::body::ResponseBody;
 use crate::controller::ShutdownController;
 use crate::error::POLLED_AFTER_COMPLETION;
 use crate::facts::Facts;
+use crate::guard::Held;
 use crate::layer_shard::LayerHandle;
 use crate::long_lived::LongLived;
 use crate::mode::{AnyService, Http};
@@ -134,7 +135,7 @@ pin_project! {
             // Declared first, so that it is dropped first.
             #[pin]
             inner: F,
-            guard: Admission,
+            guard: Held<LayerHandle<Options>>,
             // The waker that the guard has registered.
             remembered: Remembered,
         },
@@ -521,7 +522,7 @@ impl<F> ResponseFuture<F> {
         Self {
             state: State::Admitted {
                 inner,
-                guard,
+                guard: Held::new(guard),
                 remembered: Remembered::NONE,
             },
         }

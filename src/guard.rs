@@ -4,6 +4,7 @@ use std::fmt;
 use std::future::Future;
 use std::mem::{self, ManuallyDrop};
 use std::num::NonZeroU32;
+use std::ops::{Deref, DerefMut};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -70,6 +71,9 @@ pub(crate) trait Way: AsRef<Shard> {
     /// Drops it, without a panic: whoever drops an entry needs no landing pad for one.
     fn let_go(self);
 }
+
+/// An entry that is taken, as a rule, before it is dropped: a look is all that its drop is then.
+pub(crate) struct Held<W: Way>(ManuallyDrop<Entry<W>>);
 
 /// The future of `draining` and `forced` of an [`InFlightGuard`] and an
 /// [`UpgradeGuard`](crate::UpgradeGuard).
@@ -357,6 +361,45 @@ impl<W: Way> Drop for Entry<W> {
             leave(way, self.slot.take_last());
         }
     }
+}
+
+// ===== impl Held =====
+
+impl<W: Way> Held<W> {
+    #[inline]
+    pub(crate) fn new(entry: Entry<W>) -> Self {
+        Self(ManuallyDrop::new(entry))
+    }
+}
+
+impl<W: Way> Deref for Held<W> {
+    type Target = Entry<W>;
+
+    #[inline]
+    fn deref(&self) -> &Entry<W> {
+        &self.0
+    }
+}
+
+impl<W: Way> DerefMut for Held<W> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut Entry<W> {
+        &mut self.0
+    }
+}
+
+impl<W: Way> Drop for Held<W> {
+    #[inline]
+    fn drop(&mut self) {
+        if self.way().is_some() {
+            untaken(self);
+        }
+    }
+}
+
+#[cold]
+extern "C" fn untaken<W: Way>(held: &mut Entry<W>) {
+    drop(held.take());
 }
 
 /// By value and out of line, so that an entry need not be in memory where it is dropped.
