@@ -392,14 +392,17 @@ impl<W: Way> Drop for Held<W> {
     #[inline]
     fn drop(&mut self) {
         if self.way().is_some() {
-            untaken(self);
+            let_untaken_go(self);
         }
     }
 }
 
+/// Lets one go that was not taken. `extern "C"`, for what could panic in it is contained. It is generic and
+/// not `inline(never)`, or else this crate's own copy would be called: of that the compiler of another crate
+/// must think that it keeps the pointer, and moves the whole future once more for it.
 #[cold]
-extern "C" fn untaken<W: Way>(held: &mut Entry<W>) {
-    drop(held.take());
+extern "C" fn let_untaken_go<W: Way>(entry: &mut Entry<W>) {
+    drop(entry.take());
 }
 
 /// By value and out of line, so that an entry need not be in memory where it is dropped.
