@@ -16,8 +16,10 @@
 //! others after another compiler, so that figures are compared only with those of the same one.
 
 mod common;
-#[path = "instructions/hello.rs"]
-mod hello;
+#[path = "instructions/measuring.rs"]
+mod measuring;
+#[path = "instructions/servers.rs"]
+mod servers;
 #[path = "instructions/verdict.rs"]
 mod verdict;
 
@@ -34,11 +36,8 @@ use http_body_util::Full;
 
 use common::peers::{self, Peer};
 use common::request::{self, Served};
-use hello::Connected;
+use measuring::{MEASURE, REQUESTS};
 use verdict::{Case, Figures, Verdict};
-
-/// How many are measured at once, so that what is around them is nothing to speak of.
-const REQUESTS: u32 = 1000;
 
 /// A service that has been called before: what it makes once is made.
 pub struct Warm {
@@ -61,8 +60,6 @@ mod suite {
     use gungraun::{Callgrind, Dhat};
 
     use super::*;
-
-    // ===== one service =====
 
     fn ready(number: usize) -> Warm {
         Warm::new(request::ready(), number)
@@ -96,36 +93,12 @@ mod suite {
         warm
     }
 
-    // ===== a whole server =====
-
-    fn http1(number: usize) -> Connected {
-        hello::ways().swap_remove(number).http1(hello::AT_ONCE)
-    }
-
-    fn http1_later(number: usize) -> Connected {
-        hello::ways().swap_remove(number).http1(hello::LATER)
-    }
-
-    fn http2(number: usize) -> Connected {
-        hello::ways().swap_remove(number).http2(hello::AT_ONCE)
-    }
-
-    #[library_benchmark]
-    #[benches::http1(iter = 0..hello::COUNT, setup = http1)]
-    #[benches::http1_later(iter = 0..hello::COUNT, setup = http1_later)]
-    #[benches::http2(iter = 0..hello::COUNT, setup = http2)]
-    fn server(mut connected: Connected) -> Connected {
-        black_box(&mut connected).requests(REQUESTS);
-        connected
-    }
-
     library_benchmark_group!(name = services, benchmarks = [same, cloned]);
-    library_benchmark_group!(name = servers, benchmarks = server);
 
     main!(
         config = LibraryBenchmarkConfig::default()
             .tool(Callgrind::with_args(["collect-bus=yes"]));
-        library_benchmark_groups = services, servers
+        library_benchmark_groups = services
     );
 
     /// gungraun's own `main`.
@@ -136,10 +109,7 @@ mod suite {
 
 fn main() -> ExitCode {
     let args: Vec<String> = env::args().skip(1).collect();
-    if args
-        .iter()
-        .any(|arg| arg == "--gungraun-run" || arg == MEASURE)
-    {
+    if measuring::is_asked() {
         suite::run();
         return ExitCode::SUCCESS;
     }
@@ -156,9 +126,6 @@ fn main() -> ExitCode {
     }
 }
 
-/// Has gungraun write each case's figures as one line.
-const MEASURE: &str = "--output-format=json";
-
 /// Has the figures written to the file that they are compared with.
 const RECORD: &str = "--record";
 
@@ -172,19 +139,16 @@ fn judge(mut args: Vec<String>) -> io::Result<ExitCode> {
         return Err(io::Error::other("only all cases together are recorded"));
     }
 
-    eprintln!("measuring; this takes some two minutes");
-    let output = Command::new(env::current_exe()?)
-        .args(args)
-        .arg(MEASURE)
-        .stderr(Stdio::inherit())
-        .output()?;
-    if !output.status.success() {
-        return Ok(ExitCode::FAILURE);
+    eprintln!("measuring; this takes some two minutes, and as long to build each server");
+    let mut cases = measure(&env::current_exe()?, &args, numbered)?;
+    let mut of_servers = Vec::new();
+    for server in servers::build()? {
+        let name = |id: &str| (id.to_owned(), server.name.to_owned());
+        of_servers.extend(measure(&server.path, &args, name)?);
     }
-    let lines = String::from_utf8_lossy(&output.stdout);
-    let lines = lines.lines();
-    let cases = lines.map(|line| Case::read(line, REQUESTS, names));
-    let mut figures = Figures::new(cases.collect());
+    of_servers.sort_by(|a, b| a.group.cmp(&b.group));
+    cases.extend(of_servers);
+    let mut figures = Figures::new(cases);
     figures.derive_further_pending("pending_once", "pending_11", 10.0);
     println!("{figures}");
     for Peer { name, covers, .. } in peers::all(request::ready()) {
@@ -210,12 +174,29 @@ fn judge(mut args: Vec<String>) -> io::Result<ExitCode> {
     })
 }
 
-/// The names of a group's cases, in the order of their numbers.
-fn names(group: &str) -> Vec<&'static str> {
-    if group.starts_with("http") {
-        hello::ways().iter().map(|way| way.name).collect()
-    } else {
-        let peers = peers::all(request::ready());
-        peers.iter().map(|peer| peer.name).collect()
+/// Has gungraun measure what is in a program, whose cases' ids `name` tells apart.
+fn measure(
+    program: &Path,
+    args: &[String],
+    name: impl Fn(&str) -> (String, String),
+) -> io::Result<Vec<Case>> {
+    let output = Command::new(program)
+        .args(args)
+        .arg(MEASURE)
+        .stderr(Stdio::inherit())
+        .output()?;
+    if !output.status.success() {
+        return Err(io::Error::other("gungraun has failed"));
     }
+    let lines = String::from_utf8_lossy(&output.stdout);
+    let read = |line| Case::read(line, REQUESTS, &name);
+    Ok(lines.lines().map(read).collect())
+}
+
+/// The group and the name of a service's case, whose id is the group and the service's number.
+fn numbered(id: &str) -> (String, String) {
+    let (group, number) = id.rsplit_once('_').expect("`benches` numbers its cases");
+    let number: usize = number.parse().expect("`benches` numbers its cases");
+    let name = peers::all(request::ready()).swap_remove(number).name;
+    (group.to_owned(), name.to_owned())
 }

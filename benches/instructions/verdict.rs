@@ -55,12 +55,10 @@ pub enum Verdict {
 // ===== impl Case =====
 
 impl Case {
-    /// Reads a line of gungraun's, with the names of the group's cases in the order of their numbers.
-    pub fn read(line: &str, requests: u32, names: impl Fn(&str) -> Vec<&'static str>) -> Self {
+    /// Reads a line of gungraun's; `name` gives group and name by the case's id.
+    pub fn read(line: &str, requests: u32, name: impl Fn(&str) -> (String, String)) -> Self {
         let line: Value = serde_json::from_str(line).expect("gungraun writes JSON");
-        let id = line["id"].as_str().expect("each case has an id");
-        let (group, index) = id.rsplit_once('_').expect("`benches` numbers its cases");
-        let index: usize = index.parse().expect("`benches` numbers its cases");
+        let (group, name) = name(line["id"].as_str().expect("each case has an id"));
         let per_request = |tool: &str, metric: &str| {
             let profiles = line["profiles"].as_array()?;
             let mut totals = profiles
@@ -72,8 +70,8 @@ impl Case {
             Some(present["Int"].as_f64()? / f64::from(requests))
         };
         Self {
-            group: group.to_owned(),
-            name: names(group)[index].to_owned(),
+            group,
+            name,
             instructions: per_request("Callgrind", "Ir").expect("callgrind counts instructions"),
             locked: per_request("Callgrind", "Ge").expect("it was told to count bus events"),
             allocations: per_request("Dhat", "TotalBlocks"),

@@ -54,15 +54,14 @@ fn instructions(instructions: Option<&Instructions>, bounds: &mut Vec<Bound>) {
     );
     let further = instructions.and_then(|instructions| instructions.further_poll(DRAIN));
     at_most("bare, drain, each further pending poll", 40.0, further);
-    for (place, suffix) in [("inside the router", ""), ("around it", ", around")] {
-        let over = |name: &str| over("http1", &format!("{name}{suffix}"));
-        let measured = over(DRAIN).zip(over("empty wrapper"));
-        let measured = measured.map(|(drain, empty)| drain - empty);
-        at_most(
-            &format!("an empty wrapper, server, drain {place}"),
-            100.0,
-            measured,
-        );
+    for (kind, layer) in [("tracking", TRACKING), ("drain", DRAIN)] {
+        for (place, suffix) in [("inside the router", ""), ("around it", ", around")] {
+            let over = |name: &str| over("http1", &format!("{name}{suffix}"));
+            let measured = over(layer).zip(over("empty wrapper"));
+            let measured = measured.map(|(ours, empty)| ours - empty);
+            let what = format!("an empty wrapper, server, {kind} {place}");
+            at_most(&what, 100.0, measured);
+        }
     }
 }
 

@@ -120,7 +120,9 @@ impl Figures {
             ],
             rows,
         );
-        page.paragraph("The same in a whole server, whose client's part is in the first row.");
+        page.paragraph(
+            "The same in a whole server, each in a program of its own; its client's part is in the first row.",
+        );
         let servers = instructions.group("http1").map(|server| {
             let of = |group| instructions.cell(group, &server.name);
             [

@@ -1,0 +1,18 @@
+//! `RequestTrackingLayer` by `Router::layer`.
+
+mod client;
+#[path = "../instructions/measuring.rs"]
+mod measuring;
+mod server;
+mod suite;
+
+use tower_lifecycle::{RequestTrackingLayer, ShutdownController};
+
+use server::Pipe;
+
+async fn serve(pipe: Pipe) {
+    let layer = RequestTrackingLayer::new(ShutdownController::new());
+    server::serve_router(pipe, server::router().layer(layer)).await;
+}
+
+suite::program!();

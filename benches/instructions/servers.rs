@@ -1,0 +1,64 @@
+//! The programs in `benches/hello`, each with one server.
+
+use std::env;
+use std::ffi::OsString;
+use std::io;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+/// A bench, and what its server is called in tables. The others are compared with the first.
+const SERVERS: [(&str, &str); 11] = [
+    ("hello_axum", "axum"),
+    ("hello_wrapper_inside", "empty wrapper"),
+    ("hello_tracking_inside", "RequestTrackingLayer"),
+    ("hello_drain_inside", "DrainLayer"),
+    ("hello_gauge_inside", "tower-http InFlightRequests"),
+    ("hello_wrapper_around", "empty wrapper, around"),
+    ("hello_tracking_around", "RequestTrackingLayer, around"),
+    ("hello_drain_around", "DrainLayer, around"),
+    ("hello_gauge_around", "tower-http InFlightRequests, around"),
+    ("hello_ours", "tower_lifecycle::serve"),
+    ("hello_ours_drain", "tower_lifecycle::serve, DrainLayer"),
+];
+
+/// Where a server's program is.
+pub struct Program {
+    pub name: &'static str,
+    pub path: PathBuf,
+}
+
+/// Builds all of them.
+///
+/// # Errors
+///
+/// If cargo cannot be started, or fails: it says why itself.
+pub fn build() -> io::Result<Vec<Program>> {
+    let cargo = env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
+    let output = Command::new(cargo)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .args(["bench", "--all-features", "--bench", "hello_*", "--no-run"])
+        .arg("--message-format=json-render-diagnostics")
+        .stderr(Stdio::inherit())
+        .output()?;
+    if !output.status.success() {
+        return Err(io::Error::other("the servers cannot be built"));
+    }
+    let lines = String::from_utf8_lossy(&output.stdout);
+    let messages: Vec<Value> = lines
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .collect();
+    let find = |(bench, name)| {
+        let of_bench = |message: &&Value| message["target"]["name"] == bench;
+        let built = messages.iter().find(of_bench);
+        let path = built.and_then(|message| message["executable"].as_str());
+        let path = path.ok_or_else(|| io::Error::other(format!("{bench} was not built")))?;
+        Ok(Program {
+            name,
+            path: path.into(),
+        })
+    };
+    SERVERS.into_iter().map(find).collect()
+}
