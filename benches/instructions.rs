@@ -139,7 +139,7 @@ fn judge(mut args: Vec<String>) -> io::Result<ExitCode> {
         return Err(io::Error::other("only all cases together are recorded"));
     }
 
-    eprintln!("measuring; this takes some two minutes, and as long to build each server");
+    eprintln!("measuring; this takes two minutes, and one more to build the servers");
     let mut cases = measure(&env::current_exe()?, &args, numbered)?;
     let mut of_servers = Vec::new();
     for server in servers::build()? {
@@ -148,6 +148,9 @@ fn judge(mut args: Vec<String>) -> io::Result<ExitCode> {
     }
     of_servers.sort_by(|a, b| a.group.cmp(&b.group));
     cases.extend(of_servers);
+    if cases.is_empty() {
+        return Err(io::Error::other("no case is called so"));
+    }
     let mut figures = Figures::new(cases);
     figures.derive_further_pending("pending_once", "pending_11", 10.0);
     println!("{figures}");

@@ -36,7 +36,19 @@ pub struct Program {
 /// If cargo cannot be started, or fails: it says why itself.
 pub fn build() -> io::Result<Vec<Program>> {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
-    let output = Command::new(cargo)
+    let mut command = Command::new(cargo);
+    // Build scripts would see what cargo has told this program of its package, and be run anew for it.
+    let told = |name: &str| {
+        ["CARGO_MANIFEST_", "CARGO_PKG_"]
+            .iter()
+            .any(|of| name.starts_with(of))
+    };
+    for (name, _) in env::vars_os() {
+        if name.to_str().is_some_and(told) {
+            command.env_remove(name);
+        }
+    }
+    let output = command
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .args(["bench", "--all-features", "--bench", "hello_*", "--no-run"])
         .arg("--message-format=json-render-diagnostics")
