@@ -1,6 +1,6 @@
 //! Loom models of the gate, of the registration for force, and of those who wait for milestones.
 //!
-//! They are run with `RUSTFLAGS="--cfg tower_lifecycle_loom" cargo test --release --lib gate::`. Each
+//! They are run with `RUSTFLAGS="--cfg tower_lifecycle_loom" cargo test --profile loom --lib gate::`. Each
 //! says which bug was once seeded to see it fail.
 //!
 //! # Which pair is in which model
