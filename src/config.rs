@@ -81,7 +81,9 @@ pub struct ShutdownConfig {
     pub shutdown_timeout: Duration,
     /// How long everything is still served while readiness is red. Default zero.
     pub lame_duck: Duration,
-    /// How long the listener stays open, refusing, after draining began. Default 200 ms.
+    /// How long requests that arrive while draining are still served. Default 1 s.
+    pub late_for: Duration,
+    /// How long the listener stays open, refusing, after draining began. Default zero.
     pub refuse_for: Duration,
     /// What of the total is kept for clean-up. Default the smaller of 5 s and a quarter of the
     /// total.
@@ -102,7 +104,8 @@ impl Default for ShutdownConfig {
         Self {
             shutdown_timeout: Duration::from_secs(30),
             lame_duck: Duration::ZERO,
-            refuse_for: Duration::from_millis(200),
+            late_for: Duration::from_secs(1),
+            refuse_for: Duration::ZERO,
             cleanup_reserve: None,
             retry_after: Duration::from_secs(1),
             progress_interval: Duration::from_secs(5),
@@ -150,7 +153,33 @@ impl ShutdownConfig {
         self.with(Field::LameDuck, time)
     }
 
+    /// Sets how long HTTP requests that arrive while draining are still served.
+    ///
+    /// Such a late request comes on a connection that was there before, or from the listener's
+    /// backlog. It is admitted, waited for and cut as any other, and its answer asks the client to
+    /// leave. After that time, and after a force, requests are refused. It is at most half of the
+    /// drain. Zero refuses all of them, and so does a [`refuse_for`](Self::refuse_for) above zero.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_lifecycle::ShutdownConfig;
+    ///
+    /// // Clients keep their connections for up to two seconds between two requests.
+    /// let config = ShutdownConfig::default().late_for(Duration::from_secs(3));
+    /// assert_eq!(config.late_for, Duration::from_secs(3));
+    /// ```
+    pub fn late_for(self, time: Duration) -> Self {
+        self.with(Field::LateFor, time)
+    }
+
     /// Sets how long the listener stays open, refusing, after draining began.
+    ///
+    /// The default of zero closes the listener when draining begins. Load balancers send to another
+    /// server what finds the connection refused, but pass a 503 on to their client. A time above
+    /// zero is for clients that heed `Retry-After`: whatever arrives while draining is then refused,
+    /// and [`late_for`](Self::late_for) has no effect.
     ///
     /// It is the least that
     /// [`ShutdownController::stop_accepting`](crate::ShutdownController::stop_accepting) waits,
@@ -279,6 +308,7 @@ impl ShutdownConfig {
         match field {
             Field::ShutdownTimeout => Some(self.shutdown_timeout),
             Field::LameDuck => Some(self.lame_duck),
+            Field::LateFor => Some(self.late_for),
             Field::RefuseFor => Some(self.refuse_for),
             Field::CleanupReserve => self.cleanup_reserve,
             Field::RetryAfter => Some(self.retry_after),
@@ -291,6 +321,7 @@ impl ShutdownConfig {
         match field {
             Field::ShutdownTimeout => self.shutdown_timeout = value,
             Field::LameDuck => self.lame_duck = value,
+            Field::LateFor => self.late_for = value,
             Field::RefuseFor => self.refuse_for = value,
             Field::CleanupReserve => self.cleanup_reserve = Some(value),
             Field::RetryAfter => self.retry_after = value,
@@ -298,6 +329,11 @@ impl ShutdownConfig {
         }
         self.given.insert(field);
         self
+    }
+
+    /// Whether requests that arrive while draining are served at all.
+    pub(crate) fn serves_late(&self) -> bool {
+        self.refuse_for.is_zero() && !self.late_for.is_zero()
     }
 
     pub(crate) fn validate(&self) -> Result<(), ConfigError> {
@@ -392,6 +428,7 @@ mod tests {
         let endless = ShutdownConfig::default()
             .shutdown_timeout(Duration::MAX)
             .lame_duck(secs(1))
+            .late_for(Duration::MAX)
             .refuse_for(Duration::MAX)
             .retry_after(Duration::MAX)
             .progress_interval(Duration::MAX);

@@ -722,30 +722,34 @@ impl ShutdownController {
 
     /// Waits until the server should close its listener.
     ///
-    /// It is to be given to the server's own graceful shutdown. Call it before the trigger: only
-    /// when somebody has asked does the drain leave late clients the time that follows.
+    /// It is to be given to the server's own graceful shutdown. It resolves when draining begins: a
+    /// load balancer sends a request to another server if its connection is refused, and would pass
+    /// a 503 on to its client. Requests that still arrive on open connections are served for
+    /// [`late_for`](ShutdownConfig::late_for).
     ///
-    /// It resolves when draining has begun, nothing is in flight, and the listener has been open
-    /// and refusing for [`refuse_for`](ShutdownConfig::refuse_for); or at the drain deadline. After
-    /// a force, or when the deadline comes first, what is left of `refuse_for` is cut to 125 ms at
-    /// most. Closing the listener as soon as draining begins would reset the connections that wait
-    /// in the kernel's backlog, and probes and late clients would find nobody.
+    /// With a [`refuse_for`](ShutdownConfig::refuse_for) above zero it resolves when draining has
+    /// begun, nothing is in flight, and the listener has been open and refusing for that time; or at
+    /// the drain deadline. After a force, or when the deadline comes first, what is left of
+    /// `refuse_for` is cut to 125 ms at most. Call it before the trigger then: only when somebody has
+    /// asked does the drain leave late clients that time.
+    ///
+    /// What waits in the kernel's backlog when a listener is closed is reset. [`serve`](crate::serve)
+    /// takes it first.
     ///
     /// # Examples
     ///
     /// ```
-    /// use tokio::time::Instant;
     /// use tower_lifecycle::{ShutdownController, ShutdownReason};
     ///
     /// # #[tokio::main(flavor = "current_thread")] async fn main() {
-    /// # tokio::time::pause();
     /// let ctl = ShutdownController::new();
     /// let stop = ctl.stop_accepting();
+    /// let request = ctl.track();
     ///
-    /// let draining_since = Instant::now();
     /// ctl.trigger(ShutdownReason::Manual);
     /// stop.await;
-    /// assert!(draining_since.elapsed() >= ctl.config().refuse_for);
+    /// assert_eq!(ctl.in_flight(), 1); // it goes on
+    /// # drop(request);
     /// # }
     /// ```
     pub fn stop_accepting(&self) -> Wait {

@@ -4,9 +4,10 @@ mod moves;
 
 use std::cell::Cell;
 use std::fmt;
-use std::time::Instant;
+use std::time::Duration;
 
 use tokio::runtime::Handle;
+use tokio::time::Instant;
 use tracing::info;
 
 use self::moves::Life;
@@ -37,7 +38,7 @@ pub(crate) struct Core {
     #[cfg(feature = "server")]
     pub(crate) connections: Connections,
     pub(crate) layers: LayerTables,
-    pub(crate) started_at: Instant,
+    pub(crate) started_at: std::time::Instant,
     life: Mutex<Life>,
     runtime: OnceLock<Handle>,
     report: OnceLock<ShutdownReport>,
@@ -64,6 +65,10 @@ pub(crate) fn note_own_thread() {
     OWN_THREAD.set(true);
 }
 
+/// How long an idle connection may still bring a request when draining has begun.
+#[cfg(feature = "server")]
+const IDLE: Duration = Duration::from_millis(200);
+
 /// The end, of a shutdown or of a start-up.
 pub(crate) const ENDED: u32 = event::STOPPED | event::FAILED;
 
@@ -84,7 +89,7 @@ impl Core {
             #[cfg(feature = "server")]
             connections: Connections::default(),
             layers: LayerTables::default(),
-            started_at: Instant::now(),
+            started_at: std::time::Instant::now(),
             life: Mutex::default(),
             runtime: OnceLock::new(),
             report: OnceLock::new(),
@@ -160,14 +165,28 @@ impl Core {
         0
     }
 
-    /// Returns until when late clients are refused at least, for a drain that begins now. It is at
-    /// most half of the drain, so that a server has the other half to end in.
-    pub(crate) fn refused_until(&self, notice: &ShutdownNotice) -> Option<tokio::time::Instant> {
-        let half = notice.drain_remaining().map(|left| left / 2);
-        let time = half.map_or(self.config.refuse_for, |half| {
-            self.config.refuse_for.min(half)
-        });
-        notice.now().checked_add(time)
+    /// Returns until when requests that arrive are served, in a drain that begins now.
+    pub(crate) fn late_until(&self, notice: &ShutdownNotice) -> Option<Instant> {
+        let time = match self.config.serves_late() {
+            true => self.config.late_for,
+            false => Duration::ZERO,
+        };
+        in_first_half(notice, time)
+    }
+
+    /// Returns until when the listener stays open, refusing, in a drain that begins now.
+    pub(crate) fn refused_until(&self, notice: &ShutdownNotice) -> Option<Instant> {
+        in_first_half(notice, self.config.refuse_for)
+    }
+
+    /// Returns until when an idle connection may bring one more request, in a drain that begins now.
+    #[cfg(feature = "server")]
+    pub(crate) fn idle_until(&self, notice: &ShutdownNotice) -> Option<Instant> {
+        let time = match self.config.serves_late() {
+            true => IDLE.min(self.config.late_for),
+            false => self.config.refuse_for,
+        };
+        in_first_half(notice, time)
     }
 
     pub(crate) fn in_flight_at_force(&self) -> u64 {
@@ -255,6 +274,14 @@ impl Core {
             self.layers.close();
         }
     }
+}
+
+/// Returns when `time` is over, from now on. It is at most half of the drain, so that a server has
+/// the other half to end in.
+fn in_first_half(notice: &ShutdownNotice, time: Duration) -> Option<Instant> {
+    let half = notice.drain_remaining().map(|left| left / 2);
+    let time = half.map_or(time, |half| time.min(half));
+    notice.now().checked_add(time)
 }
 
 impl fmt::Debug for Core {

@@ -26,7 +26,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 use tracing::warn;
 
-use self::entrance::Entrance;
+use self::entrance::{Entrance, Late};
 use crate::body::ResponseBody;
 use crate::controller::ShutdownController;
 use crate::error::POLLED_AFTER_COMPLETION;
@@ -420,7 +420,8 @@ where
     #[inline]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         let inner = &mut self.inner;
-        self.entrance.poll_ready(cx, |cx| inner.poll_ready(cx))
+        self.entrance
+            .poll_ready(cx, Late::Served, |cx| inner.poll_ready(cx))
     }
 
     #[inline]

@@ -4,9 +4,12 @@
 //! one word, so that counting and asking are a single operation:
 //!
 //! ```text
-//! 63            32 31            4  3   2   1   0
-//! [ entered       | in flight     | F | D | C | S ]     S shedding, C closed, D draining, F forced
+//! 63            32 31        6  5   4   3   2   1   0
+//! [ entered       | in flight | W | L | F | D | C | S ]     S shedding, C closed, D draining, F forced
 //! ```
+//!
+//! L and W are bits of the late shard alone: late requests are admitted, and those that waited for the
+//! readiness of an inner service.
 //!
 //! What has entered while the shard was open was admitted; what entered while it was closed was not.
 //!
@@ -29,7 +32,10 @@
 //!    are taken afterwards, and a registration looks at the bit under the lock of the wakers.
 //! 6. *The gate turns under one lock.* Every change of phase bits is made under `turn`. D and F are
 //!    only ever added; S and C are taken back by `unshed` and `unpause`, and C never beside D.
-//! 7. *A look counts as long as the gate stays closed.* What a scan has seen is published under
+//! 7. *Late requests are admitted by the late shard.* While L is set there, a request that was refused
+//!    by its own shard adds itself to `late`, and reads the answer out of that operation as in 1. They
+//!    come after *drained*, so whoever takes L and W back looks once more whether all is idle.
+//! 8. *A look counts as long as the gate stays closed.* What a scan has seen is published under
 //!    `turn`, and only if the gate was not opened since the scan began: a slow scan of an earlier
 //!    pause cannot tell of a later one. `IDLE` is taken back as the gate opens.
 
@@ -37,7 +43,7 @@ mod shard;
 
 pub(crate) use self::shard::{Shard, interest};
 
-use self::shard::{CLOSED, DRAINING, FORCED, SHEDDING};
+use self::shard::{AWAITED, CLOSED, DRAINING, FORCED, LATE, SHEDDING};
 use crate::milestones::{Milestones, event};
 use crate::sync::{Arc, AtomicU64, Mutex, Ordering, fence, lock};
 use crate::thread_index::thread_index;
@@ -161,15 +167,44 @@ impl Gate {
     /// Admits nothing more for good, once it has returned. Whoever calls it publishes
     /// `event::CLOSED` next, and then calls [`scan`](Self::scan).
     pub(crate) fn close(&self) {
+        self.close_with(0);
+    }
+
+    /// Closes the gate for good, but for the requests that waited for the readiness of an inner service
+    /// and, if it `serves_late` and was not paused, late ones; see [`refuse_late`](Self::refuse_late)
+    /// and [`end_drain`](Self::end_drain). Whoever calls it goes on as after [`close`](Self::close).
+    pub(crate) fn begin_drain(&self, serves_late: bool) {
+        let serves_late = serves_late && !self.milestones.has(event::PAUSED);
+        self.close_with(if serves_late { AWAITED | LATE } else { AWAITED });
+    }
+
+    fn close_with(&self, late: u64) {
         let mut turn = lock(&self.turn);
-        turn.closed_for_good = true;
+        if !turn.closed_for_good {
+            turn.closed_for_good = true;
+            // First: none is refused between its own shard and the late one (invariant 7).
+            self.late.add(late);
+        }
         self.add_to_all(SHEDDING | CLOSED | DRAINING);
+    }
+
+    /// Refuses late requests from now on.
+    pub(crate) fn refuse_late(&self) {
+        let _turn = lock(&self.turn);
+        self.late.take(LATE);
+    }
+
+    /// Admits no request at all any more. Those that came before are in flight (invariant 7).
+    pub(crate) fn end_drain(&self) {
+        let _turn = lock(&self.turn);
+        self.late.take(LATE | AWAITED);
     }
 
     /// Marks all admitted work to be cut, after [`close`](Self::close); waking it is left to
     /// [`Shard::wake_batch`] (invariant 5).
     pub(crate) fn force(&self) {
         let _turn = lock(&self.turn);
+        self.late.take(LATE | AWAITED);
         self.add_to_all(FORCED);
     }
 
@@ -196,7 +231,7 @@ impl Gate {
         }
     }
 
-    /// Tells that the gate was found empty, unless it was opened since (invariant 7).
+    /// Tells that the gate was found empty, unless it was opened since (invariant 8).
     fn tell_empty(&self, openings: u64) {
         let turn = lock(&self.turn);
         let events = self.untold();
@@ -252,7 +287,12 @@ impl Gate {
 
     /// Returns how many entries were cut. Exact after `IDLE`: each is noted before it leaves.
     pub(crate) fn aborted(&self) -> u64 {
-        self.shards.iter().map(|shard| shard.aborted()).sum()
+        self.all_shards().map(|shard| shard.aborted()).sum()
+    }
+
+    /// Returns how many late requests were served, or are. Exact when nothing moves.
+    pub(crate) fn late_requests(&self) -> u64 {
+        self.late.arrivals().0
     }
 
     /// Returns how many requests were noted in the lame duck, and the latest time of the notes. Exact

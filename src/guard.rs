@@ -123,13 +123,13 @@ impl InFlightGuard {
     /// not the load balancer's.
     #[inline]
     pub(crate) fn track(shard: &Arc<Shard>) -> Self {
-        Self(Entry::of(Some(shard.enter_always(|| ()))))
+        Self(Entry::of(Some(shard.enter_always(|_| ()))))
     }
 
-    /// As [`track`](Self::track), for a request: in a lame duck it is noted as a late arrival.
+    /// As [`track`](Self::track), for a request: in a shutdown it is noted as a late one.
     #[inline]
     pub(crate) fn track_request(shard: &Arc<Shard>) -> Self {
-        let entered = shard.enter_always(|| arrivals::note(shard));
+        let entered = shard.enter_always(arrivals::note);
         Self(Entry::of(Some(entered)))
     }
 
@@ -229,6 +229,11 @@ impl<W: Way> Entry<W> {
     ) -> Option<Self> {
         let admitted = way.as_ref().enter(arrived);
         admitted.then(|| Self::of(Some(share(way))))
+    }
+
+    /// One that has entered the shard that `way` leads to.
+    pub(crate) fn entered(way: W) -> Self {
+        Self::of(Some(way))
     }
 
     /// One that counts nothing, for what is let past a closed gate. Force does not come to it.

@@ -91,8 +91,17 @@ impl<O> LayerHandle<O> {
 
     /// The same for one request alone, which was offered an upgrade.
     pub(crate) fn offering(&self, offer: Offer) -> Self {
+        self.for_one_request(Arc::clone(&self.shard), offer)
+    }
+
+    /// The same for one request alone, which has entered `shard`.
+    pub(crate) fn entered(&self, shard: Arc<Shard>) -> Self {
+        self.for_one_request(shard, Offer::none())
+    }
+
+    fn for_one_request(&self, shard: Arc<Shard>, offer: Offer) -> Self {
         Self(Arc::new(LayerShard {
-            shard: Arc::clone(&self.shard),
+            shard,
             options: Arc::clone(&self.options),
             index: self.index,
             peers: Arc::clone(&self.peers),

@@ -42,6 +42,9 @@ pub struct Metrics {
     /// How many requests came in the lame duck of the latest shutdown. See
     /// [`ShutdownReport::late_arrivals`](crate::ShutdownReport::late_arrivals).
     pub late_arrivals: u64,
+    /// How many requests arrived while draining, and were served. See
+    /// [`ShutdownReport::late_requests`](crate::ShutdownReport::late_requests).
+    pub late_requests: u64,
     /// How many requests were cut in all.
     pub aborted: u64,
     /// How many requests, tasks and servers were still alive when the shutdown was over; zero before.
@@ -89,6 +92,7 @@ impl ShutdownController {
             admitted: core.gate.admitted(),
             refused: core.gate.refused(),
             late_arrivals: core.gate.arrivals().0,
+            late_requests: core.gate.late_requests(),
             aborted: core.gate.aborted(),
             abandoned: core.report().map_or(0, |report| report.abandoned()),
             tasks: core.tasks.running(),

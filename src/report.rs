@@ -69,6 +69,7 @@ pub(crate) struct Facts {
     pub(crate) phases: Vec<PhaseReport>,
     pub(crate) in_flight_at_trigger: u64,
     pub(crate) late_arrivals: Arrivals,
+    pub(crate) late_requests: u64,
     pub(crate) in_flight_at_force: u64,
     pub(crate) admitted: u64,
     pub(crate) refused: u64,
@@ -293,6 +294,38 @@ impl ShutdownReport {
         self.facts.late_arrivals.lame_duck_was_too_short
     }
 
+    /// Returns how many late requests were served: those that arrived while draining.
+    ///
+    /// They came on connections that were open when draining began, or from the listener's backlog,
+    /// to a [`DrainLayer`](crate::DrainLayer) within [`late_for`](crate::ShutdownConfig::late_for), or
+    /// to a [`RequestTrackingLayer`](crate::RequestTrackingLayer). Some are to be expected.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use axum::{Router, body::Body, http::Request, routing::get};
+    /// use tower::ServiceExt;
+    /// use tower_lifecycle::{DrainLayer, ShutdownController, ShutdownReason};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// let ctl = ShutdownController::new();
+    /// let app: Router = Router::new()
+    ///     .route("/", get(|| async { "hello" }))
+    ///     .layer(DrainLayer::new(ctl.clone()));
+    ///
+    /// ctl.trigger(ShutdownReason::Manual);
+    /// let response = app.oneshot(Request::new(Body::empty())).await.unwrap();
+    /// assert_eq!(response.status(), 200);
+    /// drop(response); // it is in flight to the end of its body
+    ///
+    /// let report = ctl.shutdown(ShutdownReason::Manual).await;
+    /// assert_eq!(report.late_requests(), 1);
+    /// # }
+    /// ```
+    pub fn late_requests(&self) -> u64 {
+        self.facts.late_requests
+    }
+
     /// Returns how many requests and guards were in flight at the force.
     ///
     /// It is zero if there was none.
@@ -458,6 +491,13 @@ impl fmt::Display for ShutdownReport {
             if late.lame_duck_was_too_short {
                 f.write_str(", which was too short")?;
             }
+        }
+        if facts.late_requests > 0 {
+            write!(
+                f,
+                "\n  late requests {} while draining",
+                facts.late_requests
+            )?;
         }
         if facts.forced {
             let gone = facts.aborted + facts.abandoned_requests;

@@ -41,6 +41,8 @@ pub(crate) async fn shut_down(
 
     // Lame duck: readiness is red, everything is served, until its time is over.
     if core.state() == LifecycleState::LameDuck {
+        // Requests that wait for the readiness of an inner service count from now on.
+        wake_shards(core, interest::SHEDDING).await;
         let early = race(reached(core, event::FORCED), servers_have_ended(core));
         until(
             notice.lame_duck_deadline(),
@@ -98,16 +100,26 @@ where
     }
 }
 
-/// Waits until nothing is in flight, the listener may close, and every server and task has ended.
+/// Waits until nothing is in flight, and every server and task has ended.
 async fn drained_and_served(core: &Arc<Core>, notice: &ShutdownNotice) {
     let refused_until = core.refused_until(notice);
     reached(core, event::DRAINED).await;
-    // Late clients, and those that wait in the kernel's backlog, are still answered for a while.
+    // With `refuse_for`, the listener is open until now.
     if core.listener_waits() {
         until(refused_until, pending::<()>()).await;
     }
     core.milestones().reach(event::STOP_ACCEPTING);
     gone(core).await;
+    // A late request may have come since the last look. No more can.
+    core.gate.end_drain();
+    gone(core).await;
+}
+
+/// Refuses late requests when their time is over. Never resolves.
+async fn refuse_late(core: &Arc<Core>, notice: &ShutdownNotice) {
+    until(core.late_until(notice), pending::<()>()).await;
+    core.gate.refuse_late();
+    pending().await
 }
 
 /// Waits until every server, task and start of a service has ended and nothing is in flight.
@@ -218,10 +230,17 @@ impl Account {
 
     /// Waits for what was admitted, until the drain deadline, and cuts what is left then.
     async fn drain(&mut self, core: &Arc<Core>, notice: &ShutdownNotice) {
-        wake_shards(core, interest::CLOSED | interest::DRAINING).await;
-        let drained = drained_and_served(core, notice);
+        let late = refuse_late(core, notice);
         let cut_off = until(notice.drain_deadline(), reached(core, event::FORCED));
-        if let Either::Right(_) = race(drained, race(cut_off, tell_progress(core, notice))).await {
+        let cut_off = race(cut_off, race(late, tell_progress(core, notice)));
+        wake_shards(
+            core,
+            interest::SHEDDING | interest::CLOSED | interest::DRAINING,
+        )
+        .await;
+        // Requests that wait for the readiness of an inner service are counted at their next poll.
+        yield_now().await;
+        if let Either::Right(_) = race(drained_and_served(core, notice), cut_off).await {
             self.cut(core).await;
         }
     }
@@ -305,6 +324,7 @@ impl Account {
             phases: self.phases,
             in_flight_at_trigger: self.in_flight_at_trigger,
             late_arrivals,
+            late_requests: core.gate.late_requests(),
             in_flight_at_force: core.in_flight_at_force(),
             admitted: core.gate.admitted(),
             refused: core.gate.refused(),

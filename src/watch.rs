@@ -198,7 +198,7 @@ impl<C: GracefulConnection> Future for Watch<C> {
                     let core = this.told.wait.core();
                     let until = core.notice().and_then(|notice| {
                         if !*this.came_late {
-                            return core.refused_until(&notice);
+                            return core.idle_until(&notice);
                         }
                         let left = notice.drain_remaining().unwrap_or(Duration::MAX);
                         notice.now().checked_add(GRACE.min(left / 2))

@@ -17,6 +17,7 @@ impl ShutdownConfig {
     /// |---|---|
     /// | `LOCALZURE_SERVER_SHUTDOWN_TIMEOUT` | [`shutdown_timeout`](#structfield.shutdown_timeout) |
     /// | `LOCALZURE_SERVER_LAME_DUCK` | [`lame_duck`](#structfield.lame_duck) |
+    /// | `LOCALZURE_SERVER_LATE_FOR` | [`late_for`](#structfield.late_for) |
     /// | `LOCALZURE_SERVER_REFUSE_FOR` | [`refuse_for`](#structfield.refuse_for) |
     /// | `LOCALZURE_SERVER_CLEANUP_RESERVE` | [`cleanup_reserve`](#structfield.cleanup_reserve) |
     /// | `LOCALZURE_SERVER_RETRY_AFTER` | [`retry_after`](#structfield.retry_after) |
@@ -95,6 +96,7 @@ mod tests {
             &[
                 ("APP_SHUTDOWN_TIMEOUT", "1m 30s"),
                 ("APP_LAME_DUCK", "2"),
+                ("APP_LATE_FOR", "3"),
                 ("APP_REFUSE_FOR", "0.25"),
                 ("APP_CLEANUP_RESERVE", "4s"),
                 ("APP_RETRY_AFTER", "5.0"),
@@ -104,6 +106,7 @@ mod tests {
         let expected = ShutdownConfig::default()
             .shutdown_timeout(Duration::from_secs(90))
             .lame_duck(Duration::from_secs(2))
+            .late_for(Duration::from_secs(3))
             .refuse_for(Duration::from_millis(250))
             .cleanup_reserve(Duration::from_secs(4))
             .retry_after(Duration::from_secs(5))
@@ -122,6 +125,7 @@ mod tests {
         let ours = [
             "APP_SHUTDOWN_TIMEOUT",
             "APP_LAME_DUCK",
+            "APP_LATE_FOR",
             "APP_REFUSE_FOR",
             "APP_CLEANUP_RESERVE",
             "APP_RETRY_AFTER",

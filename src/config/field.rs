@@ -7,6 +7,7 @@ use std::fmt;
 pub(super) enum Field {
     ShutdownTimeout,
     LameDuck,
+    LateFor,
     RefuseFor,
     CleanupReserve,
     RetryAfter,
@@ -20,9 +21,10 @@ pub(super) struct Given(u8);
 // ===== impl Field =====
 
 impl Field {
-    pub(super) const ALL: [Self; 6] = [
+    pub(super) const ALL: [Self; 7] = [
         Self::ShutdownTimeout,
         Self::LameDuck,
+        Self::LateFor,
         Self::RefuseFor,
         Self::CleanupReserve,
         Self::RetryAfter,
@@ -33,6 +35,7 @@ impl Field {
     pub(super) const NAMES: [&str; Self::ALL.len()] = [
         "shutdown_timeout",
         "lame_duck",
+        "late_for",
         "refuse_for",
         "cleanup_reserve",
         "retry_after",
@@ -73,7 +76,7 @@ mod tests {
         given.insert(Field::LameDuck);
         given.insert(Field::ProgressInterval);
         let found = Field::ALL.map(|field| given.contains(field));
-        assert_eq!(found, [false, true, false, false, false, true]);
+        assert_eq!(found, [false, true, false, false, false, false, true]);
         assert_eq!(format!("{given:?}"), "{LameDuck, ProgressInterval}");
     }
 }

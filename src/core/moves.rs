@@ -16,6 +16,7 @@ use crate::sync::{Arc, Mutex, lock};
 /// What the first moves of a shutdown can have reached.
 const BEGINNING: u32 = event::TRIGGERED
     | event::CLOSED
+    | event::STOP_ACCEPTING
     | LifecycleState::LameDuck.bit()
     | LifecycleState::Draining.bit();
 
@@ -55,7 +56,7 @@ impl Core {
         if self.is_starting_up() {
             // What has been started is stopped again: nothing new is admitted meanwhile.
             self.gate.close();
-            self.milestones().publish(event::CLOSED);
+            self.milestones().publish(self.closing_events());
         } else if self.config.lame_duck.is_zero() || self.servers.have_ended() {
             // With no server left there is nobody to be a lame duck.
             self.make(&mut life, LifecycleState::Draining);
@@ -154,14 +155,22 @@ impl Core {
         match next {
             LifecycleState::LameDuck => self.gate.shed(),
             LifecycleState::Draining => {
-                self.gate.close();
-                events |= event::CLOSED;
+                self.gate.begin_drain(self.config.serves_late());
+                events |= self.closing_events();
             }
             _ => {}
         }
         self.milestones().publish(events);
         life.untold.push_back((now, next));
         true
+    }
+
+    /// Returns what has come when the gate has been closed for good.
+    fn closing_events(&self) -> u32 {
+        match self.config.refuse_for.is_zero() {
+            true => event::CLOSED | event::STOP_ACCEPTING,
+            false => event::CLOSED,
+        }
     }
 
     /// Tells of moves that were made, and wakes those who wait for any of `events`, if they are still

@@ -10,6 +10,7 @@ use tower_service::Service;
 use tracing::warn;
 
 use super::Drain;
+use super::entrance::Late;
 use crate::error::{BoxError, Forced, POLLED_AFTER_COMPLETION, ShuttingDown};
 use crate::mode::AnyService;
 use crate::reject::Admission;
@@ -55,7 +56,9 @@ where
     #[inline]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         let inner = &mut self.inner;
-        let ready = self.entrance.poll_ready(cx, |cx| inner.poll_ready(cx));
+        let ready = self
+            .entrance
+            .poll_ready(cx, Late::Refused, |cx| inner.poll_ready(cx));
         ready.map_err(Into::into)
     }
 

@@ -13,13 +13,16 @@ use crate::layer_shard::{LayerHandle, LayerShard};
 use crate::reject::{Admission, Options};
 use crate::wakers::Slot;
 
-/// A service's own place at the gate. Not inherited by a clone: neither the inner's readiness nor
-/// the wait for it are.
+/// A service's own place at the gate. A clone does not inherit it: neither the readiness of the inner
+/// service nor the wait for it are the clone's.
 pub(super) struct Entrance {
     pub(super) handle: LayerHandle<Options>,
     readiness: Readiness,
-    /// Where the task that waits for the inner's readiness is to be woken when draining begins.
-    waiting: Slot,
+    /// Where the task that waits for the inner's readiness is woken when the gate turns. Registered
+    /// from a `Pending` to the next `Ready`.
+    slot: Slot,
+    /// The request that waits is counted, since a shutdown has begun. Only while the slot is registered.
+    is_counted: bool,
 }
 
 /// What `poll_ready` has said, until the call uses it up.
@@ -28,8 +31,19 @@ enum Readiness {
     None,
     /// The inner is ready.
     Inner,
+    /// The inner is ready, and the request has waited for that since before draining began.
+    Awaited,
     /// The gate was closed, and the request can be refused.
     Refusal,
+}
+
+/// What is done with requests that arrive while draining.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Late {
+    /// They are served for a while.
+    Served,
+    /// They are refused at once.
+    Refused,
 }
 
 // ===== impl Entrance =====
@@ -39,30 +53,27 @@ impl Entrance {
         Self {
             handle,
             readiness: Readiness::None,
-            waiting: Slot::NONE,
+            slot: Slot::NONE,
+            is_counted: false,
         }
     }
 
     /// Asks for the readiness of the inner service, where it matters.
-    ///
-    /// While draining there is nothing to wait for: most requests are refused, which needs no inner
-    /// service, and for the exempt ones it is noted whether the inner happens to be ready.
     #[inline]
     pub(super) fn poll_ready<E>(
         &mut self,
         cx: &mut Context<'_>,
+        late: Late,
         poll_inner: impl FnOnce(&mut Context<'_>) -> Poll<Result<(), E>>,
     ) -> Poll<Result<(), E>> {
         if self.handle.shard.is_closed() {
-            let asks_inner = self.handle.options.has_exempt_paths();
-            self.readiness = match asks_inner && matches!(poll_inner(cx), Poll::Ready(Ok(()))) {
-                true => Readiness::Inner,
-                false => Readiness::Refusal,
-            };
-            return Poll::Ready(Ok(()));
+            return self.poll_ready_closed(cx, late, poll_inner);
         }
         match poll_inner(cx) {
             Poll::Ready(result) => {
+                if self.slot.is_registered() {
+                    self.stop_waiting();
+                }
                 self.readiness = match result {
                     Ok(()) => Readiness::Inner,
                     Err(_) => Readiness::None,
@@ -73,18 +84,71 @@ impl Entrance {
         }
     }
 
-    /// Has the task woken also when draining begins, since a refusal needs no inner service.
+    /// Has the task woken also when the gate turns: a request that waits counts from the beginning of
+    /// a shutdown on, and while paused it is refused, which needs no inner service.
     #[cold]
     fn wait<E>(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), E>> {
         self.readiness = Readiness::None;
-        let Self {
-            handle, waiting, ..
-        } = self;
-        if handle.shard.register(waiting, cx.waker(), interest::CLOSED) {
-            return Poll::Pending;
+        let turns = match self.handle.shard.is_shedding() {
+            true => interest::CLOSED,
+            false => interest::SHEDDING | interest::CLOSED,
+        };
+        if !self.register(cx, turns) {
+            // It has turned in between.
+            cx.waker().wake_by_ref();
         }
-        self.readiness = Readiness::Refusal;
+        Poll::Pending
+    }
+
+    /// Has the task woken at any of `turns`, and counts the request that waits if a shutdown has begun;
+    /// `false` if one of them has come already.
+    fn register(&mut self, cx: &Context<'_>, turns: u32) -> bool {
+        let shard = &self.handle.shard;
+        let registered = shard.register(&mut self.slot, cx.waker(), turns);
+        if registered && !self.is_counted && shard.is_shedding() {
+            shard.begin_waiting();
+            self.is_counted = true;
+        }
+        registered
+    }
+
+    /// Asks for readiness while no new request is admitted. Most are refused, which needs no inner
+    /// service. It is asked for the requests that are served all the same.
+    #[cold]
+    #[inline(never)]
+    fn poll_ready_closed<E>(
+        &mut self,
+        cx: &mut Context<'_>,
+        late: Late,
+        poll_inner: impl FnOnce(&mut Context<'_>) -> Poll<Result<(), E>>,
+    ) -> Poll<Result<(), E>> {
+        let LayerShard { shard, options, .. } = &*self.handle;
+        let is_draining = shard.is_draining() && !shard.is_forced();
+        let has_waited = is_draining && self.slot.is_registered();
+        let may_wait = has_waited || (late == Late::Served && shard.serves_late());
+        let asks_inner = may_wait || options.has_exempt_paths();
+        let polled = match asks_inner {
+            true => poll_inner(cx),
+            false => Poll::Pending,
+        };
+        self.readiness = match polled {
+            Poll::Ready(Ok(())) if has_waited => Readiness::Awaited,
+            Poll::Ready(Ok(())) => Readiness::Inner,
+            Poll::Pending if may_wait && self.register(cx, interest::FORCED) => {
+                return Poll::Pending;
+            }
+            _ => Readiness::Refusal,
+        };
+        self.stop_waiting();
         Poll::Ready(Ok(()))
+    }
+
+    #[cold]
+    fn stop_waiting(&mut self) {
+        self.handle.shard.deregister(self.slot.take());
+        if mem::take(&mut self.is_counted) {
+            self.handle.shard.end_waiting();
+        }
     }
 
     /// Admits one request, if the gate is open and the inner service was found ready. Uses the
@@ -94,13 +158,10 @@ impl Entrance {
         &mut self,
         is_exempt: impl FnOnce(&Options) -> bool,
     ) -> Result<Admission, Refusal> {
-        if self.waiting.is_registered() {
-            self.handle.shard.deregister(self.waiting.take());
-        }
         // The inner must not be called unready, whatever the gate says by now.
         let readiness = mem::replace(&mut self.readiness, Readiness::None);
         if readiness != Readiness::Inner {
-            return Err(self.unready(readiness));
+            return self.admit_special(readiness);
         }
         let inner_is_ready = true;
         let handle = &self.handle;
@@ -113,7 +174,22 @@ impl Entrance {
         entry.ok_or(Refusal { inner_is_ready })
     }
 
-    /// Lets an exempt request past the closed gate: uncounted and uncut.
+    /// Admits a request that has waited since before draining began.
+    #[cold]
+    fn admit_special(&self, readiness: Readiness) -> Result<Admission, Refusal> {
+        let inner_is_ready = readiness == Readiness::Awaited;
+        if inner_is_ready {
+            let entered = self.handle.shard.enter_awaited();
+            let entry = entered.map(|late| Entry::entered(self.handle.entered(late)));
+            return entry.ok_or(Refusal { inner_is_ready });
+        }
+        if readiness == Readiness::None && !self.handle.shard.is_closed() {
+            warn!("called before it was ready, and refused: call `poll_ready` first");
+        }
+        Err(Refusal { inner_is_ready })
+    }
+
+    /// Lets a request past the closed gate: an exempt one uncounted and uncut, a late one as any other.
     #[cold]
     #[inline(never)]
     pub(super) fn past_the_gate(
@@ -122,9 +198,14 @@ impl Entrance {
         facts: Facts,
         path: &str,
     ) -> Option<Admission> {
-        let LayerShard { shard, options, .. } = &*self.handle;
-        if !(refusal.inner_is_ready && options.is_exempt(path)) {
+        if !refusal.inner_is_ready {
             return None;
+        }
+        let LayerShard { shard, options, .. } = &*self.handle;
+        if !options.is_exempt(path) {
+            let late = shard.enter_late()?;
+            arrivals::note(&late);
+            return Some(facts.note(Entry::entered(self.handle.entered(late))));
         }
         let facts = match shard.is_shedding() {
             true => facts,
@@ -132,20 +213,11 @@ impl Entrance {
         };
         Some(facts.note(Entry::uncounted()))
     }
-
-    #[cold]
-    fn unready(&self, readiness: Readiness) -> Refusal {
-        if readiness == Readiness::None && !self.handle.shard.is_closed() {
-            warn!("called before it was ready, and refused: call `poll_ready` first");
-        }
-        let inner_is_ready = false;
-        Refusal { inner_is_ready }
-    }
 }
 
 /// A request was not admitted.
 pub(super) struct Refusal {
-    /// The inner could serve it, if it is exempt.
+    /// The inner could serve it, if it is exempt or late.
     pub(super) inner_is_ready: bool,
 }
 
@@ -159,8 +231,8 @@ impl Clone for Entrance {
 impl Drop for Entrance {
     #[inline]
     fn drop(&mut self) {
-        if self.waiting.is_registered() {
-            self.handle.shard.deregister(self.waiting.take());
+        if self.slot.is_registered() {
+            self.stop_waiting();
         }
     }
 }

@@ -25,6 +25,10 @@
 //! | | unpause | `a_late_entry_may_meet_the_end_of_its_pause` |
 //! | | shed, unshed | `turning_loses_no_entry` |
 //! | | force | `who_is_not_refused_is_cut` |
+//! | late request | begin drain | `no_request_is_refused_while_late_ones_are_served` |
+//! | | end drain, scan | `a_late_request_is_waited_for_or_refused` |
+//! | | force | `a_late_request_is_cut_or_refused` |
+//! | (refused) | leave | `a_refused_late_request_does_not_hide_the_last_leave` |
 //! | leave | leave, close, scan | `the_last_leave_wakes_who_waits` |
 //! | | close | `drained_publishes_what_was_done_in_flight`, too |
 //! | | pause | `the_last_leave_of_a_pause_wakes_who_waits` |
@@ -63,6 +67,7 @@
 
 mod entering;
 mod force;
+mod late;
 mod turns;
 mod waiters;
 

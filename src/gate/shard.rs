@@ -16,7 +16,12 @@ pub(super) const DRAINING: u64 = 1 << 2;
 /// Admitted work is cut.
 pub(super) const FORCED: u64 = 1 << 3;
 
-const ONE_IN_FLIGHT: u64 = 1 << 4;
+/// In the late shard: late requests are admitted.
+pub(super) const LATE: u64 = 1 << 4;
+/// In the late shard: requests that waited for the readiness of an inner service are admitted.
+pub(super) const AWAITED: u64 = 1 << 5;
+
+const ONE_IN_FLIGHT: u64 = 1 << 6;
 const IN_FLIGHT: u64 = ONE_ENTERED - ONE_IN_FLIGHT;
 /// The top field, so that it wraps without touching the others.
 pub(super) const ONE_ENTERED: u64 = 1 << 32;
@@ -24,6 +29,8 @@ pub(super) const ENTRY: u64 = ONE_ENTERED + ONE_IN_FLIGHT;
 
 /// What a waker in a shard can wait for.
 pub(crate) mod interest {
+    /// Clients are asked to leave: a shutdown has begun.
+    pub(crate) const SHEDDING: u32 = super::SHEDDING as u32;
     /// The shard is closed: new entries are refused.
     pub(crate) const CLOSED: u32 = super::CLOSED as u32;
     /// The shard is closed for good: draining has begun.
@@ -138,9 +145,9 @@ impl Shard {
     }
 
     /// Counts one more, whatever the gate says, and gives the shard that it is counted in. If that is
-    /// in a lame duck, `arrived` is called.
+    /// in a shutdown, `arrived` is called with the shard that notes it.
     #[inline]
-    pub(crate) fn enter_always(self: &Arc<Self>, arrived: impl FnOnce()) -> Arc<Self> {
+    pub(crate) fn enter_always(self: &Arc<Self>, arrived: impl FnOnce(&Self)) -> Arc<Self> {
         // Acquire, and one test: as in `enter`.
         let before = self.word.fetch_add(ENTRY, Ordering::Acquire);
         if before & (CLOSED | SHEDDING) == 0 {
@@ -150,12 +157,17 @@ impl Shard {
     }
 
     #[cold]
-    fn enter_always_turned(self: &Arc<Self>, before: u64, arrived: impl FnOnce()) -> Arc<Self> {
-        // It may be paused at the same time.
-        if before & (SHEDDING | DRAINING) == SHEDDING {
-            arrived();
-        }
+    fn enter_always_turned(
+        self: &Arc<Self>,
+        before: u64,
+        arrived: impl FnOnce(&Self),
+    ) -> Arc<Self> {
+        // A lame duck may be paused at the same time.
+        let in_lame_duck = before & (SHEDDING | DRAINING) == SHEDDING;
         if before & CLOSED == 0 {
+            if in_lame_duck {
+                arrived(self);
+            }
             return Arc::clone(self);
         }
         // Without a gate nobody is left who could wait for it.
@@ -165,8 +177,74 @@ impl Shard {
         // Relaxed: published by the Release of the undo, which a scan that finds the shard empty has
         // acquired.
         gate.late.word.fetch_add(ENTRY, Ordering::Relaxed);
+        if in_lame_duck {
+            arrived(self);
+        } else if before & DRAINING != 0 {
+            arrived(&gate.late);
+        }
         self.undo_entry();
         Arc::clone(&gate.late)
+    }
+
+    /// Counts one more that its own shard has refused, in the late shard, if late requests are served.
+    #[cold]
+    pub(crate) fn enter_late(&self) -> Option<Arc<Self>> {
+        self.enter_late_shard(LATE)
+    }
+
+    /// The same for a request that waited for the readiness of an inner service.
+    #[cold]
+    pub(crate) fn enter_awaited(&self) -> Option<Arc<Self>> {
+        self.enter_late_shard(AWAITED)
+    }
+
+    fn enter_late_shard(&self, admitting: u64) -> Option<Arc<Self>> {
+        let late = Arc::clone(&self.gate.upgrade()?.late);
+        // Acquire: pairs with the Release in `add`. Invariant 7.
+        let before = late.word.fetch_add(ENTRY, Ordering::Acquire);
+        if before & admitting == 0 {
+            late.undo_late_entry();
+            return None;
+        }
+        Some(late)
+    }
+
+    /// Whether late requests are served.
+    pub(crate) fn serves_late(&self) -> bool {
+        let gate = self.gate.upgrade();
+        gate.is_some_and(|gate| gate.late.phase() & LATE != 0)
+    }
+
+    /// Counts a request, in the late shard, that waits for the readiness of an inner service. It is none
+    /// of the admitted yet.
+    #[cold]
+    pub(crate) fn begin_waiting(&self) {
+        if let Some(gate) = self.gate.upgrade() {
+            // Relaxed: it asks for no answer; the Release of the undo publishes it.
+            gate.late.word.fetch_add(ONE_IN_FLIGHT, Ordering::Relaxed);
+        }
+    }
+
+    /// Takes it out again. Force cuts it.
+    #[cold]
+    pub(crate) fn end_waiting(&self) {
+        // If the gate is gone, nobody waits for the count.
+        if let Some(gate) = self.gate.upgrade() {
+            if self.is_forced() {
+                gate.late.note_aborted();
+            }
+            gate.late.leave();
+        }
+    }
+
+    /// Takes one out of the late shard that was not admitted.
+    fn undo_late_entry(&self) {
+        // Release: pairs with the Acquire in `is_closed_and_empty`.
+        let before = self.word.fetch_sub(ENTRY, Ordering::Release);
+        // As in `undo_entry`.
+        if before & IN_FLIGHT == ONE_IN_FLIGHT {
+            self.scan_gate();
+        }
     }
 
     #[cold]

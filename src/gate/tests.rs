@@ -98,7 +98,7 @@ mod unit {
         let shard = &gate.shards()[0];
         assert!(shard.enter(|| ()));
         gate.drain();
-        let late = shard.enter_always(|| ());
+        let late = shard.enter_always(|_| ());
         assert!(Arc::ptr_eq(&late, &gate.late));
         shard.leave();
         assert_eq!((gate.in_flight(), gate.admitted()), (1, 2));
@@ -130,7 +130,7 @@ mod unit {
         let gate = Gate::new(2, 0);
         gate.pause();
         assert!(gate.milestones.has(event::IDLE));
-        let late = gate.shards()[0].enter_always(|| ());
+        let late = gate.shards()[0].enter_always(|_| ());
         gate.milestones.take_back(event::IDLE);
         gate.scan();
         assert!(!gate.milestones.has(event::IDLE));
@@ -159,7 +159,7 @@ mod unit {
     fn arrives(shard: &Arc<Shard>, always: bool) -> bool {
         let mut arrived = false;
         if always {
-            shard.enter_always(|| arrived = true);
+            shard.enter_always(|_| arrived = true);
         } else {
             shard.enter(|| arrived = true);
         }
@@ -167,7 +167,7 @@ mod unit {
     }
 
     #[test]
-    fn who_enters_arrives_late_in_a_lame_duck_only() {
+    fn who_enters_arrives_late_in_a_shutdown_only() {
         let gate = Gate::new(1, 0);
         let shard = &gate.shards()[0];
         let arrive = || (arrives(shard, false), arrives(shard, true));
@@ -184,8 +184,66 @@ mod unit {
         assert_eq!(arrive(), (false, false));
         gate.shed();
         gate.drain();
-        assert_eq!(arrive(), (false, false));
+        assert_eq!(arrive(), (false, true), "noted by the late shard");
         assert_eq!(gate.in_flight(), 9, "twelve, less three that were refused");
+    }
+
+    #[test]
+    fn late_requests_enter_by_the_late_shard_until_they_are_refused() {
+        let gate = Gate::new(2, 0);
+        let shard = &gate.shards()[0];
+        assert!(shard.enter_late().is_none(), "before the drain");
+        gate.begin_drain(true);
+        assert!(!shard.enter(|| ()));
+        let late = shard.enter_late().expect("it is served");
+        assert!(late.is_draining() && late.is_shedding());
+        assert_eq!((gate.in_flight(), gate.admitted()), (1, 1));
+
+        gate.refuse_late();
+        assert!(shard.enter_late().is_none());
+        let awaited = shard.enter_awaited().expect("it has waited");
+        gate.end_drain();
+        assert!(shard.enter_awaited().is_none());
+        late.leave();
+        awaited.leave();
+        assert_eq!((gate.in_flight(), gate.admitted()), (0, 2));
+    }
+
+    #[test]
+    fn no_late_request_enters_after_a_force_a_pause_or_a_rollback() {
+        let begin: [fn(&Gate); 4] = [
+            |gate| {
+                gate.begin_drain(true);
+                gate.force();
+            },
+            |gate| {
+                gate.pause();
+                gate.begin_drain(true);
+            },
+            |gate| gate.begin_drain(false),
+            Gate::close,
+        ];
+        for begin in begin {
+            let gate = Gate::new(1, 0);
+            begin(&gate);
+            assert!(!gate.shards()[0].serves_late());
+            assert!(gate.shards()[0].enter_late().is_none());
+            assert_eq!((gate.in_flight(), gate.admitted()), (0, 0));
+        }
+    }
+
+    #[test]
+    fn a_request_that_waits_is_in_flight_and_not_admitted() {
+        let gate = Gate::new(1, 0);
+        gate.begin_drain(false);
+        gate.milestones.publish(event::CLOSED);
+        gate.shards()[0].begin_waiting();
+        gate.scan();
+        assert_eq!((gate.in_flight(), gate.admitted()), (1, 0));
+        assert!(!gate.is_drained());
+        gate.shards()[0].end_waiting();
+        assert_eq!((gate.in_flight(), gate.admitted()), (0, 0));
+        assert!(gate.is_drained());
     }
 
     #[test]
@@ -209,7 +267,7 @@ mod unit {
         gate.drain();
         drop(gate);
         assert!(!shard.enter(|| ()));
-        shard.enter_always(|| ()).leave();
+        shard.enter_always(|_| ()).leave();
         assert_eq!(shard.in_flight(), 0);
     }
 }

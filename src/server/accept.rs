@@ -213,7 +213,7 @@ fn drain(core: &Core, notice: &ShutdownNotice) -> Plan {
     let left = notice.drain_remaining();
     Plan::Drain {
         since,
-        idle_until: core.refused_until(notice),
+        idle_until: core.idle_until(notice),
         // Nobody who has nothing in flight is a reason to cut anything at the drain deadline.
         quiet_until: left.and_then(|left| since.checked_add(left / 4 * 3)),
     }

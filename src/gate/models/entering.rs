@@ -90,7 +90,7 @@ fn a_late_entry_holds_the_drain() {
             let gate = Arc::clone(&gate);
             thread::spawn(move || {
                 let shard = Arc::clone(&gate.shards()[0]);
-                let late = shard.enter_always(|| ());
+                let late = shard.enter_always(|_| ());
                 held.leave();
                 assert!(!gate.is_drained(), "drained with one in flight");
                 late.leave();
@@ -268,7 +268,7 @@ fn a_late_entry_holds_idle() {
             let gate = Arc::clone(&gate);
             thread::spawn(move || {
                 let shard = Arc::clone(&gate.shards()[0]);
-                let late = shard.enter_always(|| ());
+                let late = shard.enter_always(|_| ());
                 held.leave();
                 assert!(!gate.milestones.has(event::IDLE), "idle with one in flight");
                 late.leave();
@@ -367,7 +367,7 @@ fn entries_and_leaves_are_all_counted() {
                 gate.shards()[0].leave();
             }),
             beside(&gate, |gate| {
-                gate.shards()[0].enter_always(|| ());
+                gate.shards()[0].enter_always(|_| ());
                 gate.shards()[0].leave();
             }),
         ];
@@ -391,9 +391,9 @@ fn turning_loses_no_entry() {
             let client = beside(&gate, move |gate| {
                 let shard = &gate.shards()[0];
                 assert!(shard.enter(|| ()) != is_paused);
-                let counted_in = shard.enter_always(|| ());
+                let counted_in = shard.enter_always(|_| ());
                 assert_eq!(Arc::ptr_eq(&counted_in, shard), !is_paused);
-                shard.enter_always(|| ());
+                shard.enter_always(|_| ());
                 counted_in.leave();
             });
             gate.shed();
@@ -449,7 +449,7 @@ fn the_last_late_leave_wakes_who_waits() {
         let gate = Gate::new(1, 0);
         assert!(gate.shards()[0].enter(|| ()));
         gate.drain();
-        let late = gate.shards()[0].enter_always(|| ());
+        let late = gate.shards()[0].enter_always(|_| ());
         let threads = [
             beside(&gate, |gate| gate.shards()[0].leave()),
             thread::spawn(move || late.leave()),
@@ -470,7 +470,7 @@ fn a_refusal_does_not_hide_the_last_late_leave() {
         assert!(gate.shards()[0].enter(|| ()));
         gate.drain();
         let threads = [
-            beside(&gate, |gate| gate.shards()[0].enter_always(|| ()).leave()),
+            beside(&gate, |gate| gate.shards()[0].enter_always(|_| ()).leave()),
             beside(&gate, |gate| assert!(!gate.shards()[0].enter(|| ()))),
         ];
         gate.shards()[0].leave();
@@ -489,7 +489,7 @@ fn late_entries_are_all_counted() {
         let gate = Gate::new(2, 0);
         gate.close();
         let threads: Vec<_> = (0..2)
-            .map(|index| beside(&gate, move |gate| gate.shards()[index].enter_always(|| ())))
+            .map(|index| beside(&gate, move |gate| gate.shards()[index].enter_always(|_| ())))
             .collect();
         let late = threads.into_iter().map(|t| t.join().unwrap());
         let late: Vec<_> = late.collect();
@@ -510,7 +510,7 @@ fn a_late_entry_may_meet_the_end_of_its_pause() {
     check(|| {
         let gate = Gate::new(1, 0);
         assert!(gate.pause());
-        let client = beside(&gate, |gate| gate.shards()[0].enter_always(|| ()));
+        let client = beside(&gate, |gate| gate.shards()[0].enter_always(|_| ()));
         assert!(gate.unpause());
         let entered_in = client.join().unwrap();
         assert_eq!((gate.in_flight(), gate.admitted()), (1, 1));
@@ -533,7 +533,7 @@ fn who_is_not_refused_is_cut() {
             let client = beside(&gate, move |gate| {
                 let shard = &gate.shards()[1];
                 let counted_in = match always {
-                    true => shard.enter_always(|| ()),
+                    true => shard.enter_always(|_| ()),
                     false if shard.enter(|| ()) => Arc::clone(shard),
                     false => return,
                 };

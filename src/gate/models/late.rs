@@ -1,0 +1,111 @@
+//! Late requests, and what they meet.
+
+use super::*;
+
+/// Begins a drain that serves late requests, as the controller does.
+fn begin_drain(gate: &Gate) {
+    gate.begin_drain(true);
+    gate.milestones.reach(event::CLOSED);
+    gate.scan();
+}
+
+/// Enters as a late request does.
+fn enter_late(gate: &Gate) -> Option<Arc<Shard>> {
+    match gate.shards()[0].enter(|| ()) {
+        true => Some(Arc::clone(&gate.shards()[0])),
+        false => gate.shards()[0].enter_late(),
+    }
+}
+
+/// P1: once the drain has ended and all is idle, no request is admitted any more, and none is alive.
+///
+/// Seeded: `enter_late` that looks for L before it adds itself, instead of asking the addition; no
+/// second look after `end_drain`.
+#[test]
+fn a_late_request_is_waited_for_or_refused() {
+    check(|| {
+        let gate = Gate::new(1, 0);
+        let over = Arc::new(AtomicUsize::new(0));
+        let request = beside(&gate, {
+            let over = Arc::clone(&over);
+            move |gate| {
+                let Some(entered) = enter_late(gate) else {
+                    return false;
+                };
+                // Relaxed: the gate alone is to order these.
+                assert_eq!(over.load(Ordering::Relaxed), 0, "admitted after the end");
+                entered.leave();
+                true
+            }
+        });
+        begin_drain(&gate);
+        wait_for(&gate, event::DRAINED);
+        gate.end_drain();
+        gate.milestones.take_back(event::IDLE);
+        gate.scan();
+        wait_for(&gate, event::IDLE);
+        over.store(1, Ordering::Relaxed);
+        let admitted = request.join().unwrap();
+        assert_eq!(gate.admitted(), u64::from(admitted));
+        assert_eq!(gate.in_flight(), 0);
+    });
+}
+
+/// A request that meets the beginning of a drain which serves late ones is served: its own shard or the
+/// late one admits it.
+///
+/// Seeded: `close_with` that sets L after it has closed the shards.
+#[test]
+fn no_request_is_refused_while_late_ones_are_served() {
+    check(|| {
+        let gate = Gate::new(2, 0);
+        let request = beside(&gate, |gate| {
+            enter_late(gate).expect("it is served").leave()
+        });
+        begin_drain(&gate);
+        request.join().unwrap();
+        wait_for(&gate, event::DRAINED);
+    });
+}
+
+/// A late request that is not refused is cut by force.
+///
+/// Seeded: `force` that sets F before it takes L back, with a late shard that is left out of the cut.
+#[test]
+fn a_late_request_is_cut_or_refused() {
+    check(|| {
+        let gate = Gate::new(1, 0);
+        begin_drain(&gate);
+        let request = beside(&gate, |gate| {
+            if let Some(entered) = gate.shards()[0].enter_late() {
+                wait_in(&entered, Slot::NONE, interest::FORCED);
+                entered.leave();
+            }
+        });
+        cut(&gate);
+        assert!(gate.shards()[0].enter_late().is_none());
+        request.join().unwrap();
+        assert_eq!(gate.in_flight(), 0);
+    });
+}
+
+/// A refused late request that comes and goes hides the last leave from nobody.
+///
+/// Seeded: `undo_late_entry` that does not scan.
+#[test]
+fn a_refused_late_request_does_not_hide_the_last_leave() {
+    check(|| {
+        let gate = Gate::new(1, 0);
+        assert!(gate.shards()[0].enter(|| ()));
+        gate.close();
+        gate.milestones.reach(event::CLOSED);
+        let request = beside(&gate, |gate| {
+            assert!(gate.shards()[0].enter_late().is_none())
+        });
+        let last = beside(&gate, |gate| gate.shards()[0].leave());
+        wait_for(&gate, event::DRAINED);
+        request.join().unwrap();
+        last.join().unwrap();
+        assert_eq!((gate.in_flight(), gate.admitted()), (0, 1));
+    });
+}
