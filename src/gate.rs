@@ -5,11 +5,11 @@
 //!
 //! ```text
 //! 63            32 31        6  5   4   3   2   1   0
-//! [ entered       | in flight | W | L | F | D | C | S ]     S shedding, C closed, D draining, F forced
+//! [ entered       | in flight | E | L | F | D | C | S ]     S shedding, C closed, D draining, F forced
 //! ```
 //!
-//! L and W are bits of the late shard alone: late requests are admitted, and those that waited for the
-//! readiness of an inner service.
+//! L and E are bits of the late shard alone: late requests are admitted; the drain has ended, and no
+//! request is admitted.
 //!
 //! What has entered while the shard was open was admitted; what entered while it was closed was not.
 //!
@@ -34,7 +34,8 @@
 //!    only ever added; S and C are taken back by `unshed` and `unpause`, and C never beside D.
 //! 7. *Late requests are admitted by the late shard.* While L is set there, a request that was refused
 //!    by its own shard adds itself to `late`, and reads the answer out of that operation as in 1. They
-//!    come after *drained*, so whoever takes L and W back looks once more whether all is idle.
+//!    come after *drained*, so whoever sets E looks once more whether all is idle. A request that waited
+//!    for the readiness of an inner service enters in the same way, until E is set.
 //! 8. *A look counts as long as the gate stays closed.* What a scan has seen is published under
 //!    `turn`, and only if the gate was not opened since the scan began: a slow scan of an earlier
 //!    pause cannot tell of a later one. `IDLE` is taken back as the gate opens.
@@ -43,7 +44,7 @@ mod shard;
 
 pub(crate) use self::shard::{Shard, interest};
 
-use self::shard::{AWAITED, CLOSED, DRAINING, FORCED, LATE, SHEDDING};
+use self::shard::{CLOSED, DRAINING, ENDED, FORCED, LATE, SHEDDING};
 use crate::milestones::{Milestones, event};
 use crate::sync::{Arc, AtomicU64, Mutex, Ordering, fence, lock};
 use crate::thread_index::thread_index;
@@ -167,7 +168,7 @@ impl Gate {
     /// Admits nothing more for good, once it has returned. Whoever calls it publishes
     /// `event::CLOSED` next, and then calls [`scan`](Self::scan).
     pub(crate) fn close(&self) {
-        self.close_with(0);
+        self.close_with(ENDED);
     }
 
     /// Closes the gate for good, but for the requests that waited for the readiness of an inner service
@@ -175,7 +176,7 @@ impl Gate {
     /// and [`end_drain`](Self::end_drain). Whoever calls it goes on as after [`close`](Self::close).
     pub(crate) fn begin_drain(&self, serves_late: bool) {
         let serves_late = serves_late && !self.milestones.has(event::PAUSED);
-        self.close_with(if serves_late { AWAITED | LATE } else { AWAITED });
+        self.close_with(if serves_late { LATE } else { 0 });
     }
 
     fn close_with(&self, late: u64) {
@@ -197,14 +198,19 @@ impl Gate {
     /// Admits no request at all any more. Those that came before are in flight (invariant 7).
     pub(crate) fn end_drain(&self) {
         let _turn = lock(&self.turn);
-        self.late.take(LATE | AWAITED);
+        self.end_late();
+    }
+
+    fn end_late(&self) {
+        self.late.add(ENDED);
+        self.late.take(LATE);
     }
 
     /// Marks all admitted work to be cut, after [`close`](Self::close); waking it is left to
     /// [`Shard::wake_batch`] (invariant 5).
     pub(crate) fn force(&self) {
         let _turn = lock(&self.turn);
-        self.late.take(LATE | AWAITED);
+        self.end_late();
         self.add_to_all(FORCED);
     }
 

@@ -51,6 +51,12 @@ fn lame_duck() -> ShutdownController {
     ShutdownController::with_config(config).unwrap()
 }
 
+/// A controller whose layers refuse all that arrives while draining.
+fn refusing() -> ShutdownController {
+    let config = ShutdownConfig::default().late_for(Duration::ZERO);
+    ShutdownController::with_config(config).unwrap()
+}
+
 /// Whether the body ends with the error that a cut leaves, now.
 fn is_cut<B: Body<Error = BoxError> + Unpin>(body: &mut B) -> bool {
     matches!(frame(body), Poll::Ready(Some(Err(error))) if error.is::<Forced>())
@@ -81,7 +87,7 @@ async fn a_request_is_in_flight_from_its_call_to_the_end_of_its_body() {
 // P1: nothing is admitted once `trigger` has returned, and what was admitted runs on.
 #[tokio::test(start_paused = true)]
 async fn nothing_is_admitted_from_the_trigger_on_and_what_was_admitted_ends_whole() {
-    let ctl = ShutdownController::new();
+    let ctl = refusing();
     let (mut service, mut handle) = mocked(DrainLayer::new(ctl.clone()));
     let mut admitted = task::spawn(send(service.get_mut(), request("/admitted")));
     assert_ready_ok!(service.poll_ready());
@@ -148,7 +154,7 @@ fn refuse(layer: DrainLayer, request: Request<()>) -> Response<ResponseBody<Full
 }
 
 fn draining() -> DrainLayer {
-    let ctl = ShutdownController::new();
+    let ctl = refusing();
     ctl.trigger(MANUAL);
     DrainLayer::new(ctl)
 }
@@ -280,7 +286,8 @@ async fn any_method_path_and_header_is_refused() {
 
 #[tokio::test(start_paused = true)]
 async fn retry_after_is_the_configurations_unless_the_layer_has_its_own() {
-    let config = ShutdownConfig::default().retry_after(Duration::from_millis(7_001));
+    let config = refusing().config().clone();
+    let config = config.retry_after(Duration::from_millis(7_001));
     let ctl = ShutdownController::with_config(config).unwrap();
     ctl.trigger(MANUAL);
     let layer = DrainLayer::new(ctl);
@@ -510,7 +517,7 @@ async fn exempt_paths_are_served_while_draining_uncounted_and_uncut() {
 
 #[tokio::test(start_paused = true)]
 async fn exempt_paths_match_exactly() {
-    let ctl = ShutdownController::new();
+    let ctl = refusing();
     let layer = DrainLayer::new(ctl.clone())
         .exempt_paths(["/a", "/b"])
         .exempt_paths(["/c"]);
@@ -623,7 +630,7 @@ async fn readiness_is_used_up_by_one_call() {
 
 #[tokio::test(start_paused = true)]
 async fn draining_may_begin_between_readiness_and_call() {
-    let ctl = ShutdownController::new();
+    let ctl = refusing();
     let layer = DrainLayer::new(ctl.clone()).exempt_paths(["/exempt"]);
     let (mut service, mut handle) = mocked(layer);
     let mut other = service.clone();
@@ -639,7 +646,7 @@ async fn draining_may_begin_between_readiness_and_call() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_task_parked_in_readiness_is_woken_and_refused_when_draining_begins() {
+async fn a_task_parked_in_readiness_is_woken_when_draining_begins_and_refused_after_its_end() {
     let ctl = ShutdownController::new();
     let (mut service, mut handle) = mocked(DrainLayer::new(ctl.clone()));
     handle.allow(0);
@@ -647,24 +654,35 @@ async fn a_task_parked_in_readiness_is_woken_and_refused_when_draining_begins() 
     ctl.trigger(MANUAL);
     settle().await;
     assert!(service.is_woken());
+    // It was not polled meanwhile, so it has held nothing up.
+    assert!(ctl.state() > LifecycleState::Draining);
     assert_ready_ok!(service.poll_ready());
     assert!(is_refused(&mut service, "/"));
     assert_pending!(handle.poll_request());
+    assert_eq!(ctl.in_flight(), 0);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_task_parked_in_readiness_is_not_woken_by_the_lame_duck() {
+async fn a_task_parked_in_readiness_is_counted_from_the_lame_duck_on() {
     let ctl = lame_duck();
     let (mut service, mut handle) = mocked(DrainLayer::new(ctl.clone()));
     handle.allow(0);
     assert_pending!(service.poll_ready());
+    assert_eq!(ctl.in_flight(), 0);
     ctl.trigger(MANUAL);
     settle().await;
-    assert!(!service.is_woken());
+    assert!(service.is_woken());
     assert_pending!(service.poll_ready());
+    assert_eq!(ctl.in_flight(), 1);
     ctl.draining().await;
     settle().await;
     assert!(service.is_woken());
+    assert_pending!(service.poll_ready());
+    assert_eq!(ctl.in_flight(), 1);
+    handle.allow(1);
+    assert_ready_ok!(service.poll_ready());
+    let _future = service.call(request("/"));
+    assert_eq!(ctl.in_flight(), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -682,8 +700,8 @@ async fn a_parked_service_that_is_dropped_leaves_no_waker_behind() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn refusals_do_not_wait_for_a_concurrency_limit() {
-    let ctl = ShutdownController::new();
+async fn refusals_do_not_wait_for_a_concurrency_limit_but_who_waited_before_does() {
+    let ctl = refusing();
     let (mut service, mut handle) = limited(DrainLayer::new(ctl.clone()));
     let mut other = service.clone();
     let mut admitted = task::spawn(send(service.get_mut(), request("/")));
@@ -692,19 +710,31 @@ async fn refusals_do_not_wait_for_a_concurrency_limit() {
     ctl.trigger(MANUAL);
     settle().await;
     assert!(other.is_woken());
-    for service in [&mut other, &mut service] {
-        assert_ready_ok!(service.poll_ready());
-        assert!(is_refused(service, "/"));
-    }
+    assert_pending!(other.poll_ready());
+    assert_eq!(ctl.in_flight(), 2);
+    assert_ready_ok!(service.poll_ready());
+    assert!(is_refused(&mut service, "/"));
+
     let (_, respond) = handle.next_request().await.unwrap();
     respond.send_response(Response::new(Full::from("hello")));
     assert_eq!(text(assert_ready_ok!(admitted.poll()).into_body()), "hello");
+    assert!(other.is_woken());
+    assert_ready_ok!(other.poll_ready());
+    let mut waited = task::spawn(other.call(request("/")));
+    assert_eq!(ctl.in_flight(), 1);
+    let (_, respond) = handle.next_request().await.unwrap();
+    respond.send_response(Response::new(Full::from("hello")));
+    assert_eq!(text(assert_ready_ok!(waited.poll()).into_body()), "hello");
+    let report = ctl.shutdown(MANUAL).await;
+    assert!(report.is_graceful());
+    assert_eq!((report.admitted(), report.refused()), (2, 1));
+    assert_eq!(report.late_requests(), 0);
 }
 
 // Over a `ConcurrencyLimit`, which panics when it is called without a permit.
 #[tokio::test(start_paused = true)]
 async fn an_exempt_path_is_refused_while_the_inner_is_not_ready_and_served_once_it_is() {
-    let ctl = ShutdownController::new();
+    let ctl = refusing();
     let layer = DrainLayer::new(ctl.clone()).exempt_paths(["/exempt"]);
     let (mut service, mut handle) = limited(layer);
     let admitted = send(service.get_mut(), request("/"));
@@ -739,7 +769,7 @@ async fn an_error_of_readiness_turns_into_a_refusal_of_exempt_paths_while_draini
 // `Buffer` panics when it is called without a slot of its queue.
 #[tokio::test(start_paused = true)]
 async fn refusals_do_not_wait_for_a_full_buffer_and_what_is_queued_is_served() {
-    let ctl = ShutdownController::new();
+    let ctl = refusing();
     let (mock, mut handle) = mock::pair::<Request<()>, Response<Full<Bytes>>>();
     handle.allow(0);
     let (buffer, worker) = Buffer::pair(mock, 1);
@@ -758,9 +788,11 @@ async fn refusals_do_not_wait_for_a_full_buffer_and_what_is_queued_is_served() {
     ctl.trigger(MANUAL);
     settle().await;
     assert!(service.is_woken());
+    let mut late = service.clone();
+    drop(service); // it waited, and is never called
     for path in ["/", "/exempt"] {
-        assert_ready_ok!(service.poll_ready());
-        assert!(is_refused(&mut service, path));
+        assert_ready_ok!(late.poll_ready());
+        assert!(is_refused(&mut late, path));
     }
 
     handle.allow(u64::MAX);

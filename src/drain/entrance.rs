@@ -37,12 +37,12 @@ enum Readiness {
     Refusal,
 }
 
-/// What is done with requests that arrive while draining.
+/// What is done while draining with what arrives, and with what has waited since before.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Late {
-    /// They are served for a while.
+    /// Requests on a connection: what arrives is served for a while, what has waited to the end.
     Served,
-    /// They are refused at once.
+    /// Work without a connection: both are refused at once.
     Refused,
 }
 
@@ -80,20 +80,20 @@ impl Entrance {
                 };
                 Poll::Ready(result)
             }
-            Poll::Pending => self.wait(cx),
+            Poll::Pending => self.wait(cx, late),
         }
     }
 
     /// Has the task woken also when the gate turns: a request that waits counts from the beginning of
     /// a shutdown on, and while paused it is refused, which needs no inner service.
     #[cold]
-    fn wait<E>(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), E>> {
+    fn wait<E>(&mut self, cx: &mut Context<'_>, late: Late) -> Poll<Result<(), E>> {
         self.readiness = Readiness::None;
-        let turns = match self.handle.shard.is_shedding() {
+        let turns = match late == Late::Refused || self.handle.shard.is_shedding() {
             true => interest::CLOSED,
             false => interest::SHEDDING | interest::CLOSED,
         };
-        if !self.register(cx, turns) {
+        if !self.register(cx, late, turns) {
             // It has turned in between.
             cx.waker().wake_by_ref();
         }
@@ -101,15 +101,17 @@ impl Entrance {
     }
 
     /// Has the task woken at any of `turns`, and counts the request that waits if a shutdown has begun;
-    /// `false` if one of them has come already.
-    fn register(&mut self, cx: &Context<'_>, turns: u32) -> bool {
+    /// `false` if one of them has come already, or nothing is waited for any more.
+    fn register(&mut self, cx: &Context<'_>, late: Late, turns: u32) -> bool {
         let shard = &self.handle.shard;
-        let registered = shard.register(&mut self.slot, cx.waker(), turns);
-        if registered && !self.is_counted && shard.is_shedding() {
-            shard.begin_waiting();
-            self.is_counted = true;
+        if !shard.register(&mut self.slot, cx.waker(), turns) {
+            return false;
         }
-        registered
+        if late == Late::Served && !self.is_counted && shard.is_shedding() {
+            self.is_counted = shard.begin_waiting();
+            return self.is_counted;
+        }
+        true
     }
 
     /// Asks for readiness while no new request is admitted. Most are refused, which needs no inner
@@ -123,9 +125,9 @@ impl Entrance {
         poll_inner: impl FnOnce(&mut Context<'_>) -> Poll<Result<(), E>>,
     ) -> Poll<Result<(), E>> {
         let LayerShard { shard, options, .. } = &*self.handle;
-        let is_draining = shard.is_draining() && !shard.is_forced();
-        let has_waited = is_draining && self.slot.is_registered();
-        let may_wait = has_waited || (late == Late::Served && shard.serves_late());
+        let is_served = late == Late::Served && shard.is_draining();
+        let has_waited = is_served && self.slot.is_registered() && !shard.has_ended();
+        let may_wait = has_waited || (is_served && shard.serves_late());
         let asks_inner = may_wait || options.has_exempt_paths();
         let polled = match asks_inner {
             true => poll_inner(cx),
@@ -134,7 +136,7 @@ impl Entrance {
         self.readiness = match polled {
             Poll::Ready(Ok(())) if has_waited => Readiness::Awaited,
             Poll::Ready(Ok(())) => Readiness::Inner,
-            Poll::Pending if may_wait && self.register(cx, interest::FORCED) => {
+            Poll::Pending if may_wait && self.register(cx, late, interest::FORCED) => {
                 return Poll::Pending;
             }
             _ => Readiness::Refusal,

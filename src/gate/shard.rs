@@ -18,8 +18,8 @@ pub(super) const FORCED: u64 = 1 << 3;
 
 /// In the late shard: late requests are admitted.
 pub(super) const LATE: u64 = 1 << 4;
-/// In the late shard: requests that waited for the readiness of an inner service are admitted.
-pub(super) const AWAITED: u64 = 1 << 5;
+/// In the late shard: the drain has ended, and no request is admitted any more.
+pub(super) const ENDED: u64 = 1 << 5;
 
 const ONE_IN_FLIGHT: u64 = 1 << 6;
 const IN_FLIGHT: u64 = ONE_ENTERED - ONE_IN_FLIGHT;
@@ -189,24 +189,30 @@ impl Shard {
     /// Counts one more that its own shard has refused, in the late shard, if late requests are served.
     #[cold]
     pub(crate) fn enter_late(&self) -> Option<Arc<Self>> {
-        self.enter_late_shard(LATE)
+        self.enter_late_shard(|word| word & LATE != 0)
     }
 
     /// The same for a request that waited for the readiness of an inner service.
     #[cold]
     pub(crate) fn enter_awaited(&self) -> Option<Arc<Self>> {
-        self.enter_late_shard(AWAITED)
+        self.enter_late_shard(|word| word & ENDED == 0)
     }
 
-    fn enter_late_shard(&self, admitting: u64) -> Option<Arc<Self>> {
+    fn enter_late_shard(&self, admits: impl FnOnce(u64) -> bool) -> Option<Arc<Self>> {
         let late = Arc::clone(&self.gate.upgrade()?.late);
         // Acquire: pairs with the Release in `add`. Invariant 7.
         let before = late.word.fetch_add(ENTRY, Ordering::Acquire);
-        if before & admitting == 0 {
+        if !admits(before) {
             late.undo_late_entry();
             return None;
         }
         Some(late)
+    }
+
+    /// Whether a drain has ended, or never was: what waits is refused.
+    pub(crate) fn has_ended(&self) -> bool {
+        let gate = self.gate.upgrade();
+        gate.is_none_or(|gate| gate.late.phase() & ENDED != 0)
     }
 
     /// Whether late requests are served.
@@ -215,14 +221,20 @@ impl Shard {
         gate.is_some_and(|gate| gate.late.phase() & LATE != 0)
     }
 
-    /// Counts a request, in the late shard, that waits for the readiness of an inner service. It is none
-    /// of the admitted yet.
+    /// Counts a request, in the late shard, that waits for the readiness of an inner service; `false`,
+    /// and does not, if the drain has ended. It is none of the admitted yet.
     #[cold]
-    pub(crate) fn begin_waiting(&self) {
-        if let Some(gate) = self.gate.upgrade() {
-            // Relaxed: it asks for no answer; the Release of the undo publishes it.
-            gate.late.word.fetch_add(ONE_IN_FLIGHT, Ordering::Relaxed);
+    pub(crate) fn begin_waiting(&self) -> bool {
+        let Some(gate) = self.gate.upgrade() else {
+            return false;
+        };
+        // Acquire: as in `enter_late_shard`.
+        let before = gate.late.word.fetch_add(ONE_IN_FLIGHT, Ordering::Acquire);
+        let waits = before & ENDED == 0;
+        if !waits {
+            gate.late.leave();
         }
+        waits
     }
 
     /// Takes it out again. Force cuts it.

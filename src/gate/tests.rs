@@ -237,13 +237,16 @@ mod unit {
         let gate = Gate::new(1, 0);
         gate.begin_drain(false);
         gate.milestones.publish(event::CLOSED);
-        gate.shards()[0].begin_waiting();
+        assert!(gate.shards()[0].begin_waiting());
         gate.scan();
         assert_eq!((gate.in_flight(), gate.admitted()), (1, 0));
         assert!(!gate.is_drained());
         gate.shards()[0].end_waiting();
         assert_eq!((gate.in_flight(), gate.admitted()), (0, 0));
         assert!(gate.is_drained());
+        gate.end_drain();
+        assert!(!gate.shards()[0].begin_waiting());
+        assert_eq!(gate.in_flight(), 0);
     }
 
     #[test]
