@@ -46,10 +46,16 @@ use crate::wakers::Remembered;
 /// .layer(DrainLayer::new(ctl.clone()))
 /// ```
 ///
-/// Around an HTTP service each request is counted to the end of its response body. From `Draining`
-/// on, new ones get 503 with `Retry-After`, or a gRPC status; on HTTP/1, responses say
-/// `Connection: close` from the lame duck on. After a force, what has no answer yet gets a 503 (or
-/// a gRPC status) of its own, and what is in its body ends with an error.
+/// Around an HTTP service each request is counted to the end of its response body. Those that arrive
+/// while draining are served for [`late_for`](crate::ShutdownConfig::late_for), and get 503 with
+/// `Retry-After`, or a gRPC status, after that; on HTTP/1, responses say `Connection: close` from the
+/// lame duck on. After a force, what has no answer yet gets a 503 (or a gRPC status) of its own, and
+/// what is in its body ends with an error.
+///
+/// A request that waits until the inner service is ready is in flight from the trigger on, and is
+/// served when that is ready, until the drain deadline. It counts from the first `poll_ready` after
+/// the trigger to the one that is ready, or to the drop of the service: one that is asked whether it
+/// is ready, and never called, holds nothing up.
 ///
 /// Streams that would never end by themselves do so when draining begins, cleanly and not all at
 /// once: server-sent events, and what [`long_lived`](DrainLayer::long_lived) adds. A request that
@@ -73,12 +79,17 @@ use crate::wakers::Remembered;
 /// let app: Router = Router::new()
 ///     .route("/", get(|| async { "hello" }))
 ///     .layer(DrainLayer::new(ctl.clone()));
+/// let get = || app.clone().oneshot(Request::new(Body::empty()));
 ///
 /// ctl.trigger(ShutdownReason::Manual);
-/// let response = app.oneshot(Request::new(Body::empty())).await.unwrap();
-/// assert_eq!(response.status(), 503);
-/// assert_eq!(response.headers()["retry-after"], "1");
-/// assert_eq!(response.headers()["connection"], "close");
+/// let late = get().await.unwrap();
+/// assert_eq!(late.status(), 200);
+/// assert_eq!(late.headers()["connection"], "close");
+///
+/// ctl.force();
+/// let refused = get().await.unwrap();
+/// assert_eq!(refused.status(), 503);
+/// assert_eq!(refused.headers()["retry-after"], "1");
 /// # }
 /// ```
 #[must_use = "a layer does nothing until it is put around a service"]
@@ -177,14 +188,14 @@ impl DrainLayer {
     /// use std::time::Duration;
     /// use axum::{Router, body::Body, http::Request, routing::get};
     /// use tower::ServiceExt;
-    /// use tower_lifecycle::{DrainLayer, ShutdownController, ShutdownReason};
+    /// use tower_lifecycle::{DrainLayer, ShutdownController};
     ///
     /// # #[tokio::main(flavor = "current_thread")] async fn main() {
     /// # let ctl = ShutdownController::new();
     /// let layer = DrainLayer::new(ctl.clone()).retry_after(Duration::from_millis(4_500));
     /// let app: Router = Router::new().route("/", get(|| async { "hello" })).layer(layer);
     ///
-    /// ctl.trigger(ShutdownReason::Manual);
+    /// ctl.force();
     /// let response = app.oneshot(Request::new(Body::empty())).await.unwrap();
     /// assert_eq!(response.headers()["retry-after"], "5");
     /// # }
@@ -238,7 +249,7 @@ impl DrainLayer {
     /// use http::{Request, Response};
     /// use http_body_util::BodyExt;
     /// use tower::ServiceExt;
-    /// use tower_lifecycle::{DrainLayer, ShutdownController, ShutdownReason};
+    /// use tower_lifecycle::{DrainLayer, ShutdownController};
     ///
     /// # #[tokio::main(flavor = "current_thread")] async fn main() {
     /// # let ctl = ShutdownController::new();
@@ -248,7 +259,7 @@ impl DrainLayer {
     /// });
     /// let app: Router = Router::new().route("/", get(|| async { "hello" })).layer(layer);
     ///
-    /// ctl.trigger(ShutdownReason::Manual);
+    /// ctl.force();
     /// let response = app.oneshot(Request::new(Body::empty())).await.unwrap();
     /// let body = response.into_body().collect().await.unwrap();
     /// assert_eq!(body.to_bytes(), "/: later");

@@ -7,6 +7,7 @@ use std::convert::Infallible;
 use std::future::pending;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use bytes::Bytes;
 use common_layers::{
@@ -25,8 +26,15 @@ use tower::{Layer, Service, service_fn};
 use tower_http::compression::CompressionLayer;
 use tower_http::cors::CorsLayer;
 use tower_lifecycle::{
-    DrainLayer, RequestTrackingLayer, ResponseBody, ShutdownController, ShutdownReason,
+    DrainLayer, RequestTrackingLayer, ResponseBody, ShutdownConfig, ShutdownController,
+    ShutdownReason,
 };
+
+/// A controller whose layers refuse all that arrives while draining.
+fn refusing() -> ShutdownController {
+    let config = ShutdownConfig::default().late_for(Duration::ZERO);
+    ShutdownController::with_config(config).unwrap()
+}
 
 // ----- P2, on each path of a response future -----
 
@@ -364,7 +372,7 @@ async fn cutting_drops_the_inner_first_and_in_place_and_then_the_guard() {
 // P2: a refused request is dropped as a whole, and was never counted.
 #[tokio::test(start_paused = true)]
 async fn a_refusal_drops_the_request_and_its_unread_body() {
-    let stage = Stage::new();
+    let stage = Stage::with(refusing());
     let mut service = DrainLayer::new(stage.ctl.clone()).layer(app());
     stage.ctl.trigger(ShutdownReason::Manual);
     let _refusal = send(&mut service, stage.request(Plan::Stall));
@@ -445,7 +453,7 @@ async fn compression_outside_passes_on_that_the_body_was_cut() {
 
 #[tokio::test(start_paused = true)]
 async fn cors_outside_makes_answers_refusals_and_cuts_readable() {
-    let ctl = ShutdownController::new();
+    let ctl = refusing();
     let app = service_fn(|request: Request<()>| async move {
         if request.uri() == "/stall" {
             pending::<()>().await;

@@ -20,7 +20,8 @@ fn the_defaults_stand() {
     let config = ShutdownConfig::default();
     assert_eq!(config.shutdown_timeout, secs(30));
     assert_eq!(config.lame_duck, Duration::ZERO);
-    assert_eq!(config.refuse_for, millis(200));
+    assert_eq!(config.late_for, secs(1));
+    assert_eq!(config.refuse_for, Duration::ZERO);
     assert_eq!(config.cleanup_reserve, None);
     assert_eq!(config.retry_after, secs(1));
     assert_eq!(config.progress_interval, secs(5));
@@ -37,6 +38,7 @@ fn all_set(first: u64) -> ShutdownConfig {
         .cleanup_reserve(secs(first + 3))
         .retry_after(secs(first + 4))
         .progress_interval(secs(first + 5))
+        .late_for(secs(first + 6))
 }
 
 #[test]
@@ -46,9 +48,10 @@ fn merge_takes_what_was_given_and_keeps_the_rest() {
     assert_eq!(ShutdownConfig::default().merge(all_set(10)), all_set(10));
 
     type Set = fn(ShutdownConfig, Duration) -> ShutdownConfig;
-    let setters: [Set; 6] = [
+    let setters: [Set; 7] = [
         ShutdownConfig::shutdown_timeout,
         ShutdownConfig::lame_duck,
+        ShutdownConfig::late_for,
         ShutdownConfig::refuse_for,
         ShutdownConfig::cleanup_reserve,
         ShutdownConfig::retry_after,
@@ -65,7 +68,8 @@ fn a_default_that_was_given_wins_over_another_value() {
     let defaults = ShutdownConfig::default()
         .shutdown_timeout(secs(30))
         .lame_duck(Duration::ZERO)
-        .refuse_for(millis(200))
+        .late_for(secs(1))
+        .refuse_for(Duration::ZERO)
         .retry_after(secs(1))
         .progress_interval(secs(5));
     assert_eq!(defaults, ShutdownConfig::default()); // equal, and yet not the same in a merge
@@ -158,7 +162,7 @@ fn reads_the_environment_of_a_child() {
         ("TL_CHILD_LOG", "debug".as_ref()),
         ("LAME_DUCK", "none of ours".as_ref()),
     ]);
-    assert!(out.contains("child: 90s 200ms\n"), "{out}");
+    assert!(out.contains("child: 90s 0ns\n"), "{out}");
 
     let out = read_in_child(&[("TL_CHILD_LAME_DUCK", "abc".as_ref())]);
     assert!(
@@ -258,9 +262,10 @@ mod files {
 
     use super::*;
 
-    const FIELDS: [&str; 6] = [
+    const FIELDS: [&str; 7] = [
         "shutdown_timeout",
         "lame_duck",
+        "late_for",
         "refuse_for",
         "cleanup_reserve",
         "retry_after",
@@ -531,7 +536,7 @@ mod files {
         let config = ShutdownConfig::default().shutdown_timeout(secs(90));
         assert_eq!(
             serde_json::to_string(&config).unwrap(),
-            r#"{"shutdown_timeout":"1m 30s","lame_duck":"0s","refuse_for":"200ms","retry_after":"1s","progress_interval":"5s"}"#
+            r#"{"shutdown_timeout":"1m 30s","lame_duck":"0s","late_for":"1s","refuse_for":"0s","retry_after":"1s","progress_interval":"5s"}"#
         );
         let config = config.cleanup_reserve(Duration::ZERO);
         let text = serde_json::to_string(&config).unwrap();

@@ -428,7 +428,19 @@ async fn a_wait_that_moves_to_another_task_wakes_that_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_listener_stays_open_until_drained_and_for_a_while() {
+async fn the_listener_closes_when_draining_begins() {
+    let ctl = controller(ten_seconds().lame_duck(ms(700)));
+    let (start, guard) = (Instant::now(), ctl.track());
+    let stop = ctl.stop_accepting();
+    ctl.trigger(ShutdownReason::Manual);
+    stop.await;
+    assert_eq!(start.elapsed(), ms(700), "something is in flight");
+    assert_eq!(ctl.state(), LifecycleState::Draining);
+    drop(guard);
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_refuse_for_the_listener_stays_open_until_drained_and_for_a_while() {
     let ctl = controller(ten_seconds().refuse_for(ms(300)));
     let start = Instant::now();
     let stop = ctl.stop_accepting();
@@ -461,7 +473,8 @@ async fn the_listener_stays_open_until_drained_and_for_a_while() {
 
 #[tokio::test(start_paused = true)]
 async fn a_short_drain_is_not_used_up_by_refusing() {
-    let ctl = controller(ShutdownConfig::default().shutdown_timeout(ms(200)));
+    let config = ShutdownConfig::default().shutdown_timeout(ms(200));
+    let ctl = controller(config.refuse_for(ms(200)));
     let (start, stop) = (Instant::now(), ctl.stop_accepting());
     ctl.trigger(ShutdownReason::Manual);
     let report = ctl.run(stop).await;
@@ -474,8 +487,8 @@ async fn a_short_drain_is_not_used_up_by_refusing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_listener_closes_at_the_drain_deadline_and_soon_after_an_early_force() {
-    let ctl = controller(ten_seconds());
+async fn with_refuse_for_the_listener_closes_at_the_drain_deadline_and_soon_after_an_early_force() {
+    let ctl = controller(ten_seconds().refuse_for(ms(200)));
     let (start, stuck) = (Instant::now(), ctl.track());
     let stop = ctl.stop_accepting();
     ctl.trigger(ShutdownReason::Manual);
@@ -483,7 +496,7 @@ async fn the_listener_closes_at_the_drain_deadline_and_soon_after_an_early_force
     assert_eq!(start.elapsed(), ms(8_000));
     drop(stuck);
 
-    let ctl = controller(ten_seconds());
+    let ctl = controller(ten_seconds().refuse_for(ms(200)));
     let (start, _stuck) = (Instant::now(), ctl.track());
     let stop = ctl.stop_accepting();
     ctl.force();
@@ -546,7 +559,7 @@ async fn run_waits_for_the_server_after_the_last_guard() {
             sleep(ms(1_500)).await; // still flushing
         })
         .await;
-    assert_eq!(start.elapsed(), ms(1_700));
+    assert_eq!(start.elapsed(), ms(1_500));
     assert!(report.is_graceful());
 }
 

@@ -21,7 +21,8 @@ use http_body_util::BodyExt;
 use tokio_test::{assert_pending, assert_ready, task};
 use tower::{Layer, Service, service_fn};
 use tower_lifecycle::{
-    DrainLayer, LongLived, RequestTrackingLayer, ResponseBody, ShutdownController, ShutdownReason,
+    DrainLayer, LongLived, RequestTrackingLayer, ResponseBody, ShutdownConfig, ShutdownController,
+    ShutdownReason,
 };
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
@@ -743,7 +744,8 @@ fn the_last_waker_is_woken_whatever_force_falls_between() {
 
 #[test]
 fn a_body_shows_what_it_is_and_not_how_it_is_kept() {
-    let ctl = ShutdownController::new();
+    let ctl = ShutdownController::with_config(ShutdownConfig::default().late_for(Duration::ZERO));
+    let ctl = ctl.unwrap();
     ctl.trigger(MANUAL);
     let hello = |_: Request<()>| async {
         Ok::<_, Infallible>(Response::new(http_body_util::Full::<Bytes>::from("hello")))

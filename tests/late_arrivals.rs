@@ -104,8 +104,11 @@ async fn each_way_in_counts_from_the_trigger_to_the_beginning_of_draining() {
         }
         ctl.draining().await;
         assert_eq!(ctl.metrics().late_arrivals, 3, "{name}");
-        let refuses = !matches!(name, "tracking" | "until_response");
+        // What has no connection is refused at once.
+        let refuses = matches!(name, "try_admit" | "any");
         assert_eq!(!request(), refuses, "{name}: draining");
+        let late = ctl.metrics().late_requests;
+        assert_eq!(late, u64::from(!refuses), "{name}: draining");
 
         drop(held);
         let report = ctl.shutdown(MANUAL).await;

@@ -174,6 +174,7 @@ async fn the_snapshot_can_be_exported() {
         "admitted": 1,
         "refused": 1,
         "late_arrivals": 0,
+        "late_requests": 0,
         "aborted": 0,
         "abandoned": 0,
         "tasks": 1,

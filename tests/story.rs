@@ -48,7 +48,7 @@ impl Log {
 }
 
 fn config() -> ShutdownConfig {
-    ShutdownConfig::default().refuse_for(Duration::ZERO)
+    ShutdownConfig::default().late_for(Duration::ZERO)
 }
 
 fn controller(config: ShutdownConfig) -> ShutdownController {

@@ -32,7 +32,7 @@ use crate::sync::Arc;
 /// use http_body_util::{Empty, Full};
 /// use bytes::Bytes;
 /// use tower::{ServiceBuilder, ServiceExt};
-/// use tower_lifecycle::{DrainLayer, HealthLayer, ShutdownController, ShutdownReason};
+/// use tower_lifecycle::{DrainLayer, HealthLayer, ShutdownController};
 ///
 /// async fn hello(_: Request<Empty<Bytes>>) -> Result<Response<Full<Bytes>>, Infallible> {
 ///     Ok(Response::new(Full::from("hello")))
@@ -45,8 +45,7 @@ use crate::sync::Arc;
 ///     .layer(DrainLayer::new(ctl.clone()))
 ///     .service_fn(hello);
 ///
-/// let _guard = ctl.track(); // something that the drain has to wait for
-/// ctl.trigger(ShutdownReason::Manual);
+/// ctl.pause();
 /// for (path, status) in [("/livez", 200), ("/readyz", 503), ("/", 503)] {
 ///     let request = Request::get(path).body(Empty::new()).unwrap();
 ///     let response = service.clone().oneshot(request).await.unwrap();
