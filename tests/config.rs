@@ -34,11 +34,11 @@ fn all_set(first: u64) -> ShutdownConfig {
     ShutdownConfig::default()
         .shutdown_timeout(secs(first))
         .lame_duck(secs(first + 1))
-        .refuse_for(secs(first + 2))
-        .cleanup_reserve(secs(first + 3))
-        .retry_after(secs(first + 4))
-        .progress_interval(secs(first + 5))
-        .late_for(secs(first + 6))
+        .late_for(secs(first + 2))
+        .refuse_for(secs(first + 3))
+        .cleanup_reserve(secs(first + 4))
+        .retry_after(secs(first + 5))
+        .progress_interval(secs(first + 6))
 }
 
 #[test]
@@ -74,7 +74,7 @@ fn a_default_that_was_given_wins_over_another_value() {
         .progress_interval(secs(5));
     assert_eq!(defaults, ShutdownConfig::default()); // equal, and yet not the same in a merge
 
-    let reserve = secs(13);
+    let reserve = secs(14);
     let expected = ShutdownConfig::default().cleanup_reserve(reserve);
     assert_eq!(all_set(10).merge(defaults.clone()), expected);
     // A merge gives on what it was given.
@@ -306,8 +306,8 @@ mod files {
     #[test]
     fn each_key_sets_its_own_field() {
         let text = r#"{
-            "shutdown_timeout": 10, "lame_duck": 11, "refuse_for": 12,
-            "cleanup_reserve": 13, "retry_after": 14, "progress_interval": 15
+            "shutdown_timeout": 10, "lame_duck": 11, "late_for": 12, "refuse_for": 13,
+            "cleanup_reserve": 14, "retry_after": 15, "progress_interval": 16
         }"#;
         assert_eq!(json(text), Ok(all_set(10)));
         let keys = FIELDS.iter().zip(10..);

@@ -44,6 +44,7 @@ struct Times {
     /// From the trigger to the drain deadline.
     drain: u64,
     reserve: u64,
+    late_for: u64,
     refuse_for: u64,
 }
 
@@ -205,7 +206,8 @@ impl Dice {
             drain,
             lame_duck: if drain == 0 { 0 } else { lame_duck },
             reserve: self.pick(&[216, 16, 56, 416, 1216, 216, 16, 56, 416, 1216, 0]),
-            refuse_for: self.pick(&[0, 14, 54, 214]),
+            late_for: self.pick(&[0, 24, 84, 1004]),
+            refuse_for: self.pick(&[0, 14, 0, 54, 0, 214]),
         }
     }
 
@@ -381,6 +383,9 @@ struct Model {
     aborted: u64,
     /// Requests that came in the lame duck, and when the last one did.
     arrivals: (u64, Option<u64>),
+    /// Requests that arrive now are served as late ones.
+    serves_late: bool,
+    late_requests: u64,
     drained: bool,
     forced: bool,
     stop_accepting: bool,
@@ -417,6 +422,7 @@ struct Shutdown {
     stage: Stage,
     phases: Vec<(LifecycleState, u64)>,
     phase_began: u64,
+    late_until: u64,
     refused_until: u64,
     cut_at: Option<u64>,
     cleanup_deadline: u64,
@@ -518,6 +524,8 @@ impl Model {
             refused: 0,
             aborted: 0,
             arrivals: (0, None),
+            serves_late: false,
+            late_requests: 0,
             drained: false,
             forced: false,
             stop_accepting: false,
@@ -556,6 +564,11 @@ impl Model {
 
     fn make(&mut self, next: LifecycleState) {
         let old = mem::replace(&mut self.state, next);
+        let serves_late = self.times.late_for > 0 && self.times.refuse_for == 0;
+        self.serves_late = match next {
+            Draining => serves_late && !self.paused,
+            _ => false,
+        };
         self.untold.push_back((old, next));
         self.look();
     }
@@ -612,6 +625,7 @@ impl Model {
             stage: Stage::New,
             phases: Vec::new(),
             phase_began: self.now,
+            late_until: u64::MAX,
             refused_until: 0,
             cut_at: None,
             cleanup_deadline: 0,
@@ -640,6 +654,7 @@ impl Model {
         self.in_flight_at_force.get_or_insert(in_flight);
         self.tasks_closed = true;
         self.forced = true;
+        self.serves_late = false;
     }
 
     fn resume(&mut self) -> Result<(), LifecycleState> {
@@ -686,10 +701,11 @@ impl Model {
     /// Gives whether it is served.
     fn request(&mut self, layer: Through) -> bool {
         match layer {
-            Through::Drain => self.admit().is_ok(),
-            Through::Tracking => {
+            Through::Drain if !self.serves_late => self.admit().is_ok(),
+            Through::Drain | Through::Tracking => {
                 self.admitted += 1;
                 self.note_arrival();
+                self.late_requests += u64::from(self.is_closed());
                 true
             }
         }
@@ -738,6 +754,7 @@ impl Model {
                 shutdown.at + self.times.lame_duck,
                 shutdown.at + self.times.drain,
                 shutdown.refused_until,
+                shutdown.late_until,
                 unwound,
             ]
         });
@@ -834,6 +851,7 @@ impl Model {
 
     fn drive_on(&mut self, shutdown: &mut Shutdown) {
         let (now, times) = (self.now, self.times);
+        self.serves_late &= now < shutdown.late_until;
         let is_gone = self.tasks.is_empty() && self.in_flight() == 0;
         let drain_deadline = shutdown.at + times.drain;
         match shutdown.stage {
@@ -848,6 +866,7 @@ impl Model {
                     self.tell();
                 }
                 let half = (drain_deadline - now) / 2;
+                shutdown.late_until = now + times.late_for.min(half);
                 shutdown.refused_until = now + times.refuse_for.min(half);
                 shutdown.stage = Stage::Draining;
             }
@@ -978,13 +997,18 @@ impl Model {
     }
 
     fn is_ready(&self, waiter: &Waiter) -> bool {
+        // Without `refuse_for` the listener closes when draining begins.
+        let closes_at = match self.times.refuse_for {
+            0 => Draining,
+            _ => Stopping,
+        };
         match waiter.kind {
             Kind::LameDuck => self.state >= LameDuck,
             Kind::Draining => self.state >= Draining,
             Kind::Drained => self.drained,
             Kind::Forced => self.forced,
             Kind::Stopped | Kind::Shutdown(_) => self.state == Stopped,
-            Kind::StopAccepting => self.stop_accepting || self.state >= Stopping,
+            Kind::StopAccepting => self.stop_accepting || self.state >= closes_at,
             Kind::Idle => waiter.was_idle || self.state == Stopped,
             Kind::Triggered => self.shutdown.is_some(),
             Kind::State(state) => self.state >= state || self.state == Stopped,
@@ -1056,6 +1080,7 @@ impl World {
             .shutdown_timeout(ms(times.drain + times.reserve))
             .lame_duck(ms(times.lame_duck))
             .cleanup_reserve(ms(times.reserve))
+            .late_for(ms(times.late_for))
             .refuse_for(ms(times.refuse_for));
         Self {
             ctl: ShutdownController::with_config(config).unwrap(),
@@ -1449,6 +1474,7 @@ fn compare(model: &Model, world: &World) {
     }
     assert_eq!(metrics.state, model.state);
     assert_eq!(metrics.paused, model.is_paused());
+    assert_eq!(metrics.late_requests, model.late_requests);
     assert_eq!(metrics.in_flight_requests, model.in_flight());
     assert_eq!(metrics.admitted, model.admitted);
     assert_eq!(metrics.refused, model.refused);
