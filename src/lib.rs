@@ -56,7 +56,8 @@
 //! | `Running` | served | as is | 200 `healthy` or `degraded`, 503 `unhealthy` by a critical check | 200 |
 //! | paused | 503, `Retry-After` | as is | 503 `paused` | 200 |
 //! | `LameDuck` | served | HTTP/1: `Connection: close` | 503 `draining` | 200 |
-//! | `Draining` | 503, `Retry-After` | finish, event streams end, HTTP/1: `Connection: close` | 503 `draining` | 200 |
+//! | `Draining`, for `late_for` | served, HTTP/1: `Connection: close` | finish, event streams end, HTTP/1: `Connection: close` | 503 `draining` | 200 |
+//! | `Draining`, after that | 503, `Retry-After` | finish, HTTP/1: `Connection: close` | 503 `draining` | 200 |
 //! | forced | 503, `Retry-After` | no answer yet: 503; in the body: body error | 503 `draining` | 200 |
 //! | `Stopping` | 503, `Retry-After` | – | 503 `stopping` | 200 |
 //! | `Stopped`, `Failed` | 503, `Retry-After` | – | 503 `stopped`, `unhealthy` | 503 |
