@@ -157,8 +157,7 @@ impl ShutdownController {
 
     /// Returns whether the state is `Draining`.
     ///
-    /// It is neither in the lame duck before nor while stopping after, when new work is refused as
-    /// well. To ask whether work may begin, call [`try_admit`](Self::try_admit).
+    /// It is neither in the lame duck before nor while stopping after. To ask whether work may begin, call [`try_admit`](Self::try_admit).
     ///
     /// # Examples
     ///
@@ -632,7 +631,10 @@ impl ShutdownController {
         self.wait(event::CLOSED | LifecycleState::LameDuck.at_or_past())
     }
 
-    /// Waits until new requests are refused, for good.
+    /// Waits until draining begins: the listener closes, and nothing new should be begun.
+    ///
+    /// Requests that still arrive on open connections are served for
+    /// [`late_for`](ShutdownConfig::late_for).
     ///
     /// # Examples
     ///

@@ -51,8 +51,10 @@ use crate::sync::Arc;
 /// everybody who can ask, so keep passwords out of them. GET and HEAD only; other methods get a 405.
 ///
 /// Put it beside the [`DrainLayer`](crate::DrainLayer), not inside: a probe must not be refused;
-/// without a router, [`HealthLayer`] puts it in front. A probe also needs a listener that is still
-/// open, see [`stop_accepting`](ShutdownController::stop_accepting).
+/// without a router, [`HealthLayer`] puts it in front. A probe that makes a connection also needs a
+/// listener: the service's own closes when draining begins. Probes that are to be answered until the
+/// end need a port of their own, whose server ends with
+/// [`stopped`](ShutdownController::stopped).
 ///
 /// # Examples
 ///

@@ -1,9 +1,10 @@
 //! Graceful shutdown and lifecycle for any tower service.
 //!
 //! `.layer(DrainLayer::new(ctl.clone()))`, and from then on a deploy loses no request. What is in
-//! flight is counted to the end of each response body; readiness turns red first; new work is
-//! refused in the client's own protocol; admitted work finishes, or is cut by the deadline; clean-up
-//! runs inside a reserved slice of that same deadline; and a report says exactly what happened.
+//! flight is counted to the end of each response body. Readiness turns red first. Requests that still
+//! arrive are served for a while, then refused in the client's own protocol. Admitted work finishes,
+//! or is cut by the deadline. Clean-up runs inside a reserved slice of that same deadline, and a
+//! report says exactly what happened.
 //!
 //! # Quick start
 //!

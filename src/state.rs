@@ -40,7 +40,8 @@ pub enum LifecycleState {
     Running,
     /// Readiness is red, everything is still served, clients are asked to leave.
     LameDuck,
-    /// New requests are refused; admitted ones run on.
+    /// The listener is closed, and admitted requests run on. Requests that still arrive are served
+    /// for [`late_for`](crate::ShutdownConfig::late_for), and then refused.
     Draining,
     /// The drain is over, by itself or by force; hooks and services clean up.
     Stopping,
