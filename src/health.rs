@@ -53,8 +53,8 @@ use crate::sync::Arc;
 /// Put it beside the [`DrainLayer`](crate::DrainLayer), not inside: a probe must not be refused;
 /// without a router, [`HealthLayer`] puts it in front. A probe that makes a connection also needs a
 /// listener: the service's own closes when draining begins. Probes that are to be answered until the
-/// end need a port of their own, whose server ends with
-/// [`stopped`](ShutdownController::stopped).
+/// end need a port of their own, with a server that is not given to
+/// [`run`](ShutdownController::run), which waits for servers to end.
 ///
 /// # Examples
 ///
