@@ -329,7 +329,9 @@ fn a_runtime_without_a_timer_may_answer_a_probe() {
         let health = tower_lifecycle::HealthService::new(ShutdownController::new())
             .check("db", || async { Ok(()) });
         let bare = Builder::new_current_thread().build().unwrap();
-        let answer = bare.block_on(health.oneshot(Request::new(()))).unwrap();
+        let answer = bare
+            .block_on(health.oneshot(Request::new(String::new())))
+            .unwrap();
         assert_eq!(answer.status(), 200);
     });
 }
@@ -464,7 +466,7 @@ fn a_check_that_blocks_its_thread_does_not_hold_the_probe() {
                     Ok(())
                 }
             });
-        let probe = health.oneshot(Request::new(()));
+        let probe = health.oneshot(Request::new(String::new()));
         // As servers do, inside a task.
         let response = runtime.block_on(runtime.spawn(probe)).unwrap().unwrap();
         drop(release);
@@ -541,12 +543,12 @@ impl Drop for PanicsOnDrop {
 #[tokio::test(start_paused = true)]
 async fn a_drop_that_panics_when_it_is_cut_releases_its_guard() {
     let ctl = ShutdownController::new();
-    let mut service = DrainLayer::new(ctl.clone()).layer(service_fn(|_: Request<()>| async {
+    let mut service = DrainLayer::new(ctl.clone()).layer(service_fn(|_: Request<String>| async {
         let _panics = PanicsOnDrop;
         pending::<()>().await;
         Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
     }));
-    let request = call(&mut service, Request::new(())).await;
+    let request = call(&mut service, Request::new(String::new())).await;
     let request = waiting(async { request.await.map(drop) }).await;
     ctl.force();
     assert!(request.await.unwrap_err().is_panic());

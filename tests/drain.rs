@@ -26,8 +26,8 @@ use tower_lifecycle::{
 };
 use tower_test::mock;
 
-type Mock = mock::Mock<Request<()>, Response<Full<Bytes>>>;
-type Handle = mock::Handle<Request<()>, Response<Full<Bytes>>>;
+type Mock = mock::Mock<Request<String>, Response<Full<Bytes>>>;
+type Handle = mock::Handle<Request<String>, Response<Full<Bytes>>>;
 
 const MANUAL: ShutdownReason = ShutdownReason::Manual;
 const REFUSED: &str = r#"{"error":"service is shutting down"}"#;
@@ -37,13 +37,16 @@ fn mocked(layer: DrainLayer) -> (mock::Spawn<Drain<Mock>>, Handle) {
     mock::spawn_layer(layer)
 }
 
-fn request(path: &str) -> Request<()> {
-    Request::get(path).body(()).unwrap()
+fn request(path: &str) -> Request<String> {
+    Request::get(path).body(String::new()).unwrap()
 }
 
-fn grpc(content_type: &str) -> Request<()> {
+fn grpc(content_type: &str) -> Request<String> {
     let request = Request::post("/package.Service/Method").version(Version::HTTP_2);
-    request.header(CONTENT_TYPE, content_type).body(()).unwrap()
+    request
+        .header(CONTENT_TYPE, content_type)
+        .body(String::new())
+        .unwrap()
 }
 
 fn lame_duck() -> ShutdownController {
@@ -144,7 +147,7 @@ async fn the_inner_service_can_be_reached() {
 // ===== refusals =====
 
 /// Sends `request` while draining. The inner service, which is not ready, must not be needed.
-fn refuse(layer: DrainLayer, request: Request<()>) -> Response<ResponseBody<Full<Bytes>>> {
+fn refuse(layer: DrainLayer, request: Request<String>) -> Response<ResponseBody<Full<Bytes>>> {
     let (mut service, mut handle) = mocked(layer);
     handle.allow(0);
     assert_ready_ok!(service.poll_ready());
@@ -278,7 +281,7 @@ async fn any_method_path_and_header_is_refused() {
             .header(CONTENT_TYPE, &b"\xff\xfe"[..]);
         let response = refuse(
             draining().exempt_paths(["/healthz"]),
-            request.body(()).unwrap(),
+            request.body(String::new()).unwrap(),
         );
         assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
     }
@@ -557,7 +560,7 @@ async fn exempt_paths_are_counted_and_cut_as_any_other_until_the_gate_refuses() 
 /// Calls, whether the service is ready or not.
 fn is_refused<S>(service: &mut mock::Spawn<Drain<S>>, path: &str) -> bool
 where
-    S: Service<Request<()>, Response = Response<Full<Bytes>>, Error = BoxError>,
+    S: Service<Request<String>, Response = Response<Full<Bytes>>, Error = BoxError>,
 {
     let mut future = task::spawn(service.call(request(path)));
     let Poll::Ready(Ok(response)) = future.poll() else {
@@ -568,7 +571,7 @@ where
 
 type Hello = Ready<Result<Response<Full<Bytes>>, Infallible>>;
 
-fn hello() -> ServiceFn<fn(Request<()>) -> Hello> {
+fn hello() -> ServiceFn<fn(Request<String>) -> Hello> {
     service_fn(|_| ready(Ok(Response::new(Full::from("hello")))))
 }
 
@@ -688,7 +691,7 @@ async fn a_task_parked_in_readiness_is_counted_from_the_lame_duck_on() {
 #[tokio::test(start_paused = true)]
 async fn a_parked_service_that_is_dropped_leaves_no_waker_behind() {
     let ctl = ShutdownController::new();
-    let (mock, mut handle) = mock::pair::<Request<()>, Response<Full<Bytes>>>();
+    let (mock, mut handle) = mock::pair::<Request<String>, Response<Full<Bytes>>>();
     handle.allow(0);
     let mut service = DrainLayer::new(ctl.clone()).layer(mock);
     let mut waiter = task::spawn(());
@@ -770,7 +773,7 @@ async fn an_error_of_readiness_turns_into_a_refusal_of_exempt_paths_while_draini
 #[tokio::test(start_paused = true)]
 async fn refusals_do_not_wait_for_a_full_buffer_and_what_is_queued_is_served() {
     let ctl = refusing();
-    let (mock, mut handle) = mock::pair::<Request<()>, Response<Full<Bytes>>>();
+    let (mock, mut handle) = mock::pair::<Request<String>, Response<Full<Bytes>>>();
     handle.allow(0);
     let (buffer, worker) = Buffer::pair(mock, 1);
     tokio::spawn(worker);
@@ -809,7 +812,7 @@ async fn refusals_do_not_wait_for_a_full_buffer_and_what_is_queued_is_served() {
 
 /// Has `request` answered with `status` and `Connection: keep-alive` in each state, and gives the
 /// `Connection` that the client sees.
-async fn connection(request: fn() -> Request<()>, status: StatusCode) -> [String; 3] {
+async fn connection(request: fn() -> Request<String>, status: StatusCode) -> [String; 3] {
     let ctl = lame_duck();
     let (mut service, mut handle) = mocked(DrainLayer::new(ctl.clone()));
     let mut seen = Vec::new();
@@ -873,7 +876,7 @@ async fn tunnels_are_left_as_they_are() {
     assert_eq!(seen, ["keep-alive", "close", "close"]);
 }
 
-fn with(method: Method, version: Version) -> Request<()> {
+fn with(method: Method, version: Version) -> Request<String> {
     let mut request = request("/");
     *request.method_mut() = method;
     *request.version_mut() = version;
@@ -1027,7 +1030,7 @@ async fn a_handler_that_has_not_been_polled_is_cut_too() {
 async fn force_during_the_first_poll_of_a_handler_cuts_it() {
     let ctl = ShutdownController::new();
     let forcing = ctl.clone();
-    let app = service_fn(move |_: Request<()>| {
+    let app = service_fn(move |_: Request<String>| {
         let ctl = forcing.clone();
         async move {
             ctl.force();
@@ -1108,7 +1111,7 @@ async fn force_wakes_the_task_that_polled_last() {
     assert!(before.enter(|cx, _| moved.as_mut().poll(cx)).is_pending());
     assert!(after.enter(|cx, _| moved.as_mut().poll(cx)).is_pending());
 
-    let (mock, mut handle) = mock::pair::<Request<()>, Response<Script>>();
+    let (mock, mut handle) = mock::pair::<Request<String>, Response<Script>>();
     let mut service = DrainLayer::new(stage.ctl.clone()).layer(mock);
     let mut handler = task::spawn(send(&mut service, request("/")));
     assert_pending!(handler.poll());

@@ -28,7 +28,7 @@ async fn probe(health: &HealthService, method: Method) -> Response<Full<Bytes>> 
     let request = Request::builder()
         .method(method)
         .uri("/health")
-        .body(())
+        .body(String::new())
         .unwrap();
     health.clone().oneshot(request).await.unwrap()
 }
@@ -295,7 +295,7 @@ fn outside_a_runtime_it_answers_and_a_check_shows_as_failed() {
     use std::task::{Context, Poll, Waker};
 
     let mut health = HealthService::new(ShutdownController::new()).check("db", || async { Ok(()) });
-    let mut future = std::pin::pin!(health.call(Request::new(())));
+    let mut future = std::pin::pin!(health.call(Request::new(String::new())));
     let Poll::Ready(Ok(response)) = future
         .as_mut()
         .poll(&mut Context::from_waker(Waker::noop()))
@@ -319,7 +319,7 @@ async fn behind_an_exempt_path_it_answers_while_draining() {
         .service(HealthService::new(ctl.clone()));
     let _guard = ctl.track();
     ctl.trigger(ShutdownReason::Manual);
-    let request = Request::get("/health").body(()).unwrap();
+    let request = Request::get("/health").body(String::new()).unwrap();
     let response = app.oneshot(request).await.unwrap();
     assert_eq!(response.headers()["connection"], "close");
     let body = response.into_body().collect().await.unwrap().to_bytes();
@@ -529,7 +529,7 @@ async fn a_probe_that_goes_away_neither_ends_the_run_nor_begins_another() {
 async fn a_run_is_dropped_when_the_service_and_all_who_wait_are_gone() {
     let runs = Counted::default();
     let health = cached(runs.check(|_| pending())).check_timeout(Duration::MAX);
-    let mut probe = task::spawn(health.clone().oneshot(Request::new(())));
+    let mut probe = task::spawn(health.clone().oneshot(Request::new(String::new())));
     assert_pending!(probe.poll());
     drop(health);
     sleep(ms(1)).await;

@@ -376,10 +376,13 @@ async fn outside_the_drain_layer_probes_are_neither_refused_nor_counted() {
     let service = ServiceBuilder::new()
         .layer(HealthLayer::new(ctl.clone()))
         .layer(DrainLayer::new(ctl.clone()))
-        .service_fn(|_: Request<&'static str>| async {
+        .service_fn(|_: Request<String>| async {
             Ok::<_, Infallible>(Response::new(Full::<Bytes>::from("hello")))
         });
-    let ask = |path| service.clone().oneshot(request(Method::GET, path));
+    let ask = |path| {
+        let request = request(Method::GET, path).map(str::to_owned);
+        service.clone().oneshot(request)
+    };
     let probe = ask("/readyz").await.unwrap();
     assert_eq!(ctl.in_flight(), 0);
     assert_eq!(status_text(probe).await, "healthy");
@@ -640,13 +643,13 @@ fn layer_service_futures_and_body_are_send_and_sync() {
     fn is_clone<T: Clone>() {}
     fn is_future<T: Future>() {}
 
-    type Inner = tower::util::ServiceFn<fn(Request<()>) -> Ready<Result<Answer, Infallible>>>;
+    type Inner = tower::util::ServiceFn<fn(Request<String>) -> Ready<Result<Answer, Infallible>>>;
     is_all::<HealthLayer>();
     is_all::<Health<Inner>>();
-    is_all::<HealthFuture<Inner, Request<()>>>();
+    is_all::<HealthFuture<Inner, Request<String>>>();
     is_all::<HealthServiceFuture>();
     is_all::<HealthBody<Full<Bytes>>>();
     is_clone::<HealthLayer>();
     is_clone::<Health<Inner>>();
-    is_future::<HealthFuture<Inner, Request<()>>>();
+    is_future::<HealthFuture<Inner, Request<String>>>();
 }

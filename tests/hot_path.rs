@@ -76,7 +76,7 @@ impl Body for Waits {
 /// polls the response and its body to their ends, and drops everything. Gives the number of polls.
 fn serve<S, B>(service: &mut S, cx: &mut Context<'_>) -> usize
 where
-    S: Service<Request<()>, Response = Response<B>> + Clone,
+    S: Service<Request<Empty<Bytes>>, Response = Response<B>> + Clone,
     B: Body,
 {
     let mut polls = 0;
@@ -90,7 +90,7 @@ where
     }
 }
 
-fn respond<S: Service<Request<()>> + Clone>(
+fn respond<S: Service<Request<Empty<Bytes>>> + Clone>(
     service: &mut S,
     cx: &mut Context<'_>,
     polls: &mut usize,
@@ -98,7 +98,7 @@ fn respond<S: Service<Request<()>> + Clone>(
     assert!(service.poll_ready(cx).is_ready());
     let mut clone = service.clone();
     assert!(clone.poll_ready(cx).is_ready());
-    let mut future = pin!(clone.call(Request::new(())));
+    let mut future = pin!(clone.call(Request::new(Empty::new())));
     loop {
         *polls += 1;
         if let Poll::Ready(Ok(response)) = future.as_mut().poll(cx) {
@@ -109,11 +109,11 @@ fn respond<S: Service<Request<()>> + Clone>(
 
 type Hello = Ready<Result<Response<Full<Bytes>>, Infallible>>;
 
-fn hello(_: Request<()>) -> Hello {
+fn hello(_: Request<Empty<Bytes>>) -> Hello {
     ready(Ok(Response::new(Full::new(Bytes::from_static(b"hello")))))
 }
 
-fn waits(_: Request<()>) -> Waits {
+fn waits(_: Request<Empty<Bytes>>) -> Waits {
     Waits { pending: true }
 }
 
@@ -148,7 +148,8 @@ fn a_ready_request_allocates_nothing() {
 #[test]
 fn a_stream_allocates_nothing_either_with_classes_of_any_kind() {
     let ctl = ShutdownController::new();
-    let stream = || service_fn(|_: Request<()>| ready(Ok::<_, Infallible>(Response::new(Never))));
+    let stream =
+        || service_fn(|_: Request<Empty<Bytes>>| ready(Ok::<_, Infallible>(Response::new(Never))));
     let mut layer = DrainLayer::new(ctl.clone());
     let mut plain = layer.layer(stream());
     for path in ["/watch", "/log"] {
@@ -216,7 +217,7 @@ fn what_is_dropped_leaves_no_memory_behind() {
             .long_lived(LongLived::path("/watch"));
         let mut hellos = layer.layer(service_fn(hello));
         let mut waiting = layer.layer(service_fn(waits));
-        let stream = |_: Request<()>| ready(Ok::<_, Infallible>(Response::new(Never)));
+        let stream = |_: Request<Empty<Bytes>>| ready(Ok::<_, Infallible>(Response::new(Never)));
         let mut streams = layer.layer(service_fn(stream));
         let mut tracking = RequestTrackingLayer::new(ctl.clone()).layer(service_fn(waits));
         let mut any = DrainLayer::new(ctl.clone())
@@ -224,11 +225,11 @@ fn what_is_dropped_leaves_no_memory_behind() {
             .layer(service_fn(waits));
         let waker = Waker::from(Arc::new(Nobody));
         let cx = &mut Context::from_waker(&waker);
-        let get = |path: &str| Request::get(path).body(()).unwrap();
+        let get = |path: &str| Request::get(path).body(Empty::new()).unwrap();
         let upgrade = || {
             Request::get("/")
                 .header("upgrade", "echo")
-                .body(())
+                .body(Empty::new())
                 .unwrap()
         };
 
@@ -299,14 +300,15 @@ async fn force_wakes_the_last_waker_that_a_request_was_polled_with() {
         (0..3_usize.pow(5)).map(|n| [0, 1, 2, 3, 4].map(|place| n / 3_usize.pow(place) % 3))
     {
         let ctl = ShutdownController::new();
-        let stalls = service_fn(|_: Request<()>| pending::<Result<Response<Never>, Infallible>>());
+        let stalls =
+            service_fn(|_: Request<Empty<Bytes>>| pending::<Result<Response<Never>, Infallible>>());
         let mut service = DrainLayer::new(ctl.clone()).layer(stalls);
         assert!(
             service
                 .poll_ready(&mut Context::from_waker(Waker::noop()))
                 .is_ready()
         );
-        let mut request = Box::pin(service.call(Request::new(())));
+        let mut request = Box::pin(service.call(Request::new(Empty::new())));
         for poll in polls {
             let cx = &mut Context::from_waker(&wakers[poll]);
             assert!(request.as_mut().poll(cx).is_pending());
@@ -362,7 +364,10 @@ fn a_response_future_grows_by_at_most_24_bytes_and_a_body_by_16() {
         Pin<Box<dyn Future<Output = ()> + Send>>,
         Hello,
         axum::routing::future::RouteFuture<Infallible>,
-        Oneshot<BoxCloneService<Request<()>, Response<()>, Infallible>, Request<()>>,
+        Oneshot<
+            BoxCloneService<Request<Empty<Bytes>>, Response<()>, Infallible>,
+            Request<Empty<Bytes>>,
+        >,
     );
 }
 

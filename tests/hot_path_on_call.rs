@@ -17,7 +17,7 @@ use bytes::Bytes;
 use http::header::{CONTENT_TYPE, UPGRADE};
 use http::{Method, Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, Empty};
 use tokio_test::{assert_pending, assert_ready, task};
 use tower::{Layer, Service, service_fn};
 use tower_lifecycle::{
@@ -83,12 +83,13 @@ fn the_drop_of_a_waker_does_not_end_the_process() {
         return;
     }
     let ctl = ShutdownController::new();
-    let stalls = service_fn(|_: Request<()>| std::future::pending::<Result<Answer, Infallible>>());
+    let stalls =
+        service_fn(|_: Request<Empty<Bytes>>| std::future::pending::<Result<Answer, Infallible>>());
     let mut service = DrainLayer::new(ctl.clone()).layer(stalls);
     let waker = Waker::from(Arc::new(BadDrop));
     let cx = &mut Context::from_waker(&waker);
     assert!(service.poll_ready(cx).is_ready());
-    let mut request = Box::pin(service.call(Request::new(())));
+    let mut request = Box::pin(service.call(Request::new(Empty::new())));
     assert!(request.as_mut().poll(cx).is_pending());
     // The one that is left is the layer's.
     assert!(catch_unwind(AssertUnwindSafe(|| drop(waker))).is_ok());
@@ -96,7 +97,7 @@ fn the_drop_of_a_waker_does_not_end_the_process() {
     assert_eq!(ctl.in_flight(), 0);
 }
 
-type Answer = Response<http_body_util::Empty<Bytes>>;
+type Answer = Response<Empty<Bytes>>;
 
 #[tokio::test(start_paused = true)]
 async fn whatever_a_waker_panics_with_the_others_are_woken() {
@@ -140,7 +141,7 @@ impl Subscriber for BadLog {
 #[tokio::test(start_paused = true)]
 async fn a_body_is_cut_once_also_when_the_log_panics() {
     for content_type in ["text/plain", "text/event-stream"] {
-        let stalls = move |_: Request<()>| async move {
+        let stalls = move |_: Request<Empty<Bytes>>| async move {
             let body = Part {
                 end: End::Dropped,
                 _bad: None,
@@ -152,7 +153,7 @@ async fn a_body_is_cut_once_also_when_the_log_panics() {
         let mut service = DrainLayer::new(ctl.clone()).layer(service_fn(stalls));
         let cx = &mut Context::from_waker(Waker::noop());
         assert!(service.poll_ready(cx).is_ready());
-        let response = service.call(Request::new(())).await.unwrap();
+        let response = service.call(Request::new(Empty::new())).await.unwrap();
         let mut body = Box::pin(response.into_body());
         ctl.force();
         for _ in 0..2 {
@@ -220,6 +221,23 @@ impl Future for Handler {
         self.part
             .poll()
             .map_ok(|()| self.answer.take().expect("polled once"))
+    }
+}
+
+/// As a request body it is empty.
+impl Body for Handler {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(None)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        true
     }
 }
 
@@ -396,7 +414,7 @@ async fn who_polls_before_the_wake_up_is_told_at_once() {
 #[tokio::test(start_paused = true)]
 async fn a_stream_read_by_the_task_that_waited_for_its_head_is_told_of_draining() {
     let ctl = ShutdownController::new();
-    let events = |_: Request<()>| async {
+    let events = |_: Request<Empty<Bytes>>| async {
         let mut waited = false;
         poll_fn(|_| match std::mem::replace(&mut waited, true) {
             true => Poll::Ready(()),
@@ -413,7 +431,7 @@ async fn a_stream_read_by_the_task_that_waited_for_its_head_is_told_of_draining(
     let mut service = DrainLayer::new(ctl.clone()).layer(service_fn(events));
     let request = async {
         poll_fn(|cx| service.poll_ready(cx)).await.unwrap();
-        let response = service.call(Request::new(())).await.unwrap();
+        let response = service.call(Request::new(Empty::new())).await.unwrap();
         response.into_body().collect().await.unwrap().to_bytes()
     };
     let mut request = task::spawn(request);
@@ -431,7 +449,8 @@ async fn a_stream_read_by_the_task_that_waited_for_its_head_is_told_of_draining(
 #[tokio::test(start_paused = true)]
 async fn what_one_cut_answer_lacks_the_next_one_has() {
     let ctl = ShutdownController::new();
-    let stalls = service_fn(|_: Request<()>| std::future::pending::<Result<Answer, Infallible>>());
+    let stalls =
+        service_fn(|_: Request<Empty<Bytes>>| std::future::pending::<Result<Answer, Infallible>>());
     let layer = DrainLayer::new(ctl.clone());
     let requests = [Method::HEAD, Method::GET, Method::HEAD, Method::GET].map(|method| {
         let mut service = layer.layer(stalls);
@@ -440,7 +459,7 @@ async fn what_one_cut_answer_lacks_the_next_one_has() {
                 .poll_ready(&mut Context::from_waker(Waker::noop()))
                 .is_ready()
         );
-        let mut request = Request::new(());
+        let mut request = Request::new(Empty::new());
         *request.method_mut() = method;
         service.call(request)
     });
@@ -471,7 +490,8 @@ async fn what_one_cut_answer_lacks_the_next_one_has() {
 #[tokio::test(start_paused = true)]
 async fn a_cut_call_is_answered_in_its_protocol_whatever_class_its_path_is() {
     let ctl = ShutdownController::new();
-    let stalls = service_fn(|_: Request<()>| std::future::pending::<Result<Answer, Infallible>>());
+    let stalls =
+        service_fn(|_: Request<Empty<Bytes>>| std::future::pending::<Result<Answer, Infallible>>());
     let layer = DrainLayer::new(ctl.clone()).long_lived(LongLived::path("/watch"));
     let types = ["application/json", "application/grpc-web+proto"];
     let calls = types.map(|content_type| {
@@ -479,7 +499,7 @@ async fn a_cut_call_is_answered_in_its_protocol_whatever_class_its_path_is() {
         let ready = service.poll_ready(&mut Context::from_waker(Waker::noop()));
         assert!(ready.is_ready());
         let request = Request::post("/watch").header(CONTENT_TYPE, content_type);
-        service.call(request.body(()).unwrap())
+        service.call(request.body(Empty::new()).unwrap())
     });
     ctl.force();
     let mut answers = Vec::new();
@@ -501,7 +521,7 @@ async fn a_cut_call_is_answered_in_its_protocol_whatever_class_its_path_is() {
 #[test]
 fn a_refusal_takes_no_memory_for_the_handler_that_is_not_called() {
     const LARGE: usize = 64 * 1024;
-    let large = |_: Request<()>| async {
+    let large = |_: Request<Empty<Bytes>>| async {
         let data = [0_u8; LARGE];
         std::future::pending::<()>().await;
         std::hint::black_box(&data);
@@ -513,7 +533,7 @@ fn a_refusal_takes_no_memory_for_the_handler_that_is_not_called() {
     let cx = &mut Context::from_waker(Waker::noop());
     assert!(service.poll_ready(cx).is_ready());
     let memory = allocation_counter::measure(|| {
-        let mut refused = pin!(service.call(Request::new(())));
+        let mut refused = pin!(service.call(Request::new(Empty::new())));
         assert!(size_of_val(&*refused) >= LARGE);
         assert!(refused.as_mut().poll(cx).is_ready());
     });
@@ -566,11 +586,16 @@ impl Body for Noted {
 /// P2: also when the answer is there, and the drop of the handler panics.
 #[test]
 fn an_answer_goes_before_its_guard_when_the_drop_of_the_handler_panics() {
-    let upgrade = || Request::get("/").header(UPGRADE, "echo").body(()).unwrap();
+    let upgrade = || {
+        Request::get("/")
+            .header(UPGRADE, "echo")
+            .body(Empty::new())
+            .unwrap()
+    };
     for content_type in ["text/plain", "text/event-stream"] {
         for (tracking, request) in [
-            (false, Request::new(())),
-            (true, Request::new(())),
+            (false, Request::new(Empty::new())),
+            (true, Request::new(Empty::new())),
             (false, upgrade()),
         ] {
             let asked = format!("{content_type}, {tracking}, {:?}", request.headers());
@@ -584,7 +609,7 @@ fn an_answer_goes_before_its_guard_when_the_drop_of_the_handler_panics() {
                 panics,
                 log: log.clone(),
             };
-            let handler = |_: Request<()>| {
+            let handler = |_: Request<Empty<Bytes>>| {
                 let (held, mut body) = (noted("handler", true), Some(noted("body", false)));
                 poll_fn(move |_| {
                     let _ = &held;
@@ -648,7 +673,7 @@ fn handler_and_answer_go_before_the_guard_when_the_length_panics() {
             panics: false,
             log: log.clone(),
         };
-        let handler = |_: Request<()>| {
+        let handler = |_: Request<Empty<Bytes>>| {
             let (held, _noted) = (noted("handler"), noted("body"));
             let times = Cell::new(times);
             let mut body = Some(Asked { _noted, times });
@@ -659,7 +684,7 @@ fn handler_and_answer_go_before_the_guard_when_the_length_panics() {
             })
         };
         let layer = DrainLayer::new(ctl.clone());
-        poll_and_drop(layer.layer(service_fn(handler)), Request::new(()));
+        poll_and_drop(layer.layer(service_fn(handler)), Request::new(Empty::new()));
         let mut dropped = log.dropped.lock().unwrap();
         dropped.sort_unstable(); // among themselves they may go in any order
         assert_eq!(*dropped, [("body", 1), ("handler", 1)], "{times}");
@@ -667,7 +692,10 @@ fn handler_and_answer_go_before_the_guard_when_the_length_panics() {
     }
 }
 
-fn poll_and_drop<S: Service<Request<()>>>(mut service: S, request: Request<()>) {
+fn poll_and_drop<S: Service<Request<Empty<Bytes>>>>(
+    mut service: S,
+    request: Request<Empty<Bytes>>,
+) {
     let cx = &mut Context::from_waker(Waker::noop());
     assert!(service.poll_ready(cx).is_ready());
     let mut response = Box::pin(service.call(request));
@@ -691,12 +719,13 @@ impl<const KIND: u8> Wake for Flag<KIND> {
 fn the_last_waker_is_woken_whatever_force_falls_between() {
     for round in 0_usize..200 {
         let ctl = ShutdownController::new();
-        let stalls =
-            service_fn(|_: Request<()>| std::future::pending::<Result<Answer, Infallible>>());
+        let stalls = service_fn(|_: Request<Empty<Bytes>>| {
+            std::future::pending::<Result<Answer, Infallible>>()
+        });
         let mut service = DrainLayer::new(ctl.clone()).layer(stalls);
         let ready = service.poll_ready(&mut Context::from_waker(Waker::noop()));
         assert!(ready.is_ready());
-        let mut request = Box::pin(service.call(Request::new(())));
+        let mut request = Box::pin(service.call(Request::new(Empty::new())));
         let (one, two) = (
             Arc::new(Flag::<1>(false.into())),
             Arc::new(Flag::<1>(false.into())),
@@ -747,12 +776,12 @@ fn a_body_shows_what_it_is_and_not_how_it_is_kept() {
     let ctl = ShutdownController::with_config(ShutdownConfig::default().late_for(Duration::ZERO));
     let ctl = ctl.unwrap();
     ctl.trigger(MANUAL);
-    let hello = |_: Request<()>| async {
+    let hello = |_: Request<Empty<Bytes>>| async {
         Ok::<_, Infallible>(Response::new(http_body_util::Full::<Bytes>::from("hello")))
     };
     let mut app = DrainLayer::new(ctl).layer(service_fn(hello));
     let _ = assert_ready!(task::spawn(poll_fn(|cx| app.poll_ready(cx))).poll());
-    let refused = assert_ready!(task::spawn(app.call(Request::new(()))).poll()).unwrap();
+    let refused = assert_ready!(task::spawn(app.call(Request::new(Empty::new()))).poll()).unwrap();
     let shown = format!("{:?}", refused.body());
     assert!(
         shown.contains("Refusal") && !shown.contains("ManuallyDrop"),

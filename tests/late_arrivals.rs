@@ -45,18 +45,18 @@ fn figures(report: &ShutdownReport) -> (u64, Option<Duration>) {
 
 type Hello = Ready<Result<Response<Full<Bytes>>, Infallible>>;
 
-fn hello(_: Request<()>) -> Hello {
+fn hello(_: Request<String>) -> Hello {
     ready(Ok(Response::new(Full::default())))
 }
 
 /// Sends a request, which is over at once; tells whether it came to the handler.
 fn send<S, B>(service: &mut S, path: &str) -> bool
 where
-    S: Service<Request<()>, Response = Response<B>>,
+    S: Service<Request<String>, Response = Response<B>>,
 {
     let readiness = std::future::poll_fn(|cx| service.poll_ready(cx)).now_or_never();
     assert!(readiness.unwrap().is_ok());
-    let request = Request::get(path).body(()).unwrap();
+    let request = Request::get(path).body(String::new()).unwrap();
     let response = service.call(request).now_or_never().unwrap();
     response.is_ok_and(|response| response.status() == 200)
 }
@@ -66,7 +66,7 @@ type WayIn = Box<dyn FnMut() -> bool>;
 
 /// All ways in for a request, by their names.
 fn ways_in(ctl: &ShutdownController) -> Vec<(&'static str, WayIn)> {
-    let inner = service_fn(hello as fn(Request<()>) -> Hello);
+    let inner = service_fn(hello as fn(Request<String>) -> Hello);
     let mut http = DrainLayer::new(ctl.clone()).layer(inner);
     let any = DrainLayer::new(ctl.clone()).reject_with_error();
     let mut any = any.layer(inner);

@@ -62,13 +62,13 @@ async fn a_cut_request_logs_one_warning_inside_its_span_and_nothing_of_the_clien
     let log = Log::default();
     let _listening = log.listen();
     let ctl = ShutdownController::new();
-    let mut app = DrainLayer::new(ctl.clone()).layer(service_fn(|_: Request<()>| {
+    let mut app = DrainLayer::new(ctl.clone()).layer(service_fn(|_: Request<String>| {
         pending::<Result<Response<Full<bytes::Bytes>>, std::convert::Infallible>>()
     }));
     assert_ready_ok!(
-        task::spawn(()).enter(|cx, _| { Service::<Request<()>>::poll_ready(&mut app, cx) })
+        task::spawn(()).enter(|cx, _| { Service::<Request<String>>::poll_ready(&mut app, cx) })
     );
-    let request = Request::get("/secret?token=1").body(()).unwrap();
+    let request = Request::get("/secret?token=1").body(String::new()).unwrap();
     let span = tracing::info_span!("request", id = 7);
     let mut response = task::spawn(app.call(request).instrument(span));
     assert_pending!(response.poll());

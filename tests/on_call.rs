@@ -272,7 +272,8 @@ fn an_error_that_asks_the_controller_does_not_deadlock_health() {
             startup.finish().await.unwrap();
             ctl.shutdown(ShutdownReason::Manual).await;
             let health = HealthService::new(ctl.clone());
-            let response = tower::ServiceExt::oneshot(health, http::Request::new(())).await;
+            let response =
+                tower::ServiceExt::oneshot(health, http::Request::new(String::new())).await;
             done.send(response.unwrap().status().as_u16()).unwrap();
         });
     });
@@ -737,7 +738,7 @@ async fn health_does_not_say_starting_while_a_start_up_is_rolled_back() {
     ctl.trigger(ShutdownReason::Signal("SIGTERM"));
     tokio::task::yield_now().await;
     let health = HealthService::new(ctl.clone());
-    let response = tower::ServiceExt::oneshot(health, http::Request::new(()))
+    let response = tower::ServiceExt::oneshot(health, http::Request::new(String::new()))
         .await
         .unwrap();
     let body = http_body_util::BodyExt::collect(response.into_body())
@@ -1074,7 +1075,7 @@ async fn over_http_it_says_so_too_and_accuses_nobody() {
     let ctl = ShutdownController::new();
     let mut app = tower::ServiceBuilder::new()
         .layer(DrainLayer::new(ctl.clone()))
-        .service_fn(|_: http::Request<()>| async move {
+        .service_fn(|_: http::Request<String>| async move {
             Ok::<_, BoxError>(http::Response::new(
                 http_body_util::Full::<bytes::Bytes>::default(),
             ))
@@ -1083,7 +1084,7 @@ async fn over_http_it_says_so_too_and_accuses_nobody() {
     let ready = app.ready().await.unwrap();
     ctl.unpause();
     // It panics by the subscriber: the caller did call `poll_ready`.
-    let response = ready.call(http::Request::new(())).await.unwrap();
+    let response = ready.call(http::Request::new(String::new())).await.unwrap();
     let body = http_body_util::BodyExt::collect(response.into_body())
         .await
         .unwrap()
@@ -1148,13 +1149,13 @@ fn a_cached_run_that_was_lost_with_its_runtime_is_begun_again() {
     runtime.block_on(async {
         let _ = timeout(
             Duration::from_millis(20),
-            health.clone().oneshot(http::Request::new(())),
+            health.clone().oneshot(http::Request::new(String::new())),
         )
         .await;
     });
     drop(runtime);
     let response = make()
-        .block_on(health.oneshot(http::Request::new(())))
+        .block_on(health.oneshot(http::Request::new(String::new())))
         .unwrap();
     assert_eq!(response.status(), 200);
     assert_eq!(ran.load(Ordering::SeqCst), 2);

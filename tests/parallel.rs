@@ -76,7 +76,7 @@ fn through_the_layer_every_request_is_answered_or_refused() {
         let alive = Arc::new(AtomicI64::new(0));
         let service = DrainLayer::new(ctl.clone()).layer(service_fn({
             let alive = Arc::clone(&alive);
-            move |_: Request<()>| {
+            move |_: Request<String>| {
                 let alive = Arc::clone(&alive);
                 async move {
                     alive.fetch_add(1, Ordering::Relaxed);
@@ -157,12 +157,12 @@ fn within_a_minute<F: Future>(wait: F) -> F::Output {
 /// Drives one request to its response, by polling it again and again.
 fn one_request<S, B>(mut service: S) -> Response<B>
 where
-    S: Service<Request<()>, Response = Response<B>>,
+    S: Service<Request<String>, Response = Response<B>>,
     S::Error: std::fmt::Debug,
 {
     let cx = &mut Context::from_waker(Waker::noop());
     assert!(service.poll_ready(cx).is_ready());
-    let mut future = pin!(service.call(Request::new(())));
+    let mut future = pin!(service.call(Request::new(String::new())));
     loop {
         if let Poll::Ready(response) = future.as_mut().poll(cx) {
             return response.unwrap();

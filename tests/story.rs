@@ -58,7 +58,7 @@ fn controller(config: ShutdownConfig) -> ShutdownController {
 /// Asks for the health; gives the status and the body.
 async fn health(ctl: &ShutdownController) -> (StatusCode, Value) {
     let health = HealthService::new(ctl.clone()).version("0.1.0");
-    let response = health.oneshot(Request::new(())).await.unwrap();
+    let response = health.oneshot(Request::new(String::new())).await.unwrap();
     let status = response.status();
     let body = response.into_body().collect().await.unwrap().to_bytes();
     (status, serde_json::from_slice(&body).unwrap())
@@ -143,16 +143,16 @@ async fn ac2_services_hooks_and_tasks_are_told_with_figures() {
 #[tokio::test(start_paused = true)]
 async fn ac3_requests_in_flight_complete() {
     let ctl = controller(config());
-    let app = DrainLayer::new(ctl.clone()).layer(service_fn(|_: Request<()>| async {
+    let app = DrainLayer::new(ctl.clone()).layer(service_fn(|_: Request<String>| async {
         sleep(secs(3)).await;
         Ok::<_, Infallible>(Response::new(Full::<Bytes>::from("done")))
     }));
-    let admitted = tokio::spawn(app.clone().oneshot(Request::new(())));
+    let admitted = tokio::spawn(app.clone().oneshot(Request::new(String::new())));
     tokio::task::yield_now().await;
     let began = Instant::now();
     let ended = ctl.shutdown(ShutdownReason::Manual);
 
-    let refused = app.oneshot(Request::new(())).await.unwrap();
+    let refused = app.oneshot(Request::new(String::new())).await.unwrap();
     assert_eq!(refused.status(), 503);
     let response = admitted.await.unwrap().unwrap();
     assert_eq!(response.status(), 200);
@@ -248,10 +248,10 @@ async fn ac5_the_timeout_is_configurable() {
 #[tokio::test(start_paused = true)]
 async fn ac6_what_exceeds_the_timeout_is_cut() {
     let ctl = controller(config());
-    let app = DrainLayer::new(ctl.clone()).layer(service_fn(|_: Request<()>| {
+    let app = DrainLayer::new(ctl.clone()).layer(service_fn(|_: Request<String>| {
         pending::<Result<Response<Full<Bytes>>, Infallible>>()
     }));
-    let admitted = tokio::spawn(app.oneshot(Request::new(())));
+    let admitted = tokio::spawn(app.oneshot(Request::new(String::new())));
     tokio::task::yield_now().await;
     let began = Instant::now();
     let report = ctl.shutdown(ShutdownReason::Manual).await;
@@ -469,7 +469,7 @@ async fn health_has_the_original_statuses_and_fields() {
     assert_eq!(status(health(&ctl).await), (200, "\"healthy\"".to_owned()));
 
     let failing = HealthService::new(ctl.clone()).check("cache", || async { Err("gone".into()) });
-    let response = failing.oneshot(Request::new(())).await.unwrap();
+    let response = failing.oneshot(Request::new(String::new())).await.unwrap();
     assert_eq!(response.status(), 200);
     let body = response.into_body().collect().await.unwrap().to_bytes();
     let body: Value = serde_json::from_slice(&body).unwrap();
@@ -777,13 +777,17 @@ async fn a_rollback_really_runs_within_a_limit_and_tells_of_it() {
 #[tokio::test(start_paused = true)]
 async fn a_request_ends_with_its_body_and_a_refusal_says_when_to_come_again() {
     let ctl = controller(config());
-    let app = DrainLayer::new(ctl.clone()).layer(service_fn(|_: Request<()>| async {
+    let app = DrainLayer::new(ctl.clone()).layer(service_fn(|_: Request<String>| async {
         Ok::<_, Infallible>(Response::new(Full::<Bytes>::from("body")))
     }));
-    let response = app.clone().oneshot(Request::new(())).await.unwrap();
+    let response = app
+        .clone()
+        .oneshot(Request::new(String::new()))
+        .await
+        .unwrap();
     assert_eq!(ctl.in_flight(), 1);
     ctl.trigger(ShutdownReason::Manual);
-    let refused = app.oneshot(Request::new(())).await.unwrap();
+    let refused = app.oneshot(Request::new(String::new())).await.unwrap();
     assert_eq!(refused.headers()["retry-after"], "1");
     assert_eq!(refused.headers()["connection"], "close");
     drop(response);

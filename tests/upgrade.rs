@@ -51,9 +51,9 @@ type Handler = Pin<Box<dyn Future<Output = Result<Response<Text>, Broken>> + Sen
 
 fn handler(
     exchanges: tokio::sync::mpsc::UnboundedSender<Exchange>,
-) -> impl Service<Request<()>, Response = Response<Text>, Error = Broken, Future = Handler> + Clone
+) -> impl Service<Request<String>, Response = Response<Text>, Error = Broken, Future = Handler> + Clone
 {
-    service_fn(move |request: Request<()>| -> Handler {
+    service_fn(move |request: Request<String>| -> Handler {
         let guard = request.extensions().get::<UpgradeGuard>().cloned();
         drop(request);
         let (respond, response) = oneshot::channel();
@@ -62,16 +62,19 @@ fn handler(
     })
 }
 
-fn websocket() -> Request<()> {
+fn websocket() -> Request<String> {
     let request = Request::get("/socket").header(CONNECTION, "upgrade");
-    request.header(UPGRADE, "websocket").body(()).unwrap()
+    request
+        .header(UPGRADE, "websocket")
+        .body(String::new())
+        .unwrap()
 }
 
-fn connect(version: Version) -> Request<()> {
+fn connect(version: Version) -> Request<String> {
     let request = Request::builder()
         .method(Method::CONNECT)
         .uri("example.com:443");
-    request.version(version).body(()).unwrap()
+    request.version(version).body(String::new()).unwrap()
 }
 
 fn answer(status: u16) -> Response<Text> {
@@ -90,7 +93,10 @@ struct Call<F: Future> {
 
 type Answer = Result<Response<ResponseBody<Text>>, Broken>;
 
-fn call_with(ctl: ShutdownController, request: Request<()>) -> Call<impl Future<Output = Answer>> {
+fn call_with(
+    ctl: ShutdownController,
+    request: Request<String>,
+) -> Call<impl Future<Output = Answer>> {
     let (sender, mut exchanges) = tokio::sync::mpsc::unbounded_channel();
     let mut service = DrainLayer::new(ctl.clone()).layer(handler(sender));
     let mut future = task::spawn(send(&mut service, request));
@@ -105,7 +111,7 @@ fn call_with(ctl: ShutdownController, request: Request<()>) -> Call<impl Future<
     }
 }
 
-fn call(request: Request<()>) -> Call<impl Future<Output = Answer>> {
+fn call(request: Request<String>) -> Call<impl Future<Output = Answer>> {
     call_with(ShutdownController::new(), request)
 }
 
@@ -237,7 +243,7 @@ async fn an_answer_of_known_length_to_an_upgrade_is_of_no_class() {
         Ok::<_, Infallible>(response)
     };
     let mut service =
-        DrainLayer::new(ctl.clone()).layer(service_fn(move |_: Request<()>| events()));
+        DrainLayer::new(ctl.clone()).layer(service_fn(move |_: Request<String>| events()));
     let response = send(&mut service, websocket()).await.unwrap();
     assert_eq!(response.body().size_hint().exact(), Some(5));
     ctl.trigger(MANUAL);
@@ -247,7 +253,7 @@ async fn an_answer_of_known_length_to_an_upgrade_is_of_no_class() {
 
 #[tokio::test(start_paused = true)]
 async fn what_is_no_upgrade_carries_no_guard() {
-    let plain = || Request::get("/").body(()).unwrap();
+    let plain = || Request::get("/").body(String::new()).unwrap();
     assert!(call(plain()).guard.is_none());
     // HTTP/1.0 has none (RFC 9110 §7.8), and HTTP/2 has only those by CONNECT.
     for version in [
@@ -288,7 +294,7 @@ async fn a_handler_that_fails_or_panics_releases() {
     assert_eq!(failed.ctl.in_flight(), 0);
 
     let ctl = ShutdownController::new();
-    let panics = service_fn(|_: Request<()>| async { panic!("as planned") });
+    let panics = service_fn(|_: Request<String>| async { panic!("as planned") });
     let mut service = DrainLayer::new(ctl.clone()).layer(panics);
     let mut future: Pin<Box<dyn Future<Output = Answer>>> =
         Box::pin(send(&mut service, websocket()));
@@ -302,7 +308,7 @@ async fn a_handler_that_fails_or_panics_releases() {
     drop(future);
     assert_eq!(ctl.in_flight(), 0);
 
-    let in_call = service_fn(|_: Request<()>| -> Handler { panic!("as planned") });
+    let in_call = service_fn(|_: Request<String>| -> Handler { panic!("as planned") });
     let mut service = DrainLayer::new(ctl.clone()).layer(in_call);
     let call = || drop(send(&mut service, websocket()));
     assert!(catch_unwind(AssertUnwindSafe(call)).is_err());

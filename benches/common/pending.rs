@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
-use http_body_util::Full;
+use http_body_util::{Empty, Full};
 use pin_project_lite::pin_project;
 use tokio::task::AbortHandle;
 use tokio::time::sleep;
@@ -27,7 +27,7 @@ const STARTERS: usize = 2;
 
 /// A service that never answers, and whose future holds the request and so many bytes besides.
 pub fn never<const SIZE: usize>() -> impl Served<Full<Bytes>> {
-    service_fn(|request: Request<()>| async move {
+    service_fn(|request: Request<Empty<Bytes>>| async move {
         let held = black_box([0_u8; SIZE]);
         pending::<()>().await;
         black_box((&request, &held));
@@ -40,7 +40,7 @@ pub fn respond<S: Served<B>, B>(service: &S) -> S::Future {
     let mut service = service.clone();
     let ready = service.poll_ready(&mut Context::from_waker(Waker::noop()));
     assert!(ready.is_ready(), "it always is");
-    service.call(Request::new(()))
+    service.call(Request::new(Empty::new()))
 }
 
 /// Starts as many requests as the countdown is of, each in a task, and gives handles to these if

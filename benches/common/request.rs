@@ -11,7 +11,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
-use http_body_util::Full;
+use http_body_util::{Empty, Full};
 use tower::{Service, service_fn};
 
 /// Asks for readiness, calls, polls the response to its end and the body to its end, and drops all.
@@ -25,12 +25,12 @@ use tower::{Service, service_fn};
 #[inline(never)]
 pub fn request<S, B>(service: &mut S, cx: &mut Context<'_>)
 where
-    S: Service<Request<()>, Response = Response<B>>,
+    S: Service<Request<Empty<Bytes>>, Response = Response<B>>,
     B: Body,
 {
     let ready = service.poll_ready(cx);
     assert!(matches!(ready, Poll::Ready(Ok(()))), "it is always ready");
-    let mut future = pin!(service.call(black_box(Request::new(()))));
+    let mut future = pin!(service.call(black_box(Request::new(Empty::new()))));
     let response = loop {
         if let Poll::Ready(response) = black_box(future.as_mut()).poll(cx) {
             break response;
@@ -55,7 +55,7 @@ where
 #[inline(never)]
 pub fn request_on_clone<S, B>(service: &S, cx: &mut Context<'_>)
 where
-    S: Service<Request<()>, Response = Response<B>> + Clone,
+    S: Service<Request<Empty<Bytes>>, Response = Response<B>> + Clone,
     B: Body,
 {
     request(&mut service.clone(), cx);
@@ -90,8 +90,12 @@ pub type Hello = Result<Response<Full<Bytes>>, Infallible>;
 
 /// A service that is called here: what a server asks of one, and no failures.
 pub trait Served<B>:
-    Service<Request<()>, Response = Response<B>, Error = Infallible, Future: Send + 'static>
-    + Clone
+    Service<
+        Request<Empty<Bytes>>,
+        Response = Response<B>,
+        Error = Infallible,
+        Future: Send + 'static,
+    > + Clone
     + Send
     + Sync
     + 'static
@@ -99,8 +103,12 @@ pub trait Served<B>:
 }
 
 impl<S, B> Served<B> for S where
-    S: Service<Request<()>, Response = Response<B>, Error = Infallible, Future: Send + 'static>
-        + Clone
+    S: Service<
+            Request<Empty<Bytes>>,
+            Response = Response<B>,
+            Error = Infallible,
+            Future: Send + 'static,
+        > + Clone
         + Send
         + Sync
         + 'static
@@ -114,7 +122,7 @@ pub fn ready() -> impl Served<Full<Bytes>> {
 
 /// Answers after so many polls that were pending, each of which wakes.
 pub fn pending(times: u32) -> impl Served<Full<Bytes>> {
-    service_fn(move |request: Request<()>| async move {
+    service_fn(move |request: Request<Empty<Bytes>>| async move {
         for _ in 0..times {
             yield_now().await;
         }
@@ -123,7 +131,7 @@ pub fn pending(times: u32) -> impl Served<Full<Bytes>> {
     })
 }
 
-async fn hello(_: Request<()>) -> Hello {
+async fn hello(_: Request<Empty<Bytes>>) -> Hello {
     respond()
 }
 
