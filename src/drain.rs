@@ -7,6 +7,7 @@
 mod any;
 mod entrance;
 mod special;
+mod unread;
 
 pub use self::any::AnyResponseFuture;
 
@@ -27,6 +28,7 @@ use tower_service::Service;
 use tracing::warn;
 
 use self::entrance::{Entrance, Late};
+use self::unread::Refused;
 use crate::body::ResponseBody;
 use crate::controller::ShutdownController;
 use crate::error::POLLED_AFTER_COMPLETION;
@@ -56,6 +58,14 @@ use crate::wakers::Remembered;
 /// served when that is ready, until the drain deadline. It counts from the first `poll_ready` after
 /// the trigger to the one that is ready, or to the drop of the service: one that is asked whether it
 /// is ready, and never called, holds nothing up.
+///
+/// The body of a refused request is read and thrown away before the answer: an HTTP/1 connection that
+/// is closed while the client sends is reset, and the client may lose the answer (RFC 9112 §9.6). The
+/// answer is given at the end of the body, after 64 MiB, after 5 seconds, after a second in which
+/// nothing came, or at force, whichever is first. Over HTTP/2 this is done only where the length of
+/// the body is known, and not for gRPC. A client that asks first, by `Expect: 100-continue`, is
+/// answered at once. A refused request is not in flight while it is read. Where tokio has no timer,
+/// only what has already arrived is read.
 ///
 /// Streams that would never end by themselves do so when draining begins, cleanly and not all at
 /// once: server-sent events, and what [`long_lived`](DrainLayer::long_lived) adds. A request that
@@ -126,21 +136,22 @@ pub struct Drain<S, M = Http> {
 }
 
 pin_project! {
-    /// The response future of [`Drain`] around an HTTP service.
+    /// The response future of [`Drain`] around an HTTP service: `F` is the inner service's, `B` the body
+    /// of the request, which is read if the request is refused.
     ///
     /// # Panics
     ///
     /// When it is polled again after it has completed.
     #[must_use = "futures do nothing unless polled"]
-    pub struct ResponseFuture<F> {
+    pub struct ResponseFuture<F, B> {
         #[pin]
-        state: State<F>,
+        state: State<F, B>,
     }
 }
 
 pin_project! {
     #[project = StateProj]
-    enum State<F> {
+    enum State<F, B> {
         /// Of a request that was let in.
         Admitted {
             // Declared first, so that it is dropped first.
@@ -151,7 +162,7 @@ pin_project! {
             remembered: Remembered,
         },
         // None when it has completed.
-        Over { refused: Rare<Box<Response<Bytes>>> },
+        Over { refused: Rare<Box<Refused<B>>> },
     }
 }
 
@@ -422,11 +433,12 @@ impl<S, M> Drain<S, M> {
 impl<S, ReqBody, ResBody> Service<Request<ReqBody>> for Drain<S, Http>
 where
     S: Service<Request<ReqBody>, Response = Response<ResBody>>,
+    ReqBody: Body,
     ResBody: Body,
 {
     type Response = Response<ResponseBody<ResBody>>;
     type Error = S::Error;
-    type Future = ResponseFuture<S::Future>;
+    type Future = ResponseFuture<S::Future, ReqBody>;
 
     #[inline]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
@@ -479,12 +491,13 @@ impl<S: fmt::Debug, M> fmt::Debug for Drain<S, M> {
 
 // ===== impl ResponseFuture =====
 
-impl<F, B, E> Future for ResponseFuture<F>
+impl<F, ReqBody, ResBody, E> Future for ResponseFuture<F, ReqBody>
 where
-    F: Future<Output = Result<Response<B>, E>>,
-    B: Body,
+    F: Future<Output = Result<Response<ResBody>, E>>,
+    ReqBody: Body,
+    ResBody: Body,
 {
-    type Output = Result<Response<ResponseBody<B>>, E>;
+    type Output = Result<Response<ResponseBody<ResBody>>, E>;
 
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
@@ -498,6 +511,9 @@ where
                 remembered,
             } = state.as_mut().project()
             else {
+                if state.as_mut().poll_refused(cx).is_pending() {
+                    return Poll::Pending;
+                }
                 break 'rare Poll::Ready(Ok(state.as_mut().answer()));
             };
             // Before every poll of the inner: one that wakes itself would outrun the wake-up.
@@ -528,7 +544,7 @@ where
     }
 }
 
-impl<F> ResponseFuture<F> {
+impl<F, B> ResponseFuture<F, B> {
     #[inline]
     fn admitted(inner: F, guard: Admission) -> Self {
         Self {
@@ -542,15 +558,15 @@ impl<F> ResponseFuture<F> {
 
     #[cold]
     #[inline(never)]
-    fn refused(response: Response<Bytes>) -> Self {
-        let refused = Rare::of(Box::new(response));
+    fn refused(refused: Refused<B>) -> Self {
+        let refused = Rare::of(Box::new(refused));
         Self {
             state: State::Over { refused },
         }
     }
 }
 
-impl<F> State<F> {
+impl<F, ReqBody> State<F, ReqBody> {
     /// Completed, or cut. Not a constant, which would have the whole of it copied.
     #[inline]
     fn done() -> Self {
@@ -584,6 +600,22 @@ impl<F> State<F> {
         })
     }
 
+    /// Ready when a refused request may be answered.
+    #[cold]
+    #[inline(never)]
+    fn poll_refused(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()>
+    where
+        ReqBody: Body,
+    {
+        match self.project() {
+            StateProj::Over { refused } => match refused.as_mut() {
+                Some(refused) => refused.poll_ready(cx),
+                None => Poll::Ready(()),
+            },
+            StateProj::Admitted { .. } => Poll::Ready(()),
+        }
+    }
+
     /// Answers in the inner's place: a request that was refused, or one that is cut, for force has come.
     #[cold]
     #[inline(never)]
@@ -597,14 +629,14 @@ impl<F> State<F> {
                 into_response(reject::cut(facts))
             }
             StateProj::Over { refused } => match refused.take() {
-                Some(response) => into_response(*response),
+                Some(refused) => into_response(refused.response),
                 None => panic!("{POLLED_AFTER_COMPLETION}"),
             },
         }
     }
 }
 
-impl<F> fmt::Debug for ResponseFuture<F> {
+impl<F, B> fmt::Debug for ResponseFuture<F, B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = match &self.state {
             State::Admitted { guard, .. } if guard.way().is_none() => "exempt",

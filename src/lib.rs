@@ -118,6 +118,7 @@ mod health;
 mod hooks;
 mod into_result;
 mod layer_shard;
+mod linger;
 mod long_lived;
 mod maintenance;
 mod metrics;

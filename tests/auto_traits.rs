@@ -2,6 +2,7 @@
 
 use std::fmt::Debug;
 use std::future::Ready;
+use std::marker::PhantomPinned;
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -54,7 +55,10 @@ fn layers_services_futures_and_bodies_are_send_and_sync() {
     is_all::<DrainLayer<Mode>>();
     is_all::<Drain<Service>>();
     is_all::<Drain<Service, Mode>>();
-    is_all::<DrainFuture<Ready<()>>>();
+    is_all::<DrainFuture<Ready<()>, Full<Bytes>>>();
+    // Some request bodies are not `Sync`, and some are not `Unpin`.
+    is_all::<DrainFuture<Ready<()>, axum::body::Body>>();
+    is_all::<DrainFuture<Ready<()>, PhantomPinned>>();
     is_all::<AnyDrainFuture<Ready<()>>>();
     is_all::<RequestTrackingLayer>();
     is_all::<RequestTrackingLayer<Mode>>();

@@ -332,7 +332,7 @@ macro_rules! assert_growth {
     ($($inner:ty),* $(,)?) => {$(
         let inner = size_of::<$inner>();
         let futures = [
-            size_of::<DrainFuture<$inner>>(),
+            size_of::<DrainFuture<$inner, [u64; 5]>>(),
             size_of::<AnyDrainFuture<$inner>>(),
             size_of::<RequestTrackingFuture<$inner, Http>>(),
             size_of::<RequestTrackingFuture<$inner, AnyService>>(),

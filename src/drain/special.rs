@@ -5,6 +5,7 @@ use http::{Extensions, Request, Response};
 use http_body::Body;
 
 use super::ResponseFuture;
+use super::unread::{self, Refused};
 use crate::body::Lasting;
 use crate::error::ShuttingDown;
 use crate::facts::Facts;
@@ -18,13 +19,17 @@ use crate::upgrade::UpgradeGuard;
 /// Refuses a request that was not admitted.
 #[cold]
 #[inline(never)]
-pub(super) fn refused<F, ReqBody>(
+pub(super) fn refused<F, ReqBody: Body>(
     handle: &LayerHandle<Options>,
     request: Request<ReqBody>,
-) -> ResponseFuture<F> {
+) -> ResponseFuture<F, ReqBody> {
     handle.shard.note_refused();
-    let refused = ShuttingDown::new(handle.shard.is_paused());
-    ResponseFuture::refused(handle.options.refuse(request, refused))
+    let why = ShuttingDown::new(handle.shard.is_paused());
+    let is_read = unread::is_read(&request);
+    let (parts, body) = request.into_parts();
+    let response = (handle.options).refuse(Request::from_parts(parts, ()), why);
+    let unread = is_read.then_some(body);
+    ResponseFuture::refused(Refused::new(response, unread, handle))
 }
 
 /// Puts a guard for what comes after the response into the extensions of a request.

@@ -5,20 +5,12 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
-/// How much, and for how long, is read and thrown away.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Limits {
-    pub(super) bytes: u64,
-    pub(super) time: Duration,
-}
-
-/// The longest silence that is waited for.
-const SILENCE: Duration = Duration::from_secs(1);
+pub(super) use crate::linger::Limits;
+use crate::linger::SILENCE;
 
 /// Reads and throws away what the client still sends, until it closes its side too.
 pub(super) struct Lingering {

@@ -60,10 +60,7 @@ impl Default for Settings {
             header_read_timeout: Duration::from_secs(30),
             handshake_timeout: Duration::from_secs(10),
             grace: Duration::from_secs(1),
-            lingering: Limits {
-                bytes: 64 << 20,
-                time: Duration::from_secs(5),
-            },
+            lingering: Limits::default(),
             http1: Vec::new(),
             http2: Vec::new(),
         }
