@@ -57,6 +57,10 @@ impl OpenConnection {
         let core = Arc::clone(core);
         Self { core, is_watched }
     }
+
+    pub(crate) fn core(&self) -> &Arc<Core> {
+        &self.core
+    }
 }
 
 impl Drop for OpenConnection {

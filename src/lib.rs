@@ -188,7 +188,7 @@ pub use tracking::{RequestTracking, RequestTrackingLayer};
 pub use upgrade::UpgradeGuard;
 pub use wait::Wait;
 #[cfg(feature = "server")]
-pub use watch::{GracefulConnection, Watch};
+pub use watch::{GracefulConnection, Watch, WatchError, WatchHandshake};
 
 /// The response futures of the services.
 ///

@@ -101,11 +101,6 @@ impl<T> Wait<T> {
         }
     }
 
-    #[cfg(feature = "server")]
-    pub(crate) fn core(&self) -> &Arc<Core> {
-        &self.core
-    }
-
     /// Whether what it waits for has come, for what is not taken back.
     #[cfg(feature = "server")]
     pub(crate) fn is_over(&self) -> bool {

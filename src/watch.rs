@@ -1,42 +1,32 @@
 //! A connection of somebody else's accept loop.
 
+mod graceful;
+mod handshake;
+mod silence;
+mod told;
+
+pub use self::graceful::GracefulConnection;
+pub use self::handshake::{WatchError, WatchHandshake};
+
+pub(crate) use self::told::Told;
+
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use http::{Request, Response};
-use http_body::Body;
-use hyper::body::Incoming;
-use hyper::rt::bounds::Http2ServerConnExec;
-use hyper::rt::{Read, Write};
-use hyper::server::conn::{http1, http2};
-use hyper::service::Service;
-use hyper_util::server::conn::auto;
 use pin_project_lite::pin_project;
-use tokio::time::{Sleep, sleep_until};
+use tokio::time::{Instant, Sleep, sleep_until};
 use tracing::debug;
 
+use self::silence::Silence;
 use crate::connections::OpenConnection;
 use crate::controller::ShutdownController;
-use crate::core::ENDED;
-use crate::error::BoxError;
+use crate::core::{Core, ENDED};
 use crate::milestones::event;
+use crate::sync::Arc;
 use crate::wait::Wait;
-
-/// A connection that can be told to end with the answers that are under way.
-///
-/// hyper's connections are, of both versions, with upgrades and without, and those of hyper-util's
-/// `auto` builder. Implement it for others to have them [watched](ShutdownController::watch).
-pub trait GracefulConnection: Future<Output = Result<(), Self::Error>> {
-    /// Why a connection failed.
-    type Error;
-
-    /// Takes no more requests, and closes when the last answer has been written: at once, if it is
-    /// idle.
-    fn graceful_shutdown(self: Pin<&mut Self>);
-}
 
 pin_project! {
     /// The future of [`ShutdownController::watch`].
@@ -77,6 +67,8 @@ pin_project! {
         told: Told,
         // When it is told to go.
         alarm: Option<Pin<Box<Sleep>>>,
+        // On HTTP/2, from then on.
+        silence: Option<Box<Silence>>,
     }
 }
 
@@ -84,32 +76,47 @@ pin_project! {
 enum Stage {
     /// Nobody has told it to go.
     Serving,
-    /// Draining has begun; it may bring one more request, which is refused.
+    /// Draining has begun; it may bring one more request.
     Draining,
     /// It ends with its last answer.
     Leaving,
 }
 
-/// A wait for something that is never taken back. It does not go to the list of waiters, which all
-/// connections share, at every poll of the connection: that would cost every request.
-struct Told {
-    wait: Wait,
-    waker: Option<Waker>,
-}
-
-/// How long one that has just come may take for its first request.
+/// How long one that has just come may take for its first request, and an HTTP/2 peer for a sign of
+/// life.
 const GRACE: Duration = Duration::from_secs(1);
 
 impl ShutdownController {
     /// Drives one connection of an accept loop of your own, and ends it with the shutdown.
     ///
-    /// From the moment of the call on the connection is open for the shutdown: the drain is over
-    /// only when it is closed, which hyper does when the last byte of the last answer has been
-    /// written. It goes on for [`refuse_for`](crate::ShutdownConfig::refuse_for) from the beginning
-    /// of draining, so that a request that is on its way is refused and not lost, and is then told
-    /// to end with what is under way; one that was accepted while draining gets a second. When
-    /// admitted work is cut, its answers have a moment to be written; then the connection is
-    /// dropped.
+    /// The connection is open for the shutdown from the call on, not from the first poll: the drain
+    /// is over only when it is closed, which hyper does when the last byte of the last answer has
+    /// been written. If there is a handshake first, such as that of TLS, use
+    /// [`watch_handshake`](Self::watch_handshake): a client that is in its handshake at the trigger
+    /// is lost otherwise.
+    ///
+    /// When draining begins, an idle connection may bring a request for another 200 ms (or for
+    /// [`refuse_for`](crate::ShutdownConfig::refuse_for), if that is set). Then it is told to end
+    /// with what is under way. One that was accepted while draining gets a second instead. Each of
+    /// these times is at most half of what is left of the drain. When admitted work is cut, its
+    /// answers have a moment to be written; then the connection is dropped.
+    ///
+    /// An answer that is being written is waited for as long as the drain lasts, however slowly the
+    /// client reads. An HTTP/2 peer that is there answers the goodbye at once (RFC 9113 §6.8), also
+    /// if its user does not read. So an HTTP/2 connection is dropped when nothing has come from its
+    /// peer within a second after the goodbye, or within a second after the last work in flight has
+    /// ended, if that is later: a peer that has never sent its preface, or is gone without a word.
+    ///
+    /// What is not promised:
+    ///
+    /// - hyper-util's `auto` connection does not tell its protocol. Before its first bytes it ends
+    ///   when it is told to; after that, a peer of HTTP/2 that has fallen silent holds the drain up
+    ///   to its deadline. Let hyper find such peers (`keep_alive_interval` and `keep_alive_timeout`
+    ///   of its HTTP/2 builder), or choose `http1::Builder` or `http2::Builder` by ALPN.
+    /// - So does a peer of HTTP/2 that gives a sign of life after the goodbye and falls silent then,
+    ///   and a client of HTTP/1 that has sent half of a request.
+    /// - What hyper still has to write to an HTTP/2 peer that takes nothing from its socket for
+    ///   those seconds is lost, if its body has ended and so is in flight no more.
     ///
     /// [`serve`](crate::serve) does more: it asks clients to leave in the lame duck already, tells
     /// half a request from an idle connection, follows upgrades, and lets no early answer be lost.
@@ -151,12 +158,9 @@ impl ShutdownController {
     ///             () = &mut stop => return std::io::Result::Ok(()),
     ///         };
     ///         let service = TowerToHyperService::new(app.clone());
-    ///         let watched = ctl.clone();
-    ///         tokio::spawn(async move {
-    ///             let builder = auto::Builder::new(TokioExecutor::new());
-    ///             let connection = builder.serve_connection(TokioIo::new(stream), service);
-    ///             let _ = watched.watch(connection.into_owned()).await;
-    ///         });
+    ///         let builder = auto::Builder::new(TokioExecutor::new());
+    ///         let connection = builder.serve_connection(TokioIo::new(stream), service);
+    ///         tokio::spawn(ctl.watch(connection.into_owned()));
     ///     }
     /// };
     /// # ctl.trigger(ShutdownReason::Manual);
@@ -165,47 +169,73 @@ impl ShutdownController {
     /// # }
     /// ```
     pub fn watch<C: GracefulConnection>(&self, connection: C) -> Watch<C> {
-        let reached = self.core().milestones();
-        Watch {
-            connection: Some(connection),
-            open: OpenConnection::watched(self.core()),
-            came_late: reached.has(event::CLOSED),
-            stage: Stage::Serving,
-            told: Told::new(self.wait(event::CLOSED)),
-            alarm: None,
-        }
+        Watch::new(OpenConnection::watched(self.core()), connection)
     }
 }
 
+/// Waits for draining to begin.
+fn told_of_draining(core: &Arc<Core>) -> Told {
+    Told::new(Wait::new(core, event::CLOSED))
+}
+
+/// Waits for the moment when every connection is dropped.
+fn told_to_disconnect(core: &Arc<Core>) -> Told {
+    Told::new(Wait::new(core, event::DISCONNECT | ENDED))
+}
+
+/// Returns the grace: at most half of what is left of the drain.
+fn grace(core: &Core) -> Duration {
+    let left = core.notice().and_then(|notice| notice.drain_remaining());
+    GRACE.min(left.map_or(GRACE, |left| left / 2))
+}
+
 // ===== impl Watch =====
+
+impl<C> Watch<C> {
+    fn new(open: OpenConnection, connection: C) -> Self {
+        let core = open.core();
+        Self {
+            connection: Some(connection),
+            came_late: core.milestones().has(event::CLOSED),
+            stage: Stage::Serving,
+            told: told_of_draining(core),
+            alarm: None,
+            silence: None,
+            open,
+        }
+    }
+}
 
 impl<C: GracefulConnection> Future for Watch<C> {
     type Output = Result<(), C::Error>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
+        let core = this.open.core();
         loop {
             let Some(mut connection) = this.connection.as_mut().as_pin_mut() else {
                 panic!("`Watch` polled after completion");
             };
-            if let Poll::Ready(result) = connection.as_mut().poll(cx) {
+            let polled = match this.silence {
+                Some(silence) => {
+                    let mut cx = Context::from_waker(silence.waker(cx));
+                    connection.as_mut().poll(&mut cx)
+                }
+                None => connection.as_mut().poll(cx),
+            };
+            if let Poll::Ready(result) = polled {
                 this.connection.set(None);
                 return Poll::Ready(result);
             }
             match this.stage {
                 Stage::Serving => {
                     ready!(this.told.poll(cx));
-                    let core = this.told.wait.core();
-                    let until = core.notice().and_then(|notice| {
-                        if !*this.came_late {
-                            return core.idle_until(&notice);
-                        }
-                        let left = notice.drain_remaining().unwrap_or(Duration::MAX);
-                        notice.now().checked_add(GRACE.min(left / 2))
-                    });
+                    let until = match this.came_late {
+                        true => Instant::now().checked_add(grace(core)),
+                        false => core.notice().and_then(|notice| core.idle_until(&notice)),
+                    };
                     *this.alarm = until.map(|until| Box::pin(sleep_until(until)));
-                    let disconnect = Wait::new(core, event::DISCONNECT | ENDED);
-                    *this.told = Told::new(disconnect);
+                    *this.told = told_to_disconnect(core);
                     *this.stage = Stage::Draining;
                     continue;
                 }
@@ -214,12 +244,20 @@ impl<C: GracefulConnection> Future for Watch<C> {
                         return Poll::Pending;
                     };
                     ready!(alarm.as_mut().poll(cx));
-                    connection.graceful_shutdown();
+                    connection.as_mut().graceful_shutdown();
+                    let silence = || Box::new(Silence::new(core, grace(core), cx));
+                    *this.silence = connection.is_http2().then(silence);
                     *this.stage = Stage::Leaving;
                     continue;
                 }
-                Stage::Draining => {}
-                Stage::Leaving => ready!(this.told.poll(cx)),
+                Stage::Leaving if this.told.poll(cx).is_pending() => {
+                    let Some(silence) = this.silence else {
+                        return Poll::Pending;
+                    };
+                    ready!(silence.poll(core, cx));
+                    debug!("its peer does not answer");
+                }
+                Stage::Draining | Stage::Leaving => {}
             }
             this.connection.set(None);
             debug!("connection cut");
@@ -235,62 +273,3 @@ impl<C> fmt::Debug for Watch<C> {
             .finish_non_exhaustive()
     }
 }
-
-// ===== impl Told =====
-
-impl Told {
-    fn new(wait: Wait) -> Self {
-        let waker = None;
-        Self { wait, waker }
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let registered = self.waker.as_ref().is_some_and(|w| w.will_wake(cx.waker()));
-        if registered && !self.wait.is_over() {
-            return Poll::Pending;
-        }
-        self.waker = Some(cx.waker().clone());
-        Pin::new(&mut self.wait).poll(cx)
-    }
-}
-
-// ===== impl GracefulConnection =====
-
-macro_rules! graceful {
-    ([$($generics:tt)*] $connection:ty, $error:ty, [$($bounds:tt)*]) => {
-        impl<$($generics)*> GracefulConnection for $connection
-        where
-            S: Service<Request<Incoming>, Response = Response<B>>,
-            S::Error: Into<BoxError>,
-            I: Read + Write + Unpin + 'static,
-            B: Body + 'static,
-            B::Error: Into<BoxError>,
-            $($bounds)*
-        {
-            type Error = $error;
-
-            fn graceful_shutdown(self: Pin<&mut Self>) {
-                // The inherent one.
-                <$connection>::graceful_shutdown(self);
-            }
-        }
-    };
-}
-
-graceful!([I, S, B] http1::Connection<I, S>, hyper::Error, []);
-graceful!([I, S, B] http1::UpgradeableConnection<I, S>, hyper::Error, [I: Send]);
-graceful!(
-    [I, S, B, E] http2::Connection<I, S, E>,
-    hyper::Error,
-    [E: Http2ServerConnExec<S::Future, B>]
-);
-graceful!(
-    [I, S, B, E] auto::Connection<'_, I, S, E>,
-    BoxError,
-    [S::Future: 'static, E: auto::HttpServerConnExec<S::Future, B>]
-);
-graceful!(
-    [I, S, B, E] auto::UpgradeableConnection<'_, I, S, E>,
-    BoxError,
-    [S::Future: 'static, I: Send, E: auto::HttpServerConnExec<S::Future, B>]
-);
