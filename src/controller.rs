@@ -736,7 +736,7 @@ impl ShutdownController {
     /// asked does the drain leave late clients that time.
     ///
     /// What waits in the kernel's backlog when a listener is closed is reset. [`serve`](crate::serve)
-    /// takes it first.
+    /// takes it first, and so does `DrainListener` (feature `axum`), for `axum::serve`.
     ///
     /// # Examples
     ///

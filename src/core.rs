@@ -66,7 +66,7 @@ pub(crate) fn note_own_thread() {
 }
 
 /// How long an idle connection may still bring a request when draining has begun.
-#[cfg(feature = "server")]
+#[cfg(any(feature = "server", feature = "axum"))]
 const IDLE: Duration = Duration::from_millis(200);
 
 /// The end, of a shutdown or of a start-up.
@@ -180,7 +180,7 @@ impl Core {
     }
 
     /// Returns until when an idle connection may bring one more request, in a drain that begins now.
-    #[cfg(feature = "server")]
+    #[cfg(any(feature = "server", feature = "axum"))]
     pub(crate) fn idle_until(&self, notice: &ShutdownNotice) -> Option<Instant> {
         let time = match self.config.serves_late() {
             true => IDLE.min(self.config.late_for),

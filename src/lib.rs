@@ -36,6 +36,8 @@
 //!   [`RequestTrackingLayer`] only counts them.
 //! - `serve` (feature `server`) is a server of our own, which looks after what a layer cannot see: idle
 //!   connections, HTTP/2's goodbye, upgraded sockets, the last byte of an answer.
+//! - `DrainListener` (feature `axum`) is a listener for `axum::serve` that resets nobody when it closes;
+//!   `ShutdownController::watch` (feature `server`) is for an accept loop of your own.
 //! - [`LongLived`] names streams that are ended when draining begins; an [`UpgradeGuard`] keeps a
 //!   WebSocket counted.
 //! - [`InFlightGuard`] counts work that is no tower call.
@@ -81,9 +83,10 @@
 //!
 //! | feature | default | what it adds |
 //! |---|---|---|
+//! | `axum` | no | `DrainListener`, a listener for `axum::serve`; `UnixSocket` |
 //! | `health` | yes | `HealthService`, `HealthLayer` |
 //! | `persist` | yes | `StateStore`, `FileStore`, `MemoryStore`, `ShutdownController::persist` |
-//! | `server` | no | `serve`, `ShutdownController::watch` |
+//! | `server` | no | `serve`, `ShutdownController::watch` and `watch_handshake`, `UnixSocket` |
 //! | `serde` | yes | `ShutdownConfig` from and to the formats of serde, `Metrics` to them |
 //! | `signal` | yes | `ShutdownController::listen_for_signals` |
 //!
@@ -91,7 +94,7 @@
 //!
 //! `tower_http`'s in-flight layer counts, and neither waits, refuses nor cuts. `tokio_util`'s
 //! `TaskTracker` waits for tasks, and admits more after `close`. `drain` waits, and lets go at the
-//! response head. hyper-util's `GracefulShutdown` and `axum::serve` wait for connections, without a
+//! response head. hyper-util's `DrainSignal` and `axum::serve` wait for connections, without a
 //! deadline. The README has the whole table.
 
 #![forbid(unsafe_code)]
@@ -99,6 +102,8 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod arrivals;
+#[cfg(any(feature = "server", feature = "axum"))]
+mod backlog;
 mod body;
 mod cleanup;
 mod config;
@@ -107,6 +112,8 @@ mod connections;
 mod controller;
 mod core;
 mod drain;
+#[cfg(feature = "axum")]
+mod drain_listener;
 mod driver;
 mod error;
 mod facts;
@@ -150,6 +157,8 @@ mod sync;
 mod tasks;
 mod thread_index;
 mod tracking;
+#[cfg(all(unix, any(feature = "server", feature = "axum")))]
+mod unix_socket;
 mod upgrade;
 mod wait;
 mod wakers;
@@ -160,6 +169,8 @@ pub use body::{ResponseBody, TrackedBody};
 pub use config::{ConfigError, ShutdownConfig};
 pub use controller::ShutdownController;
 pub use drain::{Drain, DrainLayer};
+#[cfg(feature = "axum")]
+pub use drain_listener::{DrainIo, DrainListener, DrainSignal};
 pub use error::{BoxError, Forced, ShuttingDown};
 pub use guard::{GuardWait, InFlightGuard};
 #[cfg(feature = "health")]
@@ -185,6 +196,8 @@ pub use state::{LifecycleState, ShutdownReason};
 #[cfg(feature = "persist")]
 pub use store::{FileStore, MemoryStore, StateStore, StoreError};
 pub use tracking::{RequestTracking, RequestTrackingLayer};
+#[cfg(all(unix, any(feature = "server", feature = "axum")))]
+pub use unix_socket::UnixSocket;
 pub use upgrade::UpgradeGuard;
 pub use wait::Wait;
 #[cfg(feature = "server")]

@@ -114,7 +114,9 @@ fn the_signal_error_is_an_error() {
 #[cfg(feature = "server")]
 #[test]
 fn servers_and_watched_connections_are_send() {
-    use tower_lifecycle::{NoHandshake, Serve, Serving, StreamExecutor, Watch};
+    use tower_lifecycle::{
+        NoHandshake, Serve, Serving, StreamExecutor, Watch, WatchError, WatchHandshake,
+    };
 
     type Connection = hyper::server::conn::http2::Connection<
         hyper_util::rt::TokioIo<tokio::net::TcpStream>,
@@ -125,7 +127,26 @@ fn servers_and_watched_connections_are_send() {
     is_send::<Serve<tokio::net::TcpListener, axum::Router>>();
     is_send::<Serving>();
     is_send::<Watch<Connection>>();
+    is_send::<WatchHandshake<Ready<std::io::Result<Connection>>, Connection>>();
+    is_error::<WatchError<std::io::Error, hyper::Error>>();
+    is_error::<WatchError<std::io::Error, BoxError>>();
     is_all::<NoHandshake>();
     is_all::<StreamExecutor>();
     is_clone::<StreamExecutor>();
+}
+
+#[cfg(feature = "axum")]
+#[test]
+fn the_listener_for_axum_is_send() {
+    use tower_lifecycle::{DrainIo, DrainListener, DrainSignal};
+
+    is_all::<DrainListener<tokio::net::TcpListener>>();
+    is_all::<DrainIo<tokio::net::TcpStream>>();
+    is_all::<DrainSignal>();
+}
+
+#[cfg(all(unix, any(feature = "server", feature = "axum")))]
+#[test]
+fn the_unix_socket_is_send() {
+    is_all::<tower_lifecycle::UnixSocket>();
 }

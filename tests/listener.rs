@@ -1,4 +1,4 @@
-//! When to close the listener: `stop_accepting()` against closing it as soon as draining begins.
+//! How to close the listener of `axum::serve`: with what waits in its backlog, or after that.
 //!
 //! In each round some clients have connected and sent their requests, and wait in the kernel's
 //! backlog, when the trigger comes; others arrive during the drain.
@@ -12,6 +12,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use axum::Router;
 use axum::routing::get;
@@ -20,7 +21,11 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Builder;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
-use tower_lifecycle::{DrainLayer, ShutdownController, ShutdownReason, ShutdownReport, Wait};
+#[cfg(feature = "axum")]
+use tower_lifecycle::DrainListener;
+use tower_lifecycle::{
+    DrainLayer, ShutdownConfig, ShutdownController, ShutdownReason, ShutdownReport,
+};
 
 use support::{Event, Held, in_time};
 
@@ -49,40 +54,87 @@ struct Ledger {
     ambiguous: usize,
 }
 
+/// How the listener is closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// When draining begins.
+    StopAccepting,
+    /// After it has been open, and refusing, for a while.
+    RefuseFor,
+    /// When draining has begun and its backlog is empty.
+    #[cfg(feature = "axum")]
+    DrainListener,
+}
+
+impl Way {
+    fn config(self) -> ShutdownConfig {
+        match self {
+            Way::RefuseFor => ShutdownConfig::default().refuse_for(Duration::from_millis(200)),
+            _ => ShutdownConfig::default().late_for(Duration::from_secs(10)),
+        }
+    }
+}
+
+/// What became of the requests of both kinds of clients.
+#[derive(Debug, Default)]
+struct Ledgers {
+    backlog: Ledger,
+    newcomers: Ledger,
+}
+
+#[cfg(feature = "axum")]
 #[tokio::test]
-async fn with_stop_accepting_every_client_gets_a_response() {
-    let ledger = play(5, ShutdownController::stop_accepting).await;
+async fn with_drain_listener_every_client_in_the_backlog_is_served() {
+    let ledgers = play(5, Way::DrainListener).await;
     let expected = Ledger {
-        answered: 5 * 2,
-        refused: 5 * (IN_THE_BACKLOG + NEWCOMERS),
+        answered: 5 * IN_THE_BACKLOG,
         ..Ledger::default()
     };
-    assert_eq!(ledger, expected);
+    assert_eq!(ledgers.backlog, expected);
+    assert_eq!(ledgers.newcomers.refused, 0, "{}", ledgers.newcomers);
+}
+
+#[tokio::test]
+async fn with_refuse_for_every_client_gets_a_response() {
+    let ledgers = play(5, Way::RefuseFor).await;
+    let refused = |clients| Ledger {
+        refused: 5 * clients,
+        ..Ledger::default()
+    };
+    assert_eq!(ledgers.backlog, refused(IN_THE_BACKLOG));
+    assert_eq!(ledgers.newcomers, refused(NEWCOMERS));
 }
 
 #[tokio::test]
 #[ignore = "measures, and does not judge: run it with --nocapture"]
-async fn figures_of_both_ways_to_close_the_listener() {
-    let late = play(20, ShutdownController::stop_accepting).await;
-    println!("closed by stop_accepting():    {late}");
-    let early = play(20, ShutdownController::draining).await;
-    println!("closed when draining begins:   {early}");
-}
-
-/// Plays some rounds; `close` says when the listener is closed.
-async fn play(rounds: usize, close: fn(&ShutdownController) -> Wait) -> Ledger {
-    let mut ledger = Ledger::default();
-    for _ in 0..rounds {
-        in_time(round(&mut ledger, close)).await;
+async fn figures_of_each_way_to_close_the_listener() {
+    let ways = [
+        Way::StopAccepting,
+        Way::RefuseFor,
+        #[cfg(feature = "axum")]
+        Way::DrainListener,
+    ];
+    for way in ways {
+        let Ledgers { backlog, newcomers } = play(20, way).await;
+        println!("{way:?}\n  in the backlog: {backlog}\n  newcomers:      {newcomers}");
     }
-    ledger
 }
 
-async fn round(ledger: &mut Ledger, close: fn(&ShutdownController) -> Wait) {
-    let (ctl, held) = (ShutdownController::new(), Held::new());
-    let server = Server::start(&ctl, &held, close(&ctl)).await;
+/// Plays some rounds.
+async fn play(rounds: usize, way: Way) -> Ledgers {
+    let mut ledgers = Ledgers::default();
+    for _ in 0..rounds {
+        in_time(round(&mut ledgers, way)).await;
+    }
+    ledgers
+}
+
+async fn round(ledgers: &mut Ledgers, way: Way) {
+    let ctl = ShutdownController::with_config(way.config()).unwrap();
+    let held = Held::new();
+    let server = Server::start(&ctl, &held, way).await;
     let address = server.address;
-    let mut clients = JoinSet::new();
+    let (mut backlog, mut newcomers) = (JoinSet::new(), JoinSet::new());
 
     // One is at work until the last client has its response.
     let at_work = tokio::spawn(exchange(connect("/held", address).await.unwrap()));
@@ -92,25 +144,30 @@ async fn round(ledger: &mut Ledger, close: fn(&ShutdownController) -> Wait) {
     let busy = tokio::spawn(exchange(connect("/busy", address).await.unwrap()));
     server.busy.happened().await;
     for _ in 0..IN_THE_BACKLOG {
-        clients.spawn(exchange(connect("/", address).await.unwrap()));
+        backlog.spawn(exchange(connect("/", address).await.unwrap()));
     }
     ctl.trigger(ShutdownReason::Manual);
     server.release.send(()).unwrap();
 
     for _ in 0..NEWCOMERS {
-        clients.spawn(async move {
+        newcomers.spawn(async move {
             match connect("/", address).await {
                 Ok(stream) => exchange(stream).await,
                 Err(_) => Fate::TurnedAway,
             }
         });
     }
-    while let Some(fate) = clients.join_next().await {
-        ledger.note(fate.unwrap());
+    while let Some(fate) = backlog.join_next().await {
+        ledgers.backlog.note(fate.unwrap());
+    }
+    while let Some(fate) = newcomers.join_next().await {
+        ledgers.newcomers.note(fate.unwrap());
     }
     held.released.happens();
-    ledger.note(at_work.await.unwrap());
-    ledger.note(busy.await.unwrap());
+    for admitted in [at_work, busy] {
+        let fate = admitted.await.unwrap();
+        assert!(matches!(fate, Fate::Answered), "{fate:?}");
+    }
     let report = tokio::task::spawn_blocking(|| server.thread.join());
     assert!(report.await.unwrap().unwrap().is_graceful());
 }
@@ -126,7 +183,7 @@ struct Server {
 }
 
 impl Server {
-    async fn start(ctl: &ShutdownController, held: &Held, closing: Wait) -> Self {
+    async fn start(ctl: &ShutdownController, held: &Held, way: Way) -> Self {
         let entered = Event::new();
         let (release, released) = mpsc::channel();
         let (entering, released) = (entered.clone(), Arc::new(Mutex::new(released)));
@@ -145,8 +202,18 @@ impl Server {
             let runtime = Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
                 let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-                bound.send(listener.local_addr().unwrap()).unwrap();
-                let server = axum::serve(listener, app).with_graceful_shutdown(closing);
+                let address = listener.local_addr().unwrap();
+                #[cfg(feature = "axum")]
+                if way == Way::DrainListener {
+                    let listener = DrainListener::new(listener, &ctl);
+                    let stop = listener.graceful_shutdown();
+                    bound.send(address).unwrap();
+                    let server = axum::serve(listener, app).with_graceful_shutdown(stop);
+                    return ctl.run(server).await;
+                }
+                let stop = ctl.stop_accepting();
+                bound.send(address).unwrap();
+                let server = axum::serve(listener, app).with_graceful_shutdown(stop);
                 ctl.run(server).await
             })
         });
@@ -176,7 +243,7 @@ async fn exchange(mut stream: TcpStream) -> Fate {
         return Fate::Ambiguous;
     }
     let is_whole = |body: &str| response.ends_with(&format!("\r\n\r\n{body}"));
-    if response.starts_with("HTTP/1.1 200 ") && (is_whole("") || is_whole(Held::ANSWER)) {
+    if response.starts_with("HTTP/1.1 200 ") && ["", "ok", Held::ANSWER].into_iter().any(is_whole) {
         Fate::Answered
     } else if response.starts_with("HTTP/1.1 503 ")
         && response.contains("\r\nretry-after: 1\r\n")

@@ -1,14 +1,13 @@
 //! The server: accepts, tells its connections what to do, and ends with the last of them.
 
-use std::future::{Future, pending, poll_fn};
+use std::future::{pending, poll_fn};
 use std::io;
-use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 
 use http::Extensions;
-use tokio::task::{JoinSet, unconstrained, yield_now};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::task::{JoinSet, yield_now};
+use tokio::time::{Instant, sleep};
 use tracing::{debug, error, info, warn};
 
 use super::app::App;
@@ -16,6 +15,7 @@ use super::board::{Board, Plan};
 use super::connection::{Common, Newcomer, serve_connection};
 use super::listener::Listener;
 use super::{Handshake, Introduce, streams};
+use crate::backlog::Backlog;
 use crate::connections::OpenConnection;
 use crate::core::{Core, ENDED};
 use crate::milestones::event;
@@ -28,12 +28,6 @@ use crate::wait::Wait;
 
 /// How long the server waits after an error of accepting, the first time and at most.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
-/// When nobody has come for this long, the backlog is empty.
-const SILENCE: Duration = Duration::from_millis(1);
-/// For how long the backlog is emptied, if it does not become empty.
-const EMPTYING: Duration = Duration::from_millis(50);
-/// How many can be waiting in it then: the kernel's own limit, as it mostly is.
-const BACKLOG: usize = 4096;
 
 /// Runs the server until it is told to stop and its last connection is closed.
 pub(super) async fn run<L, S, H>(
@@ -132,23 +126,13 @@ where
         }
     }
 
-    /// Accepts until nobody has come for a moment, or, when they do not cease to come, for as long as
-    /// somebody is there.
     async fn empty_backlog(&mut self) {
-        let until = Instant::now() + EMPTYING;
-        while Instant::now() < until {
-            match timeout(SILENCE, self.listener.accept()).await {
-                Ok(Ok(connection)) => self.spawn(connection),
-                Ok(Err(error)) if befell_one_connection(&error) => {}
-                Ok(Err(_)) => sleep(SILENCE).await,
-                Err(_) => return,
-            }
-        }
-        for _ in 0..BACKLOG {
-            match poll_once(unconstrained(self.listener.accept())).await {
-                Poll::Ready(Ok(connection)) => self.spawn(connection),
-                Poll::Ready(Err(_)) => {}
-                Poll::Pending => return,
+        let mut backlog = Backlog::new();
+        while let Some(result) = backlog.next(self.listener.accept()).await {
+            match result {
+                Ok(connection) => self.spawn(connection),
+                Err(error) if befell_one_connection(&error) => {}
+                Err(_) => backlog.pause().await,
             }
         }
     }
@@ -217,11 +201,6 @@ fn drain(core: &Core, notice: &ShutdownNotice) -> Plan {
         // Nobody who has nothing in flight is a reason to cut anything at the drain deadline.
         quiet_until: left.and_then(|left| since.checked_add(left / 4 * 3)),
     }
-}
-
-async fn poll_once<F: Future>(future: F) -> Poll<F::Output> {
-    let mut future = pin!(future);
-    poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await
 }
 
 /// The next one may be accepted at once.
