@@ -1,12 +1,11 @@
 //! The quick start: an axum app that drains.
 //!
 //! ```text
-//! cargo run --example axum
+//! cargo run --features axum --example axum
 //! curl -i 127.0.0.1:3000/            # hello
 //! curl -iN 127.0.0.1:3000/slow       # a stream of ten seconds
 //! kill -TERM $(pgrep -x axum)        # while the stream runs
-//! curl -i 127.0.0.1:3000/            # 503, Retry-After
-//! curl -i 127.0.0.1:3000/health      # 503, draining
+//! curl -i 127.0.0.1:3000/            # connection refused: a balancer tries the next one
 //! ```
 
 use std::convert::Infallible;
@@ -16,7 +15,7 @@ use std::time::Duration;
 use axum::body::{Body, Bytes};
 use axum::{Router, routing::get};
 use tokio::net::TcpListener;
-use tower_lifecycle::{DrainLayer, HealthService, ShutdownController};
+use tower_lifecycle::{DrainLayer, DrainListener, HealthService, ShutdownController};
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -45,7 +44,10 @@ async fn main() -> ExitCode {
     let listener = TcpListener::bind(address).await.expect("a free port");
     println!("listening on {}", listener.local_addr().expect("bound"));
 
-    let server = axum::serve(listener, app).with_graceful_shutdown(ctl.stop_accepting());
+    // It takes what waits in the kernel's backlog before it closes.
+    let listener = DrainListener::new(listener, &ctl);
+    let stop = listener.graceful_shutdown();
+    let server = axum::serve(listener, app).with_graceful_shutdown(stop);
     let report = ctl.run(server).await;
     println!("{report}");
     report.exit_code()

@@ -5,9 +5,10 @@
 //! curl -i 127.0.0.1:3000/            # hello
 //! curl -i 127.0.0.1:3000/slow        # takes ten seconds
 //! kill -TERM $(pgrep -x hyper)       # while it does
-//! curl -i 127.0.0.1:3000/            # 503, Retry-After
-//! curl -i 127.0.0.1:3000/health      # 503, draining
+//! curl -i 127.0.0.1:3000/            # connection refused: a balancer tries the next one
 //! ```
+//!
+//! With feature `server` it is shorter: see `examples/accept_loop.rs`.
 
 use std::convert::Infallible;
 use std::process::ExitCode;
@@ -20,7 +21,9 @@ use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::{conn::auto, graceful::GracefulShutdown};
 use hyper_util::service::TowerToHyperService;
-use tokio::{net::TcpListener, task::JoinSet, time::sleep};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
 use tower::{ServiceBuilder, ServiceExt};
 use tower_lifecycle::{DrainLayer, HealthService, ShutdownController};
 
@@ -35,7 +38,7 @@ async fn main() -> ExitCode {
 
     let health = HealthService::new(ctl.clone());
     let service = ServiceBuilder::new()
-        // Probes are answered to the end, all else is refused once draining has begun.
+        // Probes are not counted, and answered to the end.
         .layer(DrainLayer::new(ctl.clone()).exempt_paths(["/health"]))
         .service_fn(move |request| route(health.clone(), request));
     let service = TowerToHyperService::new(service);
@@ -49,6 +52,11 @@ async fn main() -> ExitCode {
     let server = async move {
         let http = auto::Builder::new(TokioExecutor::new());
         let graceful = GracefulShutdown::new();
+        let connection = |stream| {
+            let stream = TokioIo::new(stream);
+            let connection = http.serve_connection_with_upgrades(stream, service.clone());
+            graceful.watch(connection.into_owned())
+        };
         // Dropping the set cuts its connections, so none outlives this future.
         let mut connections = JoinSet::new();
         loop {
@@ -56,10 +64,7 @@ async fn main() -> ExitCode {
                 () = &mut stop => break,
                 accepted = listener.accept() => match accepted {
                     Ok((stream, _)) => {
-                        let stream = TokioIo::new(stream);
-                        let connection =
-                            http.serve_connection_with_upgrades(stream, service.clone());
-                        connections.spawn(graceful.watch(connection.into_owned()));
+                        connections.spawn(connection(stream));
                     }
                     // Such as too many open files, which may pass.
                     Err(error) => {
@@ -70,8 +75,20 @@ async fn main() -> ExitCode {
                 Some(_) = connections.join_next() => {}
             }
         }
+        // Closing the listener resets those who wait in the kernel's backlog.
+        for _ in 0..4096 {
+            match timeout(Duration::from_millis(1), listener.accept()).await {
+                Ok(Ok((stream, _))) => {
+                    connections.spawn(connection(stream));
+                }
+                Ok(Err(error)) => tracing::warn!(%error, "cannot accept"),
+                Err(_) => break,
+            }
+        }
         drop(listener);
-        // Idle connections are closed at once, the others after the response under way.
+        // A request may be on its way on an idle connection, and is served.
+        sleep(Duration::from_millis(200)).await;
+        // Idle ones are closed now, the others after the response under way.
         graceful.shutdown().await;
     };
 

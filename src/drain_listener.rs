@@ -29,7 +29,8 @@ use crate::wait::Wait;
 /// sent requests on many. This listener takes them first: when draining begins it accepts until its
 /// backlog is empty, then closes its socket, and accepts no more. Their requests are served as
 /// [late](crate::ShutdownConfig::late_for) ones. [`graceful_shutdown`](Self::graceful_shutdown) is
-/// the signal that belongs to it. With a [`refuse_for`](crate::ShutdownConfig::refuse_for) above zero
+/// the signal that belongs to it: [`stop_accepting`](ShutdownController::stop_accepting) would end
+/// axum's loop before the backlog is empty. With a [`refuse_for`](crate::ShutdownConfig::refuse_for) above zero
 /// it closes when that is over.
 ///
 /// It wraps any listener of axum's: tokio's `TcpListener`, on Unix its `UnixListener` and

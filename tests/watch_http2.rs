@@ -13,7 +13,8 @@ use axum::routing::get;
 use http::Request;
 use http_body_util::{BodyExt, Empty};
 use hyper::server::conn::{http1, http2};
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -21,7 +22,10 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 use tower_lifecycle::{DrainLayer, ShutdownController, ShutdownReason, ShutdownReport};
 
+/// More than the buffers of two sockets take.
 const LARGE: usize = 16 * 1024 * 1024;
+/// More than the window of a stream takes, of HTTP/2.
+const MEDIUM: usize = 512 * 1024;
 /// Longer than an idle connection and a silent peer are waited for, together.
 const A_WHILE: Duration = Duration::from_millis(2_500);
 /// Much less than the drain, and much more than the grace.
@@ -36,6 +40,8 @@ const GET_SLOW: &[u8] = b"\0\0\x09\x01\x05\0\0\0\x01\x82\x86\x04\x05/slow";
 enum Protocol {
     Http1,
     Http2,
+    /// Told by the first bytes; hyper itself looks whether peers are there.
+    Auto,
 }
 
 fn app() -> Router {
@@ -46,6 +52,7 @@ fn app() -> Router {
     Router::new()
         .route("/", get(|| async { "hello" }))
         .route("/slow", get(slow))
+        .route("/medium", get(|| async { "~".repeat(MEDIUM) }))
         .route("/large", get(|| async { "~".repeat(LARGE) }))
 }
 
@@ -74,6 +81,16 @@ async fn serve(
                 Protocol::Http2 => {
                     let builder = http2::Builder::new(TokioExecutor::new());
                     tokio::spawn(watcher.watch(builder.serve_connection(stream, service)));
+                }
+                Protocol::Auto => {
+                    let mut builder = auto::Builder::new(TokioExecutor::new());
+                    builder
+                        .http2()
+                        .timer(TokioTimer::new())
+                        .keep_alive_interval(Duration::from_millis(300))
+                        .keep_alive_timeout(Duration::from_millis(300));
+                    let connection = builder.serve_connection(stream, service);
+                    tokio::spawn(watcher.watch(connection.into_owned()));
                 }
             }
         }
@@ -119,6 +136,14 @@ async fn a_client_with_half_a_preface_is_not_waited_for() {
 async fn a_client_that_answers_nothing_is_not_waited_for() {
     let ctl = ShutdownController::new();
     let (address, server) = serve(&ctl, Protocol::Http2, app()).await;
+    let _client = client(address, HELLO).await;
+    ends_soon(&ctl, server).await;
+}
+
+#[tokio::test]
+async fn a_connection_that_does_not_tell_its_protocol_is_found_by_hypers_own_keep_alive() {
+    let ctl = ShutdownController::new();
+    let (address, server) = serve(&ctl, Protocol::Auto, app()).await;
     let _client = client(address, HELLO).await;
     ends_soon(&ctl, server).await;
 }
@@ -219,5 +244,36 @@ async fn a_slow_reader_of_a_large_http1_answer_gets_all_of_it() {
     let mut answer = Vec::new();
     client.read_to_end(&mut answer).await.unwrap();
     assert_eq!(answer.iter().filter(|byte| **byte == b'~').count(), LARGE);
+    assert!(server.await.unwrap().is_graceful());
+}
+
+#[tokio::test]
+async fn a_slow_reader_of_an_http2_answer_gets_all_of_it() {
+    let ctl = ShutdownController::new();
+    let app = app().layer(DrainLayer::new(ctl.clone()));
+    let (address, server) = serve(&ctl, Protocol::Http2, app).await;
+    let stream = TcpStream::connect(address).await.unwrap();
+    let (requests, connection) = h2::client::handshake(stream).await.unwrap();
+    tokio::spawn(connection);
+    let request = Request::get("http://a/medium").body(()).unwrap();
+    let mut requests = requests.ready().await.unwrap();
+    let (answer, _) = requests.send_request(request, true).unwrap();
+    drop(requests);
+    let mut body = answer.await.unwrap().into_body();
+
+    // All of the body is in hyper, behind the window of the stream, which is not opened.
+    while ctl.in_flight() > 0 {
+        sleep(Duration::from_millis(1)).await;
+    }
+    ctl.trigger(ShutdownReason::Manual);
+    assert!(timeout(A_WHILE, ctl.stopped()).await.is_err(), "too early");
+    let mut read = 0;
+    while let Some(bytes) = body.data().await {
+        let count = bytes.unwrap().len();
+        read += count;
+        body.flow_control().release_capacity(count).unwrap();
+    }
+    assert_eq!(read, MEDIUM);
+    drop(body);
     assert!(server.await.unwrap().is_graceful());
 }

@@ -20,7 +20,7 @@ struct Errand {
     /// What the whole answer is.
     expected: String,
     pause: Duration,
-    /// It comes back although it was asked to leave, until it is refused.
+    /// It comes back although it was asked to leave, until nobody listens any more.
     stubborn: bool,
 }
 

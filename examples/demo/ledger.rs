@@ -32,7 +32,7 @@ pub struct Entries {
     pub never_sent: u64,
     pub lost: Vec<String>,
     first_red: Option<Instant>,
-    first_refused: Option<Instant>,
+    first_unsent: Option<Instant>,
 }
 
 impl Ledger {
@@ -49,14 +49,12 @@ impl Ledger {
         let mut entries = self.entries();
         match outcome {
             Outcome::Answered => entries.answered += 1,
-            Outcome::Refused => {
-                entries.refused += 1;
-                entries.first_refused.get_or_insert_with(Instant::now);
-            }
+            Outcome::Refused => entries.refused += 1,
             Outcome::Cut => entries.cut += 1,
             Outcome::NeverSent => {
                 entries.sent -= 1;
                 entries.never_sent += 1;
+                entries.first_unsent.get_or_insert_with(Instant::now);
             }
             Outcome::Lost(why) => entries.lost.push(why),
         }
@@ -83,12 +81,12 @@ impl Entries {
             && self.cut == report.aborted()
     }
 
-    /// Says how long after `signal` readiness was seen red, and the first request was refused.
+    /// Says how long after `signal` readiness was seen red, and the first client found nobody.
     pub fn order(&self, signal: Instant) -> Option<String> {
         let red = self.first_red?.saturating_duration_since(signal);
-        let refused = self.first_refused?.saturating_duration_since(signal);
+        let closed = self.first_unsent?.saturating_duration_since(signal);
         Some(format!(
-            "in order      readiness red after {red:.1?}, first refusal after {refused:.1?}"
+            "in order      readiness red after {red:.1?}, nobody listens after {closed:.1?}"
         ))
     }
 }

@@ -1,8 +1,8 @@
 //! A server is terminated in the middle of its work, and nothing is lost.
 //!
 //! ```text
-//! cargo run --example demo
-//! cargo run --example demo -- --stuck
+//! cargo run --features axum --example demo
+//! cargo run --features axum --example demo -- --stuck
 //! ```
 //!
 //! An axum server and 240 HTTP clients run in one process, each side on a runtime of its own. After
@@ -10,7 +10,8 @@
 //!
 //! - *lame duck*: the readiness probe turns red, everything is still served, and responses ask
 //!   clients to leave by `Connection: close`;
-//! - *draining*: new requests get 503 with `Retry-After`, slow and streaming ones are finished;
+//! - *draining*: the listener is closed, requests that still come on open connections are served and
+//!   asked to leave, slow and streaming ones are finished;
 //! - *stopping*: the hook cleans up, and the runtime of the server is dropped, as the end of its
 //!   process would do;
 //! - the report, and the clients' ledger: `sent = answered in full + refused + lost`, lost 0, with
@@ -44,7 +45,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 use tokio::time::sleep;
 use tower_lifecycle::{
-    DrainLayer, HealthService, ShutdownConfig, ShutdownController, ShutdownReport,
+    DrainLayer, DrainListener, HealthService, ShutdownConfig, ShutdownController, ShutdownReport,
 };
 
 use crate::ledger::Ledger;
@@ -134,7 +135,9 @@ async fn serve(
     let screen = tokio::spawn(screen::show(ctl.clone(), Arc::clone(ledger)));
     tokio::spawn(terminate_after(Duration::from_millis(1500), ctl.clone()));
 
-    let server = axum::serve(listener, app).with_graceful_shutdown(ctl.stop_accepting());
+    let listener = DrainListener::new(listener, &ctl);
+    let stop = listener.graceful_shutdown();
+    let server = axum::serve(listener, app).with_graceful_shutdown(stop);
     let report = ctl.run(server).await;
     screen.await.expect("no panic in the screen");
     let notice = ctl.notice().expect("the shutdown is over");
