@@ -1,14 +1,17 @@
 //! A listener for `axum::serve`, which resets nobody when it closes.
 
+mod io;
+
+pub use self::io::DrainIo;
+
 use std::fmt;
 use std::future::{Future, pending};
-use std::io::{self, IoSlice};
+use std::io::{Error, Result};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::serve::Listener;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::info;
@@ -75,13 +78,6 @@ pub struct DrainListener<L> {
     stop_accepting: Wait,
     core: Arc<Core>,
     state: State,
-}
-
-/// A connection of a [`DrainListener`].
-pub struct DrainIo<I> {
-    // Declared first, so that it is closed before that is told.
-    io: I,
-    _open: Open,
 }
 
 /// Resolves when `axum::serve` should close its connections; made by
@@ -224,14 +220,13 @@ impl<L: Listener> Listener for DrainListener<L> {
             // Until the server drops this future.
             return pending().await;
         };
-        let _open = Open::new(&self.state.0);
-        (DrainIo { io, _open }, peer)
+        (DrainIo::new(io, Open::new(&self.state.0)), peer)
     }
 
-    fn local_addr(&self) -> io::Result<L::Addr> {
+    fn local_addr(&self) -> Result<L::Addr> {
         match &self.listener {
             Some(listener) => listener.local_addr(),
-            None => Err(io::Error::other("the listener is closed")),
+            None => Err(Error::other("the listener is closed")),
         }
     }
 }
@@ -311,65 +306,5 @@ impl Drop for Open {
             tally.open -= 1;
             tally.open == 0
         });
-    }
-}
-
-// ===== impl DrainIo =====
-
-impl<I> DrainIo<I> {
-    /// Returns the connection itself.
-    pub fn get_ref(&self) -> &I {
-        &self.io
-    }
-
-    /// Returns the connection itself.
-    pub fn get_mut(&mut self) -> &mut I {
-        &mut self.io
-    }
-}
-
-impl<I: AsyncRead + Unpin> AsyncRead for DrainIo<I> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_read(cx, buffer)
-    }
-}
-
-impl<I: AsyncWrite + Unpin> AsyncWrite for DrainIo<I> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, bytes)
-    }
-}
-
-impl<I: fmt::Debug> fmt::Debug for DrainIo<I> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("DrainIo").field(&self.io).finish()
     }
 }
