@@ -8,11 +8,17 @@
 //!
 //! # Quick start
 //!
-#![cfg_attr(all(feature = "health", feature = "signal"), doc = "```no_run")]
-#![cfg_attr(not(all(feature = "health", feature = "signal")), doc = "```ignore")]
+#![cfg_attr(
+    all(feature = "axum", feature = "health", feature = "signal"),
+    doc = "```no_run"
+)]
+#![cfg_attr(
+    not(all(feature = "axum", feature = "health", feature = "signal")),
+    doc = "```ignore"
+)]
 //! use axum::{Router, routing::get};
 //! use tokio::net::TcpListener;
-//! use tower_lifecycle::{DrainLayer, HealthService, ShutdownController};
+//! use tower_lifecycle::{DrainLayer, DrainListener, HealthService, ShutdownController};
 //!
 //! #[tokio::main]
 //! async fn main() -> std::process::ExitCode {
@@ -23,7 +29,9 @@
 //!         .layer(DrainLayer::new(ctl.clone()))
 //!         .route_service("/health", HealthService::new(ctl.clone())); // after .layer: never refused
 //!     let listener = TcpListener::bind("127.0.0.1:3000").await.unwrap();
-//!     let server = axum::serve(listener, app).with_graceful_shutdown(ctl.stop_accepting());
+//!     let listener = DrainListener::new(listener, &ctl);
+//!     let stop = listener.graceful_shutdown();
+//!     let server = axum::serve(listener, app).with_graceful_shutdown(stop);
 //!     ctl.run(server).await.exit_code()
 //! }
 //! ```
@@ -94,7 +102,7 @@
 //!
 //! `tower_http`'s in-flight layer counts, and neither waits, refuses nor cuts. `tokio_util`'s
 //! `TaskTracker` waits for tasks, and admits more after `close`. `drain` waits, and lets go at the
-//! response head. hyper-util's `DrainSignal` and `axum::serve` wait for connections, without a
+//! response head. hyper-util's `GracefulShutdown` and `axum::serve` wait for connections, without a
 //! deadline. The README has the whole table.
 
 #![forbid(unsafe_code)]
