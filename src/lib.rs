@@ -253,6 +253,6 @@ pub mod future {
     pub use crate::tracking::ResponseFuture as RequestTrackingFuture;
 }
 
-#[cfg(all(doctest, feature = "health", feature = "signal"))]
+#[cfg(all(doctest, feature = "axum", feature = "health", feature = "signal"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
