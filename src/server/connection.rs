@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use http::Extensions;
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 use tracing::debug;
 
@@ -16,7 +17,7 @@ use super::board::Board;
 use super::orders::{Order, Orders, Protocol};
 use super::settings::Settings;
 use super::streams::Streams;
-use super::wire::Line;
+use super::wire::{Line, Wire};
 use crate::connections::OpenConnection;
 use crate::error::Chain;
 use crate::race::{Either, race};
@@ -39,6 +40,17 @@ pub(super) struct Newcomer<I, S> {
     /// In the order of their coming.
     pub(super) number: u32,
     pub(super) open: OpenConnection,
+}
+
+/// How the conversation on a connection has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    /// All is said. The client may still be sending.
+    Said,
+    /// It was told to go, with no answer under way.
+    Told,
+    /// In the middle of an answer, which must not look as if it were whole.
+    BrokenOff,
 }
 
 /// Serves one connection. When this future has ended, or is dropped, nothing of it is left but what
@@ -74,49 +86,80 @@ where
         Either::Right(()) => return,
     };
 
-    // The protocol is told by the first bytes.
-    orders.speak(Protocol::Unknown);
-    let (line, mut wire) = Line::new(io, Arc::clone(&activity), settings.lingering);
-    let sniffing = within(settings.header_read_timeout, wire.begins_with_preface());
-    let is_http2 = match race(sniffing, orders.end()).await {
-        Either::Left(Some(Ok(is_http2))) => is_http2,
-        Either::Left(Some(Err(error))) => return debug!(%error, "connection failed"),
-        Either::Left(None) => return debug!("no request came in time"),
-        Either::Right(()) => return,
-    };
-
-    let app = Answers {
+    let (line, wire) = Line::new(io, Arc::clone(&activity), settings.lingering);
+    let answers = Answers {
         app,
         activity: Arc::clone(&activity),
         extensions,
     };
-    let wire = TokioIo::new(wire);
-    if is_http2 {
-        let streams = Streams::default();
-        let builder = settings.http2(streams.executor(&activity));
-        orders.speak(Protocol::Http2);
-        activity.note_may_send(true);
-        drive(builder.serve_connection(wire, app), &mut orders).await;
-        streams.end().await;
-    } else {
-        orders.speak(Protocol::Http1);
-        let connection = settings.http1().serve_connection(wire, app).with_upgrades();
-        drive(connection, &mut orders).await;
-        // It may have been handed on to whoever speaks something else on it. There it is in flight
-        // until it is closed.
+    let streams = Streams::default();
+    let ending = converse(wire, answers, &line, &streams, &mut orders, settings).await;
+    streams.cut();
+    if activity.is_tunnel() {
+        // Whoever speaks something else on it has it until it is closed.
         orders.speak(Protocol::Tunnel);
         let upgrade = activity.take_upgrade();
         let ended = race(line.hung_up(), orders.cut()).await;
         if let (Either::Right(()), Some(upgrade)) = (ended, upgrade) {
             upgrade.note_aborted();
         }
+    } else if ending != Ending::BrokenOff {
+        orders.speak(Protocol::Over);
+        race(line.close(&activity, ending == Ending::Said), orders.end()).await;
+    }
+    // Before the streams: one that blocks its thread does not hold the socket.
+    drop(line);
+    streams.ended().await;
+}
+
+/// Speaks HTTP on a connection, until all is said or it has to go.
+async fn converse<I, S>(
+    mut wire: Wire<I>,
+    answers: Answers<S>,
+    line: &Line<I>,
+    streams: &Streams,
+    orders: &mut Orders<'_>,
+    settings: &Settings,
+) -> Ending
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: App,
+{
+    // The protocol is told by the first bytes.
+    orders.speak(Protocol::Unknown);
+    let sniffing = within(settings.header_read_timeout, wire.begins_with_preface());
+    let is_http2 = match race(sniffing, orders.end()).await {
+        Either::Left(Some(Ok(is_http2))) => is_http2,
+        Either::Left(Some(Err(error))) => {
+            debug!(%error, "connection failed");
+            return Ending::Told;
+        }
+        Either::Left(None) => {
+            debug!("no request came in time");
+            return Ending::Told;
+        }
+        Either::Right(()) => return Ending::Told,
+    };
+    let activity = Arc::clone(&answers.activity);
+    let wire = TokioIo::new(wire);
+    if is_http2 {
+        orders.speak(Protocol::Http2);
+        activity.note_may_send(true);
+        // It sends no uploads then, but frames that nobody needs.
+        line.limit_lingering(settings.grace);
+        let builder = settings.http2(streams.executor(&activity));
+        drive(builder.serve_connection(wire, answers), orders).await
+    } else {
+        orders.speak(Protocol::Http1);
+        let connection = settings.http1().serve_connection(wire, answers);
+        drive(connection.with_upgrades(), orders).await
     }
 }
 
 /// Drives hyper's connection to its end, by the server's orders.
-async fn drive<C>(connection: C, orders: &mut Orders<'_>)
+async fn drive<C>(connection: C, orders: &mut Orders<'_>) -> Ending
 where
-    C: GracefulConnection<Error: std::error::Error + 'static>,
+    C: GracefulConnection<Error = hyper::Error>,
 {
     let mut connection = pin!(connection);
     let result = loop {
@@ -133,14 +176,30 @@ where
                     Some(Either::Left(result)) => break result,
                     // A stream has brought the rest of its answer meanwhile.
                     None if orders.is_busy_again() => {}
-                    _ => return debug!("connection cut"),
+                    _ => return cut(orders),
                 }
             }
-            Order::Cut => return debug!("connection cut"),
+            Order::Cut => return cut(orders),
         }
     };
-    if let Err(error) = result {
-        debug!(error = %Chain(&error), "connection failed");
+    match result {
+        Ok(()) => Ending::Said,
+        Err(error) => {
+            debug!(error = %Chain(&error), "connection failed");
+            match error.is_user() || orders.is_in_an_answer() {
+                true => Ending::BrokenOff,
+                false => Ending::Said,
+            }
+        }
+    }
+}
+
+/// To be asked before the connection is dropped, and its answers with it.
+fn cut(orders: &Orders<'_>) -> Ending {
+    debug!("connection cut");
+    match orders.is_in_an_answer() {
+        true => Ending::BrokenOff,
+        false => Ending::Told,
     }
 }
 

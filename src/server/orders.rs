@@ -36,6 +36,8 @@ pub(super) enum Protocol {
     Http2,
     /// Something else, of which HTTP knows nothing.
     Tunnel,
+    /// Nothing any more: it is being closed.
+    Over,
 }
 
 /// 2³² divided by the golden ratio.
@@ -118,7 +120,7 @@ impl<'a> Orders<'a> {
         .await
     }
 
-    /// Waits until a connection on which nothing has been said yet has to end.
+    /// Waits until a connection on which no HTTP is spoken, not yet or not any more, has to end.
     pub(super) async fn end(&mut self) {
         poll_fn(|cx| self.poll_next(cx).map(drop)).await
     }
@@ -247,6 +249,12 @@ impl<'a> Orders<'a> {
     /// Streams run beside their connection: one may have ended just after the last look.
     pub(super) fn is_busy_again(&self) -> bool {
         self.protocol == Protocol::Http2 && !self.activity.is_quiet()
+    }
+
+    /// If it ends now, an answer ends before its end. On HTTP/2 every client sees that; on HTTP/1 an
+    /// answer may end with its connection (RFC 9112 §9.8).
+    pub(super) fn is_in_an_answer(&self) -> bool {
+        self.protocol == Protocol::Http1 && !self.activity.is_quiet()
     }
 
     /// Returns how long it may take to close.

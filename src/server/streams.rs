@@ -85,9 +85,13 @@ impl Streams {
         }
     }
 
-    /// Cuts those that are left, and waits until they are gone.
-    pub(super) async fn end(self) {
+    /// Cuts those that are left.
+    pub(super) fn cut(&self) {
         lock(&self.0).abort_all();
+    }
+
+    /// Waits until all have ended.
+    pub(super) async fn ended(self) {
         while let Some(result) = poll_fn(|cx| self.poll_next(cx)).await {
             result.err().into_iter().for_each(log);
         }

@@ -8,8 +8,10 @@ use std::io::{self, IoSlice};
 use std::mem;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::timeout;
 
 use super::activity::Activity;
 use super::lingering::{Limits, Lingering};
@@ -17,6 +19,9 @@ use crate::sync::{Arc, Mutex, lock};
 
 /// The first bytes of HTTP/2 (RFC 9113 §3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// How long the transport may take to say its end, TLS's close_notify for one.
+const CLOSING: Duration = Duration::from_millis(100);
 
 /// What hyper reads and writes.
 pub(super) struct Wire<I> {
@@ -30,7 +35,7 @@ pub(super) struct Line<I> {
 }
 
 struct Shared<I> {
-    /// `None` once it has been cut.
+    /// `None` once it has been cut, or its tunnel dropped.
     io: Option<I>,
     /// Read to tell the protocol, and to be read once more: the preface, or how it differs from it.
     sniffed: [u8; PREFACE.len()],
@@ -75,6 +80,12 @@ impl<I> Line<I> {
         (Self { shared }, wire)
     }
 
+    /// Limits how long the client may go on sending after the end.
+    pub(super) fn limit_lingering(&self, time: Duration) {
+        let mut shared = lock(&self.shared);
+        shared.limits.time = shared.limits.time.min(time);
+    }
+
     /// Waits until the wire has been dropped.
     pub(super) async fn hung_up(&self) {
         poll_fn(|cx| {
@@ -91,6 +102,21 @@ impl<I> Line<I> {
             }
         })
         .await
+    }
+}
+
+impl<I: AsyncRead + AsyncWrite + Unpin> Line<I> {
+    /// Says the end on a socket that the wire has left open, as hyper does otherwise; if `lingers`,
+    /// then waits for the client to have sent what it is sending.
+    pub(super) async fn close(&self, activity: &Arc<Activity>, lingers: bool) {
+        let wire = Wire {
+            shared: Arc::clone(&self.shared),
+            activity: Arc::clone(activity),
+        };
+        let said = timeout(CLOSING, poll_fn(|cx| wire.poll_end(cx))).await;
+        if lingers && matches!(said, Ok(Ok(()))) {
+            poll_fn(|cx| wire.poll_lingering(cx)).await;
+        }
     }
 }
 
@@ -168,6 +194,15 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
         poll
     }
 
+    /// Says that nothing more will come, once: by FIN (RFC 9293 §3.6), or before that by TLS's
+    /// close_notify (RFC 8446 §6.1).
+    fn poll_end(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !matches!(lock(&self.shared).ending, Ending::None) {
+            return Poll::Ready(Ok(()));
+        }
+        self.poll_writing(cx, |io, cx| io.poll_shutdown(cx))
+    }
+
     /// Waits for the client to have sent what it is sending.
     fn poll_lingering(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut former = None;
@@ -232,10 +267,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<I> {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let ending = matches!(lock(&self.shared).ending, Ending::None);
-        if ending {
-            ready!(self.poll_writing(cx, |io, cx| io.poll_shutdown(cx)))?;
-        }
+        ready!(self.poll_end(cx))?;
         // In a tunnel only one direction has ended.
         if self.activity.is_tunnel() {
             return Poll::Ready(Ok(()));
@@ -245,12 +277,17 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<I> {
 }
 
 impl<I> Drop for Wire<I> {
+    /// Leaves the socket to the line, which closes it in order. A tunnel ends with who held it.
     fn drop(&mut self) {
         // Dropped last, for it is foreign code.
-        let (_io, waiting) = {
+        let (_tunnel, waiting) = {
             let mut shared = lock(&self.shared);
             shared.hung_up = true;
-            (shared.io.take(), shared.waiting.take())
+            let tunnel = match self.activity.is_tunnel() {
+                true => shared.io.take(),
+                false => None,
+            };
+            (tunnel, shared.waiting.take())
         };
         if let Some(waiting) = waiting {
             waiting.wake();
