@@ -5,12 +5,14 @@
 
 mod accept;
 mod activity;
+mod alarm;
 mod app;
 mod board;
 mod connection;
 mod idle;
 mod lingering;
 mod listener;
+mod moment;
 mod orders;
 mod settings;
 mod streams;
@@ -49,9 +51,24 @@ use crate::wait::Wait;
 ///
 /// | when | what the connections do |
 /// |---|---|
-/// | lame duck | New ones are served. Each is asked to leave at a moment of its own in the first half of the window, so that clients do not come back all at once: on HTTP/1 its next answer says `Connection: close`, on HTTP/2 it gets a GOAWAY. |
-/// | draining | For [`refuse_for`](crate::ShutdownConfig::refuse_for) what comes is answered, on idle connections too. Then HTTP/2 says goodbye in two steps (RFC 9113 §6.8): a GOAWAY with the highest id, a round trip, and the real last id, so no stream is lost in the air, and a client knows that it may send again what comes later. HTTP/1 closes after an answer that said so, and when it is idle. One with half a request, or one that has just come, has the [`grace`](Serve::grace). The listener is open until [`stop_accepting`](ShutdownController::stop_accepting) and its backlog is empty, then closed. |
+/// | lame duck | New ones are served. Each is asked to leave at a moment of its own in the first half of the window, so that clients do not come back all at once: on HTTP/1 its next answer says `Connection: close`, on HTTP/2 the goodbye follows its next answer. |
+/// | draining | The listener is closed when its backlog is empty. For [`late_for`](crate::ShutdownConfig::late_for) what comes is served, each answer being the last of its connection; after that it is refused. Idle connections are closed after 200 ms. One with half a request, or one that has just come, has the [`grace`](Serve::grace). |
 /// | forced | What the layer has cut is answered if the client takes it, for 125 ms at most; then every socket is closed, whatever is on it. |
+///
+/// HTTP/2's goodbye is that of RFC 9113 §6.8: a GOAWAY with the highest id, 50 ms and a round trip, and
+/// a GOAWAY with the real last id, so no stream is lost in the air, and a client knows that it may
+/// send again what comes later. There are clients that fail every stream that is open when a GOAWAY
+/// comes, or what they have not sent yet. So it begins when no stream is open: after an answer, or when
+/// none has been open for 200 ms. Where one is open all the while, it begins 200 ms before late
+/// requests cease to be served; and for a client that has sent no request since draining began, when
+/// that ends its last stream, or at three quarters of the drain.
+///
+/// With [`refuse_for`](crate::ShutdownConfig::refuse_for) above zero, the listener stays open while
+/// draining, until [`stop_accepting`](ShutdownController::stop_accepting), and what comes is refused.
+/// Idle connections are closed, and HTTP/2's goodbye begins, when that time is over.
+///
+/// A connection is closed in order: its client is told, behind TLS by close_notify (RFC 8446 §6.1). Not
+/// so one that is cut in the middle of an HTTP/1 answer, which would look whole.
 ///
 /// The server has ended when its last connection is closed, and a connection is closed when the last
 /// byte of its last answer has been taken by the socket, however slowly the client reads. When this
@@ -102,7 +119,8 @@ where
     Serve {
         listener,
         app,
-        // Noted before the trigger: the drain leaves late clients time only when somebody asks.
+        // Noted before the trigger: with `refuse_for` the drain leaves late clients that time only
+        // when somebody asks.
         stop_accepting: ctl.stop_accepting(),
         ctl,
         handshake: NoHandshake,
@@ -378,7 +396,8 @@ impl<L: Listener, S, H> Serve<L, S, H> {
     /// for a second, or these bounds are reached. Default: 64 MiB and 5 s.
     ///
     /// A stream of HTTP/2 is told to stop instead, by hyper: after the whole answer comes
-    /// RST_STREAM(NO_ERROR) (RFC 9113 §8.1).
+    /// RST_STREAM(NO_ERROR) (RFC 9113 §8.1). What an HTTP/2 client sends after the end of its connection
+    /// is read for no longer than the [`grace`](Self::grace).
     ///
     /// # Examples
     ///
@@ -394,6 +413,37 @@ impl<L: Listener, S, H> Serve<L, S, H> {
     pub fn linger(mut self, bytes: u64, time: Duration) -> Self {
         self.settings.lingering.bytes = bytes;
         self.settings.lingering.time = time;
+        self
+    }
+
+    /// Says whether others accept from the listening socket, too: the next process, to which it is
+    /// handed on, or the service manager that opened it (socket activation). Default: `false`.
+    ///
+    /// Then it is left to them as soon as a shutdown is triggered, also in the lame duck: nothing more
+    /// is accepted, and who waits in the backlog waits for the others. When draining begins, the
+    /// listener is dropped, which closes this process's descriptor only. After a
+    /// [`resume`](ShutdownController::resume) connections are accepted again.
+    ///
+    /// It is not for `SO_REUSEPORT`: there each process has a socket and a backlog of its own, which
+    /// is lost when it is closed. Leave this `false`, and the backlog is served first.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use tower_lifecycle::{Serve, ShutdownController, serve};
+    /// # use tokio::net::TcpListener;
+    /// fn serve_handed_on(
+    ///     socket: std::net::TcpListener, // which the next process has, too
+    ///     app: axum::Router,
+    ///     ctl: ShutdownController,
+    /// ) -> std::io::Result<Serve<TcpListener, axum::Router>> {
+    ///     socket.set_nonblocking(true)?;
+    ///     Ok(serve(TcpListener::from_std(socket)?, app, ctl).shared(true))
+    /// }
+    /// # let _ = serve_handed_on;
+    /// ```
+    pub fn shared(mut self, is_shared: bool) -> Self {
+        self.settings.is_shared = is_shared;
         self
     }
 

@@ -113,7 +113,8 @@ async fn a_slow_reader_of_http_2_gets_the_whole_answer_through_a_drain() {
         let mut received = Vec::new();
         while let Some(frame) = answer.frame().await {
             received.extend_from_slice(&frame.unwrap().into_data().unwrap());
-            if received.len() < BIG {
+            // The rest may have been taken by the client, and not be read yet.
+            if received.len() + (window as usize) < BIG {
                 assert!(server.is_running(), "at {} bytes", received.len());
             }
             sleep(MS).await;
@@ -167,9 +168,7 @@ async fn http_2_is_said_goodbye_in_two_steps_and_loses_nothing_that_is_on_its_wa
     held.entered.happened().await;
 
     trigger(&ctl).await;
-    let goodbye = client.next().await.unwrap();
-    assert_eq!(goodbye.goaway(), (ALL_STREAMS, NO_ERROR));
-    let ping = client.next().await.unwrap();
+    let ping = client.goodbye().await;
     assert_eq!((ping.kind, ping.flags), (PING, 0));
 
     // Sent before the client knew.
@@ -198,9 +197,7 @@ async fn in_a_lame_duck_http_2_is_still_served_after_the_goodbye() {
     assert_eq!(client.get(1, "/").await, "ok");
 
     trigger(&ctl).await;
-    let goodbye = client.next().await.unwrap();
-    assert_eq!(goodbye.goaway(), (ALL_STREAMS, NO_ERROR));
-    let ping = client.next().await.unwrap();
+    let ping = client.goodbye().await;
     assert_eq!(client.get(3, "/").await, "ok");
     client.send(ping.ack()).await;
     let goodbye = client.next().await.unwrap();
@@ -223,8 +220,8 @@ async fn a_client_that_does_not_answer_the_goodbye_is_closed_after_the_grace() {
     let since = trigger(&ctl).await;
 
     let frames = client.end().await;
-    assert_at(since, 200 * MS + SECOND);
-    assert_eq!(frames.len(), 2, "the goodbye and the ping: {frames:?}");
+    assert_at(since, 250 * MS + SECOND);
+    assert_eq!(frames.len(), 3, "the goodbye and the ping: {frames:?}");
     drop(working);
     server.graceful().await;
 }
@@ -242,12 +239,11 @@ async fn a_stream_in_flight_ends_whole_though_the_goodbye_is_not_answered() {
     trigger(&ctl).await;
 
     let mut received = Vec::new();
-    let mut goodbyes = 0;
     while received.len() < BIG {
         let frame = client.next().await.unwrap();
         match frame.kind {
-            GOAWAY => goodbyes += 1,
-            PING | HEADERS => {}
+            HEADERS => {}
+            GOAWAY => panic!("a stream is open"),
             _ => {
                 received.extend_from_slice(&frame.payload);
                 if received.len() % 1000 == 0 {
@@ -259,14 +255,11 @@ async fn a_stream_in_flight_ends_whole_though_the_goodbye_is_not_answered() {
     }
     let ended = Instant::now();
     assert!(received == big());
-    assert_eq!(goodbyes, 1);
     let rest = client.end().await;
+    let kinds: Vec<_> = rest.iter().map(|frame| frame.kind).collect();
+    assert_eq!(kinds, [GOAWAY, GOAWAY, PING], "{rest:?}");
     assert!(
-        rest.iter().all(|frame| frame.payload.is_empty()),
-        "{rest:?}"
-    );
-    assert!(
-        ended.elapsed() <= SECOND + 5 * MS,
+        ended.elapsed() <= SECOND + 55 * MS,
         "not later than the grace"
     );
     server.graceful().await;
@@ -274,7 +267,7 @@ async fn a_stream_in_flight_ends_whole_though_the_goodbye_is_not_answered() {
 
 #[tokio::test(start_paused = true)]
 async fn http_2_accepted_while_draining_is_refused_for_a_while_and_then_said_goodbye() {
-    let ctl = ShutdownController::new();
+    let ctl = refusing();
     let (connector, server) = start(&ctl, app(&ctl));
     let working = ctl.track();
     trigger(&ctl).await;
@@ -287,24 +280,20 @@ async fn http_2_accepted_while_draining_is_refused_for_a_while_and_then_said_goo
     assert_eq!(asking.get(1, "/").await, REFUSED);
     // It may go on to be refused until the grace is over.
     assert_eq!(asking.get(3, "/").await, REFUSED);
-    let goodbye = asking.next().await.unwrap();
-    assert_eq!(goodbye.goaway(), (ALL_STREAMS, NO_ERROR));
-    assert_at(since, SECOND);
-    let ping = asking.next().await.unwrap();
+    let ping = asking.goodbye().await;
+    assert_at(since, SECOND + 50 * MS);
     assert_eq!(asking.get(5, "/").await, REFUSED);
     asking.send(ping.ack()).await;
     assert_eq!(asking.next().await.unwrap().goaway(), (5, NO_ERROR));
     assert_eq!(asking.end().await, []);
-    assert_at(since, SECOND);
+    assert_at(since, SECOND + 50 * MS);
 
-    let goodbye = silent.next().await.unwrap();
-    assert_eq!(goodbye.goaway(), (ALL_STREAMS, NO_ERROR));
-    assert_at(since, SECOND);
-    let ping = silent.next().await.unwrap();
+    let ping = silent.goodbye().await;
+    assert_at(since, SECOND + 50 * MS);
     silent.send(ping.ack()).await;
     assert_eq!(silent.next().await.unwrap().goaway(), (0, NO_ERROR));
     assert_eq!(silent.end().await, []);
-    assert_at(since, SECOND);
+    assert_at(since, SECOND + 50 * MS);
     drop(working);
     server.graceful().await;
 }
@@ -413,7 +402,8 @@ async fn half_a_head_that_is_completed_within_the_grace_is_answered() {
         trigger(&ctl).await;
         sleep(900 * MS).await;
         client.send(second).await;
-        client.answer().await.assert_refused();
+        let answer = client.answer().await;
+        assert!(answer.closes() && answer.text() == "ok", "{answer:?}");
         assert_eq!(client.end().await, b"");
         server.graceful().await;
     }
@@ -431,12 +421,8 @@ async fn half_a_preface_that_is_completed_within_the_grace_is_http_2() {
     pipe.write_all(rest.as_bytes()).await.unwrap();
     pipe.write_all(EMPTY_SETTINGS).await.unwrap();
     let mut client = Http2::after_preface(pipe);
-    assert_eq!(client.get(1, "/").await, REFUSED);
-    assert_eq!(
-        client.next().await.unwrap().goaway(),
-        (ALL_STREAMS, NO_ERROR)
-    );
-    let ping = client.next().await.unwrap();
+    assert_eq!(client.get(1, "/").await, "ok");
+    let ping = client.goodbye().await;
     client.send(ping.ack()).await;
     assert_eq!(client.next().await.unwrap().goaway(), (1, NO_ERROR));
     assert_eq!(client.end().await, []);
@@ -503,10 +489,8 @@ async fn a_stream_that_crosses_the_goodbye_to_the_silent_ends_whole() {
     let working = ctl.track();
     trigger(&ctl).await;
     let mut client = connector.http2().await;
-    let goodbye = client.next().await.unwrap();
-    assert_eq!(goodbye.goaway(), (ALL_STREAMS, NO_ERROR));
+    let ping = client.goodbye().await;
     client.send(Frame::get(1, "/held")).await;
-    let ping = client.next().await.unwrap();
     client.send(ping.ack()).await;
     assert_eq!(client.next().await.unwrap().goaway(), (1, NO_ERROR));
     sleep(3 * SECOND).await;
@@ -519,7 +503,7 @@ async fn a_stream_that_crosses_the_goodbye_to_the_silent_ends_whole() {
 
 #[tokio::test(start_paused = true)]
 async fn who_comes_while_draining_and_says_nothing_is_closed_after_the_grace() {
-    let ctl = ShutdownController::new();
+    let ctl = refusing();
     let (connector, server) = start(&ctl, app(&ctl));
     let working = ctl.track();
     trigger(&ctl).await;
@@ -538,7 +522,7 @@ async fn who_comes_while_draining_and_says_nothing_is_closed_after_the_grace() {
 
 #[tokio::test(start_paused = true)]
 async fn an_unfinished_handshake_is_waited_for_no_longer_than_the_grace() {
-    let ctl = ShutdownController::new();
+    let ctl = refusing();
     let alive = Alive::default();
     let (connector, pipes) = pipes::<DuplexStream>();
     let lives = alive.clone();
@@ -581,7 +565,8 @@ async fn who_ends_its_handshake_while_draining_has_the_rest_of_the_grace_to_ask(
     asking.send("!").await;
     silent.send("!").await;
     sleep(50 * MS).await; // a round trip
-    asking.get("/").await.assert_refused();
+    let answer = asking.get("/").await;
+    assert!(answer.closes() && answer.text() == "ok", "{answer:?}");
     assert_eq!(asking.end().await, b"");
     assert_eq!(silent.end().await, b"");
     assert_at(since, SECOND);
@@ -665,7 +650,7 @@ async fn a_goodbye_is_waited_for_no_longer_than_three_quarters_of_the_drain() {
     let mut client = connector.http2().await;
     assert_eq!(client.get(1, "/").await, "ok");
     let since = trigger(&ctl).await;
-    assert_eq!(client.end().await.len(), 2);
+    assert_eq!(client.end().await.len(), 3);
     assert_at(since, 675 * MS);
     server.graceful().await;
 }
@@ -841,12 +826,8 @@ async fn http_2_goodbyes_are_spread_over_the_first_half_of_a_lame_duck() {
     let mut goodbyes = Vec::new();
     for mut client in clients {
         goodbyes.push(tokio::spawn(async move {
-            assert_eq!(
-                client.next().await.unwrap().goaway(),
-                (ALL_STREAMS, NO_ERROR)
-            );
+            let ping = client.goodbye().await;
             let said = since.elapsed();
-            let ping = client.next().await.unwrap();
             client.send(ping.ack()).await;
             assert_eq!(client.next().await.unwrap().goaway(), (1, NO_ERROR));
             assert_eq!(client.end().await, []);
@@ -913,8 +894,7 @@ async fn after_resume_nobody_is_asked_to_leave_any_more() {
 fn whoever_waits_in_the_backlog_is_answered() {
     for round in 0..20 {
         let clients = if round == 0 { 1 } else { 100 };
-        // Nothing but the backlog: nobody is refused on purpose.
-        let ctl = with(ShutdownConfig::default().refuse_for(Duration::ZERO));
+        let ctl = ShutdownController::new();
         let (entered, has_entered) = std::sync::mpsc::channel();
         let (release, released) = std::sync::mpsc::channel::<()>();
         let released = Arc::new(std::sync::Mutex::new(Some(released)));
@@ -954,11 +934,11 @@ fn whoever_waits_in_the_backlog_is_answered() {
         assert!(text.ends_with("unblocked"), "{text}");
         for (nth, client) in waiting.iter_mut().enumerate() {
             let text = read(client).unwrap_or_else(|error| panic!("the {nth}th: {error}"));
-            assert!(text.ends_with(REFUSED), "the {nth}th: {text:?}");
+            assert!(text.ends_with("\r\n\r\nok"), "the {nth}th: {text:?}");
         }
         let report = server.join().unwrap();
         assert!(report.is_graceful(), "{report}");
-        assert_eq!(report.refused(), clients);
+        assert_eq!((report.late_requests(), report.refused()), (clients, 0));
     }
 }
 
@@ -1029,12 +1009,12 @@ async fn errors_of_accepting_do_not_hold_a_server_that_drains() {
             connector.accept(Err(io::ErrorKind::Other.into()));
         }
         if errors == 1 {
-            connector.http1().get("/").await.assert_refused();
+            assert_eq!(connector.http1().get("/").await.text(), "ok");
         }
         drop(working);
         server.graceful().await;
-        let late = since.elapsed().checked_sub(200 * MS);
-        assert!(late.is_some_and(|late| late <= 60 * MS), "{late:?}");
+        let took = since.elapsed();
+        assert!(took <= 60 * MS, "{took:?}");
         assert!(connector.is_closed());
     }
 }
@@ -1049,14 +1029,14 @@ async fn who_waits_while_the_server_waits_out_an_error_is_answered() {
     sleep(700 * MS).await; // the last pause is from 635 ms to 1,275 ms
     let since = trigger(&ctl).await;
     let mut client = connector.http1();
-    client.get("/").await.assert_refused();
-    assert_at(since, 200 * MS);
+    assert_eq!(client.get("/").await.text(), "ok");
+    assert_at(since, Duration::ZERO);
     server.graceful().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn who_waits_in_the_backlog_behind_one_that_has_gone_is_answered() {
-    let ctl = with(ShutdownConfig::default().refuse_for(Duration::ZERO));
+    let ctl = ShutdownController::new();
     let (connector, server) = start(&ctl, app(&ctl));
     sleep(MS).await;
     ctl.trigger(ShutdownReason::Manual);
@@ -1064,7 +1044,7 @@ async fn who_waits_in_the_backlog_behind_one_that_has_gone_is_answered() {
     for _ in 0..3 {
         connector.accept(Err(io::ErrorKind::ConnectionAborted.into()));
     }
-    connector.http1().get("/").await.assert_refused();
+    assert_eq!(connector.http1().get("/").await.text(), "ok");
     server.graceful().await;
 }
 
@@ -1427,7 +1407,7 @@ async fn a_blocked_stream_does_not_hold_its_connection_open() {
 #[tokio::test(start_paused = true)]
 async fn who_is_cut_is_told_before_its_connection_is_closed() {
     for early in [true, false] {
-        let (ctl, remains) = (ShutdownController::new(), Remains::default());
+        let (ctl, remains) = (refusing(), Remains::default());
         let (connector, server) = start(&ctl, remains.app(&ctl));
         let mut client = connector.http1();
         client.send(server_support::get("/forever")).await;
@@ -1471,7 +1451,7 @@ const UPLOAD: usize = 8 << 20;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_uploads_before_it_reads_gets_the_refusal_and_no_reset() {
-    let ctl = ShutdownController::new();
+    let ctl = refusing();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let server = tokio::spawn(serve(listener, app(&ctl), ctl.clone()).into_future());
@@ -1553,7 +1533,7 @@ async fn send_until_closed(io: &mut DuplexStream, size: usize, pause: Duration) 
 
 #[tokio::test(start_paused = true)]
 async fn the_rest_of_an_upload_is_read_for_no_longer_than_the_limits() {
-    let ctl = ShutdownController::new();
+    let ctl = refusing();
     let limits = |serve: tower_lifecycle::Serve<_, _>| serve.linger(256 * 1024, 3 * SECOND);
     let (connector, server) = start_with(&ctl, app(&ctl), limits);
     let working = ctl.track();
@@ -1593,7 +1573,7 @@ async fn the_rest_of_an_upload_is_read_for_no_longer_than_the_limits() {
 
 #[tokio::test(start_paused = true)]
 async fn an_upload_has_no_limit_but_its_silence_if_none_is_wanted() {
-    let ctl = ShutdownController::new();
+    let ctl = refusing();
     let (connector, server) = start_with(&ctl, app(&ctl), |serve| {
         serve.linger(u64::MAX, Duration::MAX)
     });
@@ -1610,7 +1590,7 @@ async fn an_upload_has_no_limit_but_its_silence_if_none_is_wanted() {
 
 #[tokio::test(start_paused = true)]
 async fn the_rest_of_an_upload_is_not_read_without_end_or_at_all_if_so_wanted() {
-    let ctl = ShutdownController::new();
+    let ctl = refusing();
     let (connector, server) = start_with(&ctl, app(&ctl), |serve| serve.linger(0, Duration::ZERO));
     let working = ctl.track();
     trigger(&ctl).await;
@@ -1726,7 +1706,7 @@ async fn a_tunnel_that_its_server_ends_is_closed_for_its_client() {
     assert_eq!(client.end().await, b"bye");
     let since = trigger(&ctl).await;
     server.graceful().await;
-    assert_at(since, 200 * MS);
+    assert_at(since, Duration::ZERO);
 }
 
 #[tokio::test(start_paused = true)]
@@ -1851,18 +1831,18 @@ async fn a_drain_waits_for_a_tunnel_of_http_2() {
     let ctl = ShutdownController::new();
     let (server, mut client) = http2_tunnel(&ctl).await;
     trigger(&ctl).await;
-    assert_eq!(client.next().await.unwrap().kind, GOAWAY);
-    let ping = client.next().await.unwrap();
-    client.send(ping.ack()).await;
-    assert_eq!(client.next().await.unwrap().goaway(), (1, NO_ERROR));
-    sleep(20 * SECOND).await;
+    sleep(15 * SECOND).await;
     assert_eq!(ctl.state(), LifecycleState::Draining);
     client.send(Frame::new(DATA, END_STREAM, 1, b"echo")).await;
     assert_eq!(client.answer(1).await.unwrap(), b"echo");
     let since = Instant::now();
+    let ping = client.goodbye().await;
+    client.send(ping.ack()).await;
+    assert_eq!(client.next().await.unwrap().goaway(), (1, NO_ERROR));
     client.end().await;
+    drop(client);
     server.graceful().await;
-    assert_at(since, Duration::ZERO);
+    assert_at(since, 50 * MS);
 }
 
 #[tokio::test(start_paused = true)]
@@ -1874,7 +1854,7 @@ async fn a_tunnel_of_http_2_that_has_ended_holds_nobody() {
     let since = trigger(&ctl).await;
     // The client does not answer the goodbye.
     server.graceful().await;
-    assert!(since.elapsed() <= SECOND + 203 * MS);
+    assert!(since.elapsed() <= SECOND + 253 * MS);
 }
 
 #[tokio::test(start_paused = true)]
@@ -1900,7 +1880,7 @@ async fn a_switch_of_protocols_is_none_on_http_2() {
     client.send(Frame::get(1, "/upgrade")).await;
     let since = trigger(&ctl).await;
     server.graceful().await;
-    assert!(since.elapsed() <= SECOND + 203 * MS);
+    assert!(since.elapsed() <= SECOND + 253 * MS);
 }
 
 // ===== what comes on the wire =====
@@ -1926,14 +1906,15 @@ async fn pipelined_requests_are_answered_in_their_order() {
     assert!(client.answer().await.body == big());
     trigger(&ctl).await;
     client.send(server_support::get("/").repeat(3)).await;
-    client.answer().await.assert_refused();
+    let answer = client.answer().await;
+    assert!(answer.closes() && answer.text() == "ok", "{answer:?}");
     assert_eq!(client.end().await, b"");
     server.graceful().await;
 }
 
 #[tokio::test]
 async fn pipelined_requests_after_the_last_answer_do_not_reset_the_connection() {
-    let ctl = ShutdownController::new();
+    let ctl = refusing();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let server = tokio::spawn(serve(listener, app(&ctl), ctl.clone()).into_future());
@@ -2042,7 +2023,10 @@ async fn http_1_is_spoken_in_all_its_forms() {
     drop(gone);
     trigger(&ctl).await;
     client.send("POST /read HTTP/1.1\r\nhost: test\r\nexpect: 100-continue\r\ncontent-length: 4\r\n\r\n").await;
-    client.answer().await.assert_refused();
+    assert_eq!(client.answer().await.status, 100);
+    client.send("body").await;
+    let answer = client.answer().await;
+    assert!(answer.closes() && answer.text() == "4", "{answer:?}");
     assert_eq!(client.end().await, b"");
     drop(client);
     server.graceful().await;
@@ -2320,7 +2304,8 @@ async fn a_unix_listener_is_served() {
     let mut client = Http1::new(tokio::net::UnixStream::connect(&path).await.unwrap());
     assert_eq!(client.get("/peer").await.text(), "true");
     ctl.trigger(ShutdownReason::Manual);
-    client.get("/").await.assert_refused();
+    let answer = client.get("/").await;
+    assert!(answer.closes() && answer.text() == "ok", "{answer:?}");
     assert_eq!(client.end().await, b"");
     assert!(in_time(server).await.unwrap().is_graceful());
     std::fs::remove_dir_all(directory).unwrap();
@@ -2328,7 +2313,7 @@ async fn a_unix_listener_is_served() {
 
 #[tokio::test(start_paused = true)]
 async fn several_servers_share_one_shutdown() {
-    let (ctl, held) = (ShutdownController::new(), Held::new());
+    let (ctl, held) = (refusing(), Held::new());
     let (first, first_server) = start(&ctl, held.app(&ctl));
     let (second, second_server) = start(&ctl, app(&ctl));
     let mut client = first.http1();
@@ -2481,6 +2466,11 @@ fn app(ctl: &ShutdownController) -> Router {
 
 fn with(config: ShutdownConfig) -> ShutdownController {
     ShutdownController::with_config(config).unwrap()
+}
+
+/// The listener stays open, and what arrives while draining is refused.
+fn refusing() -> ShutdownController {
+    with(ShutdownConfig::default().refuse_for(200 * MS))
 }
 
 fn lame_duck(time: Duration) -> ShutdownController {

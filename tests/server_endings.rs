@@ -26,7 +26,7 @@ use tower_lifecycle::{
     DrainLayer, ShutdownConfig, ShutdownController, ShutdownReason, ShutdownReport, serve,
 };
 
-use server_support::{Frame, HEADERS, Http1, Http2, PREFACE, REFUSED, in_time, pipes, start};
+use server_support::{Frame, HEADERS, Http1, PREFACE, in_time, pipes, start};
 
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);

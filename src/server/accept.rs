@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 use tracing::{debug, error, info, warn};
 
 use super::app::App;
-use super::board::{Board, Plan};
+use super::board::{Board, Drain, Plan};
 use super::connection::{Common, Newcomer, serve_connection};
 use super::listener::Listener;
 use super::{Handshake, Introduce, streams};
@@ -72,30 +72,14 @@ where
     H: Handshake<L::Io>,
     S: App,
 {
-    async fn serve(mut self, mut stop_accepting: Wait) {
-        // Serve those who come, until told to stop.
-        let mut pause = PAUSES.0;
-        while let Some(result) = self.accept(&mut stop_accepting).await {
-            match result {
-                Ok(connection) => {
-                    pause = PAUSES.0;
-                    self.spawn(connection);
-                }
-                Err(error) if befell_one_connection(&error) => {
-                    debug!(%error, "not accepted");
-                    // There may be many of them, and no wait in between.
-                    yield_now().await;
-                }
-                Err(error) => {
-                    warn!(%error, ?pause, "cannot accept connections; trying again");
-                    race(&mut stop_accepting, sleep(pause)).await;
-                    pause = (pause * 2).min(PAUSES.1);
-                }
-            }
+    async fn serve(mut self, stop_accepting: Wait) {
+        if self.common.settings.is_shared {
+            self.accept_in_turn().await;
+        } else {
+            self.accept_until(stop_accepting).await;
+            // Those who wait in the backlog are answered, too, and then nobody can come any more.
+            self.empty_backlog().await;
         }
-
-        // Those who wait in the backlog are answered, too, and then nobody can come any more.
-        self.empty_backlog().await;
         let Self {
             listener,
             mut connections,
@@ -109,9 +93,48 @@ where
         }
     }
 
+    /// Accepts while no shutdown is under way, until draining begins: those who come meanwhile are
+    /// left to the others that have the socket.
+    async fn accept_in_turn(&mut self) {
+        loop {
+            let triggered = Wait::new(&self.core, event::TRIGGERED);
+            self.accept_until(triggered).await;
+            let Some(shutdown) = self.core.shutdown() else {
+                continue; // called off
+            };
+            let draining = Wait::<()>::new(&self.core, event::CLOSED);
+            if let Either::Left(()) = race(draining, shutdown.called_off()).await {
+                return;
+            }
+        }
+    }
+
+    /// Serves those who come, until told to stop.
+    async fn accept_until(&mut self, mut stop: Wait) {
+        let mut pause = PAUSES.0;
+        while let Some(result) = self.accept(&mut stop).await {
+            match result {
+                Ok(connection) => {
+                    pause = PAUSES.0;
+                    self.spawn(connection);
+                }
+                Err(error) if befell_one_connection(&error) => {
+                    debug!(%error, "not accepted");
+                    // There may be many of them, and no wait in between.
+                    yield_now().await;
+                }
+                Err(error) => {
+                    warn!(%error, ?pause, "cannot accept connections; trying again");
+                    race(&mut stop, sleep(pause)).await;
+                    pause = (pause * 2).min(PAUSES.1);
+                }
+            }
+        }
+    }
+
     /// Waits for the next connection, and takes leave of those that end; `None` when it is time to
     /// stop.
-    async fn accept(&mut self, stop_accepting: &mut Wait) -> Option<io::Result<(L::Io, L::Addr)>> {
+    async fn accept(&mut self, stop: &mut Wait) -> Option<io::Result<(L::Io, L::Addr)>> {
         let accept = self.listener.accept();
         let connections = &mut self.connections;
         let bury = poll_fn(|cx| {
@@ -120,7 +143,7 @@ where
             }
             Poll::<()>::Pending
         });
-        match race(stop_accepting, race(accept, bury)).await {
+        match race(stop, race(accept, bury)).await {
             Either::Right(Either::Left(result)) => Some(result),
             _ => None,
         }
@@ -195,12 +218,14 @@ async fn follow(core: &Arc<Core>, board: &Board) {
 fn drain(core: &Core, notice: &ShutdownNotice) -> Plan {
     let since = Instant::now();
     let left = notice.drain_remaining();
-    Plan::Drain {
+    Plan::Drain(Drain {
         since,
         idle_until: core.idle_until(notice),
+        serves_late: core.config.serves_late(),
+        late_until: core.late_until(notice),
         // Nobody who has nothing in flight is a reason to cut anything at the drain deadline.
         quiet_until: left.and_then(|left| since.checked_add(left / 4 * 3)),
-    }
+    })
 }
 
 /// The next one may be accepted at once.

@@ -1,12 +1,15 @@
 //! What goes on in one connection, as far as its end is concerned.
 
+use std::task::Waker;
+
 use tokio::time::Instant;
 
 use crate::sync::{Arc, AtomicBool, AtomicUsize, Mutex, Ordering, lock};
 use crate::upgrade::UpgradeGuard;
 
 /// Shared by the connection, its socket and its requests. Mostly one task uses it, so that nothing
-/// here is contended; nothing else is published with it, so that Relaxed is enough throughout.
+/// here is contended; nothing else is published with it, so that Relaxed is enough where nothing
+/// else is said.
 #[derive(Debug, Default)]
 pub(super) struct Activity {
     /// Parts of answers that are under way: in the handler, in the body, or handed to hyper and not
@@ -27,10 +30,18 @@ pub(super) struct Activity {
     tunnel: AtomicBool,
     /// A [`Parting`], for the answers to come.
     parting: AtomicUsize,
-    /// When the last answer ended, after answers had begun to say that it would be.
-    quiet_since: Mutex<Option<Instant>>,
+    /// Looked at after answers have begun to say that they are the last.
+    quiet: Mutex<Quiet>,
     /// Of the tunnel that an HTTP/1 connection has become.
     upgrade: Mutex<Option<UpgradeGuard>>,
+}
+
+#[derive(Debug, Default)]
+struct Quiet {
+    /// When the last answer ended.
+    since: Option<Instant>,
+    /// The connection, which waits for that.
+    waker: Option<Waker>,
 }
 
 /// What answers are to say about the connection.
@@ -55,7 +66,7 @@ impl Activity {
     /// Nothing is in flight for the client, and all that was has been written.
     pub(super) fn is_quiet(&self) -> bool {
         self.under_way.load(Ordering::Relaxed) == 0
-            && !self.stalled.load(Ordering::Relaxed)
+            && !self.is_stalled()
             && !self.tunnel.load(Ordering::Relaxed)
     }
 
@@ -77,14 +88,40 @@ impl Activity {
         }
     }
 
+    pub(super) fn is_stalled(&self) -> bool {
+        self.stalled.load(Ordering::Relaxed)
+    }
+
     fn note_quiet(&self) {
         if self.parting() == Parting::Now {
-            *lock(&self.quiet_since) = Some(Instant::now());
+            let waker = {
+                let mut quiet = lock(&self.quiet);
+                quiet.since = Some(Instant::now());
+                quiet.waker.take()
+            };
+            waker.into_iter().for_each(Waker::wake);
         }
     }
 
     pub(super) fn quiet_since(&self) -> Option<Instant> {
-        *lock(&self.quiet_since)
+        lock(&self.quiet).since
+    }
+
+    /// Returns how many requests there have been, if it is quiet.
+    pub(super) fn quiet_after(&self) -> Option<usize> {
+        self.is_quiet().then(|| self.requests())
+    }
+
+    /// Wakes the task when it has become quiet: streams of HTTP/2 end in tasks of their own. For
+    /// answers that say that they are the last.
+    pub(super) fn wake_when_quiet(&self, waker: &Waker) {
+        let former = lock(&self.quiet).waker.replace(waker.clone());
+        drop(former);
+        // AcqRel: pairs with that of the last `UnderWay`. Either it comes after this, and sees what
+        // answers are to say, so it finds the waker; or this sees that it was the last.
+        if self.under_way.fetch_add(0, Ordering::AcqRel) == 0 && self.is_quiet() {
+            waker.wake_by_ref();
+        }
     }
 
     pub(super) fn note_lingering(&self, lingering: bool) {
@@ -112,6 +149,9 @@ impl Activity {
     }
 
     pub(super) fn part(&self, parting: Parting) {
+        if parting != Parting::Now {
+            lock(&self.quiet).since = None;
+        }
         self.parting.store(parting as usize, Ordering::Relaxed);
     }
 
@@ -155,7 +195,8 @@ impl Clone for UnderWay {
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        if self.0.under_way.fetch_sub(1, Ordering::Relaxed) == 1 {
+        // AcqRel: pairs with that of `wake_when_quiet`.
+        if self.0.under_way.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.0.heard.store(false, Ordering::Relaxed);
             self.0.note_quiet();
         }

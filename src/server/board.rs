@@ -21,15 +21,22 @@ pub(super) enum Plan {
     /// Serve, and ask the client to leave, each at its own moment of the window.
     Leave { since: Instant, window: Duration },
     /// Answer what comes, and leave.
-    Drain {
-        since: Instant,
-        /// Until then an idle connection may still bring a request, which is answered.
-        idle_until: Option<Instant>,
-        /// Until then everybody who has no request in flight must have gone.
-        quiet_until: Option<Instant>,
-    },
+    Drain(Drain),
     /// Close at once, whatever is in flight.
     Close,
+}
+
+/// The times of a drain, of which `None` is without limit.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Drain {
+    pub(super) since: Instant,
+    /// Until then an idle connection may still bring a request.
+    pub(super) idle_until: Option<Instant>,
+    /// Requests that arrive are served until then, and not refused at once.
+    pub(super) serves_late: bool,
+    pub(super) late_until: Option<Instant>,
+    /// Until then everybody who has no request in flight must have gone.
+    pub(super) quiet_until: Option<Instant>,
 }
 
 #[derive(Debug)]

@@ -14,7 +14,7 @@ use super::Handshake;
 use super::activity::Activity;
 use super::app::{Answers, App};
 use super::board::Board;
-use super::orders::{Order, Orders, Protocol};
+use super::orders::{ANNOUNCEMENT, Order, Orders, Protocol};
 use super::settings::Settings;
 use super::streams::Streams;
 use super::wire::{Line, Wire};
@@ -148,18 +148,19 @@ where
         // It sends no uploads then, but frames that nobody needs.
         line.limit_lingering(settings.grace);
         let builder = settings.http2(streams.executor(&activity));
-        drive(builder.serve_connection(wire, answers), orders).await
+        drive(builder.serve_connection(wire, answers), line, orders).await
     } else {
         orders.speak(Protocol::Http1);
         let connection = settings.http1().serve_connection(wire, answers);
-        drive(connection.with_upgrades(), orders).await
+        drive(connection.with_upgrades(), line, orders).await
     }
 }
 
 /// Drives hyper's connection to its end, by the server's orders.
-async fn drive<C>(connection: C, orders: &mut Orders<'_>) -> Ending
+async fn drive<C, I>(connection: C, line: &Line<I>, orders: &mut Orders<'_>) -> Ending
 where
     C: GracefulConnection<Error = hyper::Error>,
+    I: AsyncRead + AsyncWrite + Unpin,
 {
     let mut connection = pin!(connection);
     let result = loop {
@@ -168,6 +169,12 @@ where
             Either::Right(order) => order,
         };
         match order {
+            Order::Announce => {
+                let frame = line.insert(orders.activity(), &ANNOUNCEMENT);
+                if let Either::Right(()) = race(frame, orders.cut()).await {
+                    return cut(orders);
+                }
+            }
             Order::SayGoodbye => connection.as_mut().graceful_shutdown(),
             Order::Close => {
                 connection.as_mut().graceful_shutdown();

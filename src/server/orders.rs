@@ -1,22 +1,32 @@
 //! When one connection has to go: the server's plan, at this connection's own moments.
 
+mod goodbye;
+
+pub(super) use self::goodbye::ANNOUNCEMENT;
+
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::time::{Instant, Sleep, sleep, sleep_until};
+use tokio::time::Instant;
 
+use self::goodbye::Goodbye;
 use super::activity::{Activity, Parting};
-use super::board::{Board, Plan, Reader};
+use super::alarm::Alarm;
+use super::board::{Board, Drain, Plan, Reader};
 use super::idle::Idle;
+use super::moment;
 use super::settings::Settings;
 use crate::notice::earlier;
 use crate::race::Either;
+use crate::sync::Arc;
 
 /// What a connection is to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Order {
+    /// Announce the end, on HTTP/2: no more requests are to be sent.
+    Announce,
     /// Say goodbye, as HTTP/2 does: take what is on its way, and end with the last answer.
     SayGoodbye,
     /// End now: nothing is in flight.
@@ -40,14 +50,12 @@ pub(super) enum Protocol {
     Over,
 }
 
-/// 2³² divided by the golden ratio.
-const GOLDEN: u32 = 2_654_435_769;
 /// When one that should be gone, and was busy, is looked at again.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 pub(super) struct Orders<'a> {
     board: &'a Board,
-    activity: &'a Activity,
+    activity: &'a Arc<Activity>,
     reader: Reader,
     plan: Plan,
     protocol: Protocol,
@@ -62,10 +70,12 @@ pub(super) struct Orders<'a> {
     idle: Option<Idle>,
     /// When it is asked to leave, in the lame duck; `None` when it has been.
     moment: Option<Instant>,
-    said_goodbye: bool,
+    goodbye: Goodbye,
+    /// No stream was open when the connection was polled, and none is: all has been written.
+    is_settled: bool,
     /// It was busy when it should have been gone, and is looked at again then.
     next_look: Option<Instant>,
-    alarm: Option<Pin<Box<Sleep>>>,
+    alarm: Alarm,
 }
 
 // ===== impl Orders =====
@@ -73,7 +83,7 @@ pub(super) struct Orders<'a> {
 impl<'a> Orders<'a> {
     pub(super) fn new(
         board: &'a Board,
-        activity: &'a Activity,
+        activity: &'a Arc<Activity>,
         number: u32,
         settings: &Settings,
     ) -> Self {
@@ -90,9 +100,10 @@ impl<'a> Orders<'a> {
             head_timeout: settings.header_read_timeout,
             idle: None,
             moment: None,
-            said_goodbye: false,
+            goodbye: Goodbye::default(),
+            is_settled: false,
             next_look: None,
-            alarm: None,
+            alarm: Alarm::default(),
         }
     }
 
@@ -101,6 +112,10 @@ impl<'a> Orders<'a> {
             self.open_since = Instant::now();
         }
         self.protocol = protocol;
+    }
+
+    pub(super) fn activity(&self) -> &'a Arc<Activity> {
+        self.activity
     }
 
     /// Drives `connection` until it ends, or there is an order for it.
@@ -112,9 +127,11 @@ impl<'a> Orders<'a> {
             // Before, so that no answer is made by an old plan; the rest after, since it is about
             // what the connection has come to.
             self.read(cx);
+            let before = self.settled();
             if let Poll::Ready(output) = connection.as_mut().poll(cx) {
                 return Poll::Ready(Either::Left(output));
             }
+            self.is_settled = before.is_some() && before == self.settled();
             self.poll_next(cx).map(Either::Right)
         })
         .await
@@ -149,43 +166,48 @@ impl<'a> Orders<'a> {
 
     /// The connection's own moment of the lame duck has come: answers say so from now on.
     fn leave(&mut self) {
-        self.moment = None;
-        self.activity.part(Parting::Now);
+        if self.moment.take().is_some() {
+            self.activity.part(Parting::Now);
+            self.goodbye.begin_leaving();
+        }
     }
 
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Order> {
         self.read(cx);
         match self.plan {
+            Plan::Close => Poll::Ready(Order::Cut),
+            _ if self.is_amid_goodbye() => {
+                ready!(self.alarm.poll(self.goodbye.rest_due(), cx));
+                Poll::Ready(self.say_goodbye())
+            }
             Plan::Serve => self.poll_idle(cx),
             Plan::Leave { since, .. } => {
-                let has_come = self
-                    .moment
-                    .is_none_or(|at| self.poll_alarm(Some(at), cx).is_ready());
-                if has_come {
-                    self.leave();
-                    if self.owes_goodbye(since) {
-                        return Poll::Ready(self.say_goodbye());
-                    }
+                let has_come = self.poll_moment(cx).is_ready();
+                if has_come && self.protocol == Protocol::Http2 {
+                    ready!(self.poll_leaving(since, cx));
+                    return Poll::Ready(self.announce());
                 }
                 self.poll_idle(cx)
             }
-            Plan::Drain { quiet_until, .. } => loop {
-                ready!(self.poll_alarm(self.deadline(), cx));
-                if self.protocol == Protocol::Http2 && !self.said_goodbye {
-                    return Poll::Ready(self.say_goodbye());
+            Plan::Drain(drain) => loop {
+                if self.owes_goodbye() {
+                    let due = self.goodbye_due(&drain, cx);
+                    ready!(self.alarm.poll(due, cx));
+                    return Poll::Ready(self.announce());
                 }
+                ready!(self.alarm.poll(self.deadline(&drain), cx));
                 if self.activity.is_quiet() {
                     return Poll::Ready(self.last_order());
                 }
                 // It ends by itself, with its last answer; only a peer that has fallen silent after
                 // that is found by another look. On HTTP/1 each step of an answer is one.
-                let is_last_look = quiet_until.is_some_and(|until| until <= Instant::now());
+                let last = drain.quiet_until;
+                let is_last_look = last.is_some_and(|until| until <= Instant::now());
                 if self.protocol == Protocol::Http1 || is_last_look {
                     return Poll::Pending;
                 }
                 self.next_look = Some(Instant::now() + LOOK_AGAIN);
             },
-            Plan::Close => Poll::Ready(Order::Cut),
         }
     }
 
@@ -203,34 +225,18 @@ impl<'a> Orders<'a> {
 
     fn follow(&mut self, plan: Plan) {
         self.moment = match plan {
-            Plan::Leave { since, window } => Some(self.moment_of(since, window)),
+            Plan::Leave { since, window } => Some(moment::of(self.number, since, window)),
             _ => None,
         };
         self.activity.part(match plan {
             Plan::Serve => Parting::None,
             Plan::Leave { .. } => Parting::NotYet,
-            Plan::Drain { .. } | Plan::Close => Parting::Now,
+            Plan::Drain(_) | Plan::Close => Parting::Now,
         });
+        if let Plan::Drain(_) = plan {
+            self.goodbye.begin_draining(self.activity.requests());
+        }
         self.plan = plan;
-    }
-
-    fn say_goodbye(&mut self) -> Order {
-        self.said_goodbye = true;
-        // An answer to the goodbye takes a round trip.
-        self.next_look = Some(sleep(self.grace).deadline()); // which knows a far future
-        Order::SayGoodbye
-    }
-
-    /// In a lame duck, HTTP/2's goodbye takes nothing from those who have streams on their way (RFC
-    /// 9113 §6.8). Who has come since then has had an answer first.
-    ///
-    /// While draining it waits for the connection's deadline: some clients fail what they have not
-    /// sent yet, or even what has no answer yet, when they see a GOAWAY. As long as late clients are
-    /// refused they had better read the refusal.
-    fn owes_goodbye(&self, since: Instant) -> bool {
-        let activity = self.activity;
-        let is_known = || self.open_since < since || activity.requests() > 0 && activity.is_quiet();
-        self.protocol == Protocol::Http2 && !self.said_goodbye && is_known()
     }
 
     fn last_order(&self) -> Order {
@@ -268,15 +274,13 @@ impl<'a> Orders<'a> {
 
     /// Returns until when the draining server waits for this connection, if nothing is in flight;
     /// `None` is without limit.
-    fn deadline(&self) -> Option<Instant> {
-        let Plan::Drain {
+    fn deadline(&self, drain: &Drain) -> Option<Instant> {
+        let &Drain {
             since,
             idle_until,
             quiet_until,
-        } = self.plan
-        else {
-            return None;
-        };
+            ..
+        } = drain;
         let is_new = self.open_since >= since;
         let has_begun = match self.protocol {
             Protocol::Handshake => true,
@@ -304,29 +308,13 @@ impl<'a> Orders<'a> {
         earlier(deadline, quiet_until)
     }
 
-    /// Returns this connection's moment in the lame duck. The moments lie evenly in its first half,
-    /// so that clients do not come back all at once, and each has the other half for its next
-    /// request.
-    fn moment_of(&self, since: Instant, window: Duration) -> Instant {
-        // Multiples of the golden ratio are spread evenly, however many there are.
-        let fraction = f64::from(self.number.wrapping_mul(GOLDEN)) / f64::from(u32::MAX);
-        let moment = since.checked_add(window.mul_f64(fraction / 2.0));
-        // A lame duck that no clock can hold does not come to it.
-        moment.unwrap_or_else(|| sleep(Duration::MAX).deadline())
-    }
-
-    fn poll_alarm(&mut self, at: Option<Instant>, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(at) = at else {
-            return Poll::Pending;
-        };
-        if at <= Instant::now() {
-            return Poll::Ready(());
+    /// Ready when the connection's own moment of the lame duck has come.
+    fn poll_moment(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.moment.is_some() {
+            ready!(self.alarm.poll(self.moment, cx));
+            self.leave();
         }
-        let alarm = self.alarm.get_or_insert_with(|| Box::pin(sleep_until(at)));
-        if alarm.deadline() != at {
-            alarm.as_mut().reset(at);
-        }
-        alarm.as_mut().poll(cx)
+        Poll::Ready(())
     }
 }
 

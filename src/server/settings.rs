@@ -14,6 +14,8 @@ pub(super) struct Settings {
     pub(super) handshake_timeout: Duration,
     pub(super) grace: Duration,
     pub(super) lingering: Limits,
+    /// Others have the listening socket, too.
+    pub(super) is_shared: bool,
     http1: Vec<Setter<http1::Builder>>,
     http2: Vec<Setter<http2::Builder<StreamExecutor>>>,
 }
@@ -61,6 +63,7 @@ impl Default for Settings {
             handshake_timeout: Duration::from_secs(10),
             grace: Duration::from_secs(1),
             lingering: Limits::default(),
+            is_shared: false,
             http1: Vec::new(),
             http2: Vec::new(),
         }
@@ -74,6 +77,7 @@ impl fmt::Debug for Settings {
             .field("handshake_timeout", &self.handshake_timeout)
             .field("grace", &self.grace)
             .field("lingering", &self.lingering)
+            .field("is_shared", &self.is_shared)
             .finish_non_exhaustive()
     }
 }

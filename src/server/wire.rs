@@ -106,13 +106,41 @@ impl<I> Line<I> {
 }
 
 impl<I: AsyncRead + AsyncWrite + Unpin> Line<I> {
+    /// Writes a frame between those of the wire, whole or not at all: where the socket takes no more
+    /// bytes, the wire may be in the middle of one.
+    pub(super) async fn insert(&self, activity: &Arc<Activity>, frame: &[u8]) -> io::Result<()> {
+        let wire = self.wire(activity);
+        let mut written = 0;
+        poll_fn(|cx| {
+            while written < frame.len() {
+                let rest = &frame[written..];
+                if written == 0 && activity.is_stalled() {
+                    return Poll::Ready(Ok(()));
+                }
+                match wire.poll_writing(cx, |io, cx| io.poll_write(cx, rest)) {
+                    Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                    Poll::Ready(Ok(count)) => written += count,
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                    Poll::Pending if written == 0 => return Poll::Ready(Ok(())),
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+            wire.poll_writing(cx, |io, cx| io.poll_flush(cx))
+        })
+        .await
+    }
+
+    fn wire(&self, activity: &Arc<Activity>) -> Wire<I> {
+        Wire {
+            shared: Arc::clone(&self.shared),
+            activity: Arc::clone(activity),
+        }
+    }
+
     /// Says the end on a socket that the wire has left open, as hyper does otherwise; if `lingers`,
     /// then waits for the client to have sent what it is sending.
     pub(super) async fn close(&self, activity: &Arc<Activity>, lingers: bool) {
-        let wire = Wire {
-            shared: Arc::clone(&self.shared),
-            activity: Arc::clone(activity),
-        };
+        let wire = self.wire(activity);
         let said = timeout(CLOSING, poll_fn(|cx| wire.poll_end(cx))).await;
         if lingers && matches!(said, Ok(Ok(()))) {
             poll_fn(|cx| wire.poll_lingering(cx)).await;

@@ -1,4 +1,5 @@
 //! A server on pipes or sockets, and clients that speak byte by byte.
+#![allow(dead_code)] // Each of the test files uses a part of it.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -427,6 +428,28 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Http2<T> {
     pub async fn get(&mut self, stream: u32, path: &str) -> String {
         self.send(Frame::get(stream, path)).await;
         String::from_utf8(self.answer(stream).await.unwrap()).unwrap()
+    }
+
+    /// Reads the goodbye: the announcement, and 50 ms later the same again, with a PING, which is given.
+    #[track_caller]
+    pub fn goodbye(&mut self) -> impl Future<Output = Frame> {
+        let caller = std::panic::Location::caller();
+        async move {
+            for expected in [GOAWAY, GOAWAY, PING] {
+                let frame = self.next().await.expect("still open");
+                assert_eq!(
+                    (frame.kind, frame.flags),
+                    (expected, 0),
+                    "{caller}: {frame:?}"
+                );
+                if expected == GOAWAY {
+                    assert_eq!(frame.goaway(), ((1 << 31) - 1, 0), "{caller}");
+                } else {
+                    return frame;
+                }
+            }
+            unreachable!("the PING is the last")
+        }
     }
 
     /// Reads to the end what the server sends, and acknowledges nothing; gives what came.
