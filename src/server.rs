@@ -13,6 +13,8 @@ mod idle;
 mod lingering;
 mod listener;
 mod moment;
+#[cfg(target_os = "linux")]
+mod newcomers;
 mod orders;
 mod settings;
 mod streams;

@@ -79,6 +79,9 @@ where
             self.accept_until(stop_accepting).await;
             // Those who wait in the backlog are answered, too, and then nobody can come any more.
             self.empty_backlog().await;
+            // Also those who came between the last look and now.
+            self.listener.keep_out_newcomers();
+            self.empty_backlog().await;
         }
         let Self {
             listener,

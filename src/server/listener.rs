@@ -75,6 +75,15 @@ pub trait Listener: Send {
     /// The server drops the future when something else happens first, and calls again. A connection
     /// must not be lost by that.
     fn accept(&mut self) -> impl Future<Output = io::Result<(Self::Io, Self::Addr)>> + Send;
+
+    /// Keeps out those who come from now on, while those who wait are still accepted.
+    ///
+    /// Closing a socket resets whoever has come since the last [`accept`](Self::accept). The server
+    /// calls this once, shortly before it drops a listener that is not
+    /// [shared](crate::Serve::shared). The default does nothing; tokio's
+    /// [`TcpListener`] has Linux ignore newcomers: they ask again a second later, and are refused
+    /// then. A listener that wraps another one should call it there, too.
+    fn keep_out_newcomers(&mut self) {}
 }
 
 impl Listener for TcpListener {
@@ -87,6 +96,13 @@ impl Listener for TcpListener {
         // works as well.
         let _ = stream.set_nodelay(true);
         Ok((stream, peer))
+    }
+
+    #[cfg(target_os = "linux")]
+    fn keep_out_newcomers(&mut self) {
+        if let Err(error) = super::newcomers::keep_out(self) {
+            tracing::debug!(%error, "newcomers may be reset");
+        }
     }
 }
 
