@@ -1,9 +1,10 @@
 //! Whole shutdowns as their clients see them: nothing is lost, and nothing is ambiguous.
 //!
 //! In each round a service is shut down at a random moment while its clients go on asking, and each
-//! of them notes what became of every request that it sent. It has to be answered in full, or
-//! refused in a way after which it may be sent again; and the server's books have to say the same
-//! as the clients'. No client here tries anything again by itself, except what it never sent.
+//! of them notes what became of every request that it sent. It has to be answered in full, also if
+//! it was sent while draining, or refused in a way after which it may be sent again; and the server's
+//! books have to say the same as the clients'. No client here tries anything again by itself, except
+//! what it never sent.
 #![cfg(feature = "server")]
 #![allow(clippy::unwrap_used)]
 
@@ -15,9 +16,10 @@ use std::fmt;
 use std::future::{Future, pending, poll_fn};
 use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
-use std::sync::Arc;
-use std::time::Duration;
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{SinkExt, StreamExt};
@@ -25,21 +27,24 @@ use http::{Method, Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{self, Message};
 use tokio_tungstenite::{WebSocketStream, client_async};
-use tower_lifecycle::{ShutdownController, ShutdownReason};
+use tower_lifecycle::{LifecycleState, ShutdownConfig, ShutdownController, ShutdownReason};
 
 use ledger_support::{
-    Books, Entries, Fate, Ledger, STREAM_SIZE, Service, UPLOAD_SIZE, chain, fate_of, first_events,
-    random, random_millis,
+    Books, Entries, Fate, Kind, Ledger, STREAM_SIZE, Service, UPLOAD_SIZE, chain, fate_of,
+    first_events, random, random_millis,
 };
 
 const ROUNDS: usize = 20;
 const LAME_DUCK: Duration = Duration::from_millis(300);
+/// How long an idle connection may still bring a request when draining has begun.
+const IDLE: Duration = Duration::from_millis(200);
 const MILLISECOND: Duration = Duration::from_millis(1);
 /// How long one round may take before a test fails.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -48,7 +53,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn keep_alive_by_hyper_loses_nothing() {
-    play(LAME_DUCK, |round| {
+    play(lame_duck(), |round| {
         for _ in 0..20 {
             round.spawn(|round| round.visit(Protocol::Http1, Errand::download));
         }
@@ -58,7 +63,7 @@ async fn keep_alive_by_hyper_loses_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn keep_alive_by_reqwest_loses_nothing() {
-    play(LAME_DUCK, |round| {
+    play(lame_duck(), |round| {
         for _ in 0..20 {
             round.spawn(Round::visit_by_reqwest);
         }
@@ -68,7 +73,7 @@ async fn keep_alive_by_reqwest_loses_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hundred_streams_of_each_http_2_connection_lose_nothing() {
-    play(LAME_DUCK, |round| {
+    play(lame_duck(), |round| {
         for _ in 0..2 {
             round.spawn(|round| round.visit(Protocol::Http2(100), Errand::download));
         }
@@ -78,7 +83,7 @@ async fn a_hundred_streams_of_each_http_2_connection_lose_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn uploads_lose_nothing() {
-    play(LAME_DUCK, |round| {
+    play(lame_duck(), |round| {
         for protocol in [Protocol::Http1, Protocol::Http2(4)] {
             round.spawn(move |round| round.visit(protocol, Errand::upload));
             round.spawn(move |round| round.visit(protocol, Errand::upload_in_vain));
@@ -89,7 +94,7 @@ async fn uploads_lose_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn server_sent_events_lose_nothing() {
-    play(LAME_DUCK, |round| {
+    play(lame_duck(), |round| {
         for protocol in [Protocol::Http1, Protocol::Http2(10)] {
             for _ in 0..10 {
                 round.spawn(move |round| round.visit(protocol, Errand::events));
@@ -101,7 +106,7 @@ async fn server_sent_events_lose_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn web_sockets_lose_nothing() {
-    play(LAME_DUCK, |round| {
+    play(lame_duck(), |round| {
         for _ in 0..20 {
             round.spawn(Round::talk);
         }
@@ -113,20 +118,70 @@ async fn web_sockets_lose_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_that_do_not_rest_lose_nothing_without_a_lame_duck() {
-    play(Duration::ZERO, |round| {
-        for _ in 0..15 {
-            round.spawn(|round| round.visit(Protocol::Http1, Errand::download));
-        }
+    let total = play(Service::config(), invite_those_who_do_not_rest).await;
+    assert!(total.late > total.refused, "not served: {total}");
+}
+
+// ===== when the listener stays open, and refuses =====
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_that_an_open_listener_refuses_lose_nothing() {
+    for lame_duck in [Duration::ZERO, LAME_DUCK] {
+        let config = Service::config().lame_duck(lame_duck);
+        let total = play(config.refuse_for(IDLE), invite_those_who_do_not_rest).await;
+        assert_eq!(total.late, 0, "{total}");
+        // The listener is open for longer than most of them pause.
+        assert!(total.refused > 2 * total.turned_away, "not told: {total}");
+    }
+}
+
+fn invite_those_who_do_not_rest(round: &mut Clients) {
+    for _ in 0..15 {
+        round.spawn(|round| round.visit(Protocol::Http1, Errand::download));
+    }
+    round.spawn(|round| round.visit(Protocol::Http2(100), Errand::download));
+}
+
+// ===== when the time for late requests is over =====
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_busy_http_2_connection_is_refused_in_the_end_and_loses_nothing() {
+    let config = Service::config().late_for(10 * MILLISECOND);
+    let total = play(config, |round| {
         round.spawn(|round| round.visit(Protocol::Http2(100), Errand::download));
     })
     .await;
+    assert!(total.late > 0, "not served: {total}");
+    assert!(total.refused > 0, "not told: {total}");
+}
+
+// ===== axum's accept loop, which resets what waits in its backlog =====
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn under_axum_serve_no_more_is_lost_than_without_us() {
+    let (mut plain, mut ours) = (Entries::default(), Entries::default());
+    for _ in 0..ROUNDS {
+        for (kind, total) in [(Kind::PlainAxum, &mut plain), (Kind::Axum, &mut ours)] {
+            let config = Service::config();
+            let round = play_once(kind, config, &invite_those_who_do_not_rest);
+            let (entries, _) = timeout(PATIENCE, round).await.unwrap();
+            *total += entries;
+        }
+    }
+    println!("without us: {plain}");
+    println!("with us: {ours}");
+    assert!(ours.answered > 0, "too tame");
+    let lost = |entries: &Entries| entries.lost.len() + entries.crossed.len();
+    // Half as many again, since these are figures of chance.
+    let at_most = lost(&plain) * 3 / 2 + ROUNDS;
+    assert!(lost(&ours) <= at_most, "{} are too many", lost(&ours));
 }
 
 // ===== the one case that HTTP/1 leaves open =====
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_a_lame_duck_no_connection_is_closed_under_a_request() {
-    play(LAME_DUCK, |round| {
+    play(lame_duck(), |round| {
         for _ in 0..50 {
             round.spawn(Round::visit_as_it_closes);
         }
@@ -139,13 +194,14 @@ async fn after_a_lame_duck_no_connection_is_closed_under_a_request() {
 #[ignore = "a measurement, which judges nothing: run it with --nocapture"]
 async fn requests_sent_on_connections_that_are_closed_at_that_instant() {
     for lame_duck in [Duration::ZERO, LAME_DUCK] {
+        let config = Service::config().lame_duck(lame_duck);
         let invite = |round: &mut Clients| {
             for _ in 0..50 {
                 round.spawn(Round::visit_as_it_closes);
             }
             round.spawn(Round::keep_it_draining);
         };
-        let total = tally(lame_duck, invite, |_, _| ()).await;
+        let total = tally(&config, invite, |_, _| ()).await;
         println!("lame duck of {lame_duck:?}: {total}");
     }
 }
@@ -153,8 +209,9 @@ async fn requests_sent_on_connections_that_are_closed_at_that_instant() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a measurement, which judges nothing: run it with --nocapture"]
 async fn requests_of_clients_that_connect_as_the_listener_is_closed() {
+    let config = lame_duck();
     let total = tally(
-        LAME_DUCK,
+        &config,
         |round| {
             for _ in 0..20 {
                 round.spawn(Round::visit_until_nobody_listens);
@@ -173,6 +230,7 @@ struct Round {
     ctl: ShutdownController,
     address: SocketAddr,
     ledger: Arc<Ledger>,
+    draining_since: Arc<OnceLock<Instant>>,
 }
 
 /// The clients of a round.
@@ -181,24 +239,29 @@ struct Clients {
     tasks: JoinSet<()>,
 }
 
+fn lame_duck() -> ShutdownConfig {
+    Service::config().lame_duck(LAME_DUCK)
+}
+
 /// Plays shutdowns in which nothing may be lost.
-async fn play(lame_duck: Duration, invite: impl Fn(&mut Clients)) {
-    let total = tally(lame_duck, invite, Entries::check).await;
+async fn play(config: ShutdownConfig, invite: impl Fn(&mut Clients)) -> Entries {
+    let total = tally(&config, invite, Entries::check).await;
     println!("{total}");
     assert!(total.answered > 0, "too tame: {total}");
-    // The listener is open for longer than most of them pause.
-    assert!(total.refused > 2 * total.turned_away, "not told: {total}");
+    let sent_away = total.refused + total.turned_away;
+    assert!(sent_away >= ROUNDS as u64, "not until the end: {total}");
+    total
 }
 
 /// Plays shutdowns at random moments, each judged by itself, and adds up their ledgers.
 async fn tally(
-    lame_duck: Duration,
+    config: &ShutdownConfig,
     invite: impl Fn(&mut Clients),
     judge: fn(&Entries, &Books),
 ) -> Entries {
     let mut total = Entries::default();
     for _ in 0..ROUNDS {
-        let round = timeout(PATIENCE, play_once(lame_duck, &invite));
+        let round = timeout(PATIENCE, play_once(Kind::Ours, config.clone(), &invite));
         let (entries, books) = round.await.expect("it should not take this long");
         judge(&entries, &books);
         total += entries;
@@ -206,16 +269,27 @@ async fn tally(
     total
 }
 
-async fn play_once(lame_duck: Duration, invite: &impl Fn(&mut Clients)) -> (Entries, Books) {
-    let service = Service::start(Service::config().lame_duck(lame_duck)).await;
+async fn play_once(
+    kind: Kind,
+    config: ShutdownConfig,
+    invite: &impl Fn(&mut Clients),
+) -> (Entries, Books) {
+    let service = Service::start_with(kind, config).await;
     let mut clients = Clients {
         round: Round {
             ctl: service.ctl.clone(),
             address: service.address,
             ledger: Arc::default(),
+            draining_since: Arc::default(),
         },
         tasks: JoinSet::new(),
     };
+    let draining_since = Arc::clone(&clients.round.draining_since);
+    service.ctl.on_state_change(move |_, new| {
+        if new == LifecycleState::Draining {
+            draining_since.get_or_init(Instant::now);
+        }
+    });
     invite(&mut clients);
 
     sleep(random_millis(20..170)).await;
@@ -294,11 +368,16 @@ impl Round {
     async fn ask(&self, stream: &mut Stream, errand: Errand) -> Next {
         let what = errand.to_string();
         let answer = errand.answer.clone();
+        let is_late = self.ctl.is_draining();
         let (fate, leaves) = match stream.exchange(errand).await {
             Ok(response) => {
                 let fate = fate_of(&response, |body| answer.is(body, &self.ledger));
                 (fate, asks_to_leave(&response))
             }
+            Err(Fate::Lost(why)) if self.has_crossed(stream) => (
+                Fate::Crossed(format!("{what}, {}: {why}", self.now())),
+                true,
+            ),
             Err(fate) => (fate, true),
         };
         let next = match fate {
@@ -306,7 +385,7 @@ impl Round {
             _ if leaves => Next::Reconnect,
             _ => Next::Again,
         };
-        self.note(&what, fate);
+        self.note(&what, is_late, fate);
         next
     }
 
@@ -321,13 +400,14 @@ impl Round {
             think().await;
             let errand = Errand::download();
             let url = format!("http://{}{}", self.address, errand.path);
+            let is_late = self.ctl.is_draining();
             let fate = match whole(client.get(url)).await {
                 Ok(response) => fate_of(&response, |body| errand.answer.is(body, &self.ledger)),
                 Err(error) if found_nobody(&error) => Fate::TurnedAway,
                 Err(error) => Fate::Lost(chain(&error)),
             };
             let is_over = matches!(fate, Fate::Refused | Fate::TurnedAway);
-            self.note(&errand.to_string(), fate);
+            self.note(&errand.to_string(), is_late, fate);
             if is_over {
                 return;
             }
@@ -337,6 +417,7 @@ impl Round {
     /// Sends messages and waits for their echoes, on one WebSocket after the other.
     async fn talk(self) {
         while let Some(stream) = self.connect_tcp().await {
+            let is_late = self.ctl.is_draining();
             let fate = match client_async("ws://test/echo", stream).await {
                 Ok((socket, _)) => match self.converse(socket).await {
                     Ok(()) => Fate::Answered,
@@ -349,7 +430,7 @@ impl Round {
                 Err(error) => Fate::Lost(chain(&error)),
             };
             let is_over = matches!(fate, Fate::Refused);
-            self.note("a socket", fate);
+            self.note("a socket", is_late, fate);
             if is_over {
                 return;
             }
@@ -393,8 +474,7 @@ impl Round {
                 () = think() => connection = self.ask_again(connection).await,
             }
         }
-        let refuse_for = self.ctl.config().refuse_for;
-        sleep(refuse_for - MILLISECOND + random_millis(0..3)).await;
+        sleep(IDLE - MILLISECOND + random_millis(0..3)).await;
         self.ask_again(connection).await;
     }
 
@@ -420,8 +500,7 @@ impl Round {
     async fn keep_it_draining(self) {
         let mut streams = self.connect(Protocol::Http1).await.unwrap();
         self.ctl.triggered().await;
-        let config = self.ctl.config();
-        let time = config.lame_duck + config.refuse_for + Duration::from_millis(300);
+        let time = self.ctl.config().lame_duck + IDLE + Duration::from_millis(300);
         self.ask(&mut streams[0], Errand::wait(time)).await;
     }
 
@@ -430,9 +509,10 @@ impl Round {
         let stream = self.connect_tcp().await?;
         Some(match protocol {
             Protocol::Http1 => {
+                let (stream, last_write) = Timed::new(stream);
                 let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
                 tokio::spawn(connection);
-                vec![Stream::Http1(sender)]
+                vec![Stream::Http1(sender, last_write)]
             }
             Protocol::Http2(streams) => {
                 let (sender, connection) = h2::client::handshake(stream).await.unwrap();
@@ -455,11 +535,27 @@ impl Round {
         }
     }
 
-    fn note(&self, what: &str, fate: Fate) {
+    /// Notes what became of a request, and whether it was sent while draining.
+    fn note(&self, what: &str, is_late: bool, fate: Fate) {
         self.ledger.note(match fate {
-            Fate::Lost(why) => Fate::Lost(format!("{what} while {}: {why}", self.ctl.state())),
+            Fate::Answered if is_late => Fate::AnsweredLate,
+            Fate::Lost(why) => Fate::Lost(format!("{what}, {}: {why}", self.now())),
             fate => fate,
         });
+    }
+
+    fn now(&self) -> String {
+        let since = self.draining_since.get().map(Instant::elapsed);
+        format!("{}, draining since {since:?}", self.ctl.state())
+    }
+
+    /// Returns whether a request was sent when idle connections of HTTP/1 were being closed already.
+    fn has_crossed(&self, stream: &Stream) -> bool {
+        let Stream::Http1(_, last_write) = stream else {
+            return false;
+        };
+        let closed_at = self.draining_since.get().map(|since| *since + IDLE);
+        closed_at.is_some_and(|closed_at| *last_write.lock().unwrap() >= closed_at)
     }
 }
 
@@ -600,18 +696,65 @@ enum Protocol {
     Http2(usize),
 }
 
+/// When the last byte was written.
+type LastWrite = Arc<Mutex<Instant>>;
+
+/// Notes when it is written to.
+struct Timed {
+    stream: TcpStream,
+    last_write: LastWrite,
+}
+
 /// One request at a time goes through it.
 enum Stream {
-    Http1(http1::SendRequest<Full<Bytes>>),
+    Http1(http1::SendRequest<Full<Bytes>>, LastWrite),
     /// hyper's client does not tell a GOAWAY that spares its request from one that does not.
     Http2(h2::client::SendRequest<Bytes>),
+}
+
+impl Timed {
+    fn new(stream: TcpStream) -> (Self, LastWrite) {
+        let last_write = Arc::new(Mutex::new(Instant::now()));
+        let noted = Arc::clone(&last_write);
+        (Self { stream, last_write }, noted)
+    }
+}
+
+impl AsyncRead for Timed {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Timed {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut self.stream).poll_write(cx, bytes));
+        *self.last_write.lock().unwrap() = Instant::now();
+        Poll::Ready(written)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
 }
 
 impl Stream {
     /// Sends a request, and reads the whole response.
     async fn exchange(&mut self, errand: Errand) -> Result<Response<Bytes>, Fate> {
         match self {
-            Self::Http1(sender) => exchange_by_http1(sender, errand).await,
+            Self::Http1(sender, _) => exchange_by_http1(sender, errand).await,
             Self::Http2(sender) => exchange_by_http2(sender.clone(), errand).await,
         }
     }

@@ -1,4 +1,4 @@
-//! A service under [`serve`], and the ledger in which its clients note what became of each request.
+//! A service, under [`serve`] or another server, and the ledger in which its clients note what became of each request.
 #![allow(dead_code)] // Each of the test files uses a part of it.
 
 use std::convert::Infallible;
@@ -42,6 +42,16 @@ pub fn random_millis(range: Range<u64>) -> Duration {
 
 // ===== the service =====
 
+/// Whose accept loop it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Ours,
+    /// `axum::serve` with our layer, under `run`.
+    Axum,
+    /// `axum::serve` with its own graceful shutdown, which begins with the drain.
+    PlainAxum,
+}
+
 /// A server that answers in each of the ways that matter to its end.
 pub struct Service {
     pub ctl: ShutdownController,
@@ -58,6 +68,10 @@ impl Service {
     }
 
     pub async fn start(config: ShutdownConfig) -> Self {
+        Self::start_with(Kind::Ours, config).await
+    }
+
+    pub async fn start_with(kind: Kind, config: ShutdownConfig) -> Self {
         let ctl = ShutdownController::with_config(config).unwrap();
         let pieces = Arc::<AtomicU64>::default();
         let app = Router::new()
@@ -68,11 +82,22 @@ impl Service {
             .route("/early", post(async || "no need"))
             .route("/events", get(events))
             .route("/echo", any(echo))
-            .layer(DrainLayer::new(ctl.clone()))
             .with_state(Arc::clone(&pieces));
+        let drains = app.clone().layer(DrainLayer::new(ctl.clone()));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let run = tokio::spawn(serve(listener, app, ctl.clone()).into_future());
+        let run = match kind {
+            Kind::Ours => tokio::spawn(serve(listener, drains, ctl.clone()).into_future()),
+            Kind::Axum => {
+                let server = axum::serve(listener, drains);
+                let server = server.with_graceful_shutdown(ctl.stop_accepting());
+                tokio::spawn(ctl.run(server))
+            }
+            Kind::PlainAxum => {
+                let server = axum::serve(listener, app).with_graceful_shutdown(ctl.draining());
+                tokio::spawn(ctl.run(server))
+            }
+        };
         Self {
             ctl,
             address,
@@ -185,6 +210,8 @@ async fn echo(
 pub enum Fate {
     /// 200, and all of the body.
     Answered,
+    /// The same, of a request that was sent while draining.
+    AnsweredLate,
     /// 503 with `Retry-After`.
     Refused,
     /// Past the last stream that a GOAWAY names, or reset as a stream that nobody has looked at.
@@ -193,6 +220,9 @@ pub enum Fate {
     Unsent,
     /// It was not sent, for nobody listened.
     TurnedAway,
+    /// It was sent on an idle connection of HTTP/1 that the server was closing by then: the one case
+    /// that the protocol leaves open (RFC 9112 §9.6).
+    Crossed(String),
     /// Anything else: the client cannot know what became of it.
     Lost(String),
 }
@@ -206,10 +236,14 @@ pub struct Entries {
     /// Events and messages that clients received.
     pub pieces: u64,
     pub answered: u64,
+    /// How many of them were surely sent while draining.
+    pub late: u64,
     pub refused: u64,
     pub unprocessed: u64,
     pub unsent: u64,
     pub turned_away: u64,
+    /// Ambiguous as what is lost is, but none that the server can have seen in time.
+    pub crossed: Vec<String>,
     pub lost: Vec<String>,
 }
 
@@ -218,10 +252,15 @@ impl Ledger {
         let mut entries = self.0.lock().unwrap();
         match fate {
             Fate::Answered => entries.answered += 1,
+            Fate::AnsweredLate => {
+                entries.answered += 1;
+                entries.late += 1;
+            }
             Fate::Refused => entries.refused += 1,
             Fate::Unprocessed => entries.unprocessed += 1,
             Fate::Unsent => entries.unsent += 1,
             Fate::TurnedAway => entries.turned_away += 1,
+            Fate::Crossed(why) => entries.crossed.push(why),
             Fate::Lost(why) => entries.lost.push(why),
         }
     }
@@ -244,6 +283,8 @@ impl Entries {
         let ours = (self.answered, self.refused, self.pieces);
         let theirs = (report.admitted(), report.refused(), *pieces);
         assert_eq!(ours, theirs, "{self}\n{report}");
+        // Some were sent before, and arrived later.
+        assert!(self.late <= report.late_requests(), "{self}\n{report}");
         assert!(report.is_graceful(), "{report}");
     }
 }
@@ -252,10 +293,12 @@ impl AddAssign for Entries {
     fn add_assign(&mut self, other: Self) {
         self.pieces += other.pieces;
         self.answered += other.answered;
+        self.late += other.late;
         self.refused += other.refused;
         self.unprocessed += other.unprocessed;
         self.unsent += other.unsent;
         self.turned_away += other.turned_away;
+        self.crossed.extend(other.crossed);
         self.lost.extend(other.lost);
     }
 }
@@ -265,18 +308,25 @@ impl fmt::Display for Entries {
         let Self {
             pieces: _,
             answered,
+            late,
             refused,
             unprocessed,
             unsent,
             turned_away,
+            crossed,
             lost,
         } = self;
         write!(
             f,
-            "{answered} answered, {refused} refused by 503, {unprocessed} by GOAWAY, {unsent} to be \
-             sent anew, {turned_away} turned away at TCP, {} lost or ambiguous",
+            "{answered} answered, {late} of them late, {refused} refused by 503, {unprocessed} by \
+             GOAWAY, {unsent} to be sent anew, {turned_away} turned away at TCP, {} crossed a close, \
+             {} lost or ambiguous",
+            crossed.len(),
             lost.len()
         )?;
+        for why in crossed.iter().take(10) {
+            write!(f, "\n  crossed: {why}")?;
+        }
         for why in lost.iter().take(10) {
             write!(f, "\n  lost: {why}")?;
         }
