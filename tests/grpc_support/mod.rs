@@ -185,6 +185,8 @@ fn with_our_trailer<D>(frame: Frame<D>) -> Frame<D> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     Axum,
+    /// Without the layer, and with axum's own graceful shutdown, which begins with the drain.
+    PlainAxum,
     #[cfg(feature = "server")]
     Ours,
 }
@@ -222,8 +224,13 @@ impl Server {
     ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
         let address = listener.local_addr().expect("bound");
-        let app = routes.into_axum_router().layer(layer);
+        let plain = routes.into_axum_router();
+        let app = plain.clone().layer(layer);
         let run = match kind {
+            Kind::PlainAxum => {
+                let server = axum::serve(listener, plain).with_graceful_shutdown(ctl.draining());
+                tokio::spawn(ctl.run(server))
+            }
             Kind::Axum => {
                 let server = axum::serve(listener, app);
                 let server = server.with_graceful_shutdown(ctl.stop_accepting());
