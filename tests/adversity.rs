@@ -620,7 +620,7 @@ fn wakers_may_call_anything() {
 #[tokio::test(start_paused = true)]
 async fn a_force_as_the_drain_ends_leaves_the_clean_up_its_reserve_only() {
     let config = taking(ms(10_000)).cleanup_reserve(ms(2_000));
-    let ctl = controller(config.refuse_for(Duration::ZERO));
+    let ctl = controller(config.refuse_for(ms(1)));
     ctl.on_shutdown("endless", |_| pending()).unwrap();
     // It is woken, and forces, when the drain has ended but for a last look at the server.
     let mut stop = ctl.stop_accepting();
@@ -628,7 +628,7 @@ async fn a_force_as_the_drain_ends_leaves_the_clean_up_its_reserve_only() {
     let poll = Pin::new(&mut stop).poll(&mut Context::from_waker(&waker));
     assert!(poll.is_pending());
     let report = ctl.shutdown(MANUAL).await;
-    assert_eq!(report.duration(), ms(2_000));
+    assert_eq!(report.duration(), ms(2_001));
     assert_eq!(outcomes(&report), ["timed out"]);
 }
 

@@ -313,18 +313,22 @@ fn outside_a_runtime_it_answers_and_a_check_shows_as_failed() {
 
 #[tokio::test(start_paused = true)]
 async fn behind_an_exempt_path_it_answers_while_draining() {
-    let ctl = ShutdownController::new();
-    let app = tower::ServiceBuilder::new()
-        .layer(DrainLayer::new(ctl.clone()).exempt_paths(["/health"]))
-        .service(HealthService::new(ctl.clone()));
-    let _guard = ctl.track();
-    ctl.trigger(ShutdownReason::Manual);
-    let request = Request::get("/health").body(String::new()).unwrap();
-    let response = app.oneshot(request).await.unwrap();
-    assert_eq!(response.headers()["connection"], "close");
-    let body = response.into_body().collect().await.unwrap().to_bytes();
-    let body: Value = serde_json::from_slice(&body).unwrap();
-    assert_eq!(body["status"], "draining");
+    for late_for in [Duration::ZERO, Duration::from_secs(1)] {
+        let config = ShutdownConfig::default().late_for(late_for);
+        let ctl = ShutdownController::with_config(config).unwrap();
+        let app = tower::ServiceBuilder::new()
+            .layer(DrainLayer::new(ctl.clone()).exempt_paths(["/health"]))
+            .service(HealthService::new(ctl.clone()));
+        let _guard = ctl.track();
+        ctl.trigger(ShutdownReason::Manual);
+        let request = Request::get("/health").body(String::new()).unwrap();
+        let response = app.oneshot(request).await.unwrap();
+        assert_eq!(response.headers()["connection"], "close");
+        assert_eq!(ctl.in_flight(), 1, "it is not counted");
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        let body: Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(body["status"], "draining");
+    }
 }
 
 // ===== cached results =====

@@ -26,7 +26,8 @@ use tokio_test::{assert_pending, assert_ready, assert_ready_err, assert_ready_ok
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_lifecycle::future::{HealthFuture, HealthServiceFuture};
 use tower_lifecycle::{
-    DrainLayer, Health, HealthBody, HealthLayer, HealthService, ShutdownController, ShutdownReason,
+    DrainLayer, Health, HealthBody, HealthLayer, HealthService, ShutdownConfig, ShutdownController,
+    ShutdownReason,
 };
 use tower_test::mock::{self, Mock, Spawn};
 
@@ -372,7 +373,8 @@ fn a_future_that_is_polled_after_completion_panics_as_documented() {
 
 #[tokio::test(start_paused = true)]
 async fn outside_the_drain_layer_probes_are_neither_refused_nor_counted() {
-    let ctl = ShutdownController::new();
+    let config = ShutdownConfig::default().late_for(Duration::ZERO);
+    let ctl = ShutdownController::with_config(config).unwrap();
     let service = ServiceBuilder::new()
         .layer(HealthLayer::new(ctl.clone()))
         .layer(DrainLayer::new(ctl.clone()))

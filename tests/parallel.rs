@@ -13,7 +13,9 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 use tower::{Layer, Service, service_fn};
-use tower_lifecycle::{DrainLayer, ShutdownController, ShutdownReason};
+use tower_lifecycle::{
+    DrainLayer, LifecycleState, ShutdownConfig, ShutdownController, ShutdownReason,
+};
 
 const THREADS: u64 = 8;
 
@@ -70,9 +72,34 @@ fn admitted_and_refused_are_all_that_tried_and_none_is_alive_after_drained() {
 /// The same through the layer, with clones on every thread, as servers make them.
 #[test]
 fn through_the_layer_every_request_is_answered_or_refused() {
+    let config = ShutdownConfig::default().late_for(Duration::ZERO);
+    let late = through_the_layer(&config, |ctl, alive| {
+        within_a_minute(ctl.drained());
+        assert_eq!(alive.load(Ordering::Relaxed), 0);
+    });
+    assert_eq!(late, 0);
+}
+
+/// Late requests come and go after the service has drained, and none is alive once it stops.
+#[test]
+fn through_the_layer_every_late_request_is_answered_or_refused() {
+    let late = through_the_layer(&ShutdownConfig::default(), |ctl, alive| {
+        within_a_minute(ctl.wait_for(LifecycleState::Stopping));
+        assert_eq!(alive.load(Ordering::Relaxed), 0);
+    });
+    assert!(late > 0, "no round had any");
+}
+
+/// Has `look` look at how many are alive, while requests go on after a trigger, and returns how many
+/// late ones were served.
+fn through_the_layer(
+    config: &ShutdownConfig,
+    look: impl Fn(&ShutdownController, &AtomicI64),
+) -> u64 {
     const TRIES: u64 = 20_000;
+    let mut late = 0;
     for _ in 0..5 {
-        let ctl = ShutdownController::new();
+        let ctl = ShutdownController::with_config(config.clone()).unwrap();
         let alive = Arc::new(AtomicI64::new(0));
         let service = DrainLayer::new(ctl.clone()).layer(service_fn({
             let alive = Arc::clone(&alive);
@@ -110,13 +137,16 @@ fn through_the_layer_every_request_is_answered_or_refused() {
                 std::hint::spin_loop();
             }
             ctl.trigger(ShutdownReason::Manual);
-            within_a_minute(ctl.drained());
-            assert_eq!(alive.load(Ordering::Relaxed), 0);
+            look(&ctl, &alive);
         });
-        assert_eq!(served.into_inner() + refused.into_inner(), TRIES * THREADS);
+        let served = served.into_inner();
+        assert_eq!(served + refused.into_inner(), TRIES * THREADS);
         assert_eq!(ctl.in_flight(), 0);
-        within_a_minute(ctl.stopped());
+        let report = within_a_minute(ctl.shutdown(ShutdownReason::Manual));
+        assert_eq!(report.admitted(), served);
+        late += report.late_requests();
     }
+    late
 }
 
 /// P6: of all that trigger at once, one is the first, and there is one shutdown.

@@ -20,7 +20,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use reqwest::StatusCode;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{ChildStderr, Command};
 use tokio::runtime::{Builder, Runtime};
 use tower_lifecycle::{
@@ -40,10 +40,41 @@ const BIG: usize = 64 << 20;
 // ===== one signal =====
 
 #[tokio::test]
-async fn sigterm_under_load_lets_everybody_finish_and_exits_with_0() {
+async fn sigterm_closes_the_listener_at_once_and_lets_everybody_finish() {
     in_time(async {
         const CLIENTS: usize = 20;
         let mut child = Child::start("serve").await;
+        let client = client(Protocol::Http1);
+        let mut admitted = Vec::new();
+        for _ in 0..CLIENTS {
+            admitted.push(tokio::spawn(client.get(child.url("/slow")).send()));
+        }
+        for _ in 0..CLIENTS {
+            child.says("entered").await;
+        }
+
+        child.send(Signal::SIGTERM);
+        child.says("draining").await;
+        while TcpStream::connect(&child.address).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+        for response in admitted {
+            let response = response.await.unwrap().unwrap();
+            assert_eq!(response.status(), StatusCode::OK);
+            assert_eq!(response.headers()["connection"], "close");
+            assert_eq!(response.text().await.unwrap(), Held::ANSWER);
+        }
+        child.says("shutdown: graceful").await;
+        assert_eq!(child.exit().await.code(), Some(0));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn sigterm_under_load_lets_everybody_finish_and_exits_with_0() {
+    in_time(async {
+        const CLIENTS: usize = 20;
+        let mut child = Child::start("serve and refuse").await;
         let client = client(Protocol::Http1);
         let mut big = client.get(child.url("/big")).send().await.unwrap();
         let mut admitted = Vec::new();
@@ -378,6 +409,7 @@ fn child() {
     });
     match &*role {
         "serve" => serve(ctl(), &threads()).exit(),
+        "serve and refuse" => serve(refusing_ctl(), &threads()).exit(),
         "lame duck" => {
             let config = ShutdownConfig::default().shutdown_timeout(DEADLINE);
             let config = config.lame_duck(DEADLINE / 2);
@@ -404,7 +436,7 @@ fn child() {
             sleep_for_ever()
         }
         "listen thrice and linger" => {
-            let (ctl, runtime) = (ctl(), threads());
+            let (ctl, runtime) = (refusing_ctl(), threads());
             let _entered = runtime.enter();
             ctl.listen_for_signals().unwrap();
             ctl.listen_for_signals().unwrap();
@@ -454,6 +486,12 @@ fn ctl() -> ShutdownController {
     ShutdownController::with_config(config).unwrap()
 }
 
+/// One whose listener stays open while draining, and refuses.
+fn refusing_ctl() -> ShutdownController {
+    let config = ShutdownConfig::default().shutdown_timeout(DEADLINE);
+    ShutdownController::with_config(config.refuse_for(Duration::from_millis(200))).unwrap()
+}
+
 fn threads() -> Runtime {
     let mut builder = Builder::new_multi_thread();
     builder.worker_threads(3).enable_all().build().unwrap()
@@ -493,6 +531,12 @@ fn app(ctl: &ShutdownController) -> Router {
         released.happens(); // for the next one
         Held::ANSWER
     };
+    // Long enough for the test to see that nobody listens, while it runs.
+    let slow = async || {
+        eprintln!("entered");
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        Held::ANSWER
+    };
     let stuck = async || {
         eprintln!("entered");
         pending::<()>().await
@@ -505,6 +549,7 @@ fn app(ctl: &ShutdownController) -> Router {
         .route("/", get(async || "ok"))
         .route("/held", get(held))
         .route("/release", get(async move || release.happens()))
+        .route("/slow", get(slow))
         .route("/stuck", get(stuck))
         .route("/blocked", get(blocked))
         .route("/resume", get(async move || resume.resume().unwrap()))

@@ -35,9 +35,42 @@ const MIB: usize = 1 << 20;
 // ===== what clients see =====
 
 #[tokio::test]
-async fn what_was_admitted_is_answered_whole_and_what_comes_later_is_refused() {
+async fn what_was_admitted_is_answered_whole_when_nobody_listens_any_more() {
     with_each_server_and_protocol(async |kind, protocol| {
         let (ctl, held) = (ShutdownController::new(), Held::new());
+        let app = Router::new().route("/held", held.route());
+        let server = Server::start(kind, &ctl, app).await;
+        let client = client(protocol);
+        let admitted = tokio::spawn(client.get(server.url("/held")).send());
+        held.entered.happened().await;
+
+        ctl.trigger(ShutdownReason::Manual);
+        let nobody = async || {
+            while TcpStream::connect(server.address).await.is_ok() {
+                tokio::task::yield_now().await;
+            }
+        };
+        nobody().await;
+        assert_eq!(ctl.state(), LifecycleState::Draining);
+        assert_eq!(ctl.in_flight(), 1);
+
+        held.released.happens();
+        let admitted = admitted.await.unwrap().unwrap();
+        assert_eq!(admitted.status(), StatusCode::OK);
+        assert_closes_http1(&admitted);
+        assert_eq!(admitted.text().await.unwrap(), Held::ANSWER);
+
+        let report = server.report().await;
+        assert!(report.is_graceful(), "{report}");
+        assert_eq!((report.admitted(), report.refused()), (1, 0));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_was_admitted_is_answered_whole_and_what_comes_later_is_refused() {
+    with_each_server_and_protocol(async |kind, protocol| {
+        let (ctl, held) = (refusing(), Held::new());
         let app = Router::new()
             .route("/", get(async || "quick"))
             .route("/held", held.route());
@@ -121,7 +154,7 @@ async fn a_lame_duck_serves_everything_and_asks_http_1_to_leave() {
 #[tokio::test]
 async fn an_idle_connection_is_told_to_close_by_its_next_response_and_is_not_reset() {
     with_each_server(async |kind| {
-        let ctl = ShutdownController::new();
+        let ctl = refusing();
         let server = Server::start(kind, &ctl, Router::new().route("/", get(async || "ok"))).await;
         let (mut sender, connection) = http1(server.address).await;
         let first = sender.send_request(a_request(Method::GET)).await.unwrap();
@@ -145,7 +178,7 @@ async fn an_idle_connection_is_told_to_close_by_its_next_response_and_is_not_res
 #[tokio::test]
 async fn a_refused_head_leaves_its_http_2_connection_intact() {
     with_each_server(async |kind| {
-        let (ctl, held) = (ShutdownController::new(), Held::new());
+        let (ctl, held) = (refusing(), Held::new());
         let server = Server::start(kind, &ctl, Router::new().route("/", held.route())).await;
         let (mut sender, connection) = http2(server.address).await;
         let admitted = tokio::spawn(sender.send_request(a_request(Method::GET)));
@@ -174,7 +207,7 @@ async fn a_refused_head_leaves_its_http_2_connection_intact() {
 #[tokio::test]
 async fn a_grpc_call_is_refused_with_trailers_only() {
     with_each_server(async |kind| {
-        let ctl = ShutdownController::new();
+        let ctl = refusing();
         let server = Server::start(kind, &ctl, Router::new().route("/", post(async || "ok"))).await;
         let (mut sender, _connection) = http2(server.address).await;
         let working = ctl.track();
@@ -199,7 +232,7 @@ async fn a_grpc_call_is_refused_with_trailers_only() {
 #[tokio::test]
 async fn a_large_upload_that_nobody_reads_is_refused() {
     with_each_server_and_protocol(async |kind, protocol| {
-        let ctl = ShutdownController::new();
+        let ctl = refusing();
         let app = Router::new().route("/", post(async |_: Bytes| "ok"));
         let server = Server::start(kind, &ctl, app).await;
         let working = ctl.track();
@@ -218,7 +251,7 @@ async fn a_large_upload_that_nobody_reads_is_refused() {
 #[tokio::test]
 async fn who_expects_100_continue_is_refused_before_the_upload() {
     with_each_server(async |kind| {
-        let (ctl, server) = refusing(kind).await;
+        let (ctl, server) = refusing_server(kind).await;
         let response = exchange(
             server.address,
             "POST / HTTP/1.1\r\nhost: test\r\nexpect: 100-continue\r\ncontent-length: 1000\r\n\r\n",
@@ -236,7 +269,7 @@ async fn who_expects_100_continue_is_refused_before_the_upload() {
 #[tokio::test]
 async fn http_1_0_is_refused_in_its_own_version() {
     with_each_server(async |kind| {
-        let (ctl, server) = refusing(kind).await;
+        let (ctl, server) = refusing_server(kind).await;
         for keep_alive in ["", "connection: keep-alive\r\n"] {
             let request = format!("GET / HTTP/1.0\r\n{keep_alive}\r\n");
             let response = exchange(server.address, &request).await;
@@ -458,7 +491,7 @@ async fn under_run_a_slow_reader_gets_all_of_a_response_that_is_no_longer_counte
             .unwrap();
 
         ctl.trigger(ShutdownReason::Manual);
-        ctl.stop_accepting().await;
+        ctl.drained().await;
         assert_eq!(ctl.in_flight(), 0);
         let mut received = 0;
         while let Some(chunk) = response.chunk().await.unwrap() {
@@ -503,9 +536,15 @@ fn soon_over() -> (ShutdownController, Duration) {
     (ShutdownController::with_config(config).unwrap(), total)
 }
 
+/// A controller whose listener stays open while draining, and whose layers refuse whatever arrives.
+fn refusing() -> ShutdownController {
+    let config = ShutdownConfig::default().refuse_for(Duration::from_millis(200));
+    ShutdownController::with_config(config).unwrap()
+}
+
 /// A server that refuses everything until it is forced.
-async fn refusing(kind: Kind) -> (ShutdownController, Server) {
-    let ctl = ShutdownController::new();
+async fn refusing_server(kind: Kind) -> (ShutdownController, Server) {
+    let ctl = refusing();
     let app = Router::new().route("/", get(async || "ok").post(async |_: Bytes| "ok"));
     let server = Server::start(kind, &ctl, app).await;
     let working = ctl.track();

@@ -10,6 +10,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::Extension;
@@ -32,8 +33,8 @@ use tokio_test::{assert_pending, assert_ready, assert_ready_ok, task};
 use tokio_tungstenite::tungstenite;
 use tower::{Layer, Service, service_fn};
 use tower_lifecycle::{
-    DrainLayer, Forced, LifecycleState, ResponseBody, ShutdownController, ShutdownReason,
-    UpgradeGuard,
+    DrainLayer, Forced, LifecycleState, ResponseBody, ShutdownConfig, ShutdownController,
+    ShutdownReason, UpgradeGuard,
 };
 
 const MANUAL: ShutdownReason = ShutdownReason::Manual;
@@ -370,13 +371,42 @@ async fn http_1_is_told_to_close_by_a_refusal_of_the_upgrade_but_not_by_the_upgr
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_late_upgrade_is_served_and_holds_the_drain() {
+    for (request, status) in [(websocket(), 101), (connect(Version::HTTP_2), 200)] {
+        let ctl = ShutdownController::new();
+        let busy = ctl.track();
+        ctl.trigger(MANUAL);
+        let (sender, mut exchanges) = tokio::sync::mpsc::unbounded_channel();
+        let mut service = DrainLayer::new(ctl.clone()).layer(handler(sender));
+        let mut future = task::spawn(send(&mut service, request));
+        assert_pending!(future.poll());
+        let Exchange { guard, respond } = exchanges.try_recv().unwrap();
+        let guard = guard.unwrap();
+        respond.send(answer(status)).unwrap();
+        let response = assert_ready_ok!(future.poll());
+        assert_eq!(response.status(), status);
+        assert!(!response.headers().contains_key(CONNECTION));
+        assert_ready!(task::spawn(guard.draining()).poll());
+        drop((response, future, busy));
+        assert_eq!(ctl.in_flight(), 1);
+        assert_pending!(task::spawn(ctl.drained()).poll());
+
+        drop(guard);
+        let report = ctl.shutdown(MANUAL).await;
+        assert!(report.is_graceful(), "{report}");
+        assert_eq!((report.admitted(), report.late_requests()), (2, 1));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_new_upgrade_is_refused_while_draining() {
     for request in [
         websocket(),
         connect(Version::HTTP_11),
         connect(Version::HTTP_2),
     ] {
-        let ctl = ShutdownController::new();
+        let config = ShutdownConfig::default().late_for(Duration::ZERO);
+        let ctl = ShutdownController::with_config(config).unwrap();
         ctl.trigger(MANUAL);
         let (sender, mut exchanges) = tokio::sync::mpsc::unbounded_channel();
         let mut service = DrainLayer::new(ctl.clone()).layer(handler(sender));
@@ -668,7 +698,9 @@ async fn a_websocket_whose_client_does_not_answer_is_cut_by_force() {
 #[tokio::test]
 async fn a_new_websocket_is_refused_with_503_while_draining() {
     in_time(async {
-        let (ctl, ended) = (ShutdownController::new(), Event::new());
+        let config = ShutdownConfig::default().refuse_for(Duration::from_millis(200));
+        let ctl = ShutdownController::with_config(config).unwrap();
+        let ended = Event::new();
         let server = Server::start(Kind::Axum, &ctl, sockets(&ended)).await;
         let busy = ctl.track();
         ctl.trigger(MANUAL);

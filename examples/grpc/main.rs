@@ -9,11 +9,12 @@
 //! call example.Echo/Repeat &                  # a stream of ten seconds
 //! kill -TERM $(pgrep -x grpc)                 # while it runs: all its ten messages come
 //! call grpc.health.v1.Health/Check            # ends in ^H^B, which is NOT_SERVING
-//! sleep 5; call example.Echo/Say              # grpc-status: 14
+//! sleep 5; call example.Echo/Say              # nothing: nobody listens any more
 //! ```
 //!
 //! From the trigger on the health is `NOT_SERVING`, as everybody sees who watches it. Five seconds
-//! later new calls are refused with the status `UNAVAILABLE`, which clients take elsewhere.
+//! later the listener closes. Calls that still arrive on open connections are served for a second; then
+//! they are refused with the status `UNAVAILABLE`, which clients take elsewhere.
 
 mod echo;
 mod health;
