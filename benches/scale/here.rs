@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::Runtime;
 use tokio::time::sleep;
-use tower_lifecycle::{HealthService, ShutdownConfig, ShutdownController, ShutdownReason};
+use tower_lifecycle::{HealthService, ShutdownController, ShutdownReason};
 
 use crate::common::request::{pending as yielding, ready, request_on_clone, waker};
 use crate::cpu::thread_time;
@@ -68,8 +68,7 @@ async fn force_here<W: Way>(pending: usize) -> Cut {
 async fn drained_here(times: usize) -> Vec<f64> {
     let mut us = Vec::with_capacity(times);
     for _ in 0..times {
-        let config = ShutdownConfig::default().refuse_for(Duration::ZERO);
-        let ctl = ShutdownController::with_config(config).expect("legal times");
+        let ctl = ShutdownController::new();
         let last = ctl.track();
         let drained = ctl.drained();
         let waiter = tokio::spawn(async move {

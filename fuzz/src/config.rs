@@ -132,6 +132,7 @@ pub(crate) fn set(config: ShutdownConfig, field: &str, value: Duration) -> Shutd
     match field {
         "shutdown_timeout" => config.shutdown_timeout(value),
         "lame_duck" => config.lame_duck(value),
+        "late_for" => config.late_for(value),
         "refuse_for" => config.refuse_for(value),
         "cleanup_reserve" => config.cleanup_reserve(value),
         "retry_after" => config.retry_after(value),

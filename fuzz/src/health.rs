@@ -238,7 +238,7 @@ impl Input {
                 _ => ("healthy", true),
             },
             Phase::Paused => ("paused", false),
-            Phase::LameDuck | Phase::Draining | Phase::Forced => ("draining", false),
+            Phase::LameDuck | Phase::Late | Phase::Draining | Phase::Forced => ("draining", false),
             Phase::Stopped => ("stopped", false),
         };
         let alive = self.phase != Phase::Stopped;

@@ -20,9 +20,10 @@ use std::error::Error;
 use std::future::Future;
 
 /// The names of the configuration's fields.
-const FIELDS: [&str; 6] = [
+const FIELDS: [&str; 7] = [
     "shutdown_timeout",
     "lame_duck",
+    "late_for",
     "refuse_for",
     "cleanup_reserve",
     "retry_after",

@@ -10,6 +10,9 @@ pub enum Phase {
     Running,
     Paused,
     LameDuck,
+    /// Draining, while late requests are served.
+    Late,
+    /// Draining, and nothing more is served.
     Draining,
     Forced,
     Stopped,
@@ -28,22 +31,30 @@ impl Phase {
     pub async fn reach(self, config: ShutdownConfig) -> Held {
         let config = match self {
             Self::LameDuck => config.lame_duck(LAME_DUCK),
+            Self::Draining => config.late_for(Duration::ZERO),
             _ => config,
         };
         let ctl = ShutdownController::with_config(config).expect("it fits");
-        let guard = matches!(self, Self::Draining | Self::Forced).then(|| ctl.track());
+        let guard = self.is_held().then(|| ctl.track());
         match self {
             Self::Running => {}
             Self::Paused => assert!(ctl.pause()),
-            Self::LameDuck | Self::Draining => assert!(ctl.trigger(ShutdownReason::Manual)),
+            Self::LameDuck | Self::Late | Self::Draining => {
+                assert!(ctl.trigger(ShutdownReason::Manual))
+            }
             Self::Forced => ctl.force(),
             Self::Stopped => drop(ctl.shutdown(ShutdownReason::Manual).await),
         }
         Held { ctl, guard }
     }
 
+    /// Whether one in flight keeps it from going on by itself.
+    pub fn is_held(self) -> bool {
+        matches!(self, Self::Late | Self::Draining | Self::Forced)
+    }
+
     pub fn refuses(self) -> bool {
-        !matches!(self, Self::Running | Self::LameDuck)
+        !matches!(self, Self::Running | Self::LameDuck | Self::Late)
     }
 
     /// Whether HTTP/1 clients are asked to leave.

@@ -45,7 +45,7 @@ impl Input {
         let held = self.phase.reach(ShutdownConfig::default()).await;
         let calls = Arc::new(AtomicUsize::new(0));
         let (is_cut, called) = (self.is_cut, Arc::clone(&calls));
-        let app = service_fn(move |_: Request<Bytes>| {
+        let app = service_fn(move |_: Request<Full<Bytes>>| {
             called.fetch_add(1, Ordering::SeqCst);
             async move {
                 if is_cut {
@@ -54,13 +54,17 @@ impl Input {
                 Ok::<_, Infallible>(Response::new(Full::from("answer")))
             }
         });
-        let request = self.request.build();
+        let request = self.request.build().map(Full::new);
         let asked = Asked::of(&request);
         let is_exempt = self.has_exempt_paths && asked.path == EXEMPT;
 
         let mut answer = pin!(self.layer(&held).layer(app).oneshot(request));
         let first = poll_fn(|cx| Poll::Ready(answer.as_mut().poll(cx))).await;
-        let admitted = !self.phase.refuses();
+        // Of those that come late, the exempt ones are not counted.
+        let admitted = match self.phase {
+            Phase::Late => !is_exempt,
+            phase => !phase.refuses(),
+        };
         assert_eq!(
             calls.load(Ordering::SeqCst),
             usize::from(admitted || is_exempt)
@@ -151,8 +155,13 @@ impl Input {
         let report = ctl.shutdown(ShutdownReason::Manual).await;
         assert_eq!(report.refused(), u64::from(self.phase.refuses()));
         // The one that holds the phase is admitted too, and is never cut.
-        let holds = u64::from(matches!(self.phase, Phase::Draining | Phase::Forced));
+        let holds = u64::from(self.phase.is_held());
         assert_eq!(report.admitted(), admitted + holds);
+        let late = match self.phase {
+            Phase::Late => admitted,
+            _ => 0,
+        };
+        assert_eq!(report.late_requests(), late);
         assert_eq!(report.aborted(), aborted);
         assert_eq!(report.abandoned(), 0);
     }

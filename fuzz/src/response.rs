@@ -10,6 +10,7 @@ use bytes::Bytes;
 use http::Request;
 use http::header::{self, HeaderMap, HeaderValue};
 use http_body::{Body, Frame, SizeHint};
+use http_body_util::Full;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_lifecycle::{
     BoxError, DrainLayer, Forced, LongLived, ShutdownConfig, ShutdownController, ShutdownReason,
@@ -85,12 +86,12 @@ impl Input {
         };
         let held = phase.reach(ShutdownConfig::default()).await;
         let ctl = &held.ctl;
-        let request = self.request.build();
+        let request = self.request.build().map(Full::new);
         let asked = Asked::of(&request);
         let given = self.head.build(self.body.clone());
         let (status, headers) = (given.status(), given.headers().clone());
         let mut app = Some(given);
-        let app = service_fn(move |_: Request<Bytes>| {
+        let app = service_fn(move |_: Request<Full<Bytes>>| {
             ready(Ok::<_, Infallible>(app.take().expect("one call")))
         });
         let Ok(answer) = self.layer(ctl).layer(app).oneshot(request).await;
