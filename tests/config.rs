@@ -11,10 +11,6 @@ const fn secs(n: u64) -> Duration {
     Duration::from_secs(n)
 }
 
-const fn millis(n: u64) -> Duration {
-    Duration::from_millis(n)
-}
-
 #[test]
 fn the_defaults_stand() {
     let config = ShutdownConfig::default();
@@ -261,6 +257,10 @@ mod files {
     use serde::{Deserialize, Serialize};
 
     use super::*;
+
+    const fn millis(n: u64) -> Duration {
+        Duration::from_millis(n)
+    }
 
     const FIELDS: [&str; 7] = [
         "shutdown_timeout",

@@ -2,6 +2,7 @@
 //!
 //! In each round some clients have connected and sent their requests, and wait in the kernel's
 //! backlog, when the trigger comes; others arrive during the drain.
+#![cfg(feature = "axum")]
 #![allow(clippy::unwrap_used)]
 
 #[path = "sockets_support/mod.rs"]
@@ -21,7 +22,6 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Builder;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
-#[cfg(feature = "axum")]
 use tower_lifecycle::DrainListener;
 use tower_lifecycle::{
     DrainLayer, ShutdownConfig, ShutdownController, ShutdownReason, ShutdownReport,
@@ -62,7 +62,6 @@ enum Way {
     /// After it has been open, and refusing, for a while.
     RefuseFor,
     /// When draining has begun and its backlog is empty.
-    #[cfg(feature = "axum")]
     DrainListener,
 }
 
@@ -82,7 +81,6 @@ struct Ledgers {
     newcomers: Ledger,
 }
 
-#[cfg(feature = "axum")]
 #[tokio::test]
 async fn with_drain_listener_every_client_in_the_backlog_is_served() {
     let ledgers = play(5, Way::DrainListener).await;
@@ -108,12 +106,7 @@ async fn with_refuse_for_every_client_gets_a_response() {
 #[tokio::test]
 #[ignore = "measures, and does not judge: run it with --nocapture"]
 async fn figures_of_each_way_to_close_the_listener() {
-    let ways = [
-        Way::StopAccepting,
-        Way::RefuseFor,
-        #[cfg(feature = "axum")]
-        Way::DrainListener,
-    ];
+    let ways = [Way::StopAccepting, Way::RefuseFor, Way::DrainListener];
     for way in ways {
         let Ledgers { backlog, newcomers } = play(20, way).await;
         println!("{way:?}\n  in the backlog: {backlog}\n  newcomers:      {newcomers}");
@@ -203,7 +196,6 @@ impl Server {
             runtime.block_on(async {
                 let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
                 let address = listener.local_addr().unwrap();
-                #[cfg(feature = "axum")]
                 if way == Way::DrainListener {
                     let listener = DrainListener::new(listener, &ctl);
                     let stop = listener.graceful_shutdown();
