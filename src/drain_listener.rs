@@ -115,7 +115,7 @@ impl<L: Listener> DrainListener<L> {
             triggered: Wait::new(&core, event::TRIGGERED),
             stop_accepting: ctl.stop_accepting(),
             core,
-            state: State(watch::Sender::default()),
+            state: State(watch::Sender::new(Tally::default())),
         }
     }
 
