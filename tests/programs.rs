@@ -1,7 +1,8 @@
 //! Whole drains under the load of programs that others wrote.
 //!
-//! In each the listener stays open until the program has ended, so that whatever it complains of is
-//! our doing.
+//! Most programs do not know what to do when nobody listens. So in most of these the listener stays
+//! open and refuses until the program has ended, and whatever it complains of is our doing. The last
+//! ones have the default configuration: the listener closes, and late requests are served.
 #![allow(clippy::unwrap_used)]
 
 #[cfg(feature = "server")]
@@ -51,7 +52,7 @@ end
 async fn wrk_keeps_going_through_a_lame_duck_and_a_drain_without_socket_errors() {
     in_time(async {
         let config = ShutdownConfig::default().lame_duck(Duration::from_secs(1));
-        let ctl = ShutdownController::with_config(config).unwrap();
+        let ctl = refusing(config);
         let (server, at_work) = serve_and_trigger_at(5_000, &ctl).await;
         let script = Path::new(env!("CARGO_TARGET_TMPDIR")).join("statuses.lua");
         std::fs::write(&script, WRK_SCRIPT).unwrap();
@@ -76,7 +77,7 @@ async fn wrk_keeps_going_through_a_lame_duck_and_a_drain_without_socket_errors()
 #[ignore = "needs nghttp2-client"]
 async fn h2load_gets_a_response_to_every_request_of_a_drain() {
     in_time(async {
-        let ctl = ShutdownController::new();
+        let ctl = refusing(ShutdownConfig::default());
         let (server, at_work) = serve_and_trigger_at(5_000, &ctl).await;
 
         let mut h2load = Command::new("h2load");
@@ -176,6 +177,7 @@ async fn curl_is_refused_in_every_way_that_it_may_ask() {
 mod own_server {
     use std::ops::RangeInclusive;
 
+    use tokio::net::TcpStream;
     use tokio::task::JoinSet;
     use tokio::time::sleep;
     use tower_lifecycle::ShutdownReport;
@@ -184,6 +186,7 @@ mod own_server {
     use super::*;
 
     const ROUNDS: usize = 20;
+    const LAME_DUCK: Duration = Duration::from_millis(300);
     /// Each that wrk sends is for another of these.
     const WRK_REQUESTS: &str = r#"
 request = function()
@@ -197,30 +200,61 @@ end
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     #[ignore = "needs wrk"]
     async fn wrk_loses_nothing() {
+        play(async |service| {
+            let tally = wrk(service).await;
+            assert_eq!(tally.turned_away, 0);
+            tally
+        })
+        .await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    #[ignore = "needs wrk"]
+    async fn wrk_loses_nothing_when_the_listener_closes() {
+        for lame_duck in [Duration::ZERO, LAME_DUCK] {
+            let config = Service::config().lame_duck(lame_duck);
+            let tally = play_with(&config, wrk).await;
+            // Told to leave by its last answer, each finds nobody.
+            assert!(tally.turned_away > 0, "no round met the drain");
+            assert_eq!(tally.refused, 0);
+        }
+    }
+
+    /// Runs wrk for a second.
+    async fn wrk(service: &Service) -> Tally {
         const CONNECTIONS: u64 = 64;
         let script = Path::new(env!("CARGO_TARGET_TMPDIR")).join("requests.lua");
         std::fs::write(&script, [WRK_REQUESTS, WRK_SCRIPT].concat()).unwrap();
-        play(async |service| {
-            let mut wrk = Command::new("wrk");
-            wrk.args(["-t1", "-d1s", &format!("-c{CONNECTIONS}"), "-s"]);
-            let output = output_of(wrk.arg(&script).arg(service.url("/"))).await;
-            for none in ["other ", "connect ", "read ", "write ", "timeout "] {
-                assert_eq!(number(&output, none), 0, "{none}");
-            }
-            Tally {
-                answered: number(&output, "ok "),
-                refused: number(&output, "refused "),
-                // It stops in the middle of them.
-                unknown: CONNECTIONS,
-            }
-        })
-        .await;
+        let mut wrk = Command::new("wrk");
+        wrk.args(["-t1", "-d1s", &format!("-c{CONNECTIONS}"), "-s"]);
+        let output = output_of(wrk.arg(&script).arg(service.url("/"))).await;
+        for none in ["other ", "read ", "timeout "] {
+            assert_eq!(number(&output, none), 0, "{none}");
+        }
+        Tally {
+            answered: number(&output, "ok "),
+            refused: number(&output, "refused "),
+            // It finds out that a connection was refused when it writes to it.
+            turned_away: number(&output, "connect ") + number(&output, "write "),
+            // It stops in the middle of them.
+            unknown: CONNECTIONS,
+            ..Tally::default()
+        }
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     #[ignore = "needs nghttp2-client"]
     async fn h2load_loses_nothing_by_http_2() {
         play(async |service| h2load(service, &["-n20000", "-c4", "-m100"]).await).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    #[ignore = "needs nghttp2-client"]
+    async fn h2load_loses_nothing_when_the_listener_closes() {
+        let args = &["-n20000", "-c4", "-m100"];
+        let config = Service::config();
+        let tally = play_with(&config, async |service| h2load(service, args).await).await;
+        assert!(tally.late > 0, "none came late");
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -243,24 +277,42 @@ end
         .await;
     }
 
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    #[ignore = "needs curl"]
+    async fn curl_loses_nothing_when_the_listener_closes() {
+        let config = Service::config();
+        let tally = play_with(&config, async |service| {
+            let url = service.url("/wait/[1-20]");
+            let mut clients = JoinSet::new();
+            for _ in 0..4 {
+                clients.spawn(curl_until_nobody_listens(url.clone()));
+            }
+            clients.join_all().await.into_iter().sum()
+        })
+        .await;
+        assert!(tally.turned_away > 0, "no round met the drain");
+    }
+
     /// What a program counted.
+    #[derive(Debug, Default)]
     struct Tally {
         answered: u64,
+        /// As the server has counted them.
+        late: u64,
         refused: u64,
+        /// Not sent, for nobody listened.
+        turned_away: u64,
         /// Up to so many were sent, and not waited for.
         unknown: u64,
     }
 
     impl std::iter::Sum for Tally {
         fn sum<I: Iterator<Item = Self>>(tallies: I) -> Self {
-            let none = Self {
-                answered: 0,
-                refused: 0,
-                unknown: 0,
-            };
-            tallies.fold(none, |sum, tally| Self {
+            tallies.fold(Self::default(), |sum, tally| Self {
                 answered: sum.answered + tally.answered,
+                late: sum.late + tally.late,
                 refused: sum.refused + tally.refused,
+                turned_away: sum.turned_away + tally.turned_away,
                 unknown: sum.unknown + tally.unknown,
             })
         }
@@ -277,34 +329,45 @@ end
         }
     }
 
+    /// Plays with a listener that stays open and refuses.
+    async fn play(program: impl AsyncFn(&Service) -> Tally) {
+        let config = Service::config()
+            .lame_duck(LAME_DUCK)
+            .refuse_for(REFUSE_FOR);
+        let tally = play_with(&config, program).await;
+        assert!(tally.refused > 0, "no round met the drain");
+    }
+
     /// Shuts a server down at a random moment of a program's work, again and again; the drain is
     /// held open until the program has ended.
-    async fn play(program: impl AsyncFn(&Service) -> Tally) {
-        let mut refused = 0;
+    async fn play_with(config: &ShutdownConfig, program: impl AsyncFn(&Service) -> Tally) -> Tally {
+        let mut sum = Tally::default();
         for _ in 0..ROUNDS {
-            in_time(async {
-                let config = Service::config().lame_duck(Duration::from_millis(300));
-                let service = Service::start(config).await;
+            let tally = in_time(async {
+                let service = Service::start(config.clone()).await;
                 let at_work = service.ctl.track();
                 let ctl = service.ctl.clone();
                 let trigger = async {
                     sleep(random_millis(50..450)).await;
                     ctl.trigger(ShutdownReason::Manual);
                 };
-                let (tally, ()) = tokio::join!(program(&service), trigger);
+                let (mut tally, ()) = tokio::join!(program(&service), trigger);
                 drop(at_work);
-                tally.check(&service.report().await);
-                refused += tally.refused;
-            })
-            .await;
+                let report = service.report().await;
+                tally.check(&report);
+                tally.late = report.late_requests();
+                tally
+            });
+            sum = [sum, tally.await].into_iter().sum();
         }
-        assert!(refused > 0, "no round met the drain");
+        println!("{sum:?}");
+        sum
     }
 
-    /// Runs h2load until it is refused. It does not come back by itself after a GOAWAY.
+    /// Runs h2load until it is refused, or finds nobody. It does not come back by itself after a GOAWAY.
     async fn h2load(service: &Service, args: &[&str]) -> Tally {
         let (mut answered, mut refused) = (0, 0);
-        while refused == 0 {
+        while refused == 0 && TcpStream::connect(service.address).await.is_ok() {
             let mut h2load = Command::new("h2load");
             for path in ["/", "/wait/10", "/stream", "/wait/40"] {
                 h2load.arg(service.url(path));
@@ -321,18 +384,48 @@ end
         Tally {
             answered,
             refused,
-            unknown: 0,
+            ..Tally::default()
         }
+    }
+
+    /// Runs one curl after the other, as below, until nobody listens any more. That curl says so, and of
+    /// its requests those that were answered before are counted.
+    async fn curl_until_nobody_listens(url: String) -> Tally {
+        let mut tally = Tally::default();
+        while tally.turned_away == 0 {
+            let output = curl_for(&url).output().await.unwrap();
+            let text = [output.stdout, output.stderr].concat();
+            let text = String::from_utf8_lossy(&text);
+            println!("{text}");
+            assert!(!text.contains("retrying a fresh connect"));
+            let count = |what| text.matches(what).count() as u64;
+            tally.answered += count("status 200 ");
+            tally.refused += count("status 503 ");
+            // It goes on to the next after each that it could not send.
+            tally.turned_away += count("status 000 ");
+            let of_these =
+                count("Could not connect to server") + count("Couldn't connect to server");
+            assert!(
+                of_these >= count("status 000 "),
+                "lost, and not turned away"
+            );
+        }
+        tally
+    }
+
+    fn curl_for(url: &str) -> Command {
+        let mut curl = Command::new("curl");
+        curl.args(["-sSv", "--noproxy", "*", "-o", "/dev/null"]);
+        curl.args(["-w", "status %{http_code} %{num_connects}\n", url]);
+        curl.kill_on_drop(true);
+        curl
     }
 
     /// Runs one curl after the other, each with many requests for as few connections as may be.
     async fn curl_until_refused(url: String) -> Tally {
         let (mut answered, mut refused, mut on_old_connections) = (0, 0, 0);
         while refused == 0 {
-            let mut curl = Command::new("curl");
-            curl.args(["-sSv", "--noproxy", "*", "-o", "/dev/null"]);
-            curl.args(["-w", "status %{http_code} %{num_connects}\n", &url]);
-            let output = output_of(&mut curl).await;
+            let output = output_of(&mut curl_for(&url)).await;
             // So it says when it sends a request again that may have been served.
             assert!(!output.contains("retrying a fresh connect"));
             let count = |what| output.matches(what).count() as u64;
@@ -344,12 +437,20 @@ end
         Tally {
             answered,
             refused,
-            unknown: 0,
+            ..Tally::default()
         }
     }
 }
 
 // ===== helpers =====
+
+/// How long the listener is open while draining, at least; a guard keeps it open for longer.
+const REFUSE_FOR: Duration = Duration::from_millis(200);
+
+/// A controller whose listener stays open while draining, and whose layers refuse what arrives.
+fn refusing(config: ShutdownConfig) -> ShutdownController {
+    ShutdownController::with_config(config.refuse_for(REFUSE_FOR)).unwrap()
+}
 
 /// A server that triggers the shutdown when it has answered so many, and a guard that keeps it
 /// from ending.
@@ -368,7 +469,7 @@ async fn serve_and_trigger_at(count: u64, ctl: &ShutdownController) -> (Server, 
 
 /// A server that refuses until the guard is dropped.
 async fn draining() -> (ShutdownController, Server, InFlightGuard) {
-    let ctl = ShutdownController::new();
+    let ctl = refusing(ShutdownConfig::default());
     let app = Router::new().route("/", get(async || "ok").post(async || "ok"));
     let server = Server::start(Kind::Axum, &ctl, app).await;
     let at_work = ctl.track();
