@@ -493,3 +493,39 @@ async fn one_that_waited_and_is_ready_counts_again_from_its_call_on() {
     assert_eq!(ctl.in_flight(), 1);
     assert_eq!(answer.await.unwrap().status(), 200);
 }
+
+/// The same under `serve`, with a client that we did not write. Real time: sockets are the point.
+#[cfg(feature = "server")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_limit_around_a_router_serves_what_was_received_before_the_trigger() {
+    let ctl = controller(ShutdownConfig::default().late_for(Duration::ZERO));
+    let app = ServiceBuilder::new()
+        .layer(DrainLayer::new(ctl.clone()))
+        .concurrency_limit(2)
+        .service(Router::<()>::new().fallback_service(service_fn(handle)));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/400", listener.local_addr().unwrap());
+    let server = tower_lifecycle::serve(listener, app, ctl.clone()).into_future();
+    let server = tokio::spawn(server);
+
+    let mut requests = tokio::task::JoinSet::new();
+    for _ in 0..6 {
+        // Each on a connection of its own.
+        requests.spawn(reqwest::get(url.clone()));
+    }
+    // Two are counted, and four have sent their heads: they wait for the readiness of the limit.
+    while ctl.in_flight() < 2 {
+        sleep(ms(1)).await;
+    }
+    sleep(ms(100)).await;
+    ctl.trigger(MANUAL);
+    while ctl.in_flight() < 6 && ctl.state() == LifecycleState::Draining {
+        sleep(ms(1)).await;
+    }
+    for answer in requests.join_all().await {
+        assert_eq!(answer.unwrap().status(), 200);
+    }
+    let report = server.await.unwrap();
+    assert!(report.is_graceful(), "{report}");
+    assert_eq!((report.admitted(), report.refused()), (6, 0), "{report}");
+}
