@@ -414,11 +414,13 @@ async fn round(kind: Kind, connections: usize, config: ShutdownConfig) -> Entrie
     let report = server.report().await;
     assert!(report.is_graceful(), "{report}");
     if entries.lost == 0 && kind != Kind::PlainAxum {
-        let theirs = (report.admitted(), report.refused());
-        assert_eq!(
-            theirs,
-            (entries.answered, entries.refused),
-            "what is admitted is answered"
+        assert_eq!(report.refused(), entries.refused);
+        // hyper's client may cancel a call as not sent when a GOAWAY comes, although it has sent its
+        // head: it resets the stream then. That is seen once in some 20,000 calls.
+        let admitted = entries.answered..=entries.answered + 1;
+        assert!(
+            admitted.contains(&report.admitted()),
+            "what is admitted is answered: {entries:?}, {report}"
         );
     }
     entries.late = report.late_requests();
