@@ -1,8 +1,8 @@
 //! A server is terminated in the middle of its work, and nothing is lost.
 //!
 //! ```text
-//! cargo run --features axum --example demo
-//! cargo run --features axum --example demo -- --stuck
+//! cargo run --features server --example demo
+//! cargo run --features server --example demo -- --stuck
 //! ```
 //!
 //! An axum server and 240 HTTP clients run in one process, each side on a runtime of its own. After
@@ -45,7 +45,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 use tokio::time::sleep;
 use tower_lifecycle::{
-    DrainLayer, DrainListener, HealthService, ShutdownConfig, ShutdownController, ShutdownReport,
+    DrainLayer, HealthService, ShutdownConfig, ShutdownController, ShutdownReport,
 };
 
 use crate::ledger::Ledger;
@@ -135,10 +135,7 @@ async fn serve(
     let screen = tokio::spawn(screen::show(ctl.clone(), Arc::clone(ledger)));
     tokio::spawn(terminate_after(Duration::from_millis(1500), ctl.clone()));
 
-    let listener = DrainListener::new(listener, &ctl);
-    let stop = listener.graceful_shutdown();
-    let server = axum::serve(listener, app).with_graceful_shutdown(stop);
-    let report = ctl.run(server).await;
+    let report = tower_lifecycle::serve(listener, app, ctl.clone()).await;
     screen.await.expect("no panic in the screen");
     let notice = ctl.notice().expect("the shutdown is over");
     (report, notice.triggered_at().into_std())
