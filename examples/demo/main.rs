@@ -5,7 +5,7 @@
 //! cargo run --features server --example demo -- --stuck
 //! ```
 //!
-//! An axum server and 240 HTTP clients run in one process, each side on a runtime of its own. After
+//! An axum app under `serve` and 240 HTTP clients run in one process, each side on a runtime of its own. After
 //! a second and a half the process sends itself a real SIGTERM. Then it shows:
 //!
 //! - *lame duck*: the readiness probe turns red, everything is still served, and responses ask
