@@ -44,7 +44,9 @@ use crate::wait::Wait;
 /// of another crate, axum knows how to tell the address.
 ///
 /// What is not promised: a client that connects in the microseconds between the last look into the
-/// backlog and the closing of the socket is reset.
+/// backlog and the closing of the socket is reset. And axum closes all idle connections at one moment,
+/// so a request that is sent on one of them just then is lost. `serve` (feature `server`)
+/// gives each connection its own time.
 ///
 /// # Examples
 ///
