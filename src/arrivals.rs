@@ -4,10 +4,10 @@
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tracing::warn;
 
 use crate::core::Core;
 use crate::gate::Shard;
+use crate::log::tell;
 use crate::sync::OnceLock;
 
 /// The requests that came in the lame duck.
@@ -49,7 +49,8 @@ impl Arrivals {
     pub(crate) fn tell(&self, core: &Core) {
         if let (Some(last_arrival), true) = (self.last, self.lame_duck_was_too_short) {
             let (late_arrivals, lame_duck) = (self.count, core.config.lame_duck);
-            warn!(
+            tell!(
+                warn,
                 late_arrivals,
                 ?last_arrival,
                 ?lame_duck,

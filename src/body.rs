@@ -10,12 +10,11 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
-use tracing::warn;
 
 use crate::error::{BoxError, Forced};
 use crate::guard::{Entry, InFlightGuard, Way};
+use crate::log::tell_here;
 use crate::long_lived::{Class, Ending, Farewell};
-use crate::panic;
 use crate::rare::Rare;
 use crate::reject::Admission;
 use crate::sync::Arc;
@@ -264,7 +263,7 @@ impl<W: Way> Cut for Entry<W> {
 pub(crate) fn cut(guard: &impl Cut) -> BoxError {
     guard.note_aborted();
     // The body has not ended yet: if the log panics, its next poll would cut and note it again.
-    panic::contained(|| warn!("cut by the shutdown: the response body had not ended"));
+    tell_here!(warn, "cut by the shutdown: the response body had not ended");
     Forced.into()
 }
 

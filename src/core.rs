@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::time::Instant;
-use tracing::info;
 
 use self::moves::Life;
 use crate::config::ShutdownConfig;
@@ -17,6 +16,7 @@ use crate::connections::Connections;
 use crate::gate::Gate;
 use crate::hooks::Hooks;
 use crate::layer_shard::LayerTables;
+use crate::log::{self, tell};
 use crate::milestones::{Milestones, event};
 use crate::notice::ShutdownNotice;
 use crate::report::ShutdownReport;
@@ -248,10 +248,13 @@ impl Core {
         };
         if before & event::FORCED == 0 {
             milestones.wake(event::FORCED);
-            info!(in_flight, "forced: cutting what is in flight");
+            tell!(info, in_flight, "forced: cutting what is in flight");
         }
         if before & event::CLEANUP != 0 && milestones.reach(event::CUT_CLEANUP) {
-            info!("forced while stopping: cutting what is left of the clean-up");
+            tell!(
+                info,
+                "forced while stopping: cutting what is left of the clean-up"
+            );
         }
     }
 
@@ -263,13 +266,15 @@ impl Core {
 
     /// Stores the report, before the end is published to those who wait for it.
     pub(crate) fn finish(&self, report: ShutdownReport) {
-        if self.report.set(report).is_ok() {
+        if self.report.set(report.clone()).is_ok() {
             // Before anybody can know of the end: the next signal is not ours.
             #[cfg(feature = "signal")]
             self.listening.stop();
-            if !self.advance(LifecycleState::Stopped) {
-                self.advance(LifecycleState::Failed);
-            }
+            let end = self.make_end();
+            report.log();
+            // Whoever waits for the end may end the process when it is woken.
+            log::flush();
+            self.tell(end.bit());
             // Their options may hold the controller.
             self.layers.close();
         }

@@ -25,7 +25,6 @@ use http_body::Body;
 use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
-use tracing::warn;
 
 use self::entrance::{Entrance, Late};
 use self::unread::Refused;
@@ -35,6 +34,7 @@ use crate::error::POLLED_AFTER_COMPLETION;
 use crate::facts::Facts;
 use crate::guard::Held;
 use crate::layer_shard::LayerHandle;
+use crate::log::tell_here;
 use crate::long_lived::LongLived;
 use crate::mode::{AnyService, Http};
 use crate::rare::Rare;
@@ -625,7 +625,7 @@ impl<F, ReqBody> State<F, ReqBody> {
                 guard.note_aborted();
                 let facts = Facts::noted(guard);
                 self.set(State::done());
-                warn!("cut by the shutdown: the request had no response yet");
+                tell_here!(warn, "cut by the shutdown: the request had no response yet");
                 into_response(reject::cut(facts))
             }
             StateProj::Over { refused } => match refused.take() {

@@ -14,11 +14,11 @@ use std::time::Duration;
 use axum::serve::Listener;
 use tokio::sync::watch;
 use tokio::time::Instant;
-use tracing::info;
 
 use crate::backlog::Backlog;
 use crate::controller::ShutdownController;
 use crate::core::{Core, ENDED};
+use crate::log::tell;
 use crate::milestones::event;
 use crate::race::{Either, race, until};
 use crate::state::LifecycleState;
@@ -204,10 +204,8 @@ impl<L: Listener> DrainListener<L> {
     fn close(&mut self) {
         if self.listener.take().is_some() {
             self.state.close();
-            info!(
-                connections = self.state.0.borrow().open,
-                "stopped accepting"
-            );
+            let connections = self.state.0.borrow().open;
+            tell!(info, connections, "stopped accepting");
         }
     }
 }

@@ -8,12 +8,11 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::RuntimeFlavor;
-use tracing::{error, info, warn};
 
 use crate::core::{Core, ENDED, note_own_thread};
 use crate::gate::interest;
+use crate::log::tell;
 use crate::milestones::event;
-use crate::panic;
 use crate::race::race;
 use crate::report::ShutdownReport;
 use crate::sequence::{Account, roll_back, shut_down};
@@ -54,7 +53,7 @@ pub(crate) fn drive(core: &Arc<Core>, shutdown: &Arc<Shutdown>) {
 fn watch(core: Arc<Core>, shutdown: Arc<Shutdown>) {
     let thread = thread::Builder::new().name("tower-lifecycle-watch".to_owned());
     if let Err(cause) = thread.spawn(move || watch_until_over(&core, &shutdown)) {
-        error!(%cause, "no thread to watch the deadline");
+        tell!(error, %cause, "no thread to watch the deadline");
     }
 }
 
@@ -110,13 +109,13 @@ fn drive_by_thread(core: &Arc<Core>, shutdown: &Arc<Shutdown>) -> Option<JoinHan
             .build();
         match runtime {
             Ok(runtime) => runtime.block_on(driver.run()),
-            Err(cause) => error!(%cause, "no runtime for the shutdown"),
+            Err(cause) => tell!(error, %cause, "no runtime for the shutdown"),
         }
     };
     let thread = thread::Builder::new().name("tower-lifecycle".to_owned());
     let thread = thread.spawn(run);
     thread
-        .map_err(|cause| error!(%cause, "no thread for the shutdown"))
+        .map_err(|cause| tell!(error, %cause, "no thread for the shutdown"))
         .ok()
 }
 
@@ -184,7 +183,7 @@ fn give_up(core: &Core, shutdown: &Arc<Shutdown>) {
     core.milestones().reach(event::STOP_ACCEPTING);
     core.advance(LifecycleState::Stopping);
     for service in core.services.not_stopped() {
-        warn!(service = &*service, "service not stopped");
+        tell!(warn, service = &*service, "service not stopped");
     }
     finish(core, account.report(core));
 }
@@ -192,21 +191,6 @@ fn give_up(core: &Core, shutdown: &Arc<Shutdown>) {
 /// Publishes the report of the one who was first to make it.
 fn finish(core: &Core, report: ShutdownReport) {
     if core.claim_report() {
-        // A log that panics keeps nobody from being told.
-        panic::contained(|| log_end(&report));
         core.finish(report);
-    }
-}
-
-fn log_end(report: &ShutdownReport) {
-    let (reason, took) = (report.reason(), report.duration());
-    let (aborted, abandoned) = (report.aborted(), report.abandoned());
-    if report.startup_failure().is_some() {
-        warn!(%reason, ?took, aborted, abandoned, "start-up rolled back");
-    } else if report.is_graceful() {
-        info!(%reason, ?took, "shutdown complete");
-    } else {
-        let forced = report.is_forced();
-        warn!(%reason, ?took, forced, aborted, abandoned, "shutdown not graceful");
     }
 }

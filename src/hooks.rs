@@ -12,11 +12,10 @@ use std::mem;
 use std::panic::Location;
 use std::time::Duration;
 
-use tracing::{info, warn};
-
 use crate::cleanup::{BoxFuture, Cleanup, Job, Note, Progress};
 use crate::core::Core;
 use crate::error::BoxError;
+use crate::log::tell;
 use crate::notice::ShutdownNotice;
 use crate::outcome::{HookReport, Outcome};
 use crate::panic;
@@ -266,7 +265,7 @@ impl Hooks {
                 (hook.report.outcome, hook.report.duration) = (outcome, duration);
                 let report = hook.report.clone();
                 drop(taken);
-                log(&report);
+                log(report);
             }
         }
     }
@@ -295,12 +294,18 @@ where
     cleanup.run(phases, later, &note).await;
 }
 
-fn log(report: &HookReport) {
-    let (hook, phase, took) = (report.name(), report.phase(), report.duration());
-    if report.is_completed() {
-        info!(hook, phase, ?took, "shutdown hook completed");
+fn log(report: HookReport) {
+    let is_completed = report.is_completed();
+    let HookReport {
+        name,
+        phase,
+        outcome,
+        duration: took,
+    } = report;
+    if is_completed {
+        tell!(info, hook = &*name, phase, ?took, "shutdown hook completed");
     } else {
-        warn!(hook, phase, ?took, outcome = %report.outcome(), "shutdown hook did not complete");
+        tell!(warn, hook = &*name, phase, ?took, %outcome, "shutdown hook did not complete");
     }
 }
 

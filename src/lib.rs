@@ -134,6 +134,7 @@ mod hooks;
 mod into_result;
 mod layer_shard;
 mod linger;
+mod log;
 mod long_lived;
 mod maintenance;
 mod metrics;

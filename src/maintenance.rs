@@ -3,10 +3,9 @@
 use std::error::Error;
 use std::fmt;
 
-use tracing::info;
-
 use crate::controller::ShutdownController;
 use crate::core::ENDED;
+use crate::log::tell;
 use crate::milestones::event;
 use crate::state::LifecycleState;
 use crate::wait::Wait;
@@ -106,7 +105,8 @@ impl ShutdownController {
     pub fn pause(&self) -> bool {
         let paused = self.core().gate.pause();
         if paused {
-            info!(in_flight = self.in_flight(), "paused: refusing new work");
+            let in_flight = self.in_flight();
+            tell!(info, in_flight, "paused: refusing new work");
         }
         paused
     }
@@ -117,7 +117,7 @@ impl ShutdownController {
     pub fn unpause(&self) -> bool {
         let unpaused = self.core().gate.unpause();
         if unpaused {
-            info!("unpaused: admitting new work");
+            tell!(info, "unpaused: admitting new work");
         }
         unpaused
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::arrivals::Arrivals;
 use crate::error::Chain;
+use crate::log::tell;
 use crate::outcome::{HookReport, Outcome, ServiceReport, TaskReport};
 use crate::startup::StartupFailure;
 use crate::state::{LifecycleState, ShutdownReason};
@@ -441,6 +442,20 @@ impl ShutdownReport {
     /// ```
     pub fn exit(&self) -> ! {
         std::process::exit(self.status().into())
+    }
+
+    /// Logs how it went, in a line.
+    pub(crate) fn log(&self) {
+        let (reason, took) = (self.reason(), self.duration());
+        let (aborted, abandoned) = (self.aborted(), self.abandoned());
+        if self.startup_failure().is_some() {
+            tell!(warn, %reason, ?took, aborted, abandoned, "start-up rolled back");
+        } else if self.is_graceful() {
+            tell!(info, %reason, ?took, "shutdown complete");
+        } else {
+            let forced = self.is_forced();
+            tell!(warn, %reason, ?took, forced, aborted, abandoned, "shutdown not graceful");
+        }
     }
 
     fn status(&self) -> u8 {

@@ -7,15 +7,17 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use pin_project_lite::pin_project;
-use tracing::{error, info};
 
 use crate::controller::ShutdownController;
 use crate::core::ENDED;
 use crate::error::{BoxError, Chain};
 use crate::into_result::IntoResult;
+use crate::log::tell;
 use crate::milestones::event;
 use crate::report::ShutdownReport;
+use crate::servers::ServerError;
 use crate::state::ShutdownReason;
+use crate::sync::Arc;
 use crate::wait::Wait;
 
 pin_project! {
@@ -80,7 +82,7 @@ where
             // Looked at first: from stopping on the server is not polled again, but dropped.
             if Pin::new(&mut *this.stopping).poll(cx).is_ready() {
                 this.server.set(None);
-                this.post.leave(Ok(()));
+                this.post.leave(None);
             } else {
                 match catch_unwind(AssertUnwindSafe(|| server.poll(cx))) {
                     Ok(Poll::Ready(output)) => {
@@ -112,24 +114,22 @@ impl<F> fmt::Debug for Run<F> {
 impl Post {
     /// The server has ended by itself: on request, or else that begins the shutdown.
     fn server_ended(&mut self, result: Result<(), BoxError>) {
-        let reason = match &result {
-            Ok(()) => {
-                info!(asked = self.ctl.notice().is_some(), "server ended");
-                ShutdownReason::ServerExited
-            }
-            Err(cause) => {
-                error!(cause = %Chain(&**cause), "server failed");
-                ShutdownReason::Error
-            }
+        let (reason, cause) = match result {
+            Ok(()) => (ShutdownReason::ServerExited, None),
+            Err(cause) => (ShutdownReason::Error, Some(Arc::from(cause))),
         };
-        self.leave(result);
-        self.ctl.trigger(reason);
+        self.leave(cause.clone());
+        let asked = !self.ctl.trigger(reason);
+        match cause {
+            Some(cause) => tell!(error, cause = %Chain(&*cause), "server failed"),
+            None => tell!(info, asked, "server ended"),
+        }
     }
 
-    fn leave(&mut self, result: Result<(), BoxError>) {
+    fn leave(&mut self, error: Option<ServerError>) {
         if std::mem::take(&mut self.manned) {
             let core = self.ctl.core();
-            core.servers.end(result);
+            core.servers.end(error);
             core.milestones().reach(event::WORK_ENDED);
         }
     }
@@ -138,7 +138,7 @@ impl Post {
 impl Drop for Post {
     fn drop(&mut self) {
         if self.manned {
-            self.leave(Ok(()));
+            self.leave(None);
             self.ctl.trigger(ShutdownReason::ServerExited);
         }
     }

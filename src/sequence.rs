@@ -11,13 +11,13 @@ use std::time::Duration;
 
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep};
-use tracing::{info, warn};
 
 use crate::arrivals::Arrivals;
 use crate::cleanup::Cleanup;
 use crate::core::Core;
 use crate::gate::interest;
 use crate::hooks;
+use crate::log::tell;
 use crate::milestones::event;
 use crate::notice::{ShutdownNotice, earlier};
 use crate::race::{Either, race, until};
@@ -156,12 +156,16 @@ async fn servers_have_ended(core: &Arc<Core>) {
 async fn tell_progress(core: &Arc<Core>, notice: &ShutdownNotice) {
     loop {
         sleep(core.config.progress_interval).await;
+        let in_flight = core.gate.in_flight();
+        let (tasks, servers) = (core.tasks.running(), core.servers.running());
+        let connections = core.open_connections();
         let drain_remaining = notice.drain_remaining();
-        info!(
-            in_flight = core.gate.in_flight(),
-            tasks = core.tasks.running(),
-            servers = core.servers.running(),
-            connections = core.open_connections(),
+        tell!(
+            info,
+            in_flight,
+            tasks,
+            servers,
+            connections,
             drain_remaining = drain_remaining.map(tracing::field::debug),
             "draining"
         );
@@ -282,9 +286,14 @@ impl Account {
         let (tasks, starts) = (core.tasks.running(), self.abandoned_starts);
         let connections = core.open_connections();
         if requests + tasks + servers + connections + starts > 0 {
-            warn!(
+            tell!(
+                warn,
                 requests,
-                tasks, servers, connections, starts, "abandoned: still alive after they were cut"
+                tasks,
+                servers,
+                connections,
+                starts,
+                "abandoned: still alive after they were cut"
             );
         }
     }

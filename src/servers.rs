@@ -1,7 +1,11 @@
 //! The server futures that `run` polls.
 
-use crate::error::BoxError;
+use std::error::Error;
+
 use crate::sync::{Arc, Mutex, lock};
+
+/// What a server has ended with.
+pub(crate) type ServerError = Arc<dyn Error + Send + Sync>;
 
 /// How many servers there are and were, and the errors that they ended with.
 #[derive(Default)]
@@ -11,7 +15,7 @@ pub(crate) struct Servers(Mutex<Inner>);
 struct Inner {
     begun: u64,
     running: u64,
-    errors: Vec<Arc<dyn std::error::Error + Send + Sync>>,
+    errors: Vec<ServerError>,
 }
 
 impl Servers {
@@ -21,10 +25,10 @@ impl Servers {
         servers.running += 1;
     }
 
-    pub(crate) fn end(&self, result: Result<(), BoxError>) {
+    pub(crate) fn end(&self, error: Option<ServerError>) {
         let mut servers = lock(&self.0);
         servers.running -= 1;
-        servers.errors.extend(result.err().map(Arc::from));
+        servers.errors.extend(error);
     }
 
     /// Returns whether there were any, and none is left.
@@ -43,7 +47,7 @@ impl Servers {
         lock(&self.0).running
     }
 
-    pub(crate) fn errors(&self) -> Vec<Arc<dyn std::error::Error + Send + Sync>> {
+    pub(crate) fn errors(&self) -> Vec<ServerError> {
         lock(&self.0).errors.clone()
     }
 }

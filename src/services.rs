@@ -5,10 +5,9 @@ use std::fmt;
 use std::future::{Future, ready};
 use std::time::Duration;
 
-use tracing::{info, warn};
-
 use crate::cleanup::{Cleanup, Job, Note, Progress};
 use crate::core::Core;
+use crate::log::tell;
 use crate::outcome::{Outcome, ServiceReport};
 use crate::panic;
 use crate::sync::{Arc, Mutex, lock};
@@ -174,7 +173,7 @@ impl Services {
                 service.duration = duration;
                 let name = Arc::clone(&service.name);
                 drop(inner);
-                log(&name, &outcome, duration);
+                log(name, outcome, duration);
             }
             // Noted before.
             _ => {}
@@ -259,11 +258,11 @@ where
     }
 }
 
-fn log(service: &str, outcome: &Outcome, took: Duration) {
+fn log(service: Arc<str>, outcome: Outcome, took: Duration) {
     if matches!(outcome, Outcome::Completed) {
-        info!(service, ?took, "service stopped");
+        tell!(info, service = &*service, ?took, "service stopped");
     } else {
-        warn!(service, ?took, %outcome, "service did not stop well");
+        tell!(warn, service = &*service, ?took, %outcome, "service did not stop well");
     }
 }
 

@@ -14,9 +14,9 @@ use std::io;
 use std::mem;
 
 use tokio::runtime::Handle;
-use tracing::{info, warn};
 
 use crate::controller::ShutdownController;
+use crate::log::tell;
 use crate::shutdown::Shutdown;
 use crate::state::ShutdownReason;
 use crate::sync::{Arc, Mutex, lock};
@@ -115,15 +115,15 @@ impl Listener {
         // First, so that whoever learns of the shutdown finds it.
         core.note_signal(name);
         if first.as_ref().is_some_and(|first| !first.is_called_off()) {
-            warn!(signal = name, "second signal received: forcing");
             // Gives signals back before it forces, so that a third one is not swallowed meanwhile.
             core.listening.stop_if(self.start);
             self.ctl.force();
+            tell!(warn, signal = name, "second signal received: forcing");
             return true;
         }
-        info!(signal = name, "signal received: shutting down");
         self.ctl.trigger(ShutdownReason::Signal(name));
         *first = core.shutdown();
+        tell!(info, signal = name, "signal received: shutting down");
         false
     }
 }

@@ -16,14 +16,13 @@ use std::fmt;
 use std::future::Future;
 use std::mem;
 
-use tracing::{debug, error};
-
 use self::step::AnyStep;
 use crate::config::{ConfigError, ShutdownConfig};
 use crate::controller::ShutdownController;
 use crate::core::Core;
 use crate::error::BoxError;
 use crate::into_result::IntoResult;
+use crate::log::tell;
 use crate::milestones::event;
 use crate::race::{Either, race};
 use crate::report::ShutdownReport;
@@ -313,7 +312,7 @@ impl Startup {
                 cause: StartupCause::Duplicate,
             })?;
         let _running = RunningStep(core);
-        debug!(services = ?names, "starting");
+        tell!(debug, services = ?names, "starting");
         let triggered: Wait = Wait::new(core, event::TRIGGERED);
         // Asked first: what is triggered starts nothing more.
         match race(triggered, step::run_all(core, steps)).await {
@@ -332,12 +331,15 @@ impl Startup {
     /// Begins the rollback, unless it is under way. It is driven as a shutdown is, so dropping what
     /// waits for it does not stop it.
     fn roll_back(&self, failure: Option<StartupFailure>) -> Wait<ShutdownReport> {
-        if let Some(failure) = failure.filter(|_| !self.core().is_triggered()) {
-            let (step, cause) = (failure.step.as_deref(), failure.cause.chain());
-            error!(step, cause, "start-up failed");
-            self.core().note_startup_failure(failure);
+        let failure = failure.filter(|_| !self.core().is_triggered());
+        if let Some(failure) = &failure {
+            self.core().note_startup_failure(failure.clone());
         }
-        self.ctl.shutdown(ShutdownReason::Error)
+        let rolled_back = self.ctl.shutdown(ShutdownReason::Error);
+        if let Some(StartupFailure { step, cause }) = failure {
+            tell!(error, step = step.as_deref(), cause = %cause.chain(), "start-up failed");
+        }
+        rolled_back
     }
 }
 

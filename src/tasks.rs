@@ -13,11 +13,11 @@ use std::time::Instant;
 use pin_project_lite::pin_project;
 use tokio::runtime::Handle;
 use tokio::task::{AbortHandle, JoinHandle};
-use tracing::{error, warn};
 
 use crate::controller::ShutdownController;
 use crate::core::Core;
 use crate::into_result::IntoResult;
+use crate::log::tell;
 use crate::milestones::event;
 use crate::outcome::{Outcome, TaskReport};
 use crate::shutdown::Shutdown;
@@ -221,7 +221,7 @@ impl Tasks {
             tasks.forgotten_in = shutdown.or(tasks.forgotten_in.take());
         }
         drop((tasks, task.abort));
-        log(&report);
+        log(report);
     }
 
     /// Returns how many are running.
@@ -279,12 +279,17 @@ fn is_of_the_end(shutdown: &Option<Arc<Shutdown>>) -> bool {
     shutdown.as_ref().is_some_and(|s| !s.is_called_off())
 }
 
-fn log(report: &TaskReport) {
-    let (task, took, outcome) = (report.name(), report.duration(), report.outcome());
+fn log(report: TaskReport) {
+    let TaskReport {
+        name,
+        outcome,
+        duration: took,
+        ..
+    } = report;
     if matches!(outcome, Outcome::Cut) {
-        warn!(task, ?took, %outcome, "task cut");
+        tell!(warn, task = &*name, ?took, %outcome, "task cut");
     } else {
-        error!(task, ?took, %outcome, "task failed");
+        tell!(error, task = &*name, ?took, %outcome, "task failed");
     }
 }
 

@@ -6,9 +6,9 @@ use std::{fmt, fs, io};
 
 use tokio::net::unix::SocketAddr;
 use tokio::net::{UnixListener, UnixStream};
-use tracing::warn;
 
 #[cfg(feature = "server")]
+use crate::log::tell;
 use crate::server::Listener;
 
 /// A listening Unix socket that removes its file when it is dropped.
@@ -145,7 +145,8 @@ impl Drop for File {
         // There is nothing to look at if it is gone already.
         if self.id.is_some() && self.id == id_of(path).ok() {
             if let Err(error) = fs::remove_file(path) {
-                warn!(%error, ?path, "the socket's file stays");
+                let path = path.clone();
+                tell!(warn, %error, ?path, "the socket's file stays");
             }
         }
     }

@@ -18,12 +18,12 @@ use std::time::Duration;
 
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep, sleep_until};
-use tracing::debug;
 
 use self::silence::Silence;
 use crate::connections::OpenConnection;
 use crate::controller::ShutdownController;
 use crate::core::{Core, ENDED};
+use crate::log::tell;
 use crate::milestones::event;
 use crate::sync::Arc;
 use crate::wait::Wait;
@@ -255,12 +255,12 @@ impl<C: GracefulConnection> Future for Watch<C> {
                         return Poll::Pending;
                     };
                     ready!(silence.poll(core, cx));
-                    debug!("its peer does not answer");
+                    tell!(debug, "its peer does not answer");
                 }
                 Stage::Draining | Stage::Leaving => {}
             }
             this.connection.set(None);
-            debug!("connection cut");
+            tell!(debug, "connection cut");
             return Poll::Ready(Ok(()));
         }
     }

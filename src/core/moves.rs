@@ -3,9 +3,8 @@
 
 use std::collections::VecDeque;
 
-use tracing::{debug, error, info};
-
 use super::Core;
+use crate::log::tell;
 use crate::milestones::event;
 use crate::notice::ShutdownNotice;
 use crate::panic;
@@ -72,10 +71,10 @@ impl Core {
         let (reason, in_flight) = (shutdown.notice.reason(), shutdown.in_flight_at_trigger);
         let shutdown_timeout = self.config.shutdown_timeout;
         if self.is_starting_up() {
-            info!(%reason, in_flight, ?shutdown_timeout, "rolling the start-up back");
+            tell!(info, %reason, in_flight, ?shutdown_timeout, "rolling the start-up back");
         } else {
             let lame_duck = self.config.lame_duck;
-            info!(%reason, in_flight, ?lame_duck, ?shutdown_timeout, "shutdown triggered");
+            tell!(info, %reason, in_flight, ?lame_duck, ?shutdown_timeout, "shutdown triggered");
         }
         self.tell(BEGINNING);
     }
@@ -118,8 +117,8 @@ impl Core {
             shutdown.call_off();
         }
         drop(life);
-        info!("shutdown called off");
         self.tell(0);
+        tell!(info, "shutdown called off");
         Ok(())
     }
 
@@ -130,6 +129,18 @@ impl Core {
             self.tell(next.bit());
         }
         moved
+    }
+
+    /// Makes the last move, which is yet to be told, and gives it.
+    pub(crate) fn make_end(&self) -> LifecycleState {
+        let mut life = lock(&self.life);
+        match self.make(&mut life, LifecycleState::Stopped) {
+            true => LifecycleState::Stopped,
+            false => {
+                self.make(&mut life, LifecycleState::Failed);
+                LifecycleState::Failed
+            }
+        }
     }
 
     /// Ends the start-up, unless it is being rolled back.
@@ -205,10 +216,10 @@ impl Core {
         while let Some((old, new)) = life.untold.pop_front() {
             let observers = life.observers.clone();
             drop(life);
-            debug!(from = %old, to = %new, "state changed");
+            tell!(debug, from = %old, to = %new, "state changed");
             for observer in observers {
                 if !panic::contained(|| observer(old, new)) {
-                    error!(from = %old, to = %new, "an observer of state changes panicked");
+                    tell!(error, from = %old, to = %new, "an observer of state changes panicked");
                 }
                 panic::dropped(observer);
             }

@@ -7,11 +7,11 @@ use std::task::{Context, Poll, ready};
 
 use pin_project_lite::pin_project;
 use tower_service::Service;
-use tracing::warn;
 
 use super::Drain;
 use super::entrance::Late;
 use crate::error::{BoxError, Forced, POLLED_AFTER_COMPLETION, ShuttingDown};
+use crate::log::tell_here;
 use crate::mode::AnyService;
 use crate::reject::Admission;
 use crate::wakers::Remembered;
@@ -130,7 +130,7 @@ impl<F> AnyKind<F> {
             guard.note_aborted();
         }
         self.set(AnyKind::Over { refused: None });
-        warn!("cut by the shutdown: the call had not ended");
+        tell_here!(warn, "cut by the shutdown: the call had not ended");
         Forced.into()
     }
 }

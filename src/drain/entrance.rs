@@ -3,13 +3,12 @@
 use std::mem;
 use std::task::{Context, Poll};
 
-use tracing::warn;
-
 use crate::arrivals;
 use crate::facts::Facts;
 use crate::gate::interest;
 use crate::guard::Entry;
 use crate::layer_shard::{LayerHandle, LayerShard};
+use crate::log::tell_here;
 use crate::reject::{Admission, Options};
 use crate::wakers::Slot;
 
@@ -186,7 +185,10 @@ impl Entrance {
             return entry.ok_or(Refusal { inner_is_ready });
         }
         if readiness == Readiness::None && !self.handle.shard.is_closed() {
-            warn!("called before it was ready, and refused: call `poll_ready` first");
+            tell_here!(
+                warn,
+                "called before it was ready, and refused: call `poll_ready` first"
+            );
         }
         Err(Refusal { inner_is_ready })
     }

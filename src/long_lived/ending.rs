@@ -8,13 +8,13 @@ use http_body::{Body, SizeHint};
 use pin_project_lite::pin_project;
 use tokio::runtime::Handle;
 use tokio::time::{Instant, Sleep, sleep_until};
-use tracing::debug;
 
 use super::farewell::Farewell;
 use super::pace::{Class, Member};
 use crate::body::{Polled, cut};
 use crate::error::BoxError;
 use crate::gate::interest;
+use crate::log::tell_here;
 use crate::reject::Admission;
 use crate::sync::Arc;
 
@@ -95,7 +95,7 @@ where
             }
             if guard.is_draining() && turn.poll(cx, member).is_ready() {
                 state.set(State::Ended);
-                debug!("ended by the shutdown: a long-lived response");
+                tell_here!(debug, "ended by the shutdown: a long-lived response");
                 return Poll::Ready(this.farewell.frame().map(Ok));
             }
             match inner.as_mut().poll_frame(cx) {

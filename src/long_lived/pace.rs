@@ -4,10 +4,10 @@ use std::fmt;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tracing::info;
 
 use super::{LongLived, Name};
 use crate::core::Core;
+use crate::log::tell_here;
 use crate::sync::{Arc, AtomicUsize, Mutex, Ordering, Weak, lock};
 
 /// A class of one layer: its bodies, and their turns.
@@ -73,7 +73,8 @@ impl Class {
         if let Some(Pace { interval, .. }) = begun {
             let after = self.long_lived.after;
             let class = self.name();
-            info!(
+            tell_here!(
+                info,
                 ?class,
                 alive,
                 ?after,

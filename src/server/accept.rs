@@ -8,7 +8,6 @@ use std::time::Duration;
 use http::Extensions;
 use tokio::task::{JoinSet, yield_now};
 use tokio::time::{Instant, sleep};
-use tracing::{debug, error, info, warn};
 
 use super::app::App;
 use super::board::{Board, Drain, Plan};
@@ -18,6 +17,7 @@ use super::{Handshake, Introduce, streams};
 use crate::backlog::Backlog;
 use crate::connections::OpenConnection;
 use crate::core::{Core, ENDED};
+use crate::log::tell;
 use crate::milestones::event;
 use crate::notice::ShutdownNotice;
 use crate::panic;
@@ -89,7 +89,8 @@ where
             ..
         } = self;
         drop(listener);
-        info!(connections = connections.len(), "stopped accepting");
+        let open = connections.len();
+        tell!(info, connections = open, "stopped accepting");
 
         while let Some(result) = connections.join_next().await {
             result.err().into_iter().for_each(streams::log);
@@ -122,12 +123,12 @@ where
                     self.spawn(connection);
                 }
                 Err(error) if befell_one_connection(&error) => {
-                    debug!(%error, "not accepted");
+                    tell!(debug, %error, "not accepted");
                     // There may be many of them, and no wait in between.
                     yield_now().await;
                 }
                 Err(error) => {
-                    warn!(%error, ?pause, "cannot accept connections; trying again");
+                    tell!(warn, %error, ?pause, "cannot accept connections; trying again");
                     race(&mut stop, sleep(pause)).await;
                     pause = (pause * 2).min(PAUSES.1);
                 }
@@ -166,7 +167,8 @@ where
     /// Has the connection served. What is foreign in that may panic, to the harm of this one only.
     fn spawn(&mut self, connection: (L::Io, L::Addr)) {
         if !panic::contained(|| self.try_spawn(connection)) {
-            error!(
+            tell!(
+                error,
                 "a connection was closed: its extension, or a clone of the application, panicked"
             );
         }

@@ -8,7 +8,6 @@ use http::Extensions;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
-use tracing::debug;
 
 use super::Handshake;
 use super::activity::Activity;
@@ -20,6 +19,7 @@ use super::streams::Streams;
 use super::wire::{Line, Wire};
 use crate::connections::OpenConnection;
 use crate::error::Chain;
+use crate::log::tell;
 use crate::race::{Either, race};
 use crate::sync::Arc;
 use crate::watch::GracefulConnection;
@@ -80,9 +80,9 @@ where
     let io = match race(handshake, orders.end()).await {
         Either::Left(Some(Ok(io))) => io,
         Either::Left(Some(Err(error))) => {
-            return debug!(error = %Chain(&error), "handshake failed");
+            return tell!(debug, error = %Chain(&error), "handshake failed");
         }
-        Either::Left(None) => return debug!("handshake took too long"),
+        Either::Left(None) => return tell!(debug, "handshake took too long"),
         Either::Right(()) => return,
     };
 
@@ -131,11 +131,11 @@ where
     let is_http2 = match race(sniffing, orders.end()).await {
         Either::Left(Some(Ok(is_http2))) => is_http2,
         Either::Left(Some(Err(error))) => {
-            debug!(%error, "connection failed");
+            tell!(debug, %error, "connection failed");
             return Ending::Told;
         }
         Either::Left(None) => {
-            debug!("no request came in time");
+            tell!(debug, "no request came in time");
             return Ending::Told;
         }
         Either::Right(()) => return Ending::Told,
@@ -192,8 +192,9 @@ where
     match result {
         Ok(()) => Ending::Said,
         Err(error) => {
-            debug!(error = %Chain(&error), "connection failed");
-            match error.is_user() || orders.is_in_an_answer() {
+            let is_broken_off = error.is_user() || orders.is_in_an_answer();
+            tell!(debug, error = %Chain(&error), "connection failed");
+            match is_broken_off {
                 true => Ending::BrokenOff,
                 false => Ending::Said,
             }
@@ -203,7 +204,7 @@ where
 
 /// To be asked before the connection is dropped, and its answers with it.
 fn cut(orders: &Orders<'_>) -> Ending {
-    debug!("connection cut");
+    tell!(debug, "connection cut");
     match orders.is_in_an_answer() {
         true => Ending::BrokenOff,
         false => Ending::Told,

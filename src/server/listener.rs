@@ -101,7 +101,7 @@ impl Listener for TcpListener {
     #[cfg(target_os = "linux")]
     fn keep_out_newcomers(&mut self) {
         if let Err(error) = super::newcomers::keep_out(self) {
-            tracing::debug!(%error, "newcomers may be reset");
+            crate::log::tell!(debug, %error, "newcomers may be reset");
         }
     }
 }

@@ -6,9 +6,9 @@ use std::task::Poll;
 
 use hyper::rt::Executor;
 use tokio::task::{JoinError, JoinSet};
-use tracing::error;
 
 use super::activity::Activity;
+use crate::log::tell;
 use crate::panic;
 use crate::sync::{Arc, Mutex, Weak, lock};
 
@@ -107,6 +107,6 @@ pub(super) fn log(error: JoinError) {
     if let Ok(payload) = error.try_into_panic() {
         let panic = panic::message(&payload);
         panic::dropped(payload);
-        error!(%panic, "the task of a connection or stream panicked, and it was closed");
+        tell!(error, %panic, "the task of a connection or stream panicked, and it was closed");
     }
 }

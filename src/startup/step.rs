@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::time::timeout;
-use tracing::{info, warn};
 
 use super::{Startup, StartupCause, StartupError, StartupFailure};
 use crate::cleanup::Job;
 use crate::core::Core;
 use crate::error::BoxError;
 use crate::into_result::IntoResult;
+use crate::log::tell;
 use crate::outcome::Outcome;
 use crate::panic;
 use crate::services::Stop;
@@ -347,8 +347,10 @@ impl AnyStep<'_> {
         let Self { name, run, timeout } = self;
         let cause = match panic::caught(within(timeout, run)).await {
             Ok(Ok(Ok((stop, cloned)))) => {
-                info!(service = &*name, "service started");
-                if let Err(stop) = core.services.started(&name, stop) {
+                let started = core.services.started(&name, stop);
+                let service = Arc::clone(&name);
+                tell!(info, service = &*service, "service started");
+                if let Err(stop) = started {
                     stop_now(core, Arc::clone(&name), &stop);
                 }
                 return cloned.map_err(|panic| StartupFailure {
@@ -389,15 +391,17 @@ fn stop_now(core: &Core, name: Arc<str>, stop: &Stop) {
     let (Some(notice), Some(runtime), Some(job)) = (core.notice(), runtime, stop.take()) else {
         return;
     };
-    warn!(
-        service = &*name,
-        "service started too late, and stopped at once"
-    );
+    let service = Arc::clone(&name);
     let limit = job.timeout.unwrap_or_else(|| core.config.reserve());
     runtime.spawn(async move {
         let stop = async move { timeout(limit, (job.run)(notice)).await };
         if !matches!(panic::caught(stop).await, Ok(Ok(Ok(())))) {
-            warn!(service = &*name, "service did not stop well");
+            tell!(warn, service = &*name, "service did not stop well");
         }
     });
+    tell!(
+        warn,
+        service = &*service,
+        "service started too late, and stopped at once"
+    );
 }

@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep, sleep};
-use tracing::debug;
 
 use super::{GracefulConnection, Told, Watch, grace, told_of_draining, told_to_disconnect};
 use crate::connections::OpenConnection;
 use crate::controller::ShutdownController;
 use crate::core::Core;
+use crate::log::tell;
 use crate::sync::Arc;
 
 pin_project! {
@@ -235,7 +235,7 @@ where
                 Poll::Pending => ready!(limits.poll(open.core(), cx)),
             };
             stage.set(Stage::Ended);
-            debug!("handshake cut");
+            tell!(debug, "handshake cut");
             return Poll::Ready(match over {
                 Over::TimedOut => Err(WatchError::TimedOut),
                 Over::Cut => Ok(()),

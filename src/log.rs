@@ -1,0 +1,168 @@
+//! The one place that writes to the log.
+//!
+//! A subscriber may panic (`tracing_subscriber::fmt` does when neither stdout nor stderr can be
+//! written) or block (a full pipe). Neither may break or hold a shutdown. So what the controller, the
+//! sequence, the signals and the server have to say is logged by a thread of its own, from a bounded
+//! queue: [`tell!`]. What a layer says inside a request's span is logged in place: [`tell_here!`].
+//! Panics are contained in both.
+
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::io;
+use std::mem;
+use std::sync::{Condvar, Mutex, MutexGuard};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tracing::dispatcher::{self, Dispatch};
+use tracing::warn;
+
+use crate::panic;
+use crate::sync::PoisonError;
+
+/// How many events wait to be logged; more are dropped and counted.
+const CAPACITY: usize = 1024;
+/// How long the end of a shutdown waits for the log.
+const PATIENCE: Duration = Duration::from_millis(100);
+/// How long the thread stays when there is nothing to be logged.
+const IDLE: Duration = Duration::from_secs(1);
+
+/// Logs an event by the thread of the log, with the subscriber of the calling thread.
+///
+/// What the event names is moved to that thread. The event has no parent span. One of the level
+/// `debug` is not made at all unless a subscriber asks for that level, since there may be one for
+/// each connection.
+macro_rules! tell {
+    (debug, $($event:tt)+) => {
+        if $crate::log::is_debugging() {
+            $crate::log::say(move || ::tracing::debug!($($event)+));
+        }
+    };
+    ($level:ident, $($event:tt)+) => {
+        $crate::log::say(move || ::tracing::$level!($($event)+))
+    };
+}
+
+/// Logs an event here and now, in the current span. The subscriber may block the caller.
+macro_rules! tell_here {
+    ($level:ident, $($event:tt)+) => {{
+        $crate::panic::contained(|| ::tracing::$level!($($event)+));
+    }};
+}
+
+pub(crate) use {tell, tell_here};
+
+struct Line {
+    dispatch: Dispatch,
+    event: Box<dyn FnOnce() + Send>,
+}
+
+struct Queue {
+    waiting: VecDeque<Line>,
+    /// How many were dropped since one was logged.
+    dropped: u64,
+    /// When the line that is being logged was begun.
+    logging_since: Option<Instant>,
+    has_thread: bool,
+}
+
+static QUEUE: Mutex<Queue> = Mutex::new(Queue {
+    waiting: VecDeque::new(),
+    dropped: 0,
+    logging_since: None,
+    has_thread: false,
+});
+/// There is a line to be logged.
+static ADDED: Condvar = Condvar::new();
+/// A line has been logged.
+static LOGGED: Condvar = Condvar::new();
+
+thread_local! {
+    static IS_LOGGING: Cell<bool> = const { Cell::new(false) };
+}
+
+pub(crate) fn is_debugging() -> bool {
+    tracing::level_filters::LevelFilter::current() >= tracing::Level::DEBUG
+}
+
+pub(crate) fn say(event: impl FnOnce() + Send + 'static) {
+    let line = Line {
+        dispatch: dispatcher::get_default(Dispatch::clone),
+        event: Box::new(event),
+    };
+    let mut queue = queue();
+    if queue.waiting.len() >= CAPACITY {
+        queue.dropped += 1;
+        drop(queue);
+        // What it holds is foreign.
+        return panic::dropped(line);
+    }
+    queue.waiting.push_back(line);
+    if !queue.has_thread {
+        // Without a thread the lines wait for the next try.
+        queue.has_thread = start_thread().is_ok();
+    }
+    drop(queue);
+    ADDED.notify_one();
+}
+
+/// Waits until what was said has been logged: 100 ms at most, and not behind a line that has taken
+/// longer than that already. For the end of a shutdown, after which the process may end.
+pub(crate) fn flush() {
+    if IS_LOGGING.get() {
+        return;
+    }
+    let began = Instant::now();
+    let mut queue = queue();
+    while queue.has_thread && !(queue.waiting.is_empty() && queue.logging_since.is_none()) {
+        let since = queue.logging_since.map_or(began, |since| since.min(began));
+        let Some(left) = PATIENCE.checked_sub(since.elapsed()) else {
+            return;
+        };
+        let waited = LOGGED.wait_timeout(queue, left);
+        queue = waited.unwrap_or_else(PoisonError::into_inner).0;
+    }
+}
+
+fn queue() -> MutexGuard<'static, Queue> {
+    QUEUE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn start_thread() -> io::Result<()> {
+    let thread = thread::Builder::new().name("tower-lifecycle-log".to_owned());
+    thread.spawn(log_lines).map(drop)
+}
+
+fn log_lines() {
+    IS_LOGGING.set(true);
+    while let Some((line, dropped)) = next_line() {
+        let Line { dispatch, event } = line;
+        if dropped > 0 {
+            let warning = || warn!(dropped, "the log did not keep up: events were dropped");
+            panic::contained(|| dispatcher::with_default(&dispatch, warning));
+        }
+        panic::contained(|| dispatcher::with_default(&dispatch, event));
+        panic::dropped(dispatch);
+    }
+}
+
+/// Waits for the next line; gives it with the number of those dropped before it. `None` when there
+/// was none for a while.
+fn next_line() -> Option<(Line, u64)> {
+    let mut queue = queue();
+    queue.logging_since = None;
+    LOGGED.notify_all();
+    loop {
+        if let Some(line) = queue.waiting.pop_front() {
+            queue.logging_since = Some(Instant::now());
+            return Some((line, mem::take(&mut queue.dropped)));
+        }
+        let waited = ADDED.wait_timeout(queue, IDLE);
+        let (guard, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+        queue = guard;
+        if timeout.timed_out() && queue.waiting.is_empty() {
+            queue.has_thread = false;
+            return None;
+        }
+    }
+}
