@@ -865,10 +865,10 @@ async fn a_start_up_that_is_dropped_is_noticed_and_rolled_back() {
     log.start(&mut startup, "a").await;
     log.start(&mut startup, "b").await;
     drop(startup);
+    let report = end(ctl.shutdown(Manual)).await;
     let errors = lines.containing("ERROR");
     assert_eq!(errors.len(), 1, "{errors:?}");
     assert!(errors[0].contains("the `Startup` was dropped before `finish`"));
-    let report = end(ctl.shutdown(Manual)).await;
     assert_eq!(log.names(), ["+a", "+b", "-b", "-a"]);
     assert_eq!(ctl.state(), Failed);
     assert_eq!(report.exit_code(), ExitCode::FAILURE);
