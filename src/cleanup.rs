@@ -3,7 +3,8 @@
 
 use std::collections::VecDeque;
 use std::future::{Future, pending, ready};
-use std::pin::Pin;
+use std::mem;
+use std::pin::{Pin, pin};
 use std::time::Duration;
 
 use tokio::task::{AbortHandle, JoinHandle};
@@ -14,6 +15,7 @@ use crate::notice::{ShutdownNotice, earlier};
 use crate::outcome::Outcome;
 use crate::panic;
 use crate::race::{Either, race, until};
+use crate::shutdown::Shutdown;
 use crate::sync::Arc;
 
 /// How much longer than its limit a job is waited for, in case that its thread is only late. One
@@ -41,16 +43,23 @@ pub(crate) type Note = Arc<dyn Fn(usize, Progress) + Send + Sync>;
 
 /// The clean-up of one shutdown, until the notice's final deadline or `cut`.
 pub(crate) struct Cleanup<'a, C> {
-    notice: &'a ShutdownNotice,
+    notice: ShutdownNotice,
+    thaw: Thaw,
     cut: Pin<&'a mut C>,
     /// Once it is cut: when what was running must be gone.
     gone_by: Option<Instant>,
 }
 
 impl<'a, C: Future<Output = ()>> Cleanup<'a, C> {
-    pub(crate) fn new(notice: &'a ShutdownNotice, cut: Pin<&'a mut C>) -> Self {
+    /// `shutdown` is the one whose end this is, and `notice` what the jobs are handed.
+    pub(crate) fn new(
+        shutdown: &Arc<Shutdown>,
+        notice: ShutdownNotice,
+        cut: Pin<&'a mut C>,
+    ) -> Self {
         Self {
             notice,
+            thaw: Thaw::new(shutdown),
             cut,
             gone_by: None,
         }
@@ -72,11 +81,11 @@ impl<'a, C: Future<Output = ()>> Cleanup<'a, C> {
                 // Each gets as far as its first wait, without a tick of the timer for each phase.
                 phase.extend(phases.drain(..).flatten());
             }
-            let limit = share_of_what_is_left(self.notice, phases.len() + 1 + later);
+            let limit = share_of_what_is_left(&self.notice, phases.len() + 1 + later);
             let first = place;
             place += phase.len();
             let running: Vec<_> = (phase.into_iter().zip(first..))
-                .map(|(job, place)| job.start(place, self.notice, limit, note))
+                .map(|(job, place)| job.start(place, &self.notice, limit, &self.thaw, note))
                 .collect();
             let tasks: Vec<_> = running.iter().map(|job| job.task.abort_handle()).collect();
             for job in running {
@@ -94,7 +103,10 @@ impl<'a, C: Future<Output = ()>> Cleanup<'a, C> {
     }
 
     /// Nothing is left of the time: what runs now gets as far as its first wait.
-    pub(crate) fn is_out_of_time(&self) -> bool {
+    pub(crate) fn is_out_of_time(&mut self) -> bool {
+        if let Some(frozen) = self.thaw.since_last() {
+            self.notice = self.notice.clone().later_by(frozen);
+        }
         self.notice.time_remaining() == Some(Duration::ZERO)
     }
 
@@ -110,7 +122,8 @@ impl<'a, C: Future<Output = ()>> Cleanup<'a, C> {
     ) -> Option<(usize, Outcome)> {
         let patience = job.limit.and_then(|limit| limit.checked_add(LATE));
         if self.gone_by.is_none() {
-            match race(until(patience, &mut job.task), self.cut.as_mut()).await {
+            let ended = self.thaw.clone().until(patience, Pin::new(&mut job.task));
+            match race(ended, self.cut.as_mut()).await {
                 Either::Left(Some(Ok(()))) => return None,
                 Either::Left(Some(Err(error))) => match error.try_into_panic() {
                     Ok(panic) => return Some((job.place, Outcome::panicked(&panic))),
@@ -150,6 +163,45 @@ fn share_of_what_is_left(notice: &ShutdownNotice, phases_left: usize) -> Option<
     notice.now().checked_add(left / phases_left)
 }
 
+/// Puts limits off by the time in which the process did not run.
+#[derive(Clone)]
+struct Thaw {
+    shutdown: Arc<Shutdown>,
+    /// What of it the limits allow for.
+    frozen: Duration,
+}
+
+impl Thaw {
+    fn new(shutdown: &Arc<Shutdown>) -> Self {
+        Self {
+            shutdown: Arc::clone(shutdown),
+            frozen: shutdown.frozen(),
+        }
+    }
+
+    /// Returns how long the process did not run since the last call, if it did not.
+    fn since_last(&mut self) -> Option<Duration> {
+        let frozen = self.shutdown.frozen();
+        let more = frozen.checked_sub(mem::replace(&mut self.frozen, frozen))?;
+        (!more.is_zero()).then_some(more)
+    }
+
+    /// As [`until`], with a deadline that is put off.
+    async fn until<F: Future>(
+        mut self,
+        mut deadline: Option<Instant>,
+        mut future: Pin<&mut F>,
+    ) -> Option<F::Output> {
+        loop {
+            if let Some(output) = until(deadline, future.as_mut()).await {
+                return Some(output);
+            }
+            let frozen = self.since_last()?;
+            deadline = deadline.and_then(|deadline| deadline.checked_add(frozen));
+        }
+    }
+}
+
 /// A job that is running in its own task.
 struct Running {
     place: usize,
@@ -164,12 +216,14 @@ impl Job {
         place: usize,
         notice: &ShutdownNotice,
         phase_limit: Option<Instant>,
+        thaw: &Thaw,
         note: &Note,
     ) -> Running {
         let started_at = Instant::now();
         let own_limit = self.timeout.and_then(|t| started_at.checked_add(t));
         let limit = earlier(phase_limit, own_limit);
         let (run, notice, note) = (self.run, notice.clone(), Arc::clone(note));
+        let thaw = thaw.clone();
         note(place, Progress::Running);
         Running {
             place,
@@ -179,7 +233,8 @@ impl Job {
             // looked at: with no time left at all, it still gets as far as its first wait.
             task: tokio::spawn(async move {
                 let job = panic::caught(async move {
-                    let result = until(limit, async move { run(notice).await }).await;
+                    let run = pin!(async move { run(notice).await });
+                    let result = thaw.until(limit, run).await;
                     result.map_or(Outcome::TimedOut, Outcome::of)
                 });
                 let outcome = job.await.unwrap_or_else(|panic| Outcome::panicked(&panic));

@@ -85,8 +85,8 @@ pub struct ShutdownConfig {
     pub late_for: Duration,
     /// How long the listener stays open, refusing, after draining began. Default zero.
     pub refuse_for: Duration,
-    /// What of the total is kept for clean-up. Default the smaller of 5 s and a quarter of the
-    /// total.
+    /// What of the total is kept for clean-up; a quarter of it for saves of state, if there are any.
+    /// Default the smaller of 5 s and a quarter of the total.
     pub cleanup_reserve: Option<Duration>,
     /// What a refused client is told to wait, rounded up to whole seconds. Default 1 s: the next
     /// try most likely meets another instance.
@@ -200,6 +200,10 @@ impl ShutdownConfig {
     }
 
     /// Sets what of the total is kept for clean-up, whatever the drain does.
+    ///
+    /// A quarter of it is kept for what `ShutdownController::persist` saves, if anything. Time in which
+    /// the process does not run at all (SIGSTOP, a starved cgroup) is not taken from it: the end is
+    /// put off then.
     ///
     /// # Examples
     ///

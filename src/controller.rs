@@ -308,7 +308,7 @@ impl ShutdownController {
     /// # Ok(()) }
     /// ```
     pub fn add_hook(&self, hook: Hook) -> Result<(), HookError> {
-        self.core.hooks.add(hook, || self.core.is_triggered())
+        self.core.add_hook(hook)
     }
 
     /// Has `observer` called with the old and the new state at every move from now on.

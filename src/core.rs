@@ -14,7 +14,7 @@ use crate::config::ShutdownConfig;
 #[cfg(feature = "server")]
 use crate::connections::Connections;
 use crate::gate::Gate;
-use crate::hooks::Hooks;
+use crate::hooks::{Hook, HookError, HookKind, Hooks};
 use crate::layer_shard::LayerTables;
 use crate::log::{self, tell};
 use crate::milestones::{Milestones, event};
@@ -32,6 +32,8 @@ pub(crate) struct Core {
     pub(crate) config: ShutdownConfig,
     pub(crate) gate: Arc<Gate>,
     pub(crate) hooks: Hooks,
+    /// What saves the state, last of all.
+    pub(crate) saves: Hooks,
     pub(crate) services: Services,
     pub(crate) servers: Servers,
     pub(crate) tasks: Tasks,
@@ -82,7 +84,8 @@ impl Core {
         let core = Arc::new(Self {
             config,
             gate: Gate::new(shards, state.bit()),
-            hooks: Hooks::default(),
+            hooks: Hooks::new(HookKind::Hook),
+            saves: Hooks::new(HookKind::Save),
             services: Services::default(),
             servers: Servers::default(),
             tasks: Tasks::default(),
@@ -255,6 +258,26 @@ impl Core {
                 info,
                 "forced while stopping: cutting what is left of the clean-up"
             );
+        }
+        if before & event::SAVING != 0 && milestones.reach(event::CUT_SAVES) {
+            tell!(warn, "forced while saving: cutting what is left of it");
+        }
+    }
+
+    pub(crate) fn add_hook(&self, hook: Hook) -> Result<(), HookError> {
+        self.hooks.add(hook, || self.is_triggered())
+    }
+
+    #[cfg(feature = "persist")]
+    pub(crate) fn add_save(&self, save: Hook) -> Result<(), HookError> {
+        self.saves.add(save, || self.is_triggered())
+    }
+
+    /// Returns what of the reserve no hook and no stop may use up.
+    pub(crate) fn time_for_saves(&self) -> Duration {
+        match self.saves.len() {
+            0 => Duration::ZERO,
+            _ => self.config.reserve() / 4,
         }
     }
 

@@ -29,7 +29,7 @@ const NUDGE: Duration = Duration::from_millis(10);
 /// Has the shutdown run by the controller's runtime, or by a thread of its own, if there is no
 /// runtime or it has ended.
 pub(crate) fn drive(core: &Arc<Core>, shutdown: &Arc<Shutdown>) {
-    watch(Arc::clone(core), Arc::clone(shutdown));
+    watch(core, shutdown);
     match core.capture_runtime().cloned() {
         Some(runtime) => {
             let spawned = Arc::new(AtomicBool::new(false));
@@ -50,9 +50,11 @@ pub(crate) fn drive(core: &Arc<Core>, shutdown: &Arc<Shutdown>) {
 
 /// Sees to it that the shutdown comes to its end in time. In a thread of its own, for a runtime whose
 /// workers are all blocked has no timer either.
-fn watch(core: Arc<Core>, shutdown: Arc<Shutdown>) {
+fn watch(core: &Arc<Core>, shutdown: &Arc<Shutdown>) {
     let thread = thread::Builder::new().name("tower-lifecycle-watch".to_owned());
-    if let Err(cause) = thread.spawn(move || watch_until_over(&core, &shutdown)) {
+    let (watched, watching) = (Arc::clone(core), Arc::clone(shutdown));
+    if let Err(cause) = thread.spawn(move || watch_until_over(&watched, &watching)) {
+        shutdown.stop_pulse();
         tell!(error, %cause, "no thread to watch the deadline");
     }
 }
@@ -65,8 +67,9 @@ fn watch_until_over(core: &Arc<Core>, shutdown: &Arc<Shutdown>) {
     let mut overdue_since = None;
     while over.as_mut().poll(&mut cx).is_pending() {
         nudge(core);
+        let notice = shutdown.notice.clone().later_by(shutdown.frozen());
         // By the clock of the shutdown, which may be paused.
-        if shutdown.notice.time_remaining() == Some(Duration::ZERO) {
+        if notice.time_remaining() == Some(Duration::ZERO) {
             let overdue_since = overdue_since.get_or_insert_with(Instant::now);
             if overdue_since.elapsed() >= LATE {
                 return give_up(core, shutdown);

@@ -23,6 +23,9 @@ use crate::panic;
 use crate::store::StoreError;
 use crate::sync::{Arc, Mutex, lock};
 
+/// How many that came late are remembered for the report.
+const REMEMBERED: usize = 64;
+
 /// A piece of clean-up with a name.
 ///
 /// It is registered by [`ShutdownController::add_hook`](crate::ShutdownController::add_hook).
@@ -74,6 +77,7 @@ pub struct Hook {
 /// ```
 #[derive(Debug, Clone)]
 pub struct HookError {
+    of: HookKind,
     name: Arc<str>,
     at: &'static Location<'static>,
     kind: HookErrorKind,
@@ -89,12 +93,21 @@ enum HookErrorKind {
     Key(Arc<StoreError>),
 }
 
-/// The hooks of one controller, until the shutdown takes them.
-#[derive(Debug, Default)]
+/// The hooks of one controller, or the saves of its state, until the shutdown takes them.
+#[derive(Debug)]
 pub(crate) struct Hooks {
+    kind: HookKind,
     waiting: Mutex<Vec<Hook>>,
     /// Of the hooks that were taken, as far as they have come.
     taken: Mutex<Vec<Taken>>,
+    /// Those that came after the trigger, and will not run.
+    late: Mutex<Vec<HookReport>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum HookKind {
+    Hook,
+    Save,
 }
 
 #[derive(Debug)]
@@ -192,6 +205,15 @@ impl Hook {
         self.timeout = Some(timeout);
         self
     }
+
+    fn not_started(&self) -> HookReport {
+        HookReport {
+            name: Arc::clone(&self.name),
+            phase: self.phase,
+            outcome: Outcome::NotStarted,
+            duration: Duration::ZERO,
+        }
+    }
 }
 
 impl fmt::Debug for Hook {
@@ -207,24 +229,44 @@ impl fmt::Debug for Hook {
 // ===== impl Hooks =====
 
 impl Hooks {
+    pub(crate) fn new(kind: HookKind) -> Self {
+        Self {
+            kind,
+            waiting: Mutex::default(),
+            taken: Mutex::default(),
+            late: Mutex::default(),
+        }
+    }
+
     /// Adds `hook`, unless its name is taken or `late` says that it comes too late.
     pub(crate) fn add(&self, hook: Hook, late: impl Fn() -> bool) -> Result<(), HookError> {
         let mut hooks = lock(&self.waiting);
         let same_name = |other: &&Hook| other.name == hook.name;
         let kind = if late() {
+            self.note_late(&hook);
             HookErrorKind::Late
         } else if let Some(first) = hooks.iter().find(same_name) {
             let first = first.made_at;
             HookErrorKind::Duplicate { first }
         } else {
+            // It may have come late to a shutdown that was called off.
+            lock(&self.late).retain(|late| late.name != hook.name);
             hooks.push(hook);
             return Ok(());
         };
         Err(HookError {
+            of: self.kind,
             name: hook.name,
             at: hook.made_at,
             kind,
         })
+    }
+
+    fn note_late(&self, hook: &Hook) {
+        let mut late = lock(&self.late);
+        if late.len() < REMEMBERED && late.iter().all(|other| other.name != hook.name) {
+            late.push(hook.not_started());
+        }
     }
 
     /// Takes all hooks, in the order in which they run. Their reports are kept here, as far as they
@@ -233,12 +275,7 @@ impl Hooks {
         let mut hooks = std::mem::take(&mut *lock(&self.waiting));
         hooks.sort_by_key(|hook| hook.phase); // stable: registration order within a phase
         let taken = hooks.iter().map(|hook| Taken {
-            report: HookReport {
-                name: Arc::clone(&hook.name),
-                phase: hook.phase,
-                outcome: Outcome::NotStarted,
-                duration: Duration::ZERO,
-            },
+            report: hook.not_started(),
             has_ended: false,
         });
         lock(&self.taken).extend(taken);
@@ -249,7 +286,9 @@ impl Hooks {
     pub(crate) fn reports(&self) -> Vec<HookReport> {
         self.take().into_iter().for_each(panic::dropped);
         let taken = lock(&self.taken);
-        taken.iter().map(|hook| hook.report.clone()).collect()
+        let late = lock(&self.late);
+        let taken = taken.iter().map(|hook| &hook.report);
+        taken.chain(&*late).cloned().collect()
     }
 
     fn note(&self, place: usize, progress: Progress) {
@@ -265,7 +304,10 @@ impl Hooks {
                 (hook.report.outcome, hook.report.duration) = (outcome, duration);
                 let report = hook.report.clone();
                 drop(taken);
-                log(report);
+                match self.kind {
+                    HookKind::Hook => log(report),
+                    HookKind::Save => log_save(report),
+                }
             }
         }
     }
@@ -275,13 +317,17 @@ impl Hooks {
     }
 }
 
-/// Runs the hooks of `core`, phase after phase; `later` other phases come after them.
-pub(crate) async fn run<C>(core: &Arc<Core>, cleanup: &mut Cleanup<'_, C>, later: usize)
-where
+/// Runs the hooks of `core`, or its saves, phase after phase; `later` other phases come after them.
+pub(crate) async fn run<C>(
+    core: &Arc<Core>,
+    hooks: fn(&Core) -> &Hooks,
+    cleanup: &mut Cleanup<'_, C>,
+    later: usize,
+) where
     C: Future<Output = ()>,
 {
     let mut phases: BTreeMap<i32, Vec<Job>> = BTreeMap::new();
-    for hook in core.hooks.take() {
+    for hook in hooks(core).take() {
         let Hook { run, timeout, .. } = hook;
         phases
             .entry(hook.phase)
@@ -290,7 +336,7 @@ where
     }
     let phases = phases.into_values().collect();
     let noted = Arc::clone(core);
-    let note: Note = Arc::new(move |place, progress| noted.hooks.note(place, progress));
+    let note: Note = Arc::new(move |place, progress| hooks(&noted).note(place, progress));
     cleanup.run(phases, later, &note).await;
 }
 
@@ -309,6 +355,21 @@ fn log(report: HookReport) {
     }
 }
 
+fn log_save(report: HookReport) {
+    let is_completed = report.is_completed();
+    let HookReport {
+        name,
+        outcome,
+        duration: took,
+        ..
+    } = report;
+    if is_completed {
+        tell!(info, key = &*name, ?took, "state saved");
+    } else {
+        tell!(warn, key = &*name, ?took, %outcome, "state not saved");
+    }
+}
+
 // ===== impl HookError =====
 
 impl HookError {
@@ -321,7 +382,8 @@ impl HookError {
     #[track_caller]
     pub(crate) fn bad_key(error: StoreError) -> Self {
         Self {
-            name: "persist".into(),
+            of: HookKind::Save,
+            name: "".into(),
             at: Location::caller(),
             kind: HookErrorKind::Key(Arc::new(error)),
         }
@@ -335,19 +397,28 @@ impl HookError {
 
 impl fmt::Display for HookError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, at, kind } = self;
-        match kind {
-            HookErrorKind::Late => write!(
+        let Self { of, name, at, kind } = self;
+        match (kind, of) {
+            (HookErrorKind::Late, HookKind::Hook) => write!(
                 f,
                 "shutdown hook `{name}` ({at}) comes too late: register hooks before the trigger"
             ),
-            HookErrorKind::Duplicate { first } => write!(
+            (HookErrorKind::Late, HookKind::Save) => write!(
+                f,
+                "state `{name}` ({at}) comes too late: call `persist` before the trigger"
+            ),
+            (HookErrorKind::Duplicate { first }, HookKind::Hook) => write!(
                 f,
                 "shutdown hook `{name}` ({at}) has the name of the one made at {first}: names \
                  must be unique"
             ),
+            (HookErrorKind::Duplicate { first }, HookKind::Save) => write!(
+                f,
+                "state `{name}` ({at}) has the key of the one persisted at {first}: keys must be \
+                 unique"
+            ),
             #[cfg(feature = "persist")]
-            HookErrorKind::Key(error) => write!(f, "state cannot be kept ({at}): {error}"),
+            (HookErrorKind::Key(error), _) => write!(f, "state cannot be kept ({at}): {error}"),
         }
     }
 }

@@ -145,6 +145,7 @@ mod outcome;
 mod panic;
 #[cfg(feature = "persist")]
 mod persist;
+mod pulse;
 mod race;
 mod rare;
 mod reject;
@@ -191,7 +192,7 @@ pub use maintenance::ResumeError;
 pub use metrics::Metrics;
 pub use mode::{AnyService, Http};
 pub use notice::ShutdownNotice;
-pub use outcome::{HookReport, Outcome, ServiceReport, TaskReport};
+pub use outcome::{HookReport, Outcome, SaveReport, ServiceReport, TaskReport};
 pub use report::{PhaseReport, ShutdownReport};
 pub use run::Run;
 #[cfg(feature = "server")]

@@ -20,6 +20,10 @@ pub(crate) mod event {
     pub(crate) const CLEANUP: u32 = 1 << 11;
     /// `force` was called since then: what is left of the clean-up is cut.
     pub(crate) const CUT_CLEANUP: u32 = 1 << 12;
+    /// The state is being saved, after the rest of the clean-up.
+    pub(crate) const SAVING: u32 = 1 << 19;
+    /// `force` was called since then: what is left of the saves is cut.
+    pub(crate) const CUT_SAVES: u32 = 1 << 20;
     /// The server may close its listener.
     pub(crate) const STOP_ACCEPTING: u32 = 1 << 13;
     /// A server, a task or a step of the start-up has ended; taken back by the sequence before it

@@ -122,6 +122,20 @@ impl ShutdownNotice {
         self.lame_duck_deadline
     }
 
+    /// The same notice with an end that is later by `time`, in which nothing could run.
+    pub(crate) fn later_by(mut self, time: Duration) -> Self {
+        self.final_deadline = self.final_deadline.and_then(|end| end.checked_add(time));
+        self
+    }
+
+    /// The same notice with an end that is earlier by `time`, which others have after it.
+    pub(crate) fn earlier_by(mut self, time: Duration) -> Self {
+        self.final_deadline = self
+            .final_deadline
+            .map(|end| end.checked_sub(time).unwrap_or(end));
+        self
+    }
+
     /// The same notice with an earlier end, for the clean-up after a force.
     pub(crate) fn ending_by(mut self, deadline: Option<Instant>) -> Self {
         self.final_deadline = earlier(self.final_deadline, deadline);

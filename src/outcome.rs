@@ -61,6 +61,32 @@ pub struct ServiceReport {
     pub(crate) duration: Duration,
 }
 
+/// How the save of one piece of state fared.
+///
+/// # Examples
+///
+#[cfg_attr(feature = "persist", doc = "```")]
+#[cfg_attr(not(feature = "persist"), doc = "```ignore")]
+/// use tower_lifecycle::{BoxError, MemoryStore, ShutdownController, ShutdownReason};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), BoxError> {
+/// let ctl = ShutdownController::new();
+/// ctl.persist("queue", MemoryStore::new(), || async { Ok("job 1, job 2") })?;
+///
+/// let report = ctl.shutdown(ShutdownReason::Manual).await;
+/// let save = &report.saves()[0];
+/// assert_eq!(save.key(), "queue");
+/// assert!(save.is_completed());
+/// # Ok(()) }
+/// ```
+#[derive(Debug, Clone)]
+pub struct SaveReport {
+    pub(crate) key: Arc<str>,
+    pub(crate) outcome: Outcome,
+    pub(crate) duration: Duration,
+}
+
 /// How one task ended that did not end well.
 ///
 /// # Examples
@@ -121,10 +147,11 @@ pub enum Outcome {
     /// Force came or the shutdown was interrupted while it ran, and it was dropped, or left behind
     /// if it blocks its thread.
     Cut,
-    /// Force came or the shutdown was interrupted before its turn, or the start-up failed; it was
-    /// never started.
+    /// It was never started: force came or the shutdown was interrupted before its turn, the
+    /// start-up failed, or it was registered after the trigger.
     NotStarted,
-    /// It was cut, and still alive when the waiting for it ended: it blocks its thread.
+    /// It was cut, and still alive when the waiting for it ended: it blocks its thread. So was the
+    /// start of a service.
     Abandoned,
 }
 
@@ -165,11 +192,8 @@ impl fmt::Display for HookReport {
             outcome,
             duration,
         } = self;
-        match *phase {
-            i32::MAX => write!(f, "`{name}` (last phase)")?,
-            phase => write!(f, "`{name}` (phase {phase})")?,
-        }
-        write!(f, ": {outcome}{}", After(outcome, *duration))
+        let after = After(outcome, *duration);
+        write!(f, "`{name}` (phase {phase}): {outcome}{after}")
     }
 }
 
@@ -193,7 +217,8 @@ impl ServiceReport {
         &self.name
     }
 
-    /// Returns how its stop ended.
+    /// Returns how its stop ended; `Abandoned` if its start had not ended, since it blocks its thread or
+    /// nobody polls it.
     pub fn outcome(&self) -> &Outcome {
         &self.outcome
     }
@@ -216,7 +241,54 @@ impl fmt::Display for ServiceReport {
             outcome,
             duration,
         } = self;
-        write!(f, "`{name}`: stop {outcome}{}", After(outcome, *duration))
+        match outcome {
+            // Of a start that has not ended.
+            Outcome::Abandoned => write!(f, "`{name}`: start {outcome}"),
+            _ => write!(f, "`{name}`: stop {outcome}{}", After(outcome, *duration)),
+        }
+    }
+}
+
+// ===== impl SaveReport =====
+
+impl SaveReport {
+    pub(crate) fn of(save: HookReport) -> Self {
+        Self {
+            key: save.name,
+            outcome: save.outcome,
+            duration: save.duration,
+        }
+    }
+
+    /// Returns the key that the state is saved under.
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// Returns how the save ended.
+    pub fn outcome(&self) -> &Outcome {
+        &self.outcome
+    }
+
+    /// Returns how long the save took.
+    pub fn duration(&self) -> Duration {
+        self.duration
+    }
+
+    /// Returns whether the state was saved.
+    pub fn is_completed(&self) -> bool {
+        matches!(self.outcome, Outcome::Completed)
+    }
+}
+
+impl fmt::Display for SaveReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            key,
+            outcome,
+            duration,
+        } = self;
+        write!(f, "`{key}`: {outcome}{}", After(outcome, *duration))
     }
 }
 

@@ -9,16 +9,20 @@ use crate::error::BoxError;
 use crate::hooks::{Hook, HookError};
 use crate::store::{StateStore, check_key};
 
-/// After all hooks, which may still change the state, and before the services.
-const LAST: i32 = i32::MAX;
-
 impl ShutdownController {
     /// Saves state while stopping, under `key`.
     ///
-    /// `state` gives it, after all hooks have run and before the services are stopped, also after a
-    /// forced drain. It is a hook of the last phase (`i32::MAX`), named `persist` and the key: it
-    /// fails, takes its time and is reported as any other. Nothing is saved when a start-up is
-    /// rolled back, so that what an earlier run has left is not lost.
+    /// `state` gives it, when all that may change it has ended: requests, tasks, hooks and services.
+    /// All states are saved at the same time, each in a task of its own, also after a forced drain. A
+    /// quarter of the [reserve](crate::ShutdownConfig::reserve) is kept for it, which no hook and no
+    /// stop can use up. A [force](Self::force) while hooks or services are being stopped cuts only
+    /// those; one that comes later cuts the saves. [`ShutdownReport::saves`] tells how it went.
+    ///
+    /// Nothing is saved when a start-up is rolled back, so that what an earlier run has left is not
+    /// lost. What is still running when the saves begin, such as a task that is abandoned, may change
+    /// the state after it.
+    ///
+    /// [`ShutdownReport::saves`]: crate::ShutdownReport::saves
     ///
     /// At the next start, [`store.load(key)`](StateStore::load) gives it back.
     ///
@@ -61,11 +65,11 @@ impl ShutdownController {
             // Called here, and not by `map_err`, which would be the place that the error names.
             return Err(HookError::bad_key(error));
         }
-        let name = format!("persist {key}");
+        let name = key.clone();
         let save = |_notice| async move {
             let state = state().await?.into();
             store.save(&key, state).await.map_err(Into::into)
         };
-        self.add_hook(Hook::new(name, save).phase(LAST))
+        self.core().add_save(Hook::new(name, save))
     }
 }

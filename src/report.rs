@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::arrivals::Arrivals;
 use crate::error::Chain;
 use crate::log::tell;
-use crate::outcome::{HookReport, Outcome, ServiceReport, TaskReport};
+use crate::outcome::{HookReport, Outcome, SaveReport, ServiceReport, TaskReport};
 use crate::startup::StartupFailure;
 use crate::state::{LifecycleState, ShutdownReason};
 use crate::sync::Arc;
@@ -86,6 +86,7 @@ pub(crate) struct Facts {
     pub(crate) tasks_forgotten_in_shutdown: bool,
     pub(crate) hooks: Vec<HookReport>,
     pub(crate) services: Vec<ServiceReport>,
+    pub(crate) saves: Vec<SaveReport>,
 }
 
 // ===== impl ShutdownReport =====
@@ -100,7 +101,7 @@ impl ShutdownReport {
     /// Returns whether everything went as it should.
     ///
     /// That is when it was not forced, so that nothing was cut or abandoned, every hook completed,
-    /// every service stopped, no server failed, no task failed while shutting down, and the shutdown
+    /// every service stopped, all state was saved, no server failed, no task failed while shutting down, and the shutdown
     /// itself ran to its end. The rollback of a start-up is never graceful.
     ///
     /// # Examples
@@ -127,6 +128,7 @@ impl ShutdownReport {
             && !facts.tasks_forgotten_in_shutdown
             && facts.hooks.iter().all(HookReport::is_completed)
             && facts.services.iter().all(ServiceReport::is_completed)
+            && facts.saves.iter().all(SaveReport::is_completed)
     }
 
     /// Returns whether admitted work, or the clean-up, was forced.
@@ -344,18 +346,26 @@ impl ShutdownReport {
 
     /// Returns how each hook fared.
     ///
-    /// They are in the order of their phases and, within one, of their registration. See
-    /// [`HookReport`] for an example.
+    /// They are in the order of their phases and, within one, of their registration. Those that were
+    /// registered after the trigger come last, as not started. See [`HookReport`] for an example.
     pub fn hooks(&self) -> &[HookReport] {
         &self.facts.hooks
     }
 
     /// Returns how the stop of each service fared that [`Startup`](crate::Startup) had started.
     ///
-    /// They are in the order of the stops, the latest started first. See [`ServiceReport`] for an
-    /// example.
+    /// They are in the order of the stops, the latest started first. One whose start had not
+    /// ended is among them, as abandoned. See [`ServiceReport`] for an example.
     pub fn services(&self) -> &[ServiceReport] {
         &self.facts.services
+    }
+
+    /// Returns how the save of each piece of state fared, in the order of their registration.
+    ///
+    /// These are those of `ShutdownController::persist` (feature `persist`). See [`SaveReport`] for
+    /// an example.
+    pub fn saves(&self) -> &[SaveReport] {
+        &self.facts.saves
     }
 
     /// Returns how those tasks ended that failed, panicked, were cut or abandoned, at any time.
@@ -555,6 +565,9 @@ impl fmt::Display for ShutdownReport {
         }
         for service in &facts.services {
             write!(f, "\n  service       {service}")?;
+        }
+        for save in &facts.saves {
+            write!(f, "\n  save          {save}")?;
         }
         Ok(())
     }

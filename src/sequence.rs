@@ -1,7 +1,7 @@
 //! The shutdown, from the trigger to the report, as one page.
 //!
 //! ```text
-//! trigger ── LameDuck ── Draining ──┬─────────────── Stopping ── hooks ── services ── Stopped
+//! trigger ── LameDuck ── Draining ──┬─────────────── Stopping ── hooks ── services ── saves ── Stopped
 //!                                   └ cut, unwind ──┘
 //! ```
 
@@ -20,6 +20,7 @@ use crate::hooks;
 use crate::log::tell;
 use crate::milestones::event;
 use crate::notice::{ShutdownNotice, earlier};
+use crate::outcome::SaveReport;
 use crate::race::{Either, race, until};
 use crate::report::{Facts, PhaseReport, ShutdownReport};
 use crate::services;
@@ -56,17 +57,22 @@ pub(crate) async fn shut_down(
     }
 
     // Draining: nothing new is admitted; what was has until the drain deadline.
-    account.drain(core, notice).await;
+    account.drain(core, shutdown).await;
     account.close_phase(LifecycleState::Draining);
     account.late_arrivals(core).tell(core);
 
     // Stopping: the servers have ended or are dropped; the application cleans up.
     core.advance(LifecycleState::Stopping);
-    let notice = account.begin_cleanup(core, notice);
+    let notice = account.begin_cleanup(core, shutdown);
     let cut = pin!(reached(core, event::CUT_CLEANUP));
-    let mut cleanup = Cleanup::new(&notice, cut);
-    hooks::run(core, &mut cleanup, core.services.len().min(1)).await;
+    let kept = notice.clone().earlier_by(core.time_for_saves());
+    let mut cleanup = Cleanup::new(shutdown, kept, cut);
+    let stops = core.services.len().min(1);
+    hooks::run(core, |core| &core.hooks, &mut cleanup, stops).await;
     stop_services(core, &mut cleanup).await;
+
+    // What the state may be changed by has ended.
+    save_state(core, shutdown, notice).await;
     account.close_phase(LifecycleState::Stopping);
 
     Some(account.report(core))
@@ -75,15 +81,14 @@ pub(crate) async fn shut_down(
 /// Rolls back a start-up that failed or was told to end: as a shutdown, without a lame duck and
 /// hooks.
 pub(crate) async fn roll_back(core: &Arc<Core>, shutdown: &Arc<Shutdown>) -> ShutdownReport {
-    let notice = &shutdown.notice;
     let mut account = Account::open(shutdown);
 
     // Whoever is starting a service drops that now, or has just started it: it is waited for as work.
-    account.drain(core, notice).await;
+    account.drain(core, shutdown).await;
 
-    let notice = account.begin_cleanup(core, notice);
+    let notice = account.begin_cleanup(core, shutdown);
     let cut = pin!(reached(core, event::CUT_CLEANUP));
-    stop_services(core, &mut Cleanup::new(&notice, cut)).await;
+    stop_services(core, &mut Cleanup::new(shutdown, notice, cut)).await;
     account.close_phase(LifecycleState::Starting);
 
     account.report(core)
@@ -97,6 +102,17 @@ where
     services::stop(core, cleanup).await;
     if core.milestones().has(event::FORCED) {
         wake_shards(core, interest::FORCED).await;
+    }
+}
+
+/// Saves the state, last of all, in the time that is kept for it. A force that cut the rest of the
+/// clean-up does not cut it.
+async fn save_state(core: &Arc<Core>, shutdown: &Arc<Shutdown>, notice: ShutdownNotice) {
+    if core.saves.len() > 0 {
+        core.milestones().reach(event::SAVING);
+        let cut = pin!(reached(core, event::CUT_SAVES));
+        let mut cleanup = Cleanup::new(shutdown, notice, cut);
+        hooks::run(core, |core| &core.saves, &mut cleanup, 0).await;
     }
 }
 
@@ -183,6 +199,15 @@ async fn wake_shards(core: &Arc<Core>, interests: u32) {
     }
 }
 
+/// Returns how much of the reserve is over already.
+fn reserve_missing(notice: &ShutdownNotice, reserve: Duration) -> Duration {
+    let Some(end) = notice.final_deadline() else {
+        return Duration::ZERO;
+    };
+    let full = notice.now().checked_add(reserve);
+    full.map_or(Duration::ZERO, |full| full.saturating_duration_since(end))
+}
+
 fn reached(core: &Arc<Core>, events: u32) -> Wait {
     Wait::new(core, events)
 }
@@ -195,7 +220,8 @@ pub(crate) struct Account {
     triggered_at: Instant,
     phases: Vec<PhaseReport>,
     phase_began: Instant,
-    cut_at: Option<Instant>,
+    /// With how long the process had not run until then.
+    cut_at: Option<(Instant, Duration)>,
     /// As of the end of the unwinding: what is cut later has been counted as abandoned.
     aborted: Option<u64>,
     in_flight_at_trigger: u64,
@@ -233,7 +259,8 @@ impl Account {
     }
 
     /// Waits for what was admitted, until the drain deadline, and cuts what is left then.
-    async fn drain(&mut self, core: &Arc<Core>, notice: &ShutdownNotice) {
+    async fn drain(&mut self, core: &Arc<Core>, shutdown: &Shutdown) {
+        let notice = &shutdown.notice;
         let late = refuse_late(core, notice);
         let cut_off = until(notice.drain_deadline(), reached(core, event::FORCED));
         let cut_off = race(cut_off, race(late, tell_progress(core, notice)));
@@ -245,14 +272,14 @@ impl Account {
         // Requests that wait for the readiness of an inner service are counted at their next poll.
         yield_now().await;
         if let Either::Right(_) = race(drained_and_served(core, notice), cut_off).await {
-            self.cut(core).await;
+            self.cut(core, shutdown).await;
         }
     }
 
     /// Cuts what is in flight, gives it a short time to be gone, and notes what was not.
-    async fn cut(&mut self, core: &Arc<Core>) {
+    async fn cut(&mut self, core: &Arc<Core>, shutdown: &Shutdown) {
         let now = Instant::now();
-        self.cut_at = Some(now);
+        self.cut_at = Some((now, shutdown.frozen()));
         core.cut();
         core.tasks.cut();
         wake_shards(core, interest::FORCED).await;
@@ -300,16 +327,23 @@ impl Account {
 
     /// Begins the clean-up; gives what it is told. After a force it gets the reserve, not what an
     /// early force has left of the drain; a later force cuts it instead.
-    fn begin_cleanup(&self, core: &Core, notice: &ShutdownNotice) -> ShutdownNotice {
+    ///
+    /// Time in which the process did not run is not taken from the reserve.
+    fn begin_cleanup(&self, core: &Core, shutdown: &Shutdown) -> ShutdownNotice {
         core.tasks.cut();
         // Published before looking for a force: see `Core::cut`.
         core.milestones().reach(event::CLEANUP);
+        let notice = shutdown.notice.clone();
+        let reserve = core.config.reserve();
+        let frozen = shutdown.frozen().min(reserve_missing(&notice, reserve));
+        let notice = notice.later_by(frozen);
         if !core.milestones().has(event::FORCED) {
-            return notice.clone();
+            return notice;
         }
-        let cut_at = self.cut_at.unwrap_or_else(Instant::now);
-        let deadline = cut_at.checked_add(core.config.reserve());
-        notice.clone().ending_by(deadline)
+        let now = (notice.now(), shutdown.frozen());
+        let (cut_at, frozen_before) = self.cut_at.unwrap_or(now);
+        let frozen = now.1.saturating_sub(frozen_before);
+        notice.ending_by(cut_at.checked_add(reserve.saturating_add(frozen)))
     }
 
     /// Gives who came in the lame duck. Exact once it has drained: each is noted before it leaves.
@@ -348,6 +382,9 @@ impl Account {
             tasks_forgotten_in_shutdown: core.tasks.forgotten_in_shutdown(),
             hooks: core.hooks.reports(),
             services: core.services.reports(),
+            saves: (core.saves.reports().into_iter())
+                .map(SaveReport::of)
+                .collect(),
         })
     }
 }

@@ -283,7 +283,9 @@ impl Service {
 
     fn report(&self) -> Option<ServiceReport> {
         let outcome = match &self.status {
-            Status::Starting | Status::NotStarted(_) => return None,
+            Status::NotStarted(_) => return None,
+            // Its start blocks its thread, or nobody polls it any more.
+            Status::Starting => Outcome::Abandoned,
             _ if self.stop().is_some() => Outcome::NotStarted,
             // Until there is more to report, it will have been cut.
             Status::Healthy(_) | Status::Stopping(_) => Outcome::Cut,

@@ -1,14 +1,18 @@
 //! One shutdown, from its trigger on: to its end, or until it is called off.
 
+use std::time::Duration;
+
 use tokio::sync::watch;
 
 use crate::notice::ShutdownNotice;
+use crate::pulse::Pulse;
 
 /// One shutdown, or the rollback of a start-up that failed.
 #[derive(Debug)]
 pub(crate) struct Shutdown {
     pub(crate) notice: ShutdownNotice,
     pub(crate) in_flight_at_trigger: u64,
+    pulse: Pulse,
     /// Of its own, and not a milestone: who slept through a `resume` and the next trigger still
     /// learns that this one is over.
     called_off: watch::Sender<bool>,
@@ -17,10 +21,22 @@ pub(crate) struct Shutdown {
 impl Shutdown {
     pub(crate) fn new(notice: ShutdownNotice, in_flight_at_trigger: u64) -> Self {
         Self {
+            pulse: Pulse::start(notice.now()),
             notice,
             in_flight_at_trigger,
             called_off: watch::Sender::new(false),
         }
+    }
+
+    /// Gives up looking for time in which the process does not run: nobody calls
+    /// [`frozen`](Self::frozen) often enough.
+    pub(crate) fn stop_pulse(&self) {
+        self.pulse.stop();
+    }
+
+    /// Returns how long the process did not run since the trigger, in all. To be called every 10 ms.
+    pub(crate) fn frozen(&self) -> Duration {
+        self.pulse.beat(self.notice.now())
     }
 
     pub(crate) fn call_off(&self) {

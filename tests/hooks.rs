@@ -262,12 +262,8 @@ async fn a_late_hook_gets_a_clear_error() {
         text.ends_with("comes too late: register hooks before the trigger"),
         "{text}"
     );
-    assert!(
-        ctl.shutdown(ShutdownReason::Manual)
-            .await
-            .hooks()
-            .is_empty()
-    );
+    let report = ctl.shutdown(ShutdownReason::Manual).await;
+    assert_eq!(outcomes(&report), ["flush: not started 0ns"]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -111,3 +111,24 @@ async fn a_drain_says_at_each_interval_what_it_waits_for() {
         progress[1]
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_nobody_tells_to_stop_is_warned_of_at_the_trigger() {
+    let log = Log::default();
+    let _listening = log.listen();
+    for (asks, warnings) in [(true, 0), (false, 1)] {
+        let ctl = ShutdownController::new();
+        let stop = asks.then(|| ctl.stop_accepting());
+        let run = ctl.run(async {
+            match stop {
+                Some(stop) => stop.await,
+                None => pending().await,
+            }
+        });
+        ctl.trigger(ShutdownReason::Manual);
+        let report = run.await;
+        assert_eq!(report.is_graceful(), asks, "{report}");
+        let warned = log.lines("nobody has asked for `stop_accepting`");
+        assert_eq!(warned.len(), warnings, "{warned:?}");
+    }
+}

@@ -901,9 +901,9 @@ fn one_force_while_running_does_not_cut_the_clean_up() {
     let mut cut = Vec::new();
     for round in 0..3000 {
         let ctl = runtime.block_on(async { ShutdownController::new() });
-        ctl.persist("queue", MemoryStore::new(), || async {
+        ctl.on_shutdown("flush", |_| async {
             tokio::task::yield_now().await; // any wait
-            Ok("jobs")
+            Ok(())
         })
         .unwrap();
         ctl.force();
@@ -931,9 +931,9 @@ fn one_force_while_running_does_not_cut_the_clean_up_whoever_is_told() {
             std::thread::sleep(Duration::from_millis(20)); // and writes a line to a slow log
         }
     });
-    ctl.persist("queue", MemoryStore::new(), || async {
+    ctl.on_shutdown("flush", |_| async {
         tokio::time::sleep(Duration::from_millis(100)).await; // of a reserve of 5 s
-        Ok("jobs")
+        Ok(())
     })
     .unwrap();
     ctl.force();

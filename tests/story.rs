@@ -198,8 +198,9 @@ async fn ac4_state_is_kept_over_a_restart() {
             report.hooks().iter().all(|hook| hook.is_completed()),
             "{report}"
         );
+        assert!(report.saves()[0].is_completed(), "{report}");
     }
-    let each = ["hook", "saved", "service stopped"];
+    let each = ["hook", "service stopped", "saved"];
     assert_eq!(log.events(), [each, each, each].concat());
 }
 

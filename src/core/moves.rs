@@ -75,6 +75,13 @@ impl Core {
         } else {
             let lame_duck = self.config.lame_duck;
             tell!(info, %reason, in_flight, ?lame_duck, ?shutdown_timeout, "shutdown triggered");
+            if self.servers.running() > 0 && !self.listener_waits() {
+                tell!(
+                    warn,
+                    "a server runs, and nobody has asked for `stop_accepting`: unless it ends by \
+                     itself, the drain waits for it until its deadline"
+                );
+            }
         }
         self.tell(BEGINNING);
     }

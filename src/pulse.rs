@@ -1,0 +1,100 @@
+//! Notices that the whole process did not run for a while: SIGSTOP, a starved cgroup, a laptop's sleep
+//! where the clock goes on. That time is nobody's fault, and clean-up does not lose its reserve to it.
+
+use std::time::{Duration, Instant as SystemInstant};
+
+use tokio::time::Instant;
+
+use crate::sync::{Mutex, lock};
+
+/// A thread that wakes every 10 ms has been kept from running if it does not for so long.
+const FROZEN: Duration = Duration::from_millis(50);
+
+/// The beats of one shutdown.
+#[derive(Debug)]
+pub(crate) struct Pulse(Mutex<Beats>);
+
+#[derive(Debug)]
+struct Beats {
+    last: Option<Beat>,
+    lost: Duration,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Beat {
+    system: SystemInstant,
+    /// By the clock of the shutdown, which may be paused.
+    clock: Instant,
+}
+
+impl Pulse {
+    /// Begins at `now`, by the clock of the shutdown. Somebody has to beat every 10 ms from then on.
+    pub(crate) fn start(now: Instant) -> Self {
+        Self(Mutex::new(Beats {
+            last: Some(Beat::at(now)),
+            lost: Duration::ZERO,
+        }))
+    }
+
+    pub(crate) fn stop(&self) {
+        lock(&self.0).last = None;
+    }
+
+    /// Gives a sign of life at `now`; returns how long the process was frozen since the start, in all.
+    /// Whoever finds a limit passed asks before it acts on it: after a freeze all timers fire at once,
+    /// in any order.
+    pub(crate) fn beat(&self, now: Instant) -> Duration {
+        let mut beats = lock(&self.0);
+        if let Some(last) = beats.last {
+            let beat = *beats.last.insert(Beat::at(now));
+            let gap = beat.system.saturating_duration_since(last.system);
+            let by_clock = beat.clock.saturating_duration_since(last.clock);
+            // A clock that did not go along is paused: its limits were not missed.
+            let went_along = by_clock.abs_diff(gap) <= gap / 4;
+            if gap >= FROZEN && went_along {
+                beats.lost += gap;
+            }
+        }
+        beats.lost
+    }
+}
+
+impl Beat {
+    fn at(now: Instant) -> Self {
+        Self {
+            system: SystemInstant::now(),
+            clock: now,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    const STEP: Duration = Duration::from_millis(60);
+
+    #[test]
+    fn a_gap_is_lost_if_both_clocks_went_through_it() {
+        let start = Instant::now();
+        let pulse = Pulse::start(start);
+        assert_eq!(pulse.beat(start), Duration::ZERO, "no gap");
+        thread::sleep(STEP);
+        let lost = pulse.beat(Instant::now());
+        assert!(lost >= STEP, "{lost:?}");
+        assert_eq!(pulse.beat(Instant::now()), lost, "counted once");
+    }
+
+    #[test]
+    fn a_clock_that_is_paused_or_leaps_has_lost_nothing() {
+        let start = Instant::now();
+        let pulse = Pulse::start(start);
+        thread::sleep(STEP);
+        assert_eq!(pulse.beat(start), Duration::ZERO, "paused");
+        thread::sleep(STEP);
+        let leap = start + Duration::from_secs(25);
+        assert_eq!(pulse.beat(leap), Duration::ZERO, "leapt");
+    }
+}
