@@ -12,7 +12,7 @@
 //! their handshake, those that wait in the listener's backlog, and those that are being answered.
 
 use std::future::Future;
-use std::io;
+use std::io::{self, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,6 +33,7 @@ use tower_lifecycle::{DrainLayer, ShutdownController};
 async fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
+        .log_internal_errors(false)
         .init();
     let ctl = ShutdownController::new();
     ctl.listen_for_signals()?;
@@ -53,7 +54,7 @@ async fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
     let address = std::env::args().nth(1);
     let address = address.as_deref().unwrap_or("127.0.0.1:3000");
     let listener = TcpListener::bind(address).await?;
-    println!("listening on {}", listener.local_addr()?);
+    let _ = writeln!(std::io::stdout(), "listening on {}", listener.local_addr()?);
 
     let tls = TlsAcceptor::from(Arc::new(tls()?));
     let serve = {
@@ -62,7 +63,7 @@ async fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
     };
     let stop = ctl.stop_accepting();
     let report = ctl.run(accept_loop(listener, serve, stop)).await;
-    println!("{report}");
+    let _ = writeln!(std::io::stdout(), "{report}");
     Ok(report.exit_code())
 }
 

@@ -9,6 +9,7 @@
 //! ```
 
 use std::convert::Infallible;
+use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -21,12 +22,18 @@ use tower_lifecycle::{DrainLayer, DrainListener, HealthService, ShutdownControll
 async fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
+        // Neither this nor `writeln!` panics when stderr is closed, as `println!` would.
+        .log_internal_errors(false)
         .init();
 
     let ctl = ShutdownController::new();
     ctl.listen_for_signals().expect("inside a runtime");
     ctl.on_shutdown("close pool", |notice| async move {
-        println!("closing the pool, {:?} left", notice.time_remaining());
+        let _ = writeln!(
+            std::io::stdout(),
+            "closing the pool, {:?} left",
+            notice.time_remaining()
+        );
         Ok(())
     })
     .expect("the only hook of this name");
@@ -42,14 +49,18 @@ async fn main() -> ExitCode {
     let address = std::env::args().nth(1);
     let address = address.as_deref().unwrap_or("127.0.0.1:3000");
     let listener = TcpListener::bind(address).await.expect("a free port");
-    println!("listening on {}", listener.local_addr().expect("bound"));
+    let _ = writeln!(
+        std::io::stdout(),
+        "listening on {}",
+        listener.local_addr().expect("bound")
+    );
 
     // It takes what waits in the kernel's backlog before it closes.
     let listener = DrainListener::new(listener, &ctl);
     let stop = listener.graceful_shutdown();
     let server = axum::serve(listener, app).with_graceful_shutdown(stop);
     let report = ctl.run(server).await;
-    println!("{report}");
+    let _ = writeln!(std::io::stdout(), "{report}");
     report.exit_code()
 }
 

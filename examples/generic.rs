@@ -10,6 +10,7 @@
 //! ```
 
 use std::collections::BTreeSet;
+use std::io::Write;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -40,6 +41,7 @@ const PREFETCH: usize = 16;
 async fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
+        .log_internal_errors(false)
         .init();
 
     let ctl = ShutdownController::new();
@@ -75,7 +77,7 @@ async fn main() -> ExitCode {
     });
 
     let report = ctl.run(consume(queue, worker, tell, ctl.track())).await;
-    println!("{report}");
+    let _ = writeln!(std::io::stdout(), "{report}");
 
     let delivered = producer.await.expect("no panic in the producer");
     let (mut done, mut back) = (BTreeSet::new(), BTreeSet::new());
@@ -88,7 +90,8 @@ async fn main() -> ExitCode {
         assert!(is_new, "a job was told of twice");
     }
     let flushed: BTreeSet<Job> = flushed.iter().flatten().collect();
-    println!(
+    let _ = writeln!(
+        std::io::stdout(),
         "{delivered} jobs delivered = {} done + {} to be redelivered",
         done.len(),
         back.len()

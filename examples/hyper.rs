@@ -11,6 +11,7 @@
 //! With feature `server` it is shorter: see `examples/accept_loop.rs`.
 
 use std::convert::Infallible;
+use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -31,6 +32,7 @@ use tower_lifecycle::{DrainLayer, HealthService, ShutdownController};
 async fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
+        .log_internal_errors(false)
         .init();
 
     let ctl = ShutdownController::new();
@@ -46,7 +48,11 @@ async fn main() -> ExitCode {
     let address = std::env::args().nth(1);
     let address = address.as_deref().unwrap_or("127.0.0.1:3000");
     let listener = TcpListener::bind(address).await.expect("a free port");
-    println!("listening on {}", listener.local_addr().expect("bound"));
+    let _ = writeln!(
+        std::io::stdout(),
+        "listening on {}",
+        listener.local_addr().expect("bound")
+    );
 
     let mut stop = ctl.stop_accepting();
     let server = async move {
@@ -93,7 +99,7 @@ async fn main() -> ExitCode {
     };
 
     let report = ctl.run(server).await;
-    println!("{report}");
+    let _ = writeln!(std::io::stdout(), "{report}");
     report.exit_code()
 }
 

@@ -8,6 +8,7 @@
 //! ```
 
 use std::convert::Infallible;
+use std::io::Write;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -27,7 +28,7 @@ use tower_lifecycle::{
 
 #[tokio::main]
 async fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
-    tracing_subscriber::fmt().init();
+    tracing_subscriber::fmt().log_internal_errors(false).init();
     let config = ShutdownConfig::default()
         .shutdown_timeout(Duration::from_secs(20))
         .lame_duck(Duration::from_secs(2));
@@ -47,7 +48,7 @@ async fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
     let report = serve(listener, app, ctl)
         .extension(|peer: &SocketAddr| ConnectInfo(*peer))
         .await;
-    println!("{report}");
+    let _ = writeln!(std::io::stdout(), "{report}");
     Ok(report.exit_code())
 }
 

@@ -9,6 +9,7 @@
 //!
 //! The certificate is made at the start and signed by itself; a real service loads its own.
 
+use std::io::Write;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -24,6 +25,7 @@ use tower_lifecycle::{DrainLayer, ShutdownController, serve};
 async fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
+        .log_internal_errors(false)
         .init();
     let ctl = ShutdownController::new();
     ctl.listen_for_signals()?;
@@ -39,14 +41,14 @@ async fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
     let address = std::env::args().nth(1);
     let address = address.as_deref().unwrap_or("127.0.0.1:3000");
     let listener = TcpListener::bind(address).await?;
-    println!("listening on {}", listener.local_addr()?);
+    let _ = writeln!(std::io::stdout(), "listening on {}", listener.local_addr()?);
 
     // In the connection's own task, within its time: a client that says nothing holds up nobody.
     let acceptor = TlsAcceptor::from(Arc::new(tls()?));
     let report = serve(listener, app, ctl)
         .handshake(move |tcp| acceptor.accept(tcp))
         .await;
-    println!("{report}");
+    let _ = writeln!(std::io::stdout(), "{report}");
     Ok(report.exit_code())
 }
 

@@ -104,10 +104,15 @@ impl<'a, C: Future<Output = ()>> Cleanup<'a, C> {
 
     /// Nothing is left of the time: what runs now gets as far as its first wait.
     pub(crate) fn is_out_of_time(&mut self) -> bool {
+        self.notice().time_remaining() == Some(Duration::ZERO)
+    }
+
+    /// Returns what jobs that are begun now are handed: put off by the time in which nothing could run.
+    pub(crate) fn notice(&mut self) -> ShutdownNotice {
         if let Some(frozen) = self.thaw.since_last() {
             self.notice = self.notice.clone().later_by(frozen);
         }
-        self.notice.time_remaining() == Some(Duration::ZERO)
+        self.notice.clone()
     }
 
     async fn is_cut(&mut self) -> bool {

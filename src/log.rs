@@ -166,3 +166,72 @@ fn next_line() -> Option<(Line, u64)> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::mpsc;
+
+    use super::*;
+    use crate::sync::{Arc, lock};
+
+    /// There is one queue for all tests.
+    static TURN: crate::sync::Mutex<()> = crate::sync::Mutex::new(());
+
+    #[test]
+    fn what_the_queue_cannot_hold_is_dropped_and_counted() {
+        let _turn = lock(&TURN);
+        let (release, blocked) = mpsc::channel::<()>();
+        let (begun, begins) = mpsc::channel();
+        say(move || {
+            begun.send(()).ok();
+            blocked.recv().ok();
+        });
+        begins.recv().expect("the thread has taken the first line");
+        let logged = Arc::new(AtomicUsize::new(0));
+        for _ in 0..CAPACITY + 10 {
+            let logged = Arc::clone(&logged);
+            say(move || {
+                // AcqRel: pairs with the Acquire of the assertion below, besides the queue's lock.
+                logged.fetch_add(1, Ordering::AcqRel);
+            });
+        }
+        assert_eq!(queue().dropped, 10);
+        drop(release);
+        while !queue().waiting.is_empty() {
+            thread::yield_now();
+        }
+        flush();
+        assert_eq!(logged.load(Ordering::Acquire), CAPACITY);
+        assert_eq!(queue().dropped, 0, "the number has been told");
+    }
+
+    #[test]
+    fn the_end_does_not_wait_behind_a_line_that_blocks() {
+        let _turn = lock(&TURN);
+        let (release, blocked) = mpsc::channel::<()>();
+        let (begun, begins) = mpsc::channel();
+        say(move || {
+            begun.send(()).ok();
+            blocked.recv().ok();
+        });
+        begins.recv().expect("the thread has taken the line");
+        flush();
+        let began = Instant::now();
+        flush();
+        assert!(began.elapsed() < PATIENCE, "it was waited for already");
+        drop(release);
+        while queue().logging_since.is_some() {
+            thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn the_thread_outlives_lines_that_panic() {
+        let _turn = lock(&TURN);
+        let (told, tells) = mpsc::channel();
+        say(|| std::panic::resume_unwind(Box::new("a line")));
+        say(move || told.send(()).expect("somebody listens"));
+        tells.recv().expect("the second line is logged");
+    }
+}

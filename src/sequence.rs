@@ -65,14 +65,14 @@ pub(crate) async fn shut_down(
     core.advance(LifecycleState::Stopping);
     let notice = account.begin_cleanup(core, shutdown);
     let cut = pin!(reached(core, event::CUT_CLEANUP));
-    let kept = notice.clone().earlier_by(core.time_for_saves());
-    let mut cleanup = Cleanup::new(shutdown, kept, cut);
+    let for_saves = core.time_for_saves();
+    let mut cleanup = Cleanup::new(shutdown, notice.earlier_by(for_saves), cut);
     let stops = core.services.len().min(1);
     hooks::run(core, |core| &core.hooks, &mut cleanup, stops).await;
     stop_services(core, &mut cleanup).await;
 
-    // What the state may be changed by has ended.
-    save_state(core, shutdown, notice).await;
+    // Last of all the state is saved: what may change it has ended.
+    save_state(core, shutdown, cleanup.notice().later_by(for_saves)).await;
     account.close_phase(LifecycleState::Stopping);
 
     Some(account.report(core))

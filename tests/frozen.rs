@@ -1,5 +1,5 @@
 //! A process that does not run for a while, across its deadline: what it does when it is woken.
-#![cfg(all(unix, feature = "signal"))]
+#![cfg(all(unix, feature = "persist", feature = "signal"))]
 #![allow(clippy::unwrap_used)]
 
 use std::io::{BufRead, BufReader, Lines};
@@ -9,13 +9,14 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal::{self, SIGCONT, SIGSTOP, SIGTERM};
 use nix::unistd::Pid;
-use tower_lifecycle::{Hook, ShutdownConfig, ShutdownController};
+use tower_lifecycle::{Hook, MemoryStore, ShutdownConfig, ShutdownController};
 
 /// Set for the child: in which phase it is to be stopped.
 const STOPPED_IN: &str = "TOWER_LIFECYCLE_STOPPED_IN";
 
-/// How long a hook of the child takes; both fit into its reserve of a second.
-const HOOK: Duration = Duration::from_millis(300);
+/// How long a hook of the child takes, and its save: all fit into its reserve of a second.
+const HOOK: Duration = Duration::from_millis(100);
+const SAVE: Duration = Duration::from_millis(100);
 
 #[test]
 #[ignore = "is run by the others, in a process of its own"]
@@ -39,6 +40,12 @@ fn child() {
             });
             ctl.add_hook(hook.phase(nth)).unwrap();
         }
+        ctl.persist("state", MemoryStore::new(), || async {
+            tokio::time::sleep(SAVE).await;
+            eprintln!("saved");
+            Ok("state")
+        })
+        .unwrap();
         let stuck = (phase == "draining").then(|| ctl.track());
         eprintln!("ready");
         let run = ctl.run(ctl.stop_accepting());
@@ -115,6 +122,7 @@ fn assert_cleaned_up(said: &[String]) {
     let hooks: Vec<_> = hooks.map(String::as_str).collect();
     let expected = ["hook 0", "hook 0 is done", "hook 1", "hook 1 is done"];
     assert_eq!(hooks, expected, "{said:#?}");
+    assert!(said.iter().any(|line| line == "saved"), "{said:#?}");
 }
 
 #[test]

@@ -85,7 +85,7 @@ async fn hooks_and_stops_that_hang_leave_the_saves_their_time() {
         })
         .unwrap();
     }
-    ctl.persist("hangs", store.clone(), || pending::<Result<&str, _>>())
+    ctl.persist("hangs", store.clone(), pending::<Result<&str, _>>)
         .unwrap();
 
     let began = Instant::now();

@@ -30,7 +30,7 @@ mod screen;
 
 use std::convert::Infallible;
 use std::future::pending;
-use std::io;
+use std::io::{self, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread;
@@ -58,7 +58,7 @@ fn main() -> ExitCode {
         [] => false,
         [flag] if flag == "--stuck" => true,
         _ => {
-            eprintln!("usage: demo [--stuck]");
+            let _ = writeln!(std::io::stderr(), "usage: demo [--stuck]");
             return ExitCode::from(2);
         }
     };
@@ -66,7 +66,7 @@ fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            eprintln!("demo: {error}");
+            let _ = writeln!(std::io::stderr(), "demo: {error}");
             ExitCode::FAILURE
         }
     }
@@ -91,15 +91,18 @@ fn demo(stuck: bool) -> io::Result<bool> {
     clients.join().expect("no panic in the clients")?;
 
     let entries = ledger.read();
-    println!("{report}\n{entries}");
+    let _ = writeln!(std::io::stdout(), "{report}\n{entries}");
     if let Some(order) = entries.order(triggered_at) {
-        println!("  {order}");
+        let _ = writeln!(std::io::stdout(), "  {order}");
     }
     let is_fine = entries.agree_with(&report) && report.is_forced() == stuck;
     if is_fine {
-        println!("as promised: nothing lost, and the server's books say the same");
+        let _ = writeln!(
+            std::io::stdout(),
+            "as promised: nothing lost, and the server's books say the same"
+        );
     } else {
-        println!("NOT as promised");
+        let _ = writeln!(std::io::stdout(), "NOT as promised");
     }
     Ok(is_fine)
 }

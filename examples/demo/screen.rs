@@ -1,5 +1,6 @@
 //! What is in flight, live: a bar on a terminal, else a line now and then.
 
+use std::io::Write;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -24,7 +25,7 @@ pub async fn show(ctl: ShutdownController, ledger: Arc<Ledger>) {
             if is_terminal {
                 bar.println(line);
             } else {
-                eprintln!("{line}");
+                let _ = writeln!(std::io::stderr(), "{line}");
             }
         }
     };

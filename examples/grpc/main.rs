@@ -19,6 +19,7 @@
 mod echo;
 mod health;
 
+use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -33,6 +34,7 @@ use echo::Echo;
 async fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
+        .log_internal_errors(false)
         .init();
     // The lame duck is for the watchers: they see `NOT_SERVING` before their streams are ended.
     let config = ShutdownConfig::default().lame_duck(Duration::from_secs(5));
@@ -54,9 +56,9 @@ async fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
     let address = std::env::args().nth(1);
     let address = address.as_deref().unwrap_or("127.0.0.1:3000");
     let listener = TcpListener::bind(address).await?;
-    println!("listening on {}", listener.local_addr()?);
+    let _ = writeln!(std::io::stdout(), "listening on {}", listener.local_addr()?);
 
     let report = serve(listener, app, ctl).await;
-    println!("{report}");
+    let _ = writeln!(std::io::stdout(), "{report}");
     Ok(report.exit_code())
 }

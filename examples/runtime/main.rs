@@ -21,6 +21,7 @@ mod settings;
 mod worker;
 
 use std::error::Error;
+use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -42,25 +43,27 @@ use self::worker::Worker;
 async fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
+        // Neither this nor `writeln!` panics when stderr is closed, as `println!` would.
+        .log_internal_errors(false)
         .with_target(false)
         .init();
     let settings = match Settings::load() {
         Ok(settings) => settings,
         Err(error) => {
-            eprintln!("configuration: {}", chain(&*error));
+            let _ = writeln!(std::io::stderr(), "configuration: {}", chain(&*error));
             return ExitCode::from(2);
         }
     };
     match run(settings).await {
         Ok(report) => {
-            println!("{report}");
+            let _ = writeln!(std::io::stdout(), "{report}");
             report.exit_code()
         }
         Err(error) => {
             if let Some(error) = error.downcast_ref::<StartupError>() {
-                println!("{}", error.report());
+                let _ = writeln!(std::io::stdout(), "{}", error.report());
             }
-            eprintln!("{}", chain(&*error));
+            let _ = writeln!(std::io::stderr(), "{}", chain(&*error));
             ExitCode::FAILURE
         }
     }
@@ -124,7 +127,8 @@ async fn start(
         .merge(worker.routes())
         .layer(DrainLayer::new(ctl));
     let http = TcpListener::bind(settings.http).await?;
-    println!(
+    let _ = writeln!(
+        std::io::stdout(),
         "http://{}, admin http://{}, echo {}",
         http.local_addr()?,
         settings.admin,
