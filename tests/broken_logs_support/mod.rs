@@ -112,6 +112,11 @@ fn find(folder: &Path, told: &mut BTreeSet<String>) {
             find(&path, told);
         } else if !path.ends_with("src/log.rs") {
             let source = fs::read_to_string(&path).unwrap();
+            // The macros are named nowhere else.
+            assert!(
+                !source.contains("use tracing::"),
+                "{path:?} may log past `log.rs`"
+            );
             for macros in [
                 "tracing::debug!",
                 "tracing::info!",
