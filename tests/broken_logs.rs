@@ -1,6 +1,6 @@
 //! A log that panics or blocks: a closed pipe, a full disk, a terminal that nobody reads. State,
 //! hooks, report, deadline and exit code are as without one.
-#![cfg(all(target_os = "linux", feature = "signal"))]
+#![cfg(all(target_os = "linux", feature = "persist", feature = "signal"))]
 #![allow(clippy::unwrap_used)]
 
 mod broken_logs_support;
@@ -25,8 +25,8 @@ use tokio::time::{advance, timeout};
 use tokio_test::{assert_pending, assert_ready};
 use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_lifecycle::{
-    BoxError, DrainLayer, Hook, LifecycleState, ShutdownConfig, ShutdownController, ShutdownReason,
-    Startup,
+    BoxError, DrainLayer, Hook, LifecycleState, MemoryStore, ShutdownConfig, ShutdownController,
+    ShutdownReason, Startup, StateStore,
 };
 
 use broken_logs_support::{Fault, Messages, listen, told};
@@ -77,6 +77,10 @@ async fn eventful() -> Vec<String> {
     }
     ctl.on_state_change(|_, _| resume_unwind(Box::new("an observer")));
 
+    let store = MemoryStore::new();
+    ctl.persist("state", store.clone(), || async { Ok("state") })
+        .unwrap();
+
     ctl.pause();
     ctl.unpause();
     ctl.trigger(ShutdownReason::Manual);
@@ -101,6 +105,7 @@ async fn eventful() -> Vec<String> {
         .unwrap()
         .unwrap();
     drop(stuck);
+    notes.add(format!("{:?}", store.load("state").await.unwrap()));
     let report_text = report.to_string();
     // Tasks are timed by the system's clock.
     let lines = report_text.lines().filter(|line| !line.contains("  task "));
@@ -177,6 +182,12 @@ async fn forced_cleanup() -> Vec<String> {
         }
     });
     ctl.add_hook(hanging).unwrap();
+    let forces = ctl.clone();
+    let state = || async move {
+        forces.force();
+        pending::<Result<&str, BoxError>>().await
+    };
+    ctl.persist("state", MemoryStore::new(), state).unwrap();
     let report = timeout(Duration::from_secs(60), ctl.run(async {}))
         .await
         .unwrap();
@@ -241,8 +252,20 @@ async fn calm() -> Vec<String> {
     notes.take()
 }
 
+/// One whose server is told of nothing.
+async fn forgotten() -> Vec<String> {
+    let notes = Notes::default();
+    let ctl = ShutdownController::new();
+    notes.observe(&ctl);
+    let run = ctl.run(pending::<()>());
+    ctl.trigger(ShutdownReason::Manual);
+    notes.add(run.await.to_string());
+    notes.take()
+}
+
 async fn lives() -> Vec<Vec<String>> {
     vec![
+        forgotten().await,
         eventful().await,
         failing_startup().await,
         forced_cleanup().await,
