@@ -15,7 +15,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use tracing::dispatcher::{self, Dispatch};
-use tracing::warn;
+use tracing::level_filters::LevelFilter;
+use tracing::{Level, warn};
 
 use crate::panic;
 use crate::sync::PoisonError;
@@ -29,17 +30,13 @@ const IDLE: Duration = Duration::from_secs(1);
 
 /// Logs an event by the thread of the log, with the subscriber of the calling thread.
 ///
-/// What the event names is moved to that thread. The event has no parent span. One of the level
-/// `debug` is not made at all unless a subscriber asks for that level, since there may be one for
-/// each connection.
+/// What the event names is moved to that thread. The event has no parent span. It is not made at all
+/// if no subscriber asks for its level.
 macro_rules! tell {
-    (debug, $($event:tt)+) => {
-        if $crate::log::is_debugging() {
-            $crate::log::say(move || ::tracing::debug!($($event)+));
-        }
-    };
     ($level:ident, $($event:tt)+) => {
-        $crate::log::say(move || ::tracing::$level!($($event)+))
+        if $crate::log::is_wanted($crate::log::level::$level) {
+            $crate::log::say(move || ::tracing::$level!($($event)+));
+        }
     };
 }
 
@@ -81,8 +78,23 @@ thread_local! {
     static IS_LOGGING: Cell<bool> = const { Cell::new(false) };
 }
 
-pub(crate) fn is_debugging() -> bool {
-    tracing::level_filters::LevelFilter::current() >= tracing::Level::DEBUG
+/// The levels, by the names of the macros.
+#[allow(non_upper_case_globals)]
+pub(crate) mod level {
+    use tracing::Level;
+
+    pub(crate) const debug: Level = Level::DEBUG;
+    pub(crate) const info: Level = Level::INFO;
+    pub(crate) const warn: Level = Level::WARN;
+    pub(crate) const error: Level = Level::ERROR;
+}
+
+/// Returns whether somebody may want to see an event. With no subscriber at all `tracing` may pass
+/// events on to the `log` crate; those of the level `debug`, of which there may be one for each
+/// connection, are not made for that.
+pub(crate) fn is_wanted(level: Level) -> bool {
+    let wanted = LevelFilter::current();
+    wanted >= level || (wanted == LevelFilter::OFF && level <= Level::INFO)
 }
 
 pub(crate) fn say(event: impl FnOnce() + Send + 'static) {

@@ -399,6 +399,8 @@ struct Model {
     /// How many had ended before what runs now.
     ended_before: usize,
     hooks: Vec<HookPlan>,
+    /// Those that came after a trigger, and have not come again before one.
+    late_hooks: Vec<HookPlan>,
     jobs: Vec<Job>,
     in_cleanup: bool,
     cleanup_cut: bool,
@@ -536,6 +538,7 @@ impl Model {
             ended: Vec::new(),
             ended_before: 0,
             hooks: Vec::new(),
+            late_hooks: Vec::new(),
             jobs: Vec::new(),
             in_cleanup: false,
             cleanup_cut: false,
@@ -1019,6 +1022,7 @@ impl Model {
         let id = self.shutdowns;
         let fails = |task: &EndedTask| task.shutdown == Some(id) && task.outcome != "completed";
         let hooks = self.jobs.iter().all(|job| job.outcome == "completed");
+        let hooks = hooks && self.late_hooks.is_empty();
         !report.forced && hooks && !self.ended[..report.ended].iter().any(fails)
     }
 }
@@ -1435,9 +1439,15 @@ fn carry_out(op: Op, model: &mut Model, world: &mut World) {
             match added {
                 Ok(()) => {
                     assert!(model.shutdown.is_none() && !is_known);
+                    model.late_hooks.retain(|late| late.name != plan.name);
                     model.hooks.push(plan);
                 }
                 Err(error) => {
+                    let mut late = model.late_hooks.iter();
+                    let is_noted = late.any(|late| late.name == plan.name);
+                    if error.is_late() && !is_noted && model.report.is_none() {
+                        model.late_hooks.push(plan);
+                    }
                     assert_eq!(error.is_late(), model.shutdown.is_some());
                     assert_eq!(error.is_duplicate(), !error.is_late());
                     assert!(error.is_late() || is_known);
@@ -1565,8 +1575,14 @@ fn check_report(model: &Model, world: &World) {
     let total = model.times.drain + model.times.reserve;
     assert!(report.duration() <= ms(total + 5), "{text}");
 
-    assert_eq!(report.hooks().len(), model.jobs.len(), "{text}");
-    for (hook, job) in report.hooks().iter().zip(&model.jobs) {
+    let (ran, late) = report.hooks().split_at(model.jobs.len());
+    let late: Vec<_> = late.iter().map(|hook| hook.to_string()).collect();
+    let expected_late = model.late_hooks.iter();
+    let expected_late: Vec<_> = expected_late
+        .map(|plan| format!("`{}` (phase {}): not started", plan.name, plan.phase))
+        .collect();
+    assert_eq!(late, expected_late, "{text}");
+    for (hook, job) in ran.iter().zip(&model.jobs) {
         assert_eq!(hook.name(), job.plan.name.to_string());
         assert_eq!(hook.phase(), job.plan.phase);
         let outcome = hook.outcome().to_string();

@@ -214,6 +214,7 @@ async fn a_lame_duck_that_was_called_off_leaves_no_trace() {
     let log = Log::default();
     let _listening = log.listen();
     let ctl = lame_duck();
+    let _stop = ctl.stop_accepting();
     let (end, ended) = oneshot::channel::<()>();
     let run = tokio::spawn(ctl.run(async move { ended.await.map_err(io::Error::other) }));
     sleep(ms(1)).await;
