@@ -277,12 +277,15 @@ impl<L: Listener, S, H> Serve<L, S, H> {
         self
     }
 
-    /// Sets how long a client may take for the head of a request, and how long an HTTP/1 connection may
-    /// be idle before the next one.
+    /// Sets how long a client may take for the head of its first request, and on HTTP/1 also for that
+    /// of each later one, the idle time before it included.
     ///
     /// It is the answer to clients that send a byte now and then. The connection is closed when that
     /// time is over, or up to a quarter of it later: looking now and then costs a request nothing,
     /// which a timer for each does. It is in place of hyper's own setting. Default: 30 s.
+    ///
+    /// On HTTP/2 the first request has to come within that time, its preface, settings and header block
+    /// included. After it [`http2_idle_timeout`](Self::http2_idle_timeout) counts.
     ///
     /// # Examples
     ///
@@ -297,6 +300,29 @@ impl<L: Listener, S, H> Serve<L, S, H> {
     /// ```
     pub fn header_read_timeout(mut self, time: Duration) -> Self {
         self.settings.header_read_timeout = time;
+        self
+    }
+
+    /// Sets how long an HTTP/2 connection may have no stream open, before it is closed.
+    ///
+    /// Pings, settings and a header block that is not ended do not count as activity. The client is told
+    /// by GOAWAY (RFC 9113 §6.8); a request that crosses it is served. It comes when that time is over, or
+    /// up to a quarter of it later. Default: 5 min. `Duration::MAX` is without limit, for clients that keep
+    /// idle connections for long, by keep-alive pings of gRPC for one.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tokio::net::TcpListener;
+    /// # use tower_lifecycle::{Serve, ShutdownController, serve};
+    /// # fn example(listener: TcpListener, app: axum::Router, ctl: ShutdownController)
+    /// # -> Serve<TcpListener, axum::Router> {
+    /// serve(listener, app, ctl).http2_idle_timeout(Duration::from_secs(3600))
+    /// # }
+    /// ```
+    pub fn http2_idle_timeout(mut self, time: Duration) -> Self {
+        self.settings.http2_idle_timeout = time;
         self
     }
 

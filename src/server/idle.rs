@@ -1,4 +1,4 @@
-//! Whether an HTTP/1 connection has waited too long for the head of a request.
+//! Whether a connection has waited too long for the head of a request.
 //!
 //! It is looked at now and then, which costs a request nothing; hyper's own timeout has a timer made
 //! for each.
@@ -13,7 +13,7 @@ use super::activity::Activity;
 use super::board::Reader;
 
 pub(super) struct Idle {
-    time: Duration,
+    times: Times,
     alarm: Pin<Box<Sleep>>,
     /// As of which the alarm wakes the task.
     registrations: u32,
@@ -23,16 +23,25 @@ pub(super) struct Idle {
     looks: u32,
 }
 
+/// How long a connection may wait.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Times {
+    /// For its first request.
+    pub(super) first: Duration,
+    /// For each later one.
+    pub(super) next: Duration,
+}
+
 /// A connection has waited too long after so many looks, so within a quarter more than its time.
 const LOOKS: u32 = 4;
 
 // ===== impl Idle =====
 
 impl Idle {
-    pub(super) fn new(time: Duration) -> Self {
+    pub(super) fn new(times: Times) -> Self {
         Self {
-            time,
-            alarm: Box::pin(sleep(time / LOOKS)),
+            times,
+            alarm: Box::pin(sleep(times.first / LOOKS)),
             registrations: 0,
             requests: 0,
             looks: 0,
@@ -69,7 +78,11 @@ impl Idle {
                 (true, LOOKS) => return Poll::Ready(()),
                 (true, _) => self.looks += 1,
             }
-            let next = sleep(self.time / LOOKS); // which knows a far future
+            let time = match requests {
+                0 => self.times.first,
+                _ => self.times.next,
+            };
+            let next = sleep(time / LOOKS); // which knows a far future
             self.alarm.as_mut().reset(next.deadline());
         }
         Poll::Pending

@@ -15,7 +15,7 @@ use self::goodbye::Goodbye;
 use super::activity::{Activity, Parting};
 use super::alarm::Alarm;
 use super::board::{Board, Drain, Plan, Reader};
-use super::idle::Idle;
+use super::idle::{Idle, Times};
 use super::moment;
 use super::settings::Settings;
 use crate::notice::earlier;
@@ -67,6 +67,8 @@ pub(super) struct Orders<'a> {
     grace: Duration,
     /// How long the head of a request may take.
     head_timeout: Duration,
+    /// How long an HTTP/2 connection may be idle between two requests.
+    http2_idle_timeout: Duration,
     idle: Option<Idle>,
     /// When it is asked to leave, in the lame duck; `None` when it has been.
     moment: Option<Instant>,
@@ -98,6 +100,7 @@ impl<'a> Orders<'a> {
             open_since: Instant::now(),
             grace: settings.grace,
             head_timeout: settings.header_read_timeout,
+            http2_idle_timeout: settings.http2_idle_timeout,
             idle: None,
             moment: None,
             goodbye: Goodbye::default(),
@@ -214,12 +217,15 @@ impl<'a> Orders<'a> {
     /// Ready when no head of a request has come for too long.
     #[inline]
     fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<Order> {
-        if self.protocol != Protocol::Http1 {
-            return Poll::Pending;
-        }
-        let (time, activity) = (self.head_timeout, self.activity);
-        let idle = self.idle.get_or_insert_with(|| Idle::new(time));
-        ready!(idle.poll(activity, &self.reader, cx));
+        let first = self.head_timeout;
+        let next = match self.protocol {
+            Protocol::Http1 => first,
+            Protocol::Http2 => self.http2_idle_timeout,
+            _ => return Poll::Pending,
+        };
+        let times = Times { first, next };
+        let idle = self.idle.get_or_insert_with(|| Idle::new(times));
+        ready!(idle.poll(self.activity, &self.reader, cx));
         Poll::Ready(self.last_order())
     }
 
@@ -265,9 +271,9 @@ impl<'a> Orders<'a> {
 
     /// Returns how long it may take to close.
     pub(super) fn patience(&self) -> Duration {
-        match self.protocol {
+        match (self.protocol, self.plan) {
             // It was given its time after the goodbye.
-            Protocol::Http2 => Duration::ZERO,
+            (Protocol::Http2, Plan::Drain(_)) => Duration::ZERO,
             _ => self.grace,
         }
     }

@@ -11,6 +11,7 @@ use super::streams::StreamExecutor;
 
 pub(super) struct Settings {
     pub(super) header_read_timeout: Duration,
+    pub(super) http2_idle_timeout: Duration,
     pub(super) handshake_timeout: Duration,
     pub(super) grace: Duration,
     pub(super) lingering: Limits,
@@ -60,6 +61,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             header_read_timeout: Duration::from_secs(30),
+            http2_idle_timeout: Duration::from_secs(5 * 60),
             handshake_timeout: Duration::from_secs(10),
             grace: Duration::from_secs(1),
             lingering: Limits::default(),
@@ -74,6 +76,7 @@ impl fmt::Debug for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Settings")
             .field("header_read_timeout", &self.header_read_timeout)
+            .field("http2_idle_timeout", &self.http2_idle_timeout)
             .field("handshake_timeout", &self.handshake_timeout)
             .field("grace", &self.grace)
             .field("lingering", &self.lingering)
