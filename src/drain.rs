@@ -62,7 +62,7 @@ use crate::wakers::Remembered;
 /// The body of a refused request is read and thrown away before the answer: an HTTP/1 connection that
 /// is closed while the client sends is reset, and the client may lose the answer (RFC 9112 §9.6). The
 /// answer is given at the end of the body, after 64 MiB, after 5 seconds, after a second in which
-/// nothing came, or at force, whichever is first. Over HTTP/2 this is done only where the length of
+/// less than 1 KiB came, or at force, whichever is first. Over HTTP/2 this is done only where the length of
 /// the body is known, and not for gRPC. A client that asks first, by `Expect: 100-continue`, is
 /// answered at once. A refused request is not in flight while it is read. Where tokio has no timer,
 /// only what has already arrived is read.

@@ -15,6 +15,19 @@ pub(crate) struct Limits {
 /// The longest silence that is waited for.
 pub(crate) const SILENCE: Duration = Duration::from_secs(1);
 
+/// How much a client has to send in that time, so that one that drips holds nobody.
+pub(crate) const LEAST: u64 = 1024;
+
+impl Limits {
+    /// The tighter of each.
+    pub(crate) fn min(self, other: Self) -> Self {
+        Self {
+            bytes: self.bytes.min(other.bytes),
+            time: self.time.min(other.time),
+        }
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {

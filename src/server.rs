@@ -420,12 +420,13 @@ impl<L: Listener, S, H> Serve<L, S, H> {
     ///
     /// A client that is in the middle of an upload when it is refused goes on writing for a while before
     /// it reads. Closing the socket on it would reset the connection and take the answer from it (RFC
-    /// 9112 §9.6), so the rest is read and thrown away, until the client closes its side, says nothing
-    /// for a second, or these bounds are reached. Default: 64 MiB and 5 s.
+    /// 9112 §9.6), so the rest is read and thrown away, until the client closes its side, sends less
+    /// than 1 KiB in a second, or these bounds are reached. Default: 64 MiB and 5 s. A client that has no
+    /// body to send has 1 MiB and a second at most.
     ///
     /// A stream of HTTP/2 is told to stop instead, by hyper: after the whole answer comes
     /// RST_STREAM(NO_ERROR) (RFC 9113 §8.1). What an HTTP/2 client sends after the end of its connection
-    /// is read for no longer than the [`grace`](Self::grace).
+    /// is read for no longer than the [`grace`](Self::grace), and no more than 1 MiB of it.
     ///
     /// # Examples
     ///

@@ -321,13 +321,13 @@ async fn the_answer_comes_after_a_second_of_silence() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_frame_ends_a_silence() {
+async fn each_kibibyte_ends_a_silence() {
     let ctl = ShutdownController::new();
     let (body, feed) = Upload::new(None);
     let feeding = tokio::spawn(async move {
         for _ in 0..3 {
             sleep(Duration::from_millis(900)).await;
-            feed.send(Ok("more".into())).unwrap();
+            feed.send(Ok(vec![0; 1024].into())).unwrap();
         }
         feed
     });
@@ -341,11 +341,23 @@ async fn the_answer_comes_after_five_seconds_of_a_slow_body() {
     let ctl = ShutdownController::new();
     let (body, feed) = Upload::new(None);
     tokio::spawn(async move {
-        while feed.send(Ok("more".into())).is_ok() {
+        while feed.send(Ok(vec![0; 512].into())).is_ok() {
             sleep(Duration::from_millis(300)).await;
         }
     });
     assert_is_about(time_of(upload(&ctl, body)).await, Duration::from_secs(5));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_only_drips_holds_the_answer_for_a_second() {
+    let ctl = ShutdownController::new();
+    let (body, feed) = Upload::new(None);
+    tokio::spawn(async move {
+        while feed.send(Ok("more".into())).is_ok() {
+            sleep(Duration::from_millis(100)).await;
+        }
+    });
+    assert_is_about(time_of(upload(&ctl, body)).await, Duration::from_secs(1));
 }
 
 #[tokio::test(start_paused = true)]

@@ -1542,18 +1542,22 @@ async fn the_rest_of_an_upload_is_read_for_no_longer_than_the_limits() {
     let (mut silent, since) = refused_uploader(&connector).await;
     assert_eq!(silent.read(&mut [0; 10]).await.unwrap(), 0, "all is said");
     assert_at(since, Duration::ZERO);
-    silent.write_all(b"u").await.unwrap();
-    sleep(900 * MS).await;
-    silent.write_all(b"u").await.unwrap();
-    sleep(900 * MS).await;
-    silent.write_all(b"u").await.unwrap();
+    for _ in 0..2 {
+        silent.write_all(&[b'u'; 1024]).await.unwrap();
+        sleep(900 * MS).await;
+    }
+    silent.write_all(&[b'u'; 1024]).await.unwrap();
     sleep(1010 * MS).await;
     silent.write_all(b"u").await.unwrap_err();
 
     let (mut slow, since) = refused_uploader(&connector).await;
-    send_until_closed(&mut slow, 1, 100 * MS).await;
+    send_until_closed(&mut slow, 128, 100 * MS).await;
     let took = since.elapsed();
     assert!(took >= 2900 * MS && took <= 3200 * MS, "{took:?}");
+
+    let (mut drips, since) = refused_uploader(&connector).await;
+    send_until_closed(&mut drips, 1, 100 * MS).await;
+    assert!(since.elapsed() <= 1200 * MS, "{:?}", since.elapsed());
 
     let (mut fast, since) = refused_uploader(&connector).await;
     let sent = send_until_closed(&mut fast, 4096, MS).await;
@@ -1582,7 +1586,7 @@ async fn an_upload_has_no_limit_but_its_silence_if_none_is_wanted() {
     let (mut client, _) = refused_uploader(&connector).await;
     for _ in 0..20 {
         sleep(400 * MS).await;
-        client.write_all(b"u").await.unwrap();
+        client.write_all(&[b'u'; 512]).await.unwrap();
     }
     drop((client, working));
     server.graceful().await;

@@ -1,4 +1,5 @@
-//! HTTP/2 connections that ask for nothing, or never come to the end of their question.
+//! Connections that ask for nothing, never come to the end of their question, or send what nobody
+//! wants.
 #![cfg(feature = "server")]
 #![allow(clippy::unwrap_used)]
 
@@ -9,10 +10,13 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::routing::get;
+use tokio::io::{AsyncWriteExt, DuplexStream};
 use tokio::time::{Instant, sleep, timeout};
 use tower_lifecycle::{DrainLayer, ShutdownController, ShutdownReason};
 
-use server_support::{ACK, Connector, Frame, GOAWAY, HEADERS, PING, Server, start_with};
+use server_support::{
+    ACK, Connector, DATA, Frame, GOAWAY, HEADERS, PING, SETTINGS, Server, start_with,
+};
 
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -125,4 +129,54 @@ async fn a_peer_that_waits_for_an_answer_or_asks_now_and_then_stays() {
     );
     ctl.force();
     assert_eq!(server.report().await.aborted(), 1);
+}
+
+/// Sends until the server closes; gives how many bytes it has taken.
+async fn flood(io: &mut DuplexStream, bytes: &[u8]) -> usize {
+    let mut sent = 0;
+    while let Ok(Ok(count)) = timeout(10 * SECOND, io.write(bytes)).await {
+        sent += count;
+    }
+    sent
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_an_error_no_more_is_read_than_a_client_can_have_on_its_way() {
+    const LIMIT: usize = (1 << 20) + 256 * 1024;
+    let ctl = ShutdownController::new();
+    let (connector, server) = server(&ctl);
+
+    let mut http1 = connector.http1();
+    http1.send("no HTTP at all\r\n\r\n").await;
+    let sent = flood(&mut http1.io, &[b'x'; 16 * 1024]).await;
+    assert!(sent < LIMIT, "{sent}");
+
+    let mut http2 = connector.http2().await;
+    // A frame that there may not be on this stream (RFC 9113 §6.5).
+    http2.send(Frame::new(SETTINGS, 0, 1, b"")).await;
+    let empty = [0, 0, 0, DATA, 0, 0, 0, 0, 1].repeat(1000);
+    let sent = flood(&mut http2.io, &empty).await;
+    assert!(sent < LIMIT, "{sent}");
+
+    ctl.trigger(ShutdownReason::Manual);
+    server.graceful().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_pings_after_an_error_holds_a_drain_for_the_grace_at_most() {
+    let ctl = ShutdownController::new();
+    let (connector, server) = server(&ctl);
+    let mut client = connector.http2().await;
+    client.send(Frame::new(SETTINGS, 0, 1, b"")).await;
+    let pings = tokio::spawn(async move {
+        while client.try_send(Frame::new(PING, 0, 0, &[7; 8])).await {
+            sleep(400 * MS).await;
+        }
+    });
+    sleep(100 * MS).await;
+    let since = Instant::now();
+    ctl.trigger(ShutdownReason::Manual);
+    server.graceful().await;
+    assert!(since.elapsed() <= SECOND, "{:?}", since.elapsed());
+    pings.await.unwrap();
 }

@@ -378,7 +378,7 @@ async fn the_time_for_a_head_does_not_end_the_reading_of_an_upload() {
     let began = Instant::now();
     while began.elapsed() < ms(10_000) {
         sleep(ms(200)).await;
-        let result = client.write_all(&[0; 100]).await;
+        let result = client.write_all(&[0; 300]).await;
         assert!(result.is_ok(), "reset after {:?}", began.elapsed());
     }
 }

@@ -17,7 +17,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use crate::facts::Facts;
 use crate::gate::interest;
 use crate::layer_shard::LayerHandle;
-use crate::linger::{Limits, SILENCE};
+use crate::linger::{LEAST, Limits, SILENCE};
 use crate::panic;
 use crate::reject::Options;
 use crate::sync::{Mutex, PoisonError};
@@ -38,7 +38,9 @@ struct Unread<B> {
     body: Mutex<Pin<Box<B>>>,
     bytes_left: u64,
     until: Instant,
-    last_frame: Instant,
+    /// When it began to wait for the bytes that are least to come in a while.
+    window_began: Instant,
+    least_left: u64,
     alarm: Option<Pin<Box<Sleep>>>,
     /// Wakes the task at force.
     handle: LayerHandle<Options>,
@@ -95,7 +97,8 @@ impl<B> Unread<B> {
             body: Mutex::new(Box::pin(body)),
             bytes_left: limits.bytes,
             until: now + limits.time,
-            last_frame: now,
+            window_began: now,
+            least_left: LEAST,
             alarm: None,
             handle,
             slot: Slot::NONE,
@@ -127,17 +130,21 @@ impl<B> Unread<B> {
         let read = frame.data_ref().map_or(0, D::remaining) as u64;
         let left = self.bytes_left.checked_sub(read);
         self.bytes_left = left.unwrap_or(0);
-        self.last_frame = Instant::now();
-        left.is_some() && self.last_frame < self.until
+        let now = Instant::now();
+        self.least_left = self.least_left.saturating_sub(read);
+        if self.least_left == 0 {
+            (self.least_left, self.window_began) = (LEAST, now);
+        }
+        left.is_some() && now < self.until && now < self.window_began + SILENCE
     }
 
-    /// Ready at force, after a silence, or at the end of the time.
+    /// Ready at force, when too little has come for too long, or at the end of the time.
     fn poll_limits(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let shard = &self.handle.shard;
         if !shard.register(&mut self.slot, cx.waker(), interest::FORCED) {
             return Poll::Ready(());
         }
-        let at = self.until.min(self.last_frame + SILENCE);
+        let at = self.until.min(self.window_began + SILENCE);
         poll_alarm(&mut self.alarm, at, cx)
     }
 }

@@ -13,6 +13,7 @@ use super::Handshake;
 use super::activity::Activity;
 use super::app::{Answers, App};
 use super::board::Board;
+use super::lingering::{BRIEF, Limits};
 use super::orders::{ANNOUNCEMENT, Order, Orders, Protocol};
 use super::settings::Settings;
 use super::streams::Streams;
@@ -146,7 +147,10 @@ where
         orders.speak(Protocol::Http2);
         activity.note_may_send(true);
         // It sends no uploads then, but frames that nobody needs.
-        line.limit_lingering(settings.grace);
+        line.limit_lingering(Limits {
+            bytes: BRIEF.bytes,
+            time: settings.grace,
+        });
         let builder = settings.http2(streams.executor(&activity));
         drive(builder.serve_connection(wire, answers), line, orders).await
     } else {

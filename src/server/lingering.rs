@@ -5,20 +5,30 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 pub(super) use crate::linger::Limits;
-use crate::linger::SILENCE;
+use crate::linger::{LEAST, SILENCE};
 
 /// Reads and throws away what the client still sends, until it closes its side too.
 pub(super) struct Lingering {
     has_read: bool,
     bytes_left: u64,
+    /// What is still to come until the alarm.
+    least_left: u64,
     until: Instant,
     alarm: Pin<Box<Sleep>>,
 }
+
+/// For a client that has nothing to send that it must not lose: pipelined requests, or the frames of
+/// HTTP/2 that cross our last ones.
+pub(super) const BRIEF: Limits = Limits {
+    bytes: 1 << 20,
+    time: Duration::from_secs(1),
+};
 
 // ===== impl Lingering =====
 
@@ -28,13 +38,14 @@ impl Lingering {
         Self {
             has_read: false,
             bytes_left: limits.bytes,
+            least_left: LEAST,
             until,
             alarm: Box::pin(sleep_until(until.min(Instant::now() + SILENCE))),
         }
     }
 
     /// Ready when the client has closed its side, or there is nothing to wait for: it has sent
-    /// nothing, and is not known to be sending, or it has come to a limit.
+    /// nothing, and is not known to be sending, or only drips, or it has come to a limit.
     pub(super) fn poll<I: AsyncRead>(
         &mut self,
         mut io: Pin<&mut I>,
@@ -50,13 +61,19 @@ impl Lingering {
                 Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {}
                 Poll::Ready(_) => return Poll::Ready(()),
             }
-            let now = Instant::now();
+            let (now, read) = (Instant::now(), buffer.filled().len() as u64);
             self.has_read = true;
-            self.bytes_left = self.bytes_left.saturating_sub(buffer.filled().len() as u64);
+            self.bytes_left = self.bytes_left.saturating_sub(read);
+            self.least_left = self.least_left.saturating_sub(read);
             if self.bytes_left == 0 || now >= self.until {
                 return Poll::Ready(());
             }
-            self.alarm.as_mut().reset(self.until.min(now + SILENCE));
+            if self.least_left == 0 {
+                self.least_left = LEAST;
+                self.alarm.as_mut().reset(self.until.min(now + SILENCE));
+            } else if now >= self.alarm.deadline() {
+                return Poll::Ready(());
+            }
         }
     }
 }

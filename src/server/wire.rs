@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::timeout;
 
 use super::activity::Activity;
-use super::lingering::{Limits, Lingering};
+use super::lingering::{BRIEF, Limits, Lingering};
 use crate::sync::{Arc, Mutex, lock};
 
 /// The first bytes of HTTP/2 (RFC 9113 §3.4).
@@ -80,10 +80,10 @@ impl<I> Line<I> {
         (Self { shared }, wire)
     }
 
-    /// Limits how long the client may go on sending after the end.
-    pub(super) fn limit_lingering(&self, time: Duration) {
+    /// Limits how much, and for how long, the client may go on sending after the end.
+    pub(super) fn limit_lingering(&self, limits: Limits) {
         let mut shared = lock(&self.shared);
-        shared.limits.time = shared.limits.time.min(time);
+        shared.limits = shared.limits.min(limits);
     }
 
     /// Waits until the wire has been dropped.
@@ -346,7 +346,11 @@ impl<I: AsyncRead + Unpin> Shared<I> {
 
     fn poll_lingering(&mut self, may_send: bool, cx: &mut Context<'_>) -> Poll<()> {
         if let Ending::None = self.ending {
-            self.ending = Ending::Lingering(Lingering::new(self.limits));
+            let limits = match may_send {
+                true => self.limits,
+                false => self.limits.min(BRIEF),
+            };
+            self.ending = Ending::Lingering(Lingering::new(limits));
         }
         let (Ending::Lingering(lingering), Some(io)) = (&mut self.ending, &mut self.io) else {
             return Poll::Ready(());
