@@ -51,7 +51,7 @@ use self::field::{Field, Given};
 /// [text](Self::parse_duration). A key that is missing keeps the default; one that is unknown or
 /// comes twice is an error, and so is a value that is no duration, `null` included. It is written
 /// with all its fields, as text that reads back to the same durations, `Duration::MAX` included;
-/// only a `cleanup_reserve` of `None` is left out.
+/// only a `cleanup_reserve` or `exit_after` of `None` is left out.
 ///
 /// [`from_env`](Self::from_env) reads the environment, and [`merge`](Self::merge) puts one over the
 /// other. Only the result has to fit into its total.
@@ -93,6 +93,10 @@ pub struct ShutdownConfig {
     pub retry_after: Duration,
     /// How often the log says what is waited for while draining. Default 5 s.
     pub progress_interval: Duration,
+    /// How long after the first signal a second one forces. Default 500 ms.
+    pub force_after: Duration,
+    /// How long after the report the process is ended, if it still lives. Default `None`: never.
+    pub exit_after: Option<Duration>,
     /// For `merge`.
     given: Given,
 }
@@ -109,6 +113,8 @@ impl Default for ShutdownConfig {
             cleanup_reserve: None,
             retry_after: Duration::from_secs(1),
             progress_interval: Duration::from_secs(5),
+            force_after: Duration::from_millis(500),
+            exit_after: None,
             given: Given::default(),
         }
     }
@@ -253,6 +259,50 @@ impl ShutdownConfig {
         self.with(Field::ProgressInterval, interval)
     }
 
+    /// Sets how long after the first signal a second one forces.
+    ///
+    /// Some supervisors, GNU `timeout` among them, signal a process and then its group, which delivers
+    /// one stop twice. A signal that comes earlier than this after the first does not count. So of two
+    /// Ctrl-C within that time only one is heard, and the next forces. With zero every second signal
+    /// forces.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_lifecycle::ShutdownConfig;
+    ///
+    /// let config = ShutdownConfig::default().force_after(Duration::from_secs(1));
+    /// assert_eq!(config.force_after, Duration::from_secs(1));
+    /// ```
+    pub fn force_after(self, time: Duration) -> Self {
+        self.with(Field::ForceAfter, time)
+    }
+
+    /// Has the process ended, if it still lives so long after the report.
+    ///
+    /// A runtime's drop waits for what runs in `spawn_blocking`, and for a read of stdin, so that
+    /// returning from `main` may take for ever though the report says that all is over. With this
+    /// setting a thread ends the process then, with the
+    /// [exit code](crate::ShutdownReport::exit_code) of the report; or with 1, so long after the
+    /// final deadline, when there is not even a report. It logs an error before. It does nothing if
+    /// the process ends by itself in time, or if the shutdown is called off.
+    ///
+    /// It ends the whole process, whatever else runs in it. Destructors do not run then.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_lifecycle::ShutdownConfig;
+    ///
+    /// let config = ShutdownConfig::default().exit_after(Duration::from_secs(1));
+    /// assert_eq!(config.exit_after, Some(Duration::from_secs(1)));
+    /// ```
+    pub fn exit_after(self, time: Duration) -> Self {
+        self.with(Field::ExitAfter, time)
+    }
+
     /// Returns what of the total is kept for clean-up: as set, or the default.
     ///
     /// # Examples
@@ -317,6 +367,8 @@ impl ShutdownConfig {
             Field::CleanupReserve => self.cleanup_reserve,
             Field::RetryAfter => Some(self.retry_after),
             Field::ProgressInterval => Some(self.progress_interval),
+            Field::ForceAfter => Some(self.force_after),
+            Field::ExitAfter => self.exit_after,
         }
     }
 
@@ -330,6 +382,8 @@ impl ShutdownConfig {
             Field::CleanupReserve => self.cleanup_reserve = Some(value),
             Field::RetryAfter => self.retry_after = value,
             Field::ProgressInterval => self.progress_interval = value,
+            Field::ForceAfter => self.force_after = value,
+            Field::ExitAfter => self.exit_after = Some(value),
         }
         self.given.insert(field);
         self

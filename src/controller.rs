@@ -525,7 +525,8 @@ impl ShutdownController {
     ///
     /// What is not promised: dropping a foreign server may leave tasks that it has spawned. With
     /// `axum::serve` a connection whose client does not read lives on until the runtime ends; it
-    /// is reported as [abandoned](ShutdownReport::abandoned).
+    /// is reported as [abandoned](ShutdownReport::abandoned). Nor is the end of the process: see
+    /// [`exit_code`](ShutdownReport::exit_code) for what may hold it.
     ///
     /// # Cancel safety
     ///

@@ -293,11 +293,15 @@ impl Core {
             // Before anybody can know of the end: the next signal is not ours.
             #[cfg(feature = "signal")]
             self.listening.stop();
-            let end = self.make_end();
+            if let Some(shutdown) = self.shutdown() {
+                shutdown.note_exit_code(report.status());
+            }
+            // Whoever sees the end may end the process, and the log with it.
             report.log();
-            // Whoever waits for the end may end the process when it is woken.
             log::flush();
-            self.tell(end.bit());
+            if !self.advance(LifecycleState::Stopped) {
+                self.advance(LifecycleState::Failed);
+            }
             // Their options may hold the controller.
             self.layers.close();
         }

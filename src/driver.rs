@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::runtime::RuntimeFlavor;
 
 use crate::core::{Core, ENDED, note_own_thread};
+use crate::exit;
 use crate::gate::interest;
 use crate::log::tell;
 use crate::milestones::event;
@@ -29,7 +30,12 @@ const NUDGE: Duration = Duration::from_millis(10);
 /// Has the shutdown run by the controller's runtime, or by a thread of its own, if there is no
 /// runtime or it has ended.
 pub(crate) fn drive(core: &Arc<Core>, shutdown: &Arc<Shutdown>) {
+    #[cfg(feature = "signal")]
+    core.listening.absorb();
     watch(core, shutdown);
+    if let Some(after) = core.config.exit_after {
+        exit::guard(shutdown, after);
+    }
     match core.capture_runtime().cloned() {
         Some(runtime) => {
             let spawned = Arc::new(AtomicBool::new(false));

@@ -124,6 +124,7 @@ mod drain;
 mod drain_listener;
 mod driver;
 mod error;
+mod exit;
 mod facts;
 mod gate;
 mod grpc;
@@ -200,7 +201,7 @@ pub use server::{
     App, Handshake, HandshakeWith, Listener, NoHandshake, Serve, Serving, StreamExecutor, serve,
 };
 #[cfg(feature = "signal")]
-pub use signal::SignalError;
+pub use signal::{SignalError, Signals};
 pub use startup::{Start, Starting, Startup, StartupCause, StartupError, Step, Steps, step};
 pub use state::{LifecycleState, ShutdownReason};
 #[cfg(feature = "persist")]

@@ -8,6 +8,7 @@ use crate::arrivals::Arrivals;
 use crate::error::Chain;
 use crate::log::tell;
 use crate::outcome::{HookReport, Outcome, SaveReport, ServiceReport, TaskReport};
+use crate::panic;
 use crate::startup::StartupFailure;
 use crate::state::{LifecycleState, ShutdownReason};
 use crate::sync::Arc;
@@ -102,7 +103,8 @@ impl ShutdownReport {
     ///
     /// That is when it was not forced, so that nothing was cut or abandoned, every hook completed,
     /// every service stopped, all state was saved, no server failed, no task failed while shutting down, and the shutdown
-    /// itself ran to its end. The rollback of a start-up is never graceful.
+    /// itself ran to its end. The rollback of a start-up is graceful only if it was asked for, by a signal
+    /// or a [trigger](crate::ShutdownController::trigger), and not if a step has failed.
     ///
     /// # Examples
     ///
@@ -122,7 +124,7 @@ impl ShutdownReport {
         let facts = &*self.facts;
         !facts.forced
             && !facts.interrupted
-            && facts.startup_failure.is_none()
+            && (facts.startup_failure.as_ref()).is_none_or(StartupFailure::was_asked_for)
             && facts.server_errors.is_empty()
             && !facts.tasks.iter().any(TaskReport::is_in_shutdown)
             && !facts.tasks_forgotten_in_shutdown
@@ -413,7 +415,13 @@ impl ShutdownReport {
 
     /// Returns 0 if the shutdown was [graceful](Self::is_graceful), else 1.
     ///
-    /// It is to be returned from `main`.
+    /// It is to be returned from `main`. The process ends when `main` has, which is not at once: the
+    /// drop of a tokio runtime waits for what runs in
+    /// [`spawn_blocking`](tokio::task::spawn_blocking), and so for a read of stdin, for ever if need
+    /// be. [`ShutdownConfig::exit_after`](crate::ShutdownConfig::exit_after) sets an end to that. With a
+    /// runtime of your own, end it by
+    /// [`shutdown_timeout`](tokio::runtime::Runtime::shutdown_timeout) or
+    /// [`shutdown_background`](tokio::runtime::Runtime::shutdown_background).
     ///
     /// # Examples
     ///
@@ -429,14 +437,36 @@ impl ShutdownReport {
     ///     report.exit_code()
     /// }
     /// ```
+    ///
+    /// A runtime of your own, which is given a second:
+    ///
+    /// ```
+    /// use std::process::ExitCode;
+    /// use std::time::Duration;
+    /// use tower_lifecycle::{ShutdownController, ShutdownReason};
+    ///
+    /// fn main() -> ExitCode {
+    ///     let runtime = tokio::runtime::Runtime::new().expect("threads");
+    ///     let report = runtime.block_on(async {
+    ///         let ctl = ShutdownController::new();
+    ///         ctl.shutdown(ShutdownReason::Manual).await
+    ///     });
+    ///     runtime.shutdown_timeout(Duration::from_secs(1));
+    ///     report.exit_code()
+    /// }
+    /// ```
     pub fn exit_code(&self) -> ExitCode {
         ExitCode::from(self.status())
     }
 
     /// Ends the process now, with [`exit_code`](Self::exit_code).
     ///
-    /// For programs in which something abandoned, such as a blocked thread, would hold the
-    /// runtime's drop for ever. Destructors do not run.
+    /// For programs in which a blocked thread would hold the runtime's drop. Destructors do not run.
+    /// So what a log writer keeps in memory is lost, as that of `tracing_appender::non_blocking`, which
+    /// writes the rest when its guard is dropped: hand it to [`exit_dropping`](Self::exit_dropping).
+    ///
+    /// To end the process only if it does not end by itself, see
+    /// [`ShutdownConfig::exit_after`](crate::ShutdownConfig::exit_after).
     ///
     /// # Examples
     ///
@@ -445,20 +475,44 @@ impl ShutdownReport {
     /// # #[tokio::main(flavor = "current_thread")] async fn main() {
     /// # let ctl = ShutdownController::new();
     /// let report = ctl.shutdown(ShutdownReason::Manual).await;
-    /// if report.abandoned() > 0 {
-    ///     report.exit();
-    /// }
+    /// println!("{report}");
+    /// report.exit();
     /// # }
     /// ```
     pub fn exit(&self) -> ! {
         std::process::exit(self.status().into())
     }
 
+    /// Drops `last`, and then ends the process as [`exit`](Self::exit) does.
+    ///
+    /// For the guard of a log writer, or whatever else has to be dropped before the end. Several are
+    /// handed over as a tuple. A panic in the drop does not keep the process from ending; a drop that
+    /// blocks does.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # use tower_lifecycle::{ShutdownController, ShutdownReason};
+    /// # struct WriterGuard;
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// # let ctl = ShutdownController::new();
+    /// let guard = WriterGuard; // of `tracing_appender::non_blocking`, for one
+    /// let report = ctl.shutdown(ShutdownReason::Manual).await;
+    /// report.exit_dropping(guard);
+    /// # }
+    /// ```
+    pub fn exit_dropping<T>(&self, last: T) -> ! {
+        panic::dropped(last);
+        self.exit()
+    }
+
     /// Logs how it went, in a line.
     pub(crate) fn log(&self) {
         let (reason, took) = (self.reason(), self.duration());
         let (aborted, abandoned) = (self.aborted(), self.abandoned());
-        if self.startup_failure().is_some() {
+        if self.startup_failure().is_some() && self.is_graceful() {
+            tell!(info, %reason, ?took, "start-up rolled back, as asked");
+        } else if self.startup_failure().is_some() {
             tell!(warn, %reason, ?took, aborted, abandoned, "start-up rolled back");
         } else if self.is_graceful() {
             tell!(info, %reason, ?took, "shutdown complete");
@@ -468,7 +522,7 @@ impl ShutdownReport {
         }
     }
 
-    fn status(&self) -> u8 {
+    pub(crate) fn status(&self) -> u8 {
         u8::from(!self.is_graceful())
     }
 }
@@ -496,7 +550,7 @@ impl fmt::Display for ShutdownReport {
             facts.reason
         )?;
         if let Some(failure) = &facts.startup_failure {
-            write!(f, "\n  start-up      failed{failure}")?;
+            write!(f, "\n  start-up      {failure}")?;
         }
         for PhaseReport { state, duration } in &facts.phases {
             write!(f, "\n  {state:<13} {duration:.3?}")?;

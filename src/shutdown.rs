@@ -6,6 +6,7 @@ use tokio::sync::watch;
 
 use crate::notice::ShutdownNotice;
 use crate::pulse::Pulse;
+use crate::sync::OnceLock;
 
 /// One shutdown, or the rollback of a start-up that failed.
 #[derive(Debug)]
@@ -13,6 +14,8 @@ pub(crate) struct Shutdown {
     pub(crate) notice: ShutdownNotice,
     pub(crate) in_flight_at_trigger: u64,
     pulse: Pulse,
+    /// Of the report.
+    exit_code: OnceLock<u8>,
     /// Of its own, and not a milestone: who slept through a `resume` and the next trigger still
     /// learns that this one is over.
     called_off: watch::Sender<bool>,
@@ -24,6 +27,7 @@ impl Shutdown {
             pulse: Pulse::start(notice.now()),
             notice,
             in_flight_at_trigger,
+            exit_code: OnceLock::new(),
             called_off: watch::Sender::new(false),
         }
     }
@@ -37,6 +41,15 @@ impl Shutdown {
     /// Returns how long the process did not run since the trigger, in all. To be called every 10 ms.
     pub(crate) fn frozen(&self) -> Duration {
         self.pulse.beat(self.notice.now())
+    }
+
+    pub(crate) fn note_exit_code(&self, code: u8) {
+        // There is one report.
+        let _ = self.exit_code.set(code);
+    }
+
+    pub(crate) fn exit_code(&self) -> Option<u8> {
+        self.exit_code.get().copied()
     }
 
     pub(crate) fn call_off(&self) {

@@ -1,6 +1,9 @@
-//! The operating system's signals: the first begins the shutdown, the second forces it, and a third
-//! does what it would do to a program that does not listen.
+//! The operating system's signals: the first begins the shutdown, a second forces it, and a third does
+//! what it would do to a program that does not listen.
 
+#[cfg(unix)]
+mod attention;
+mod choice;
 #[cfg(unix)]
 #[path = "signal/unix.rs"]
 mod platform;
@@ -8,10 +11,13 @@ mod platform;
 #[path = "signal/windows.rs"]
 mod platform;
 
+pub use self::choice::Signals;
+
 use std::error::Error;
 use std::fmt;
 use std::io;
 use std::mem;
+use std::time::Instant;
 
 use tokio::runtime::Handle;
 
@@ -49,13 +55,8 @@ enum SignalErrorKind {
 impl ShutdownController {
     /// Listens for the signals that ask a process to end.
     ///
-    /// These are SIGTERM and SIGINT or, on Windows, Ctrl-C, Ctrl-Break, Close and Shutdown. The
-    /// first one [triggers](Self::trigger) the shutdown and the second [forces](Self::force) it.
-    /// After that, and after the end of the shutdown or of the runtime, a signal takes the system's
-    /// default action again, which ends the process; on Unix even if its threads are blocked. While several
-    /// controllers of one process listen, that waits for the last of them.
-    ///
-    /// Calling it again does nothing, nor does calling it after the end.
+    /// These are SIGTERM and SIGINT or, on Windows, Ctrl-C, Ctrl-Break, Close and Shutdown. It is the
+    /// same as [`listen_for`](Self::listen_for) of the default [`Signals`].
     ///
     /// # Errors
     ///
@@ -81,6 +82,47 @@ impl ShutdownController {
     /// # }
     /// ```
     pub fn listen_for_signals(&self) -> Result<(), SignalError> {
+        self.listen_for(Signals::default())
+    }
+
+    /// Listens for these signals.
+    ///
+    /// The first one [triggers](Self::trigger) the shutdown. A second one, at least
+    /// [`force_after`](crate::ShutdownConfig::force_after) later, [forces](Self::force) it: one stop that
+    /// is delivered twice, to the process and to its group, is not meant as a force. After that, and
+    /// after the end of the shutdown or of the runtime, a signal takes the system's default action
+    /// again, which ends the process; on Unix even if its threads are blocked. While several
+    /// controllers of one process listen, that waits for the last of them. As PID 1, which no default
+    /// action ends, the process exits with 128 and the number of the signal.
+    ///
+    /// During the shutdown the other signals that are sent to end a process do nothing on Unix: SIGHUP,
+    /// SIGQUIT, SIGALRM, SIGUSR1, SIGUSR2, SIGTERM and SIGINT. Those that the program has a handler for
+    /// still come to it. After the end they do again what they did before; where that cannot be
+    /// told, which is outside Linux, they do nothing.
+    ///
+    /// Signals that the parent process had blocked are heard on Unix all the same.
+    ///
+    /// Calling it again does nothing, nor does calling it after the end.
+    ///
+    /// # Errors
+    ///
+    /// A [`SignalError`] outside a tokio runtime, or if the system refuses.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_lifecycle::{ShutdownController, Signals};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), tower_lifecycle::SignalError> {
+    /// let ctl = ShutdownController::new();
+    /// let signals = Signals::default();
+    /// # #[cfg(unix)]
+    /// let signals = signals.hangup(); // for systemd's `SendSIGHUP=yes`, too
+    /// ctl.listen_for(signals)?;
+    /// # Ok(()) }
+    /// ```
+    pub fn listen_for(&self, signals: Signals) -> Result<(), SignalError> {
         let runtime = Handle::try_current().map_err(|_| SignalErrorKind::OutsideRuntime)?;
         self.core().capture_runtime();
         let listening = &self.core().listening;
@@ -94,7 +136,14 @@ impl ShutdownController {
             ctl: self.clone(),
             start,
         };
-        Ok(listening.started(start, platform::listen(listener, &runtime))?)
+        listening.started(start, platform::listen(listener, &signals, &runtime))?;
+        if self.core().is_triggered() {
+            listening.absorb();
+            if self.state().is_terminal() {
+                listening.release();
+            }
+        }
+        Ok(())
     }
 }
 
@@ -107,24 +156,50 @@ struct Listener {
     start: u64,
 }
 
+/// The first signal of a shutdown.
+struct First {
+    shutdown: Arc<Shutdown>,
+    heard_at: Instant,
+}
+
 impl Listener {
-    /// The first signal of a shutdown triggers it, the second forces it; `true` after that. When
+    /// The first signal of a shutdown triggers it, a later one forces it; `true` after that. When
     /// the shutdown is called off in between, the next signal is a first one again.
-    fn heard(&self, name: &'static str, first: &mut Option<Arc<Shutdown>>) -> bool {
+    fn heard(&self, name: &'static str, first: &mut Option<First>) -> bool {
         let core = self.ctl.core();
-        // First, so that whoever learns of the shutdown finds it.
-        core.note_signal(name);
-        if first.as_ref().is_some_and(|first| !first.is_called_off()) {
+        if let Some(first) = first.as_ref().filter(|f| !f.shutdown.is_called_off()) {
+            let since_first = first.heard_at.elapsed();
+            if since_first < core.config.force_after {
+                tell!(
+                    debug,
+                    signal = name,
+                    ?since_first,
+                    "signal received again, and not counted"
+                );
+                return false;
+            }
+            core.note_signal(name);
             // Gives signals back before it forces, so that a third one is not swallowed meanwhile.
             core.listening.stop_if(self.start);
             self.ctl.force();
             tell!(warn, signal = name, "second signal received: forcing");
             return true;
         }
+        let heard_at = Instant::now();
+        // First, so that whoever learns of the shutdown finds it.
+        core.note_signal(name);
         self.ctl.trigger(ShutdownReason::Signal(name));
-        *first = core.shutdown();
+        *first = core.shutdown().map(|shutdown| First { shutdown, heard_at });
         tell!(info, signal = name, "signal received: shutting down");
         false
+    }
+}
+
+impl Listener {
+    /// One that is not to begin a shutdown came during one.
+    #[cfg(unix)]
+    fn ignored(&self, name: &'static str) {
+        tell!(info, signal = name, "signal ignored during the shutdown");
     }
 }
 
@@ -136,7 +211,11 @@ impl Drop for Listener {
 
 /// Whether a controller listens, and how that is ended.
 #[derive(Default)]
-pub(crate) struct Listening(Mutex<Starts>);
+pub(crate) struct Listening {
+    starts: Mutex<Starts>,
+    /// During a shutdown: what keeps other signals from ending the process.
+    absorbing: Mutex<Option<Absorbing>>,
+}
 
 #[derive(Default)]
 struct Starts {
@@ -150,15 +229,24 @@ enum StartState {
     #[default]
     Stopped,
     Starting,
-    Started(Stop),
+    Started(Start),
 }
 
-type Stop = Box<dyn FnOnce() + Send>;
+/// A start of listening that has succeeded.
+struct Start {
+    /// Gives signals back to whoever else wants them.
+    stop: Box<dyn FnOnce() + Send>,
+    /// Keeps other signals from ending the process.
+    absorb: Arc<dyn Fn() -> Option<Absorbing> + Send + Sync>,
+}
+
+/// Ends by being dropped.
+type Absorbing = Box<dyn Send>;
 
 impl Listening {
     /// Gives the number of a new start, unless somebody listens already.
     fn claim(&self) -> Option<u64> {
-        let mut starts = lock(&self.0);
+        let mut starts = lock(&self.starts);
         if !matches!(starts.state, StartState::Stopped) {
             return None;
         }
@@ -168,14 +256,14 @@ impl Listening {
     }
 
     /// Notes how a start went. If it was stopped meanwhile, it ends here.
-    fn started(&self, start: u64, stop: io::Result<Stop>) -> io::Result<()> {
-        let mut starts = lock(&self.0);
-        let is_current = starts.count == start && matches!(starts.state, StartState::Starting);
-        match stop {
-            Ok(stop) if is_current => starts.state = StartState::Started(stop),
-            Ok(stop) => {
+    fn started(&self, number: u64, start: io::Result<Start>) -> io::Result<()> {
+        let mut starts = lock(&self.starts);
+        let is_current = starts.count == number && matches!(starts.state, StartState::Starting);
+        match start {
+            Ok(start) if is_current => starts.state = StartState::Started(start),
+            Ok(start) => {
                 drop(starts);
-                stop();
+                (start.stop)();
             }
             Err(error) => {
                 if is_current {
@@ -189,20 +277,38 @@ impl Listening {
 
     /// Gives signals back to whoever else wants them; once, however often it is called.
     pub(crate) fn stop(&self) {
-        let state = mem::take(&mut lock(&self.0).state);
-        if let StartState::Started(stop) = state {
-            stop();
+        let state = mem::take(&mut lock(&self.starts).state);
+        if let StartState::Started(start) = state {
+            (start.stop)();
         }
+        self.release();
+    }
+
+    /// Keeps signals that nobody listens for from ending the process, if any are listened for, until
+    /// [`release`](Self::release).
+    pub(crate) fn absorb(&self) {
+        let absorb = match &lock(&self.starts).state {
+            StartState::Started(start) => Arc::clone(&start.absorb),
+            _ => return,
+        };
+        let absorbing = absorb();
+        let former = mem::replace(&mut *lock(&self.absorbing), absorbing);
+        drop(former);
+    }
+
+    pub(crate) fn release(&self) {
+        let absorbing = lock(&self.absorbing).take();
+        drop(absorbing);
     }
 
     /// As `stop`, unless there was another start since.
     fn stop_if(&self, start: u64) {
-        let mut starts = lock(&self.0);
+        let mut starts = lock(&self.starts);
         if starts.count == start {
             let state = mem::take(&mut starts.state);
             drop(starts);
-            if let StartState::Started(stop) = state {
-                stop();
+            if let StartState::Started(start) = state {
+                (start.stop)();
             }
         }
     }

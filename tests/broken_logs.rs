@@ -144,6 +144,10 @@ async fn failing_startup() -> Vec<String> {
         .await
         .unwrap_err();
     notes.add(error.report().to_string());
+    // One that is told to end.
+    let startup = Startup::new(ShutdownConfig::default()).unwrap();
+    startup.controller().trigger(ShutdownReason::Manual);
+    notes.add(startup.finish().await.unwrap_err().report().to_string());
     // Another one, which is dropped.
     let mut startup = Startup::new(ShutdownConfig::default()).unwrap();
     let ctl = startup.controller();
@@ -291,13 +295,17 @@ const ELSEWHERE: &[&str] = &[
     "no request came in time",
     "no runtime for the shutdown",
     "no thread for the shutdown",
+    "no thread to end the process",
     "no thread to watch the deadline",
     "not accepted",
     "second signal received: forcing",
     "service not stopped",
     "service started too late, and stopped at once",
+    "signal ignored during the shutdown",
+    "signal received again, and not counted",
     "signal received: shutting down",
     "stopped accepting",
+    "the process has not ended by itself: something blocks its runtime",
     "the socket's file stays",
     "the task of a connection or stream panicked, and it was closed",
 ];

@@ -21,6 +21,8 @@ fn the_defaults_stand() {
     assert_eq!(config.cleanup_reserve, None);
     assert_eq!(config.retry_after, secs(1));
     assert_eq!(config.progress_interval, secs(5));
+    assert_eq!(config.force_after, Duration::from_millis(500));
+    assert_eq!(config.exit_after, None);
 }
 
 // ===== merge =====
@@ -35,6 +37,8 @@ fn all_set(first: u64) -> ShutdownConfig {
         .cleanup_reserve(secs(first + 4))
         .retry_after(secs(first + 5))
         .progress_interval(secs(first + 6))
+        .force_after(secs(first + 7))
+        .exit_after(secs(first + 8))
 }
 
 #[test]
@@ -44,7 +48,7 @@ fn merge_takes_what_was_given_and_keeps_the_rest() {
     assert_eq!(ShutdownConfig::default().merge(all_set(10)), all_set(10));
 
     type Set = fn(ShutdownConfig, Duration) -> ShutdownConfig;
-    let setters: [Set; 7] = [
+    let setters: [Set; 9] = [
         ShutdownConfig::shutdown_timeout,
         ShutdownConfig::lame_duck,
         ShutdownConfig::late_for,
@@ -52,6 +56,8 @@ fn merge_takes_what_was_given_and_keeps_the_rest() {
         ShutdownConfig::cleanup_reserve,
         ShutdownConfig::retry_after,
         ShutdownConfig::progress_interval,
+        ShutdownConfig::force_after,
+        ShutdownConfig::exit_after,
     ];
     for set in setters {
         let over = set(ShutdownConfig::default(), secs(99));
@@ -67,11 +73,14 @@ fn a_default_that_was_given_wins_over_another_value() {
         .late_for(secs(1))
         .refuse_for(Duration::ZERO)
         .retry_after(secs(1))
-        .progress_interval(secs(5));
+        .progress_interval(secs(5))
+        .force_after(Duration::from_millis(500));
     assert_eq!(defaults, ShutdownConfig::default()); // equal, and yet not the same in a merge
 
-    let reserve = secs(14);
-    let expected = ShutdownConfig::default().cleanup_reserve(reserve);
+    // What may be left out has no default that can be given.
+    let expected = ShutdownConfig::default()
+        .cleanup_reserve(secs(14))
+        .exit_after(secs(18));
     assert_eq!(all_set(10).merge(defaults.clone()), expected);
     // A merge gives on what it was given.
     let twice = ShutdownConfig::default().merge(defaults);
@@ -110,13 +119,16 @@ fn a_field_that_was_assigned_is_given_where_it_differs_from_the_default() {
 #[test]
 fn equality_is_about_every_duration() {
     assert_eq!(all_set(10), all_set(10));
-    let others: [fn(&mut ShutdownConfig); 6] = [
+    let others: [fn(&mut ShutdownConfig); 9] = [
         |config| config.shutdown_timeout = secs(1),
         |config| config.lame_duck = secs(1),
         |config| config.refuse_for = secs(1),
         |config| config.cleanup_reserve = None,
         |config| config.retry_after = secs(1),
         |config| config.progress_interval = secs(1),
+        |config| config.late_for = secs(1),
+        |config| config.force_after = secs(1),
+        |config| config.exit_after = None,
     ];
     for change in others {
         let mut other = all_set(10);
@@ -262,7 +274,7 @@ mod files {
         Duration::from_millis(n)
     }
 
-    const FIELDS: [&str; 7] = [
+    const FIELDS: [&str; 9] = [
         "shutdown_timeout",
         "lame_duck",
         "late_for",
@@ -270,6 +282,8 @@ mod files {
         "cleanup_reserve",
         "retry_after",
         "progress_interval",
+        "force_after",
+        "exit_after",
     ];
 
     const ALLOWED: &str = "seconds such as 45 or 0.25, or units such as 1m 30s, at least zero and \
@@ -307,7 +321,8 @@ mod files {
     fn each_key_sets_its_own_field() {
         let text = r#"{
             "shutdown_timeout": 10, "lame_duck": 11, "late_for": 12, "refuse_for": 13,
-            "cleanup_reserve": 14, "retry_after": 15, "progress_interval": 16
+            "cleanup_reserve": 14, "retry_after": 15, "progress_interval": 16,
+            "force_after": 17, "exit_after": 18
         }"#;
         assert_eq!(json(text), Ok(all_set(10)));
         let keys = FIELDS.iter().zip(10..);
@@ -536,7 +551,7 @@ mod files {
         let config = ShutdownConfig::default().shutdown_timeout(secs(90));
         assert_eq!(
             serde_json::to_string(&config).unwrap(),
-            r#"{"shutdown_timeout":"1m 30s","lame_duck":"0s","late_for":"1s","refuse_for":"0s","retry_after":"1s","progress_interval":"5s"}"#
+            r#"{"shutdown_timeout":"1m 30s","lame_duck":"0s","late_for":"1s","refuse_for":"0s","retry_after":"1s","progress_interval":"5s","force_after":"500ms"}"#
         );
         let config = config.cleanup_reserve(Duration::ZERO);
         let text = serde_json::to_string(&config).unwrap();
@@ -577,16 +592,19 @@ mod files {
     proptest! {
         #[test]
         fn any_duration_that_was_written_reads_back(
-            times in prop::array::uniform5(any::<Duration>()),
+            times in prop::array::uniform6(any::<Duration>()),
             reserve in any::<Option<Duration>>(),
+            exit in any::<Option<Duration>>(),
         ) {
             let mut config = ShutdownConfig::default()
                 .shutdown_timeout(times[0])
                 .lame_duck(times[1])
                 .refuse_for(times[2])
                 .retry_after(times[3])
-                .progress_interval(times[4]);
+                .progress_interval(times[4])
+                .force_after(times[5]);
             config.cleanup_reserve = reserve;
+            config.exit_after = exit;
             reads_back(&config)?;
             let outer = Outer { shutdown: config };
             let text = toml::to_string(&outer).unwrap();

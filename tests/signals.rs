@@ -31,6 +31,8 @@ use support::{Event, Held, Protocol, client, in_time};
 
 /// Says to the child what to do.
 const ROLE: &str = "TOWER_LIFECYCLE_TEST_ROLE";
+/// Has the child count every second signal.
+const AT_ONCE: Duration = Duration::ZERO;
 /// How long a child lives, whatever happens.
 const LIFE: Duration = Duration::from_secs(25);
 /// The child's `shutdown_timeout`.
@@ -411,8 +413,7 @@ fn child() {
         "serve" => serve(ctl(), &threads()).exit(),
         "serve and refuse" => serve(refusing_ctl(), &threads()).exit(),
         "lame duck" => {
-            let config = ShutdownConfig::default().shutdown_timeout(DEADLINE);
-            let config = config.lame_duck(DEADLINE / 2);
+            let config = config().force_after(AT_ONCE).lame_duck(DEADLINE / 2);
             let ctl = ShutdownController::with_config(config).unwrap();
             serve(ctl, &threads()).exit()
         }
@@ -482,13 +483,16 @@ fn child() {
 }
 
 fn ctl() -> ShutdownController {
-    let config = ShutdownConfig::default().shutdown_timeout(DEADLINE);
-    ShutdownController::with_config(config).unwrap()
+    ShutdownController::with_config(config().force_after(AT_ONCE)).unwrap()
+}
+
+fn config() -> ShutdownConfig {
+    ShutdownConfig::default().shutdown_timeout(DEADLINE)
 }
 
 /// One whose listener stays open while draining, and refuses.
 fn refusing_ctl() -> ShutdownController {
-    let config = ShutdownConfig::default().shutdown_timeout(DEADLINE);
+    let config = config().force_after(AT_ONCE);
     ShutdownController::with_config(config.refuse_for(Duration::from_millis(200))).unwrap()
 }
 

@@ -137,6 +137,8 @@ pub(crate) fn set(config: ShutdownConfig, field: &str, value: Duration) -> Shutd
         "cleanup_reserve" => config.cleanup_reserve(value),
         "retry_after" => config.retry_after(value),
         "progress_interval" => config.progress_interval(value),
+        "force_after" => config.force_after(value),
+        "exit_after" => config.exit_after(value),
         other => panic!("there is no field {other}"),
     }
 }

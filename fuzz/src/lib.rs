@@ -20,7 +20,7 @@ use std::error::Error;
 use std::future::Future;
 
 /// The names of the configuration's fields.
-const FIELDS: [&str; 7] = [
+const FIELDS: [&str; 9] = [
     "shutdown_timeout",
     "lame_duck",
     "late_for",
@@ -28,6 +28,8 @@ const FIELDS: [&str; 7] = [
     "cleanup_reserve",
     "retry_after",
     "progress_interval",
+    "force_after",
+    "exit_after",
 ];
 
 /// How long the text of an error may be, whatever it is about.

@@ -22,6 +22,8 @@ impl ShutdownConfig {
     /// | `LOCALZURE_SERVER_CLEANUP_RESERVE` | [`cleanup_reserve`](#structfield.cleanup_reserve) |
     /// | `LOCALZURE_SERVER_RETRY_AFTER` | [`retry_after`](#structfield.retry_after) |
     /// | `LOCALZURE_SERVER_PROGRESS_INTERVAL` | [`progress_interval`](#structfield.progress_interval) |
+    /// | `LOCALZURE_SERVER_FORCE_AFTER` | [`force_after`](#structfield.force_after) |
+    /// | `LOCALZURE_SERVER_EXIT_AFTER` | [`exit_after`](#structfield.exit_after) |
     ///
     /// and their values are what [`parse_duration`](Self::parse_duration) takes. A field keeps its
     /// default where the variable is not set. Other variables are the application's, and are not
@@ -101,6 +103,8 @@ mod tests {
                 ("APP_CLEANUP_RESERVE", "4s"),
                 ("APP_RETRY_AFTER", "5.0"),
                 ("APP_PROGRESS_INTERVAL", "600ms"),
+                ("APP_FORCE_AFTER", "0.7"),
+                ("APP_EXIT_AFTER", "8"),
             ],
         );
         let expected = ShutdownConfig::default()
@@ -110,7 +114,9 @@ mod tests {
             .refuse_for(Duration::from_millis(250))
             .cleanup_reserve(Duration::from_secs(4))
             .retry_after(Duration::from_secs(5))
-            .progress_interval(Duration::from_millis(600));
+            .progress_interval(Duration::from_millis(600))
+            .force_after(Duration::from_millis(700))
+            .exit_after(Duration::from_secs(8));
         assert_eq!(config, Ok(expected));
     }
 
@@ -130,6 +136,8 @@ mod tests {
             "APP_CLEANUP_RESERVE",
             "APP_RETRY_AFTER",
             "APP_PROGRESS_INTERVAL",
+            "APP_FORCE_AFTER",
+            "APP_EXIT_AFTER",
         ];
         assert_eq!(names.into_inner(), ours);
     }

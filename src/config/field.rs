@@ -12,16 +12,18 @@ pub(super) enum Field {
     CleanupReserve,
     RetryAfter,
     ProgressInterval,
+    ForceAfter,
+    ExitAfter,
 }
 
 /// Of the fields, those that were given, by whatever means.
 #[derive(Clone, Copy, Default)]
-pub(super) struct Given(u8);
+pub(super) struct Given(u16);
 
 // ===== impl Field =====
 
 impl Field {
-    pub(super) const ALL: [Self; 7] = [
+    pub(super) const ALL: [Self; 9] = [
         Self::ShutdownTimeout,
         Self::LameDuck,
         Self::LateFor,
@@ -29,6 +31,8 @@ impl Field {
         Self::CleanupReserve,
         Self::RetryAfter,
         Self::ProgressInterval,
+        Self::ForceAfter,
+        Self::ExitAfter,
     ];
 
     /// In the same order.
@@ -40,6 +44,8 @@ impl Field {
         "cleanup_reserve",
         "retry_after",
         "progress_interval",
+        "force_after",
+        "exit_after",
     ];
 
     pub(super) fn name(self) -> &'static str {
@@ -76,7 +82,10 @@ mod tests {
         given.insert(Field::LameDuck);
         given.insert(Field::ProgressInterval);
         let found = Field::ALL.map(|field| given.contains(field));
-        assert_eq!(found, [false, true, false, false, false, false, true]);
+        assert_eq!(
+            found,
+            [false, true, false, false, false, false, true, false, false]
+        );
         assert_eq!(format!("{given:?}"), "{LameDuck, ProgressInterval}");
     }
 }

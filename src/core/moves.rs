@@ -124,6 +124,8 @@ impl Core {
             shutdown.call_off();
         }
         drop(life);
+        #[cfg(feature = "signal")]
+        self.listening.release();
         self.tell(0);
         tell!(info, "shutdown called off");
         Ok(())
@@ -136,18 +138,6 @@ impl Core {
             self.tell(next.bit());
         }
         moved
-    }
-
-    /// Makes the last move, which is yet to be told, and gives it.
-    pub(crate) fn make_end(&self) -> LifecycleState {
-        let mut life = lock(&self.life);
-        match self.make(&mut life, LifecycleState::Stopped) {
-            true => LifecycleState::Stopped,
-            false => {
-                self.make(&mut life, LifecycleState::Failed);
-                LifecycleState::Failed
-            }
-        }
     }
 
     /// Ends the start-up, unless it is being rolled back.

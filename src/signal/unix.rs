@@ -1,95 +1,85 @@
-//! SIGTERM and SIGINT.
+//! Signals on Unix.
 
 use std::io;
 use std::thread;
 
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::flag::register_conditional_default;
-use signal_hook::iterator::Signals;
+use nix::sys::signal::SigSet;
+use signal_hook::consts::{SIGALRM, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
+use signal_hook::iterator::Signals as Heard;
+use signal_hook::low_level::signal_name;
 use tokio::runtime::Handle;
 
-use super::{Listener, Stop};
-use crate::sync::{Arc, AtomicBool, Ordering, PoisonError};
+use super::attention::Attention;
+use super::{Listener, Signals, Start};
+use crate::sync::Arc;
+
+/// Those that are sent to end a process, and kill one that does not handle them. During a shutdown
+/// they do not.
+const KILLING: [i32; 7] = [SIGHUP, SIGINT, SIGQUIT, SIGALRM, SIGTERM, SIGUSR1, SIGUSR2];
 
 /// Listens in a thread of its own, so that signals are heard also when the runtime is blocked.
 ///
 /// Not with tokio's signals: its handler may run before the one that asks for the default
 /// action, and a second signal that is answered at once then kills the process by itself.
-pub(super) fn listen(listener: Listener, runtime: &Handle) -> io::Result<Stop> {
-    // Before `Signals`: handlers run in the order of their registration, so for each signal
+pub(super) fn listen(listener: Listener, signals: &Signals, runtime: &Handle) -> io::Result<Start> {
+    // Before `Heard`: handlers run in the order of their registration, so for each signal
     // the default action has been decided on when the thread hears of it.
-    let attention = Attention::pay()?;
-    let mut signals = Signals::new([SIGTERM, SIGINT])?;
-    let handle = signals.handle();
+    let attention = Attention::pay(&signals.numbers)?;
+    let mut heard = Heard::new(&signals.numbers)?;
+    let handle = heard.handle();
     let (in_thread, in_task) = (listener.clone(), listener);
+    let (begins, others) = (signals.numbers.clone(), handle.clone());
+    let chosen = signals.numbers.clone();
     thread::Builder::new()
         .name("tower-lifecycle-signals".to_owned())
         .spawn(move || {
+            let was_blocked = unblock();
             let mut first = None;
-            for signal in signals.forever() {
-                if in_thread.heard(name(signal), &mut first) {
+            for signal in heard.forever() {
+                let name = signal_name(signal).unwrap_or("a signal");
+                if !begins.contains(&signal) {
+                    in_thread.ignored(name);
+                } else if in_thread.heard(name, &mut first) {
                     break;
                 }
             }
+            drop(in_thread);
+            // Where all other threads block them, a third signal has only this one to come to.
+            while was_blocked {
+                thread::park();
+            }
         })?;
     runtime.spawn(async move { in_task.ctl.stopped().await });
-    Ok(Box::new(move || {
-        drop(attention);
-        handle.close();
-    }))
-}
-
-fn name(signal: i32) -> &'static str {
-    match signal {
-        SIGTERM => "SIGTERM",
-        _ => "SIGINT",
-    }
-}
-
-/// Somebody in this process still has a use for signals. When nobody has, they take their
-/// default action, in the signal handler itself: that works also when every thread is blocked.
-struct Attention;
-
-/// How many pay attention, and what the signal handler looks at.
-struct Attentive {
-    count: usize,
-    nobody: Option<Arc<AtomicBool>>,
-}
-
-static ATTENTIVE: std::sync::Mutex<Attentive> = std::sync::Mutex::new(Attentive {
-    count: 0,
-    nobody: None,
-});
-
-impl Attention {
-    fn pay() -> io::Result<Self> {
-        let mut attentive = ATTENTIVE.lock().unwrap_or_else(PoisonError::into_inner);
-        if attentive.nobody.is_none() {
-            let nobody = Arc::new(AtomicBool::new(false));
-            for signal in [SIGTERM, SIGINT] {
-                register_conditional_default(signal, Arc::clone(&nobody))?;
+    Ok(Start {
+        stop: Box::new(move || {
+            drop(attention);
+            handle.close();
+        }),
+        absorb: Arc::new(move || {
+            let absorbed = KILLING
+                .into_iter()
+                .filter(|signal| !chosen.contains(signal));
+            let absorbed = absorbed.collect();
+            let attention = Attention::absorb(&absorbed).ok()?;
+            // To be told of; one that cannot be added is absorbed all the same.
+            for signal in absorbed {
+                let _ = others.add_signal(signal);
             }
-            attentive.nobody = Some(nobody);
-        }
-        attentive.count += 1;
-        attentive.tell();
-        Ok(Self)
-    }
+            Some(Box::new(attention))
+        }),
+    })
 }
 
-impl Drop for Attention {
-    fn drop(&mut self) {
-        let mut attentive = ATTENTIVE.lock().unwrap_or_else(PoisonError::into_inner);
-        attentive.count -= 1;
-        attentive.tell();
-    }
-}
-
-impl Attentive {
-    fn tell(&self) {
-        if let Some(nobody) = &self.nobody {
-            // SeqCst: pairs with the load of the same strength in the signal handler.
-            nobody.store(self.count == 0, Ordering::SeqCst);
+/// Has this thread take the signals that its parent had blocked; returns whether there were any.
+fn unblock() -> bool {
+    let Ok(mask) = SigSet::thread_get_mask() else {
+        return false;
+    };
+    let mut own = SigSet::empty();
+    for signal in KILLING.into_iter().flat_map(TryInto::try_into) {
+        if mask.contains(signal) {
+            own.add(signal);
         }
     }
+    own.iter().next().is_some() && own.thread_unblock().is_ok()
 }

@@ -10,15 +10,20 @@ use tokio::signal::windows::{
 
 use tokio::runtime::Handle;
 
-use super::{Listener, Stop};
+use super::{Listener, Signals, Start};
 use crate::race::{Either, race};
+use crate::sync::Arc;
 
 /// Listens in a task. When it ends, its listeners are dropped; tokio's handler passes on what
 /// nobody listens for, so the next event takes the system's default action.
-pub(super) fn listen(listener: Listener, runtime: &Handle) -> io::Result<Stop> {
+pub(super) fn listen(
+    listener: Listener,
+    _signals: &Signals,
+    runtime: &Handle,
+) -> io::Result<Start> {
     let mut signals = {
         let _entered = runtime.enter();
-        Signals::new()?
+        Events::new()?
     };
     let task = runtime.spawn(async move {
         let mut stopped = listener.ctl.stopped();
@@ -30,17 +35,20 @@ pub(super) fn listen(listener: Listener, runtime: &Handle) -> io::Result<Stop> {
         }
     });
     let task = task.abort_handle();
-    Ok(Box::new(move || task.abort()))
+    Ok(Start {
+        stop: Box::new(move || task.abort()),
+        absorb: Arc::new(|| None),
+    })
 }
 
-struct Signals {
+struct Events {
     ctrl_c: CtrlC,
     ctrl_break: CtrlBreak,
     ctrl_close: CtrlClose,
     ctrl_shutdown: CtrlShutdown,
 }
 
-impl Signals {
+impl Events {
     fn new() -> io::Result<Self> {
         Ok(Self {
             ctrl_c: ctrl_c()?,

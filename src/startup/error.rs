@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::fmt;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use crate::error::{BoxError, Chain};
@@ -85,6 +86,15 @@ pub(crate) struct StartupFailure {
 // ===== impl StartupFailure =====
 
 impl StartupFailure {
+    /// Nothing has failed: a signal or the user has ended it.
+    pub(crate) fn was_asked_for(&self) -> bool {
+        use ShutdownReason::{Manual, Signal, Timeout};
+        matches!(
+            self.cause,
+            StartupCause::Triggered(Signal(_) | Manual | Timeout)
+        )
+    }
+
     pub(crate) fn caused_by(error: BoxError) -> Self {
         let cause = match Outcome::of(Err(error)) {
             Outcome::Failed(error) => StartupCause::Failed(error),
@@ -119,6 +129,28 @@ impl StartupError {
     /// Returns how the stop of each service that had been started went, in the order of the stops.
     pub fn rollback(&self) -> &[ServiceReport] {
         self.report.services()
+    }
+
+    /// Returns 0 if the start-up was ended by a signal or a trigger and all was rolled back, else 1.
+    ///
+    /// It is to be returned from `main`: a process that is told to stop while it starts has not failed.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::process::ExitCode;
+    /// use tower_lifecycle::{ShutdownConfig, ShutdownReason, Startup};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), tower_lifecycle::BoxError> {
+    /// let startup = Startup::new(ShutdownConfig::default())?;
+    /// startup.controller().trigger(ShutdownReason::Signal("SIGTERM"));
+    /// let error = startup.finish().await.unwrap_err();
+    /// assert_eq!(error.exit_code(), ExitCode::SUCCESS);
+    /// # Ok(()) }
+    /// ```
+    pub fn exit_code(&self) -> ExitCode {
+        self.report.exit_code()
     }
 
     /// Returns the report that everybody gets who waits for the end of this lifecycle.
@@ -192,9 +224,12 @@ impl StartupCause {
     }
 }
 
-/// Goes on where "failed" ends.
 impl fmt::Display for StartupFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.was_asked_for() {
+            true => "ended",
+            false => "failed",
+        })?;
         if let Some(step) = &self.step {
             write!(f, " at `{step}`")?;
         }

@@ -1,0 +1,68 @@
+//! Which signals begin a shutdown.
+
+/// The signals that begin a shutdown, for
+/// [`listen_for`](crate::ShutdownController::listen_for).
+///
+/// The default are those that ask a process to end: SIGTERM and SIGINT or, on Windows, Ctrl-C,
+/// Ctrl-Break, Close and Shutdown. The setters add to them; they are there on Unix only.
+///
+/// # Examples
+///
+/// ```
+/// use tower_lifecycle::Signals;
+///
+/// let signals = Signals::default();
+/// # #[cfg(unix)]
+/// let signals = signals.hangup().quit();
+/// # let _ = signals;
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use = "signals are not listened for until they are given to a controller"]
+pub struct Signals {
+    #[cfg(unix)]
+    pub(super) numbers: std::collections::BTreeSet<i32>,
+    #[cfg(not(unix))]
+    _private: (),
+}
+
+// ===== impl Signals =====
+
+impl Default for Signals {
+    fn default() -> Self {
+        #[cfg(unix)]
+        return Self {
+            numbers: [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT].into(),
+        };
+        #[cfg(not(unix))]
+        Self { _private: () }
+    }
+}
+
+#[cfg(unix)]
+impl Signals {
+    /// Adds SIGHUP, which a terminal sends when it is closed, and systemd after SIGTERM with
+    /// `SendSIGHUP=yes`.
+    pub fn hangup(self) -> Self {
+        self.and(signal_hook::consts::SIGHUP)
+    }
+
+    /// Adds SIGQUIT, by which some container images, such as nginx's, are stopped gracefully.
+    pub fn quit(self) -> Self {
+        self.and(signal_hook::consts::SIGQUIT)
+    }
+
+    /// Adds SIGUSR1.
+    pub fn user1(self) -> Self {
+        self.and(signal_hook::consts::SIGUSR1)
+    }
+
+    /// Adds SIGUSR2.
+    pub fn user2(self) -> Self {
+        self.and(signal_hook::consts::SIGUSR2)
+    }
+
+    fn and(mut self, signal: i32) -> Self {
+        self.numbers.insert(signal);
+        self
+    }
+}
