@@ -3,7 +3,8 @@
 //! When nobody has, it takes it in the signal handler itself, which works also when every thread is
 //! blocked.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+use std::collections::btree_map::{BTreeMap, Entry};
 use std::io;
 use std::process;
 
@@ -47,10 +48,10 @@ impl Attention {
     ) -> io::Result<Self> {
         let mut known = SIGNALS.lock().unwrap_or_else(PoisonError::into_inner);
         for &signal in signals {
-            if !known.contains_key(&signal) {
+            if let Entry::Vacant(place) = known.entry(signal) {
                 let nobody = Arc::new(AtomicBool::new(false));
                 register(signal, &nobody)?;
-                known.insert(signal, Signal { users: 0, nobody });
+                place.insert(Signal { users: 0, nobody });
             }
         }
         for number in signals {

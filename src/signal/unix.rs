@@ -45,8 +45,10 @@ pub(super) fn listen(listener: Listener, signals: &Signals, runtime: &Handle) ->
             }
             drop(in_thread);
             // Where all other threads block them, a third signal has only this one to come to.
-            while was_blocked {
-                thread::park();
+            if was_blocked {
+                loop {
+                    thread::park();
+                }
             }
         })?;
     runtime.spawn(async move { in_task.ctl.stopped().await });
