@@ -20,6 +20,7 @@ pub(crate) const LEAST: u64 = 1024;
 
 impl Limits {
     /// The tighter of each.
+    #[cfg(feature = "server")]
     pub(crate) fn min(self, other: Self) -> Self {
         Self {
             bytes: self.bytes.min(other.bytes),

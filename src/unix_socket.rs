@@ -7,8 +7,8 @@ use std::{fmt, fs, io};
 use tokio::net::unix::SocketAddr;
 use tokio::net::{UnixListener, UnixStream};
 
-#[cfg(feature = "server")]
 use crate::log::tell;
+#[cfg(feature = "server")]
 use crate::server::Listener;
 
 /// A listening Unix socket that removes its file when it is dropped.
