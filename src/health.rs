@@ -8,6 +8,7 @@ mod body;
 mod check;
 mod json;
 mod layer;
+mod services;
 
 use std::convert::Infallible;
 use std::fmt;
@@ -446,7 +447,7 @@ impl ResponseFuture {
             status,
             version: settings.version.as_deref().unwrap_or("unknown"),
             services: Services {
-                started: &self.ctl.core().services.health(),
+                started: &services::health(self.ctl.core()),
                 checks: &settings.checks,
                 outcomes,
             },
@@ -472,6 +473,7 @@ impl ResponseFuture {
         let checks = self.settings.checks.iter().zip(outcomes);
         let failed = checks.filter(|(_, outcome)| outcome.is_err());
         match failed.map(|(check, _)| check.is_critical).max() {
+            None if self.ctl.core().tasks.one_is_dead() => "degraded",
             None => HEALTHY,
             Some(false) => "degraded",
             Some(true) => "unhealthy",

@@ -206,6 +206,7 @@ pub use startup::{Start, Starting, Startup, StartupCause, StartupError, Step, St
 pub use state::{LifecycleState, ShutdownReason};
 #[cfg(feature = "persist")]
 pub use store::{FileStore, MemoryStore, StateStore, StoreError};
+pub use tasks::{Task, TaskPolicy};
 pub use tracking::{RequestTracking, RequestTrackingLayer};
 #[cfg(all(unix, any(feature = "server", feature = "axum")))]
 pub use unix_socket::UnixSocket;
