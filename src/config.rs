@@ -379,7 +379,7 @@ impl ShutdownConfig {
     /// Given is what was set by a setter, read by [`from_env`](Self::from_env) or from a file, even
     /// if it is the same as the default, and what was assigned to a field and differs from it. So
     /// `file.merge(env).merge(cli)` lets the command line win over the environment, and that over
-    /// the file. A `cleanup_reserve` or a `worker_reserve` of `None` is never given.
+    /// the file. A `cleanup_reserve`, `worker_reserve` or `exit_after` of `None` is never given.
     ///
     /// # Examples
     ///
