@@ -83,7 +83,8 @@ fn a_default_that_was_given_wins_over_another_value() {
     // What may be left out has no default that can be given.
     let expected = ShutdownConfig::default()
         .cleanup_reserve(secs(14))
-        .exit_after(secs(18));
+        .worker_reserve(secs(15))
+        .exit_after(secs(19));
     assert_eq!(all_set(10).merge(defaults.clone()), expected);
     // A merge gives on what it was given.
     let twice = ShutdownConfig::default().merge(defaults);

@@ -502,9 +502,8 @@ fn tasks_that_hold_the_controller_do_not_keep_it_alive_after_the_end() {
         }
         // The core keeps the report, and that the error.
         let error = Holding(Arc::clone(&alive));
-        ctl.spawn("fails", ready(Err::<(), _>(error)))
-            .await
-            .unwrap();
+        let fails = Task::new("fails", ready(Err::<(), _>(error)));
+        ctl.spawn_task(fails.on_error(Note)).await.unwrap();
         assert_eq!(Arc::strong_count(&alive), 4);
         ctl.trigger(MANUAL);
         settle_real().await;
@@ -544,9 +543,8 @@ fn tasks_that_hold_the_controller_go_with_their_runtime() {
             pending::<()>().await
         });
         let error = Holding(Arc::clone(&alive));
-        ctl.spawn("fails", ready(Err::<(), _>(error)))
-            .await
-            .unwrap();
+        let fails = Task::new("fails", ready(Err::<(), _>(error)));
+        ctl.spawn_task(fails.on_error(Note)).await.unwrap();
     });
     drop(runtime);
     assert_eq!(Arc::strong_count(&alive), 1);

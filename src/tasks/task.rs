@@ -50,7 +50,7 @@ use crate::wait::Wait;
 ///     for _ in 0..4 {
 ///         match consumer.run().await {
 ///             Ok(()) => return Ok(()),
-///             Err(error) => tracing::warn!(%error, ?pause, "consumer failed, and is restarted"),
+///             Err(error) => eprintln!("consumer: {error}; restarted in {pause:?}"),
 ///         }
 ///         sleep(pause).await;
 ///         pause *= 2;
