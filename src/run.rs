@@ -63,7 +63,7 @@ impl<F> Run<F> {
                 ctl: ctl.clone(),
                 manned: true,
             },
-            drain_over: Wait::new(ctl.core(), event::STOP_WORKERS | ENDED),
+            drain_over: Wait::new(ctl.core(), event::DROP_SERVERS | ENDED),
             report: Wait::new(ctl.core(), ENDED),
         }
     }

@@ -75,10 +75,15 @@ pub(crate) enum Role {
 
 /// Waits until none of `roles` is running.
 pub(crate) async fn ended(core: &Arc<Core>, roles: &[Role]) {
+    none_left(core, || core.tasks.running(roles)).await;
+}
+
+/// Waits until `left`, of which each end is told as `WORK_ENDED`, is none.
+async fn none_left(core: &Arc<Core>, left: impl Fn() -> u64) {
     loop {
         // Taken back before looking: an end between the look and the wait is not missed.
         core.milestones().take_back(event::WORK_ENDED);
-        if core.tasks.running(roles) == 0 {
+        if left() == 0 {
             return;
         }
         let one_has_ended: Wait = Wait::new(core, event::WORK_ENDED);

@@ -203,6 +203,30 @@ async fn workers_stop_after_requests_servers_and_tasks_and_before_the_hooks() {
     assert!(report.is_graceful(), "{report}");
 }
 
+/// It takes no notice of the end, and might feed a worker as long as it is polled.
+#[tokio::test(start_paused = true)]
+async fn a_server_that_has_to_be_dropped_is_gone_when_workers_are_told() {
+    let ctl = controller();
+    let (dropped, is_dropped) = Dropped::new();
+    let (told, mut was_gone) = oneshot::channel();
+    ctl.spawn_worker("outbox", |stop| async move {
+        stop.await;
+        told.send(is_dropped.load(Ordering::SeqCst)).unwrap();
+    });
+    let run = ctl.run(async move {
+        let _dropped = dropped;
+        pending::<()>().await
+    });
+    let run = tokio::spawn(run);
+    settle().await;
+    let began = Instant::now();
+    ctl.force();
+    let report = run.await.unwrap();
+    assert!(was_gone.try_recv().unwrap(), "told before");
+    assert_eq!(began.elapsed(), ms(250), "it was waited for shortly");
+    assert!(report.is_forced());
+}
+
 #[tokio::test(start_paused = true)]
 async fn workers_are_told_at_the_same_time_and_all_are_waited_for() {
     let ctl = controller();
@@ -232,6 +256,29 @@ async fn what_a_worker_spawns_is_waited_for_as_long() {
     let began = Instant::now();
     assert!(shut_down(&ctl).await.is_graceful());
     assert_eq!(began.elapsed(), ms(700));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_worker_spawns_is_cut_with_it() {
+    for force in [false, true] {
+        let ctl = controller();
+        let other = ctl.clone();
+        ctl.spawn_worker("outbox", |stop| async move {
+            stop.await;
+            other.spawn("hangs", pending::<()>());
+        });
+        settle().await;
+        let began = Instant::now();
+        ctl.trigger(MANUAL);
+        sleep(ms(10)).await;
+        if force {
+            ctl.force();
+        }
+        let report = shut_down(&ctl).await;
+        assert_eq!(began.elapsed(), if force { ms(10) } else { ms(8_000) });
+        assert_eq!(ends(&report), ["hangs: cut"]);
+        assert_eq!(report.abandoned(), 0);
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::task::yield_now;
 use tokio::time::Instant;
 
-use super::{Role, ended};
+use super::{Role, ended, none_left};
 use crate::cleanup::Thaw;
 use crate::core::Core;
 use crate::log::tell;
@@ -27,8 +27,15 @@ pub(crate) async fn stop(
     shutdown: &Arc<Shutdown>,
     forced_at: Option<(Instant, Duration)>,
 ) -> Option<Instant> {
+    core.milestones().reach(event::DROP_SERVERS);
+    let has_workers = core.tasks.running(&[Role::Worker]) > 0;
+    if has_workers {
+        // A server that has not ended is dropped where it is polled.
+        let dropped = none_left(core, || core.servers.running());
+        until(Some(Instant::now() + unwinding(core)), dropped).await;
+    }
     core.milestones().reach(event::STOP_WORKERS);
-    if core.tasks.running(&[Role::Worker]) == 0 {
+    if !has_workers {
         return None;
     }
     // Each gets as far as its first wait, even when there is no time left.
@@ -50,7 +57,7 @@ pub(crate) async fn stop(
     let over = Thaw::new(shutdown).until(deadline, over).await;
     let over_at = Instant::now();
     if !matches!(over, Some(Either::Left(()))) {
-        cut_workers(core, over_at + unwinding(core)).await;
+        cut(core, roles, over_at + unwinding(core)).await;
     }
     Some(over_at)
 }
@@ -74,13 +81,15 @@ fn deadline(
     earlier(end, after_force)
 }
 
-async fn cut_workers(core: &Arc<Core>, gone_by: Instant) {
-    core.tasks.cut(&[Role::Worker]);
-    if until(Some(gone_by), ended(core, &[Role::Worker]))
-        .await
-        .is_none()
-    {
-        let workers = core.tasks.running(&[Role::Worker]);
-        tell!(warn, workers, "abandoned: still alive after they were cut");
+async fn cut(core: &Arc<Core>, roles: &[Role], gone_by: Instant) {
+    core.tasks.cut(roles);
+    if until(Some(gone_by), ended(core, roles)).await.is_none() {
+        let [workers, tasks] = [Role::Worker, Role::Task].map(|role| core.tasks.running(&[role]));
+        tell!(
+            warn,
+            workers,
+            tasks,
+            "abandoned: still alive after they were cut"
+        );
     }
 }
