@@ -637,6 +637,50 @@ fn a_worker_that_blocks_its_thread_is_abandoned_and_counted() {
     drop(release);
 }
 
+/// What a worker has spawned is cut with it, and gone before the hooks.
+#[test]
+fn a_task_of_a_worker_is_gone_before_the_clean_up() {
+    /// Takes a while to be dropped.
+    struct Slow(Arc<AtomicBool>);
+
+    impl Drop for Slow {
+        fn drop(&mut self) {
+            std::thread::sleep(ms(20));
+            self.0.store(true, Ordering::SeqCst);
+        }
+    }
+
+    let runtime = Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    let config = ShutdownConfig::default()
+        .shutdown_timeout(ms(2_200))
+        .worker_reserve(ms(200))
+        .cleanup_reserve(ms(2_000));
+    let report = runtime.block_on(async {
+        let ctl = ShutdownController::with_config(config).unwrap();
+        let gone = Arc::new(AtomicBool::new(false));
+        let (other, slow) = (ctl.clone(), Slow(Arc::clone(&gone)));
+        ctl.spawn_worker("outbox", |stop| async move {
+            stop.await;
+            other.spawn("last mail", async move {
+                let _slow = slow;
+                pending::<()>().await
+            });
+        });
+        ctl.on_shutdown("look", move |_| async move {
+            let is_gone = gone.load(Ordering::SeqCst);
+            is_gone.then_some(()).ok_or_else(|| "still alive".into())
+        })
+        .unwrap();
+        ctl.shutdown(MANUAL).await
+    });
+    assert_eq!(ends(&report), ["last mail: cut"]);
+    assert!(report.hooks()[0].is_completed(), "{report}");
+}
+
 #[test]
 fn workers_go_with_the_driving_runtime_when_it_ends_meanwhile() {
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();

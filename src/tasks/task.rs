@@ -32,7 +32,8 @@ use crate::wait::Wait;
 /// # }
 /// ```
 ///
-/// A restart is a loop inside the future. Here the fifth failure is given up on:
+/// A restart is a loop inside the future, which also ends when draining begins. Here the fifth
+/// failure is given up on:
 ///
 /// ```
 /// use std::time::Duration;
@@ -45,15 +46,18 @@ use crate::wait::Wait;
 /// # tokio::time::pause();
 /// # let consumer = Consumer;
 /// let ctl = ShutdownController::new();
+/// let mut draining = ctl.draining();
 /// ctl.spawn_task(Task::new("consumer", async move {
 ///     let mut pause = Duration::from_millis(100);
 ///     for _ in 0..4 {
-///         match consumer.run().await {
-///             Ok(()) => return Ok(()),
-///             Err(error) => eprintln!("consumer: {error}; restarted in {pause:?}"),
+///         let Err(error) = consumer.run().await else {
+///             return Ok(());
+///         };
+///         eprintln!("consumer: {error}; restarted in {pause:?}");
+///         tokio::select! {
+///             () = sleep(pause) => pause *= 2,
+///             () = &mut draining => return Ok(()),
 ///         }
-///         sleep(pause).await;
-///         pause *= 2;
 ///     }
 ///     consumer.run().await // its error begins the shutdown
 /// }));
