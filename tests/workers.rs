@@ -1,18 +1,23 @@
 //! Workers: fed by requests, and stopped after them, in their own share of the time.
 #![allow(clippy::unwrap_used)]
 
+use std::convert::Infallible;
 use std::future::pending;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, mpsc as blocking};
 use std::time::Duration;
 
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::Empty;
 use tokio::runtime::Builder;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, timeout};
+use tower::{Layer, ServiceExt, service_fn};
 use tower_lifecycle::{
-    BoxError, Hook, LifecycleState, Outcome, ShutdownConfig, ShutdownController, ShutdownReason,
-    ShutdownReport, Startup, Task, Wait,
+    BoxError, DrainLayer, Hook, LifecycleState, Outcome, ShutdownConfig, ShutdownController,
+    ShutdownReason, ShutdownReport, Startup, Task, Wait,
 };
 
 const MANUAL: ShutdownReason = ShutdownReason::Manual;
@@ -128,6 +133,57 @@ async fn a_plain_task_that_ends_when_draining_begins_loses_some() {
         ctl.spawn("outbox", work_off(draining, jobs, done));
     });
     assert_eq!(result.await, (10, 20));
+}
+
+/// The same with requests through a layer: half of them before the trigger, and half of them late.
+/// Each takes 300 ms, enqueues its job, and is answered.
+async fn done_of_answered(
+    spawn: impl FnOnce(&ShutdownController, Jobs, Arc<AtomicU64>),
+) -> (u64, u64) {
+    let ctl = controller();
+    let (queue, jobs) = mpsc::unbounded_channel();
+    let done = Arc::new(AtomicU64::new(0));
+    spawn(&ctl, jobs, Arc::clone(&done));
+    let enqueue = move |_: Request<Empty<Bytes>>| {
+        let queue = queue.clone();
+        async move {
+            sleep(ms(300)).await;
+            let accepted = match queue.send(1) {
+                Ok(()) => StatusCode::ACCEPTED,
+                Err(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            };
+            let mut response = Response::new(Empty::<Bytes>::new());
+            *response.status_mut() = accepted;
+            Ok::<_, Infallible>(response)
+        }
+    };
+    let app = DrainLayer::new(ctl.clone()).layer(service_fn(enqueue));
+    let clients: Vec<_> = (0..20)
+        .map(|n| {
+            let app = app.clone();
+            tokio::spawn(async move {
+                sleep(ms(90 * n)).await;
+                let answer = app.oneshot(Request::new(Empty::new())).await.unwrap();
+                answer.status() == StatusCode::ACCEPTED
+            })
+        })
+        .collect();
+    sleep(ms(890)).await;
+    let report = shut_down(&ctl).await;
+    assert_eq!(report.late_requests(), 10, "{report}");
+    let mut accepted = 0;
+    for client in clients {
+        accepted += u64::from(client.await.unwrap());
+    }
+    (done.load(Ordering::SeqCst), accepted)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_does_what_late_requests_have_enqueued() {
+    let result = done_of_answered(|ctl, jobs, done| {
+        ctl.spawn_worker("outbox", |stop| work_off(stop, jobs, done));
+    });
+    assert_eq!(result.await, (20, 20));
 }
 
 // ===== when they are told =====
