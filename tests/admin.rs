@@ -286,12 +286,13 @@ fn a_shutdown_that_is_given_up_drops_it() {
     let ctl = driving.block_on(async { ShutdownController::new() });
     let gone = Arc::new(AtomicBool::new(false));
     let dropped = Dropped(Arc::clone(&gone));
-    let admin = others.block_on(async {
+    let admin = {
+        let _entered = others.enter();
         ctl.spawn_admin("admin", |_closing| async move {
             let _dropped = dropped;
             pending::<()>().await
         })
-    });
+    };
     ctl.on_shutdown("hangs", |_| pending()).unwrap();
     driving.block_on(async {
         ctl.trigger(MANUAL);

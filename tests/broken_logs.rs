@@ -382,7 +382,7 @@ fn a_shutdown_that_is_given_up_while_its_thread_unwinds_may_be_told_to_a_log_tha
         let _runtime = runtime;
         resume_unwind(Box::new(ctl));
     });
-    let payload = ctl.map(|()| ()).unwrap_err();
+    let payload = ctl.unwrap_err();
     let ctl = payload.downcast::<ShutdownController>().unwrap();
     assert_eq!(ctl.state(), LifecycleState::Stopped);
 }
