@@ -170,14 +170,14 @@ fn share_of_what_is_left(notice: &ShutdownNotice, phases_left: usize) -> Option<
 
 /// Puts limits off by the time in which the process did not run.
 #[derive(Clone)]
-struct Thaw {
+pub(crate) struct Thaw {
     shutdown: Arc<Shutdown>,
     /// What of it the limits allow for.
     frozen: Duration,
 }
 
 impl Thaw {
-    fn new(shutdown: &Arc<Shutdown>) -> Self {
+    pub(crate) fn new(shutdown: &Arc<Shutdown>) -> Self {
         Self {
             shutdown: Arc::clone(shutdown),
             frozen: shutdown.frozen(),
@@ -192,7 +192,7 @@ impl Thaw {
     }
 
     /// As [`until`], with a deadline that is put off.
-    async fn until<F: Future>(
+    pub(crate) async fn until<F: Future>(
         mut self,
         mut deadline: Option<Instant>,
         mut future: Pin<&mut F>,

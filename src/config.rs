@@ -18,9 +18,11 @@ use self::field::{Field, Given};
 /// All of it fits into one total, [`shutdown_timeout`](Self::shutdown_timeout):
 ///
 /// ```text
-/// |── lame_duck ──|──────── drain ────────|── cleanup_reserve ──|
-/// |──────────────────── shutdown_timeout ───────────────────────|
+/// |── lame_duck ──|──── drain ────|── worker_reserve ──|── cleanup_reserve ──|
+/// |─────────────────────────── shutdown_timeout ─────────────────────────────|
 /// ```
+///
+/// The `worker_reserve` is there only if a [worker](crate::ShutdownController::spawn_worker) is.
 ///
 /// The fields can be read; they are set by the setters of the same names, and checked as a whole by
 /// [`ShutdownController::with_config`](crate::ShutdownController::with_config). A duration that the
@@ -51,7 +53,7 @@ use self::field::{Field, Given};
 /// [text](Self::parse_duration). A key that is missing keeps the default; one that is unknown or
 /// comes twice is an error, and so is a value that is no duration, `null` included. It is written
 /// with all its fields, as text that reads back to the same durations, `Duration::MAX` included;
-/// only a `cleanup_reserve` or `exit_after` of `None` is left out.
+/// only a `cleanup_reserve`, `worker_reserve` or `exit_after` of `None` is left out.
 ///
 /// [`from_env`](Self::from_env) reads the environment, and [`merge`](Self::merge) puts one over the
 /// other. Only the result has to fit into its total.
@@ -88,6 +90,9 @@ pub struct ShutdownConfig {
     /// What of the total is kept for clean-up; a quarter of it for saves of state, if there are any.
     /// Default the smaller of 5 s and a quarter of the total.
     pub cleanup_reserve: Option<Duration>,
+    /// What of the total is kept for workers, if there are any at the trigger. Default the smaller
+    /// of 5 s and a quarter of the total, and at most half of what lame duck and clean-up leave.
+    pub worker_reserve: Option<Duration>,
     /// What a refused client is told to wait, rounded up to whole seconds. Default 1 s: the next
     /// try most likely meets another instance.
     pub retry_after: Duration,
@@ -111,6 +116,7 @@ impl Default for ShutdownConfig {
             late_for: Duration::from_secs(1),
             refuse_for: Duration::ZERO,
             cleanup_reserve: None,
+            worker_reserve: None,
             retry_after: Duration::from_secs(1),
             progress_interval: Duration::from_secs(5),
             force_after: Duration::from_millis(500),
@@ -224,6 +230,26 @@ impl ShutdownConfig {
         self.with(Field::CleanupReserve, reserve)
     }
 
+    /// Sets what of the total is kept for workers, after the drain and before the clean-up.
+    ///
+    /// It is kept only if a [worker](crate::ShutdownController::spawn_worker) is running at the
+    /// trigger; a service without workers has that time for its requests. Workers also get what the
+    /// requests leave of theirs.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_lifecycle::ShutdownConfig;
+    ///
+    /// // The longest queue takes ten seconds to be emptied.
+    /// let config = ShutdownConfig::default().worker_reserve(Duration::from_secs(10));
+    /// assert_eq!(config.reserve_for_workers(), Duration::from_secs(10));
+    /// ```
+    pub fn worker_reserve(self, reserve: Duration) -> Self {
+        self.with(Field::WorkerReserve, reserve)
+    }
+
     /// Sets what a refused client is told to wait.
     ///
     /// It is told in whole seconds, rounded up (RFC 9110 §10.2.3). A layer may have a [setting of
@@ -322,12 +348,38 @@ impl ShutdownConfig {
             .unwrap_or_else(|| Duration::from_secs(5).min(self.shutdown_timeout / 4))
     }
 
+    /// Returns what of the total is kept for workers, if there are any: as set, or the default.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_lifecycle::ShutdownConfig;
+    ///
+    /// let config = ShutdownConfig::default();
+    /// assert_eq!(config.reserve_for_workers(), Duration::from_secs(5));
+    ///
+    /// let short = config.shutdown_timeout(Duration::from_secs(8));
+    /// assert_eq!(short.reserve_for_workers(), Duration::from_secs(2)); // a quarter
+    ///
+    /// let lame_duck = short.lame_duck(Duration::from_secs(4));
+    /// assert_eq!(lame_duck.reserve_for_workers(), Duration::from_secs(1)); // half of the rest
+    /// ```
+    pub fn reserve_for_workers(&self) -> Duration {
+        self.worker_reserve.unwrap_or_else(|| {
+            let total = self.shutdown_timeout;
+            let left = total.saturating_sub(self.reserve());
+            let left = left.saturating_sub(self.lame_duck);
+            Duration::from_secs(5).min(total / 4).min(left / 2)
+        })
+    }
+
     /// Lays another configuration over this one: what `over` was given wins, the rest stays.
     ///
     /// Given is what was set by a setter, read by [`from_env`](Self::from_env) or from a file, even
     /// if it is the same as the default, and what was assigned to a field and differs from it. So
     /// `file.merge(env).merge(cli)` lets the command line win over the environment, and that over
-    /// the file. A `cleanup_reserve` of `None` is never given.
+    /// the file. A `cleanup_reserve`, `worker_reserve` or `exit_after` of `None` is never given.
     ///
     /// # Examples
     ///
@@ -365,6 +417,7 @@ impl ShutdownConfig {
             Field::LateFor => Some(self.late_for),
             Field::RefuseFor => Some(self.refuse_for),
             Field::CleanupReserve => self.cleanup_reserve,
+            Field::WorkerReserve => self.worker_reserve,
             Field::RetryAfter => Some(self.retry_after),
             Field::ProgressInterval => Some(self.progress_interval),
             Field::ForceAfter => Some(self.force_after),
@@ -380,6 +433,7 @@ impl ShutdownConfig {
             Field::LateFor => self.late_for = value,
             Field::RefuseFor => self.refuse_for = value,
             Field::CleanupReserve => self.cleanup_reserve = Some(value),
+            Field::WorkerReserve => self.worker_reserve = Some(value),
             Field::RetryAfter => self.retry_after = value,
             Field::ProgressInterval => self.progress_interval = value,
             Field::ForceAfter => self.force_after = value,
@@ -402,17 +456,22 @@ impl ShutdownConfig {
         }
         if reserve > total {
             let field = Field::CleanupReserve.name();
-            return Err(ConfigError::too_long(field, reserve, total, None));
+            return Err(ConfigError::too_long(field, reserve, total, &[]));
         }
-        if self.lame_duck > total - reserve {
+        let mut kept = vec![(Field::CleanupReserve.name(), reserve)];
+        let mut left = total - reserve;
+        if let Some(workers) = self.worker_reserve {
+            let field = Field::WorkerReserve.name();
+            if workers > left {
+                return Err(ConfigError::too_long(field, workers, total, &kept));
+            }
+            kept.push((field, workers));
+            left -= workers;
+        }
+        if self.lame_duck > left {
             let field = Field::LameDuck.name();
             let lame_duck = self.lame_duck;
-            return Err(ConfigError::too_long(
-                field,
-                lame_duck,
-                total,
-                Some(reserve),
-            ));
+            return Err(ConfigError::too_long(field, lame_duck, total, &kept));
         }
         Ok(())
     }
@@ -443,6 +502,39 @@ mod tests {
         assert_eq!(config.reserve(), secs(5));
         assert_eq!(config.clone().shutdown_timeout(secs(8)).reserve(), secs(2));
         assert_eq!(config.shutdown_timeout(Duration::MAX).reserve(), secs(5));
+    }
+
+    #[test]
+    fn the_default_for_workers_leaves_requests_at_least_as_much() {
+        let config = ShutdownConfig::default();
+        assert_eq!(config.reserve_for_workers(), secs(5));
+        let lame = config.clone().lame_duck(secs(21));
+        assert_eq!(lame.reserve_for_workers(), secs(2));
+        let all_lame = config.clone().lame_duck(secs(25));
+        assert_eq!(all_lame.reserve_for_workers(), secs(0));
+        let endless = config.shutdown_timeout(Duration::MAX);
+        assert_eq!(endless.reserve_for_workers(), secs(5));
+    }
+
+    #[test]
+    fn what_is_kept_for_workers_has_to_fit_too() {
+        let config = ShutdownConfig::default().worker_reserve(secs(26));
+        let error = config.validate().unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "worker_reserve is 26s, but may be at most 25s, what the shutdown_timeout of 30s \
+             leaves beside the cleanup_reserve of 5s"
+        );
+
+        let config = ShutdownConfig::default()
+            .worker_reserve(secs(4))
+            .lame_duck(secs(22));
+        let error = config.validate().unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "lame_duck is 22s, but may be at most 21s, what the shutdown_timeout of 30s leaves \
+             beside the cleanup_reserve of 5s and the worker_reserve of 4s"
+        );
     }
 
     #[test]

@@ -26,7 +26,7 @@ use crate::shutdown::Shutdown;
 use crate::startup::{StartupCause, StartupFailure};
 use crate::state::LifecycleState;
 use crate::sync::{Arc, AtomicBool, Mutex, OnceLock, Ordering, lock};
-use crate::tasks::Tasks;
+use crate::tasks::{Role, Tasks};
 
 pub(crate) struct Core {
     pub(crate) config: ShutdownConfig,
@@ -242,7 +242,7 @@ impl Core {
             .in_flight_at_force
             .get_or_init(|| self.gate.in_flight());
         self.gate.force();
-        self.tasks.close();
+        self.tasks.refuse(&[Role::Task]);
         // One operation: either this sees that clean-up has begun, or the sequence, which looks after
         // it has begun it, sees the force.
         let milestones = self.milestones();
@@ -253,7 +253,12 @@ impl Core {
             milestones.wake(event::FORCED);
             tell!(info, in_flight, "forced: cutting what is in flight");
         }
-        if before & event::CLEANUP != 0 && milestones.reach(event::CUT_CLEANUP) {
+        let in_cleanup = before & event::CLEANUP != 0;
+        let among_workers = before & event::STOP_WORKERS != 0 && !in_cleanup;
+        if among_workers && milestones.reach(event::CUT_WORKERS) {
+            tell!(info, "forced while workers are being stopped: cutting them");
+        }
+        if in_cleanup && milestones.reach(event::CUT_CLEANUP) {
             tell!(
                 info,
                 "forced while stopping: cutting what is left of the clean-up"

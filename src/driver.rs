@@ -20,6 +20,7 @@ use crate::sequence::{Account, roll_back, shut_down};
 use crate::shutdown::Shutdown;
 use crate::state::{LifecycleState, ShutdownReason};
 use crate::sync::{Arc, AtomicBool, Ordering};
+use crate::tasks::Role;
 use crate::wait::Wait;
 
 /// How long after its final deadline a shutdown is given up.
@@ -183,13 +184,14 @@ fn give_up(core: &Core, shutdown: &Arc<Shutdown>) {
     account.reason = ShutdownReason::Interrupted;
     account.interrupted = true;
     core.cut();
-    core.tasks.cut();
+    core.tasks.cut(&Role::ALL);
     for shard in core.gate.all_shards() {
         shard.wake_all(interest::CLOSED | interest::DRAINING | interest::FORCED);
     }
     account.note_abandoned(core);
     account.close_phase(core.state());
-    core.milestones().reach(event::STOP_ACCEPTING);
+    core.milestones()
+        .reach(event::STOP_ACCEPTING | event::CLOSE_ADMIN);
     core.advance(LifecycleState::Stopping);
     for service in core.services.not_stopped() {
         tell!(warn, service = &*service, "service not stopped");

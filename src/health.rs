@@ -8,6 +8,7 @@ mod body;
 mod check;
 mod json;
 mod layer;
+mod services;
 
 use std::convert::Infallible;
 use std::fmt;
@@ -37,8 +38,8 @@ use crate::sync::Arc;
 /// |---|---|---|
 /// | `Initializing`, `Starting` | 503 `starting` | 200 |
 /// | the same, while it is rolled back | 503 `draining` | 200 |
-/// | `Running`, and all checks succeed | 200 `healthy` | 200 |
-/// | `Running`, and a check fails | 200 `degraded` | 200 |
+/// | `Running`, all checks succeed and no task has died | 200 `healthy` | 200 |
+/// | `Running`, and a check fails, or a task has died | 200 `degraded` | 200 |
 /// | `Running`, and a critical check fails | 503 `unhealthy` | 200 |
 /// | `Running`, [paused](ShutdownController::pause) | 503 `paused` | 200 |
 /// | `LameDuck`, `Draining` | 503 `draining` | 200 |
@@ -47,14 +48,15 @@ use crate::sync::Arc;
 /// | `Failed` | 503 `unhealthy` | 503 |
 ///
 /// The body is JSON, and nothing in it comes from the request. Its `services` are those that a
-/// [`Startup`](crate::Startup) has started, and the checks; the texts of their errors are shown to
+/// [`Startup`](crate::Startup) has started, the named tasks that are running or have died (see
+/// [`TaskPolicy`](crate::TaskPolicy)), and the checks; the texts of their errors are shown to
 /// everybody who can ask, so keep passwords out of them. GET and HEAD only; other methods get a 405.
 ///
 /// Put it beside the [`DrainLayer`](crate::DrainLayer), not inside: a probe must not be refused;
 /// without a router, [`HealthLayer`] puts it in front. A probe that makes a connection also needs a
 /// listener: the service's own closes when draining begins. Probes that are to be answered until the
-/// end need a port of their own, with a server that is not given to
-/// [`run`](ShutdownController::run), which waits for servers to end.
+/// end need a port of their own, with a server that is given to
+/// [`spawn_admin`](ShutdownController::spawn_admin).
 ///
 /// # Examples
 ///
@@ -446,7 +448,7 @@ impl ResponseFuture {
             status,
             version: settings.version.as_deref().unwrap_or("unknown"),
             services: Services {
-                started: &self.ctl.core().services.health(),
+                started: &services::health(self.ctl.core()),
                 checks: &settings.checks,
                 outcomes,
             },
@@ -472,6 +474,7 @@ impl ResponseFuture {
         let checks = self.settings.checks.iter().zip(outcomes);
         let failed = checks.filter(|(_, outcome)| outcome.is_err());
         match failed.map(|(check, _)| check.is_critical).max() {
+            None if self.ctl.core().tasks.one_is_dead() => "degraded",
             None => HEALTHY,
             Some(false) => "degraded",
             Some(true) => "unhealthy",

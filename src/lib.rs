@@ -50,8 +50,10 @@
 //!   WebSocket counted.
 //! - [`InFlightGuard`] counts work that is no tower call.
 //! - [`Startup`] starts services one after another, and stops them again when one of them fails.
-//! - [`ShutdownController::spawn`] is for background tasks, [`ShutdownController::pause`] for
-//!   maintenance, [`ShutdownController::metrics`] for figures.
+//! - [`ShutdownController::spawn`] is for background tasks, [`ShutdownController::spawn_worker`] for
+//!   those that requests feed, [`ShutdownController::spawn_admin`] for a server that ends last. A
+//!   [`TaskPolicy`] says what the end of one means.
+//! - [`ShutdownController::pause`] is for maintenance, [`ShutdownController::metrics`] for figures.
 //! - [`Hook`]s clean up, in phases, each in a task of its own and with its own limit.
 //! - `HealthService` answers readiness and liveness probes; `HealthLayer` does so in front of a
 //!   service that has no router.
@@ -76,8 +78,8 @@
 //! All of it fits into one total, of which a part is kept for the clean-up:
 //!
 //! ```text
-//! |── lame duck ──|──────── drain ────────|── clean-up reserve ──|
-//! |────────────────────── shutdown_timeout ──────────────────────|
+//! |── lame duck ──|──── drain ────|── workers, if any ──|── clean-up reserve ──|
+//! |───────────────────────────── shutdown_timeout ─────────────────────────────|
 //! ```
 //!
 //! # What is not promised
@@ -206,6 +208,7 @@ pub use startup::{Start, Starting, Startup, StartupCause, StartupError, Step, St
 pub use state::{LifecycleState, ShutdownReason};
 #[cfg(feature = "persist")]
 pub use store::{FileStore, MemoryStore, StateStore, StoreError};
+pub use tasks::{Task, TaskPolicy};
 pub use tracking::{RequestTracking, RequestTrackingLayer};
 #[cfg(all(unix, any(feature = "server", feature = "axum")))]
 pub use unix_socket::UnixSocket;

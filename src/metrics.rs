@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::controller::ShutdownController;
 use crate::state::LifecycleState;
+use crate::tasks::Role;
 
 /// The figures of one moment, to be shown or exported.
 ///
@@ -49,7 +50,8 @@ pub struct Metrics {
     pub aborted: u64,
     /// How many requests, tasks and servers were still alive when the shutdown was over; zero before.
     pub abandoned: u64,
-    /// How many tasks of [`spawn`](ShutdownController::spawn) are running.
+    /// How many tasks, workers and admin servers are running: see
+    /// [`spawn`](ShutdownController::spawn).
     pub tasks: u64,
     /// How many hooks are registered and have not been run.
     pub hooks: usize,
@@ -95,7 +97,7 @@ impl ShutdownController {
             late_requests: core.gate.late_requests(),
             aborted: core.gate.aborted(),
             abandoned: core.report().map_or(0, |report| report.abandoned()),
-            tasks: core.tasks.running(),
+            tasks: core.tasks.running(&[Role::Task, Role::Worker, Role::Admin]),
             hooks: core.hooks.len(),
             startup_services_tracked: core.services.len(),
             signal_received: core.signal(),

@@ -37,6 +37,14 @@ pub(crate) mod event {
     pub(crate) const PAUSED: u32 = 1 << 17;
     /// What was cut has had its time to be answered: every connection is to be closed.
     pub(crate) const DISCONNECT: u32 = 1 << 18;
+    /// The drain is over: servers that have not ended are to be dropped.
+    pub(crate) const DROP_SERVERS: u32 = 1 << 24;
+    /// Nothing can feed the workers any more.
+    pub(crate) const STOP_WORKERS: u32 = 1 << 21;
+    /// `force` was called since then: the workers are cut.
+    pub(crate) const CUT_WORKERS: u32 = 1 << 22;
+    /// The end is next: admin servers are to close.
+    pub(crate) const CLOSE_ADMIN: u32 = 1 << 23;
 }
 
 #[derive(Debug)]

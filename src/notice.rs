@@ -39,25 +39,30 @@ pub struct ShutdownNotice {
     triggered_at: Instant,
     lame_duck_deadline: Option<Instant>,
     drain_deadline: Option<Instant>,
+    worker_deadline: Option<Instant>,
     final_deadline: Option<Instant>,
     /// Whose clock the instants are of, so that a thread outside the runtime reads the same one.
     clock: Option<Handle>,
 }
 
 impl ShutdownNotice {
-    /// Takes the instants, by the clock of the runtime that drives the shutdown.
+    /// Takes the instants, by the clock of the runtime that drives the shutdown. `for_workers` of
+    /// the time is not the requests'.
     pub(crate) fn new(
         reason: ShutdownReason,
         config: &ShutdownConfig,
+        for_workers: Duration,
         clock: Option<Handle>,
     ) -> Self {
         let triggered_at = now(clock.as_ref());
         let total = config.shutdown_timeout;
+        let work = total.saturating_sub(config.reserve());
         Self {
             reason,
             triggered_at,
             lame_duck_deadline: triggered_at.checked_add(config.lame_duck),
-            drain_deadline: triggered_at.checked_add(total.saturating_sub(config.reserve())),
+            drain_deadline: triggered_at.checked_add(work.saturating_sub(for_workers)),
+            worker_deadline: triggered_at.checked_add(work),
             final_deadline: triggered_at.checked_add(total),
             clock,
         }
@@ -74,6 +79,8 @@ impl ShutdownNotice {
     }
 
     /// Returns when admitted work is cut, unless it is forced before.
+    ///
+    /// [Workers](crate::ShutdownController::spawn_worker) have their own share after it.
     pub fn drain_deadline(&self) -> Option<Instant> {
         self.drain_deadline
     }
@@ -134,6 +141,11 @@ impl ShutdownNotice {
             .final_deadline
             .map(|end| end.checked_sub(time).unwrap_or(end));
         self
+    }
+
+    /// Returns when workers are cut.
+    pub(crate) fn worker_deadline(&self) -> Option<Instant> {
+        self.worker_deadline
     }
 
     /// The same notice with an earlier end, for the clean-up after a force.

@@ -111,7 +111,7 @@ pub struct TaskReport {
     pub(crate) name: Arc<str>,
     pub(crate) outcome: Outcome,
     pub(crate) duration: Duration,
-    /// It ended after the trigger: the shutdown was not graceful to it.
+    /// It ended after the trigger.
     pub(crate) in_shutdown: bool,
 }
 
@@ -300,7 +300,7 @@ impl TaskReport {
         &self.name
     }
 
-    /// Returns how the task ended; never `Completed`.
+    /// Returns how the task ended: `Completed` if that was by itself, and too early.
     pub fn outcome(&self) -> &Outcome {
         &self.outcome
     }
@@ -324,7 +324,10 @@ impl fmt::Display for TaskReport {
             duration,
             ..
         } = self;
-        write!(f, "`{name}`: {outcome} after {duration:.3?}")
+        match outcome {
+            Outcome::Completed => write!(f, "`{name}`: ended by itself after {duration:.3?}"),
+            _ => write!(f, "`{name}`: {outcome} after {duration:.3?}"),
+        }
     }
 }
 

@@ -84,7 +84,6 @@ pub(crate) struct Facts {
     pub(crate) server_errors: Vec<Arc<dyn std::error::Error + Send + Sync>>,
     pub(crate) tasks: Vec<TaskReport>,
     pub(crate) tasks_forgotten: u64,
-    pub(crate) tasks_forgotten_in_shutdown: bool,
     pub(crate) hooks: Vec<HookReport>,
     pub(crate) services: Vec<ServiceReport>,
     pub(crate) saves: Vec<SaveReport>,
@@ -102,9 +101,10 @@ impl ShutdownReport {
     /// Returns whether everything went as it should.
     ///
     /// That is when it was not forced, so that nothing was cut or abandoned, every hook completed,
-    /// every service stopped, all state was saved, no server failed, no task failed while shutting down, and the shutdown
-    /// itself ran to its end. The rollback of a start-up is graceful only if it was asked for, by a signal
-    /// or a [trigger](crate::ShutdownController::trigger), and not if a step has failed.
+    /// every service stopped, all state was saved, no server failed, no [task](Self::tasks) ended badly
+    /// at any time, and the shutdown itself ran to its end. The rollback of a start-up is graceful only if
+    /// it was asked for, by a signal or a [trigger](crate::ShutdownController::trigger), and not if a step
+    /// has failed.
     ///
     /// # Examples
     ///
@@ -126,8 +126,8 @@ impl ShutdownReport {
             && !facts.interrupted
             && (facts.startup_failure.as_ref()).is_none_or(StartupFailure::was_asked_for)
             && facts.server_errors.is_empty()
-            && !facts.tasks.iter().any(TaskReport::is_in_shutdown)
-            && !facts.tasks_forgotten_in_shutdown
+            && facts.tasks.is_empty()
+            && facts.tasks_forgotten == 0
             && facts.hooks.iter().all(HookReport::is_completed)
             && facts.services.iter().all(ServiceReport::is_completed)
             && facts.saves.iter().all(SaveReport::is_completed)
@@ -370,10 +370,12 @@ impl ShutdownReport {
         &self.facts.saves
     }
 
-    /// Returns how those tasks ended that failed, panicked, were cut or abandoned, at any time.
+    /// Returns how those tasks ended that ended badly, at any time.
     ///
-    /// These are the tasks of [`spawn`](crate::ShutdownController::spawn). The first 64 are there,
-    /// and all that are still alive; see [`TaskReport`] for an example.
+    /// These are the tasks of [`spawn`](crate::ShutdownController::spawn), workers, admin servers, and
+    /// what is [watched](crate::Start::watch) of services, where they failed, panicked, or ended too
+    /// early by their [policy](crate::TaskPolicy); and tasks and workers that were cut or abandoned.
+    /// The first 64 are there, and all that are still alive; see [`TaskReport`] for an example.
     pub fn tasks(&self) -> &[TaskReport] {
         &self.facts.tasks
     }

@@ -40,7 +40,7 @@ pin_project! {
         #[pin]
         server: Option<F>,
         post: Post,
-        stopping: Wait,
+        drain_over: Wait,
         report: Wait<ShutdownReport>,
     }
 }
@@ -63,7 +63,7 @@ impl<F> Run<F> {
                 ctl: ctl.clone(),
                 manned: true,
             },
-            stopping: Wait::new(ctl.core(), event::CLEANUP | ENDED),
+            drain_over: Wait::new(ctl.core(), event::DROP_SERVERS | ENDED),
             report: Wait::new(ctl.core(), ENDED),
         }
     }
@@ -79,8 +79,8 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<ShutdownReport> {
         let mut this = self.project();
         if let Some(server) = this.server.as_mut().as_pin_mut() {
-            // Looked at first: from stopping on the server is not polled again, but dropped.
-            if Pin::new(&mut *this.stopping).poll(cx).is_ready() {
+            // Looked at first: when the drain is over the server is not polled again, but dropped.
+            if Pin::new(&mut *this.drain_over).poll(cx).is_ready() {
                 this.server.set(None);
                 this.post.leave(None);
             } else {

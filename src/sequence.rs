@@ -1,7 +1,7 @@
 //! The shutdown, from the trigger to the report, as one page.
 //!
 //! ```text
-//! trigger ── LameDuck ── Draining ──┬─────────────── Stopping ── hooks ── services ── saves ── Stopped
+//! trigger ── LameDuck ── Draining ──┬─────────────── workers ── Stopping ── hooks ── services ── saves ── Stopped
 //!                                   └ cut, unwind ──┘
 //! ```
 
@@ -27,6 +27,7 @@ use crate::services;
 use crate::shutdown::Shutdown;
 use crate::state::{LifecycleState, ShutdownReason};
 use crate::sync::Arc;
+use crate::tasks::{Role, admin, workers};
 use crate::wait::Wait;
 
 /// The longest and the shortest time that cut work is given to be gone.
@@ -58,6 +59,8 @@ pub(crate) async fn shut_down(
 
     // Draining: nothing new is admitted; what was has until the drain deadline.
     account.drain(core, shutdown).await;
+    // Nothing feeds the workers any more: they do what is left, in their own share of the time.
+    account.stop_workers(core, shutdown).await;
     account.close_phase(LifecycleState::Draining);
     account.late_arrivals(core).tell(core);
 
@@ -72,7 +75,10 @@ pub(crate) async fn shut_down(
     stop_services(core, &mut cleanup).await;
 
     // Last of all the state is saved: what may change it has ended.
-    save_state(core, shutdown, cleanup.notice().later_by(for_saves)).await;
+    let notice = cleanup.notice().later_by(for_saves);
+    save_state(core, shutdown, notice.clone()).await;
+    // Whoever looked on until now is let go.
+    admin::close(core, &notice).await;
     account.close_phase(LifecycleState::Stopping);
 
     Some(account.report(core))
@@ -85,10 +91,13 @@ pub(crate) async fn roll_back(core: &Arc<Core>, shutdown: &Arc<Shutdown>) -> Shu
 
     // Whoever is starting a service drops that now, or has just started it: it is waited for as work.
     account.drain(core, shutdown).await;
+    account.stop_workers(core, shutdown).await;
 
     let notice = account.begin_cleanup(core, shutdown);
     let cut = pin!(reached(core, event::CUT_CLEANUP));
-    stop_services(core, &mut Cleanup::new(shutdown, notice, cut)).await;
+    let mut cleanup = Cleanup::new(shutdown, notice, cut);
+    stop_services(core, &mut cleanup).await;
+    admin::close(core, &cleanup.notice()).await;
     account.close_phase(LifecycleState::Starting);
 
     account.report(core)
@@ -145,7 +154,8 @@ async fn gone(core: &Arc<Core>) {
         // Taken back before looking: an end between the look and the wait is not missed.
         milestones.take_back(event::WORK_ENDED | event::IDLE);
         core.gate.scan();
-        let running = core.servers.running() + core.tasks.running() + core.open_connections();
+        let tasks = core.tasks.running(&[Role::Task]);
+        let running = core.servers.running() + tasks + core.open_connections();
         if running > 0 || core.services.is_starting() {
             reached(core, event::WORK_ENDED).await;
         } else if !milestones.has(event::IDLE) {
@@ -169,17 +179,18 @@ async fn servers_have_ended(core: &Arc<Core>) {
 }
 
 /// Says now and then what is waited for. Never resolves.
-async fn tell_progress(core: &Arc<Core>, notice: &ShutdownNotice) {
+pub(crate) async fn tell_progress(core: &Arc<Core>, notice: &ShutdownNotice) {
     loop {
         sleep(core.config.progress_interval).await;
         let in_flight = core.gate.in_flight();
-        let (tasks, servers) = (core.tasks.running(), core.servers.running());
-        let connections = core.open_connections();
+        let [tasks, workers] = [Role::Task, Role::Worker].map(|role| core.tasks.running(&[role]));
+        let (servers, connections) = (core.servers.running(), core.open_connections());
         let drain_remaining = notice.drain_remaining();
         tell!(
             info,
             in_flight,
             tasks,
+            workers,
             servers,
             connections,
             drain_remaining = drain_remaining.map(tracing::field::debug),
@@ -199,13 +210,18 @@ async fn wake_shards(core: &Arc<Core>, interests: u32) {
     }
 }
 
-/// Returns how much of the reserve is over already.
-fn reserve_missing(notice: &ShutdownNotice, reserve: Duration) -> Duration {
-    let Some(end) = notice.final_deadline() else {
-        return Duration::ZERO;
-    };
-    let full = notice.now().checked_add(reserve);
-    full.map_or(Duration::ZERO, |full| full.saturating_duration_since(end))
+/// Returns how much of `share`, which ends at `end`, is over at `now`.
+pub(crate) fn missing(end: Option<Instant>, now: Instant, share: Duration) -> Duration {
+    let full = now.checked_add(share).zip(end);
+    full.map_or(Duration::ZERO, |(full, end)| {
+        full.saturating_duration_since(end)
+    })
+}
+
+/// Returns how long cut work is given to be gone, out of the reserve.
+pub(crate) fn unwinding(core: &Core) -> Duration {
+    let (shortest, longest) = UNWINDING;
+    (core.config.reserve() / 4).clamp(shortest, longest)
 }
 
 fn reached(core: &Arc<Core>, events: u32) -> Wait {
@@ -281,10 +297,9 @@ impl Account {
         let now = Instant::now();
         self.cut_at = Some((now, shutdown.frozen()));
         core.cut();
-        core.tasks.cut();
+        core.tasks.cut(&[Role::Task]);
         wake_shards(core, interest::FORCED).await;
-        let (shortest, longest) = UNWINDING;
-        let unwinding = (core.config.reserve() / 4).clamp(shortest, longest);
+        let unwinding = unwinding(core);
         // Only admitted work is cut at once: after an early force, late clients are still refused
         // for a while, as they would be without it.
         if core.listener_waits() {
@@ -303,6 +318,18 @@ impl Account {
         }
     }
 
+    /// Stops the workers; after a force the clean-up's reserve begins when they are over.
+    async fn stop_workers(&mut self, core: &Arc<Core>, shutdown: &Arc<Shutdown>) {
+        let is_forced = core.milestones().has(event::FORCED);
+        let forced_at = is_forced.then(|| {
+            let now = || (Instant::now(), shutdown.frozen());
+            self.cut_at.unwrap_or_else(now)
+        });
+        if let Some(over_at) = workers::stop(core, shutdown, forced_at).await {
+            self.cut_at = Some((over_at, shutdown.frozen()));
+        }
+    }
+
     pub(crate) fn note_abandoned(&mut self, core: &Core) {
         self.aborted = Some(core.gate.aborted());
         self.abandoned_requests = core.gate.in_flight();
@@ -310,7 +337,7 @@ impl Account {
         self.abandoned_starts = core.services.starting();
         self.abandoned_connections = core.watched_connections();
         let (requests, servers) = (self.abandoned_requests, self.abandoned_servers);
-        let (tasks, starts) = (core.tasks.running(), self.abandoned_starts);
+        let (tasks, starts) = (core.tasks.running(&[Role::Task]), self.abandoned_starts);
         let connections = core.open_connections();
         if requests + tasks + servers + connections + starts > 0 {
             tell!(
@@ -330,12 +357,13 @@ impl Account {
     ///
     /// Time in which the process did not run is not taken from the reserve.
     fn begin_cleanup(&self, core: &Core, shutdown: &Shutdown) -> ShutdownNotice {
-        core.tasks.cut();
+        core.tasks.cut(&[Role::Task, Role::Worker]);
         // Published before looking for a force: see `Core::cut`.
         core.milestones().reach(event::CLEANUP);
         let notice = shutdown.notice.clone();
         let reserve = core.config.reserve();
-        let frozen = shutdown.frozen().min(reserve_missing(&notice, reserve));
+        let missing = missing(notice.final_deadline(), notice.now(), reserve);
+        let frozen = shutdown.frozen().min(missing);
         let notice = notice.later_by(frozen);
         if !core.milestones().has(event::FORCED) {
             return notice;
@@ -379,7 +407,6 @@ impl Account {
             server_errors: core.servers.errors(),
             tasks: core.tasks.reports(),
             tasks_forgotten: core.tasks.forgotten(),
-            tasks_forgotten_in_shutdown: core.tasks.forgotten_in_shutdown(),
             hooks: core.hooks.reports(),
             services: core.services.reports(),
             saves: (core.saves.reports().into_iter())

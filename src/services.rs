@@ -135,6 +135,16 @@ impl Services {
         }
     }
 
+    /// Returns whether the stop of a service has begun, or is over.
+    pub(crate) fn stop_has_begun(&self, name: &str) -> bool {
+        let inner = lock(&self.0);
+        let mut services = inner.services.iter();
+        services.any(|service| {
+            let has_begun = matches!(service.status, Status::Stopping(_) | Status::Stopped(_));
+            has_begun && *service.name == *name
+        })
+    }
+
     /// Returns how many are running.
     pub(crate) fn len(&self) -> usize {
         let inner = lock(&self.0);

@@ -6,7 +6,9 @@
 //! ```
 
 mod error;
+mod run;
 mod step;
+mod watch;
 
 pub(crate) use self::error::StartupFailure;
 pub use self::error::{StartupCause, StartupError};
@@ -315,7 +317,7 @@ impl Startup {
         tell!(debug, services = ?names, "starting");
         let triggered: Wait = Wait::new(core, event::TRIGGERED);
         // Asked first: what is triggered starts nothing more.
-        match race(triggered, step::run_all(core, steps)).await {
+        match race(triggered, run::run_all(&self.ctl, steps)).await {
             Either::Right(Err(failure)) => Err(Some(failure)),
             Either::Right(Ok(())) if !core.is_triggered() => Ok(()),
             // Triggered in the very poll that started it, which is stopped again.

@@ -74,10 +74,13 @@ pub enum ShutdownReason {
     Manual,
     /// A time limit of the program's own, such as a maximum age.
     Timeout,
-    /// Something failed, such as the server.
+    /// Something failed, such as the server or a task.
     Error,
     /// The server ended by itself.
     ServerExited,
+    /// A task or a service ended by itself that was to run to the end: see
+    /// [`TaskPolicy`](crate::TaskPolicy).
+    TaskEnded,
     /// The shutdown did not come to its end: the runtime that drove it ended before, or was still
     /// blocked when the final deadline had passed.
     Interrupted,
@@ -164,6 +167,7 @@ impl fmt::Display for ShutdownReason {
             Self::Timeout => f.write_str("timeout"),
             Self::Error => f.write_str("error"),
             Self::ServerExited => f.write_str("server exited"),
+            Self::TaskEnded => f.write_str("task ended"),
             Self::Interrupted => f.write_str("interrupted"),
         }
     }

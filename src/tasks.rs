@@ -1,31 +1,38 @@
-//! Background tasks: counted apart from requests, waited for, cut at force, and named when they end
-//! badly.
+//! Named background tasks: plain ones, workers and admin servers, and what is watched of services.
+//!
+//! They are counted apart from requests. Each has a policy for its end, and is named in health and
+//! in the report when it ends badly.
+
+pub(crate) mod admin;
+mod ends;
+mod policy;
+mod spawn;
+mod supervised;
+mod task;
+pub(crate) mod workers;
+
+pub use self::policy::TaskPolicy;
+pub use self::task::Task;
+
+pub(crate) use self::policy::Policies;
+pub(crate) use self::spawn::start;
 
 use std::collections::BTreeMap;
-use std::fmt;
-use std::future::{Future, pending};
-use std::mem;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::pin::Pin;
-use std::task::{Context, Poll};
 use std::time::Instant;
 
-use pin_project_lite::pin_project;
-use tokio::runtime::Handle;
-use tokio::task::{AbortHandle, JoinHandle};
+use tokio::task::AbortHandle;
 
-use crate::controller::ShutdownController;
+use self::ends::Ends;
 use crate::core::Core;
-use crate::into_result::IntoResult;
-use crate::log::tell;
+#[cfg(feature = "health")]
+use crate::error::Chain;
 use crate::milestones::event;
 use crate::outcome::{Outcome, TaskReport};
+#[cfg(feature = "health")]
+use crate::services::ServiceHealth;
 use crate::shutdown::Shutdown;
 use crate::sync::{Arc, Mutex, lock};
-
-/// How many that ended badly are remembered for the report, so that a task that is spawned again and
-/// again does not fill the memory. Each is logged as it ends.
-const REMEMBERED: usize = 64;
+use crate::wait::Wait;
 
 /// The tasks of one lifecycle.
 #[derive(Debug, Default)]
@@ -34,129 +41,66 @@ pub(crate) struct Tasks(Mutex<Inner>);
 #[derive(Debug, Default)]
 struct Inner {
     running: BTreeMap<u64, Running>,
+    /// How many of each role are running.
+    counts: [u64; Role::COUNT],
     spawned: u64,
-    ended_badly: Vec<BadEnd>,
-    forgotten: u64,
-    /// The latest shutdown during which one was forgotten.
-    forgotten_in: Option<Arc<Shutdown>>,
-    /// Nothing runs any more: what is running is being cut, and what comes is cut at once.
-    cut: bool,
-}
-
-#[derive(Debug)]
-struct BadEnd {
-    report: TaskReport,
-    /// Which may be called off yet.
-    shutdown: Option<Arc<Shutdown>>,
+    ends: Ends,
+    /// The roles of which nothing runs any more: what is running is being cut, and what comes is cut
+    /// at once.
+    refused: [bool; Role::COUNT],
 }
 
 #[derive(Debug)]
 struct Running {
     name: Arc<str>,
+    role: Role,
+    policies: Policies,
     started_at: Instant,
     /// Missing for the moment between its entry and the runtime's answer.
     abort: Option<AbortHandle>,
 }
 
-pin_project! {
-    /// A task's future, with its entry, which goes after it.
-    struct Task<F> {
-        #[pin]
-        future: F,
-        entry: Entry,
+/// What a task is for, and so when it has to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// Waited for in the drain.
+    Task,
+    /// Told to stop after the drain, and waited for before the clean-up.
+    Worker,
+    /// Told to close right before the end; nothing waits for it before.
+    Admin,
+    /// Watches a service until that has been stopped; nothing waits for it.
+    Watch,
+}
+
+/// Waits until none of `roles` is running.
+pub(crate) async fn ended(core: &Arc<Core>, roles: &[Role]) {
+    none_left(core, || core.tasks.running(roles)).await;
+}
+
+/// Waits until `left`, of which each end is told as `WORK_ENDED`, is none.
+async fn none_left(core: &Arc<Core>, left: impl Fn() -> u64) {
+    loop {
+        // Taken back before looking: an end between the look and the wait is not missed.
+        core.milestones().take_back(event::WORK_ENDED);
+        if left() == 0 {
+            return;
+        }
+        let one_has_ended: Wait = Wait::new(core, event::WORK_ENDED);
+        one_has_ended.await;
     }
 }
 
-struct Entry {
-    core: Arc<Core>,
-    id: u64,
-    /// How it ended by itself.
-    ended: Option<Outcome>,
-}
+// ===== impl Role =====
 
-impl ShutdownController {
-    /// Spawns a background task that the shutdown waits for, and cuts at force.
-    ///
-    /// It runs on the runtime of the caller, or else on the one that drives the shutdown. It is
-    /// counted apart from requests: [`drained`](Self::drained) takes no notice of it, but the drain
-    /// is over only when it has ended. It learns of the shutdown by [`triggered`](Self::triggered) or
-    /// [`draining`](Self::draining), and should then come to its end. At the drain deadline, or at
-    /// force, it is dropped where it waits, and named in the [report](crate::ShutdownReport::tasks).
-    /// So is one that fails or panics, whenever that happens. Several may have one name.
-    ///
-    /// One that is spawned after a force, or while stopping, is cut before its first poll.
-    ///
-    /// A task must not await [`shutdown`](Self::shutdown), which waits for the task. One that ends at
-    /// `triggered` is gone if that shutdown is [called off](Self::resume); `draining` comes only when
-    /// there is no way back.
-    ///
-    /// A future with `?` has to say what its error is: `Ok::<_, BoxError>(())` at its end.
-    ///
-    /// What is not promised: a task that blocks its thread cannot be cut. It is reported as
-    /// abandoned.
-    ///
-    /// # Panics
-    ///
-    /// Outside a tokio runtime, if the controller was never used inside one either.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use std::time::Duration;
-    /// use tower_lifecycle::{ShutdownController, ShutdownReason};
-    ///
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
-    /// let ctl = ShutdownController::new();
-    /// let triggered = ctl.triggered();
-    /// let outbox = ctl.spawn("outbox", async move {
-    ///     let mut tick = tokio::time::interval(Duration::from_millis(1));
-    ///     tokio::pin!(triggered);
-    ///     loop {
-    ///         tokio::select! {
-    ///             notice = &mut triggered => break println!("flushing, until {notice:?}"),
-    ///             _ = tick.tick() => { /* send the next message */ }
-    ///         }
-    ///     }
-    /// });
-    ///
-    /// let report = ctl.shutdown(ShutdownReason::Manual).await;
-    /// assert!(outbox.is_finished());
-    /// assert!(report.is_graceful());
-    /// # }
-    /// ```
-    #[track_caller]
-    pub fn spawn<F>(&self, name: impl Into<String>, future: F) -> JoinHandle<()>
-    where
-        F: Future<Output: IntoResult> + Send + 'static,
-    {
-        let core = self.core();
-        let runtime = core.capture_runtime();
-        let tasks = &core.tasks;
-        let (id, is_cut) = tasks.begin(name.into().into());
-        let entry = Entry {
-            core: Arc::clone(core),
-            id,
-            ended: is_cut.then_some(Outcome::Cut),
-        };
-        let here = Handle::try_current();
-        let runtime = runtime.filter(|_| here.is_err());
-        if is_cut {
-            // Here and now, and not when its runtime comes to it.
-            drop(Task { future, entry });
-            let handle = match runtime {
-                Some(runtime) => runtime.spawn(pending()),
-                None => tokio::spawn(pending()),
-            };
-            handle.abort();
-            return handle;
-        }
-        let task = Task { future, entry };
-        let handle = match runtime {
-            Some(runtime) => runtime.spawn(task),
-            None => tokio::spawn(task),
-        };
-        tasks.spawned(id, handle.abort_handle());
-        handle
+impl Role {
+    const COUNT: usize = 4;
+    pub(crate) const ALL: [Self; Self::COUNT] =
+        [Self::Task, Self::Worker, Self::Admin, Self::Watch];
+
+    /// Whether one that is cut, or does not end at all, is reported.
+    fn is_work(self) -> bool {
+        matches!(self, Self::Task | Self::Worker)
     }
 }
 
@@ -164,81 +108,97 @@ impl ShutdownController {
 
 impl Tasks {
     /// Enters a task; gives its number, and whether it is cut at once.
-    fn begin(&self, name: Arc<str>) -> (u64, bool) {
+    fn begin(&self, name: Arc<str>, role: Role, policies: Policies) -> (u64, bool) {
         let mut tasks = lock(&self.0);
         let id = tasks.spawned;
         tasks.spawned += 1;
+        tasks.counts[role as usize] += 1;
+        let is_refused = tasks.refused[role as usize];
+        #[cfg(feature = "health")]
+        if !is_refused {
+            tasks.ends.replaced(&name);
+        }
         let running = Running {
             name,
+            role,
+            policies,
             started_at: Instant::now(),
             abort: None,
         };
         tasks.running.insert(id, running);
-        (id, tasks.cut)
+        (id, is_refused)
     }
 
     fn spawned(&self, id: u64, abort: AbortHandle) {
         let mut tasks = lock(&self.0);
-        let cut = tasks.cut;
         // It may have ended meanwhile.
-        if let Some(running) = tasks.running.get_mut(&id) {
-            if !cut {
-                running.abort = Some(abort);
-                return;
-            }
+        let Some(role) = tasks.running.get(&id).map(|task| task.role) else {
+            return;
+        };
+        if tasks.refused[role as usize] {
+            drop(tasks);
+            return abort.abort();
         }
-        drop(tasks);
-        if cut {
-            abort.abort();
+        if let Some(task) = tasks.running.get_mut(&id) {
+            task.abort = Some(abort);
         }
     }
 
-    fn end(&self, id: u64, ended: Option<Outcome>, shutdown: Option<Arc<Shutdown>>) {
+    /// Notes that a task has ended: by itself, or else because it was cut or dropped with its
+    /// runtime. Gives what there is to tell of it, and what its end means.
+    fn end(
+        &self,
+        id: u64,
+        ended: Option<Outcome>,
+        shutdown: Option<Arc<Shutdown>>,
+    ) -> Option<(TaskReport, TaskPolicy)> {
         let mut tasks = lock(&self.0);
-        let Some(task) = tasks.running.remove(&id) else {
-            return;
-        };
-        let outcome = match ended {
-            Some(outcome) => outcome,
-            None if tasks.cut => Outcome::Cut,
+        let task = tasks.running.remove(&id)?;
+        tasks.counts[task.role as usize] -= 1;
+        let is_cut = task.role.is_work() && tasks.refused[task.role as usize];
+        let (outcome, policy) = match ended {
+            Some(outcome) => {
+                let policy = task.policies.of(&outcome, shutdown.is_some())?;
+                (outcome, policy)
+            }
+            None if is_cut => (Outcome::Cut, TaskPolicy::Note),
             // Aborted by its owner, or dropped with its runtime: not ours to report.
-            None => return,
+            None => return None,
         };
-        if matches!(outcome, Outcome::Completed) {
-            return;
-        }
         let report = TaskReport {
             name: task.name,
             outcome,
             duration: task.started_at.elapsed(),
             in_shutdown: shutdown.is_some(),
         };
-        if tasks.ended_badly.len() < REMEMBERED {
-            let report = report.clone();
-            tasks.ended_badly.push(BadEnd { report, shutdown });
-        } else {
-            tasks.forgotten += 1;
-            tasks.forgotten_in = shutdown.or(tasks.forgotten_in.take());
+        if policy != TaskPolicy::Ignore {
+            tasks.ends.note(report.clone(), shutdown);
         }
         drop((tasks, task.abort));
-        log(report);
+        Some((report, policy))
     }
 
-    /// Returns how many are running.
-    pub(crate) fn running(&self) -> u64 {
-        lock(&self.0).running.len() as u64
+    /// Returns how many of `roles` are running.
+    pub(crate) fn running(&self, roles: &[Role]) -> u64 {
+        let tasks = lock(&self.0);
+        roles.iter().map(|role| tasks.counts[*role as usize]).sum()
     }
 
-    /// Has all that comes cut.
-    pub(crate) fn close(&self) {
-        lock(&self.0).cut = true;
-    }
-
-    /// Cuts what is running, and all that comes.
-    pub(crate) fn cut(&self) {
+    /// Has all that comes of `roles` cut.
+    pub(crate) fn refuse(&self, roles: &[Role]) {
         let mut tasks = lock(&self.0);
-        tasks.cut = true;
-        let aborts: Vec<_> = (tasks.running.values_mut())
+        for role in roles {
+            tasks.refused[*role as usize] = true;
+        }
+    }
+
+    /// Cuts what is running of `roles`, and all that comes.
+    pub(crate) fn cut(&self, roles: &[Role]) {
+        self.refuse(roles);
+        let mut tasks = lock(&self.0);
+        let running = tasks.running.values_mut();
+        let aborts: Vec<_> = running
+            .filter(|task| roles.contains(&task.role))
             .filter_map(|task| task.abort.take())
             .collect();
         drop(tasks);
@@ -250,86 +210,52 @@ impl Tasks {
     /// Returns the reports of those that ended badly, and of those that have not ended at all.
     pub(crate) fn reports(&self) -> Vec<TaskReport> {
         let tasks = lock(&self.0);
-        let alive = tasks.running.values().map(|task| TaskReport {
+        let alive = tasks.running.values().filter(|task| task.role.is_work());
+        let alive = alive.map(|task| TaskReport {
             name: Arc::clone(&task.name),
             outcome: Outcome::Abandoned,
             duration: task.started_at.elapsed(),
             in_shutdown: true,
         });
-        let ended = tasks.ended_badly.iter().map(|end| TaskReport {
-            in_shutdown: is_of_the_end(&end.shutdown),
-            ..end.report.clone()
-        });
-        ended.chain(alive).collect()
-    }
-
-    /// Returns whether one that ended badly during the shutdown is not among the reported.
-    pub(crate) fn forgotten_in_shutdown(&self) -> bool {
-        is_of_the_end(&lock(&self.0).forgotten_in)
+        tasks.ends.reports().chain(alive).collect()
     }
 
     /// Returns how many ended badly beyond those that are reported.
     pub(crate) fn forgotten(&self) -> u64 {
-        lock(&self.0).forgotten
+        lock(&self.0).ends.forgotten()
     }
-}
 
-/// Whether it is the shutdown that has come to its end: there was one, and it was not called off.
-fn is_of_the_end(shutdown: &Option<Arc<Shutdown>>) -> bool {
-    shutdown.as_ref().is_some_and(|s| !s.is_called_off())
-}
-
-fn log(report: TaskReport) {
-    let TaskReport {
-        name,
-        outcome,
-        duration: took,
-        ..
-    } = report;
-    if matches!(outcome, Outcome::Cut) {
-        tell!(warn, task = &*name, ?took, %outcome, "task cut");
-    } else {
-        tell!(error, task = &*name, ?took, %outcome, "task failed");
+    /// Returns whether one has died that nothing has replaced.
+    #[cfg(feature = "health")]
+    pub(crate) fn one_is_dead(&self) -> bool {
+        lock(&self.0).ends.dead().next().is_some()
     }
-}
 
-// ===== impl Task =====
-
-impl<F: Future<Output: IntoResult>> Future for Task<F> {
-    type Output = ();
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let this = self.project();
-        match catch_unwind(AssertUnwindSafe(|| this.future.poll(cx).map(ended))) {
-            Ok(Poll::Ready(outcome)) => this.entry.ended = Some(outcome),
-            Ok(Poll::Pending) => return Poll::Pending,
-            Err(panic) => {
-                this.entry.ended = Some(Outcome::panicked(&panic));
-                // Who holds the `JoinHandle` is told as by any other task.
-                resume_unwind(panic);
-            }
+    /// Returns, by their names, those that are running and those that have died.
+    #[cfg(feature = "health")]
+    pub(crate) fn health(&self) -> Vec<ServiceHealth> {
+        let mut names: BTreeMap<Arc<str>, Option<Outcome>> = BTreeMap::new();
+        {
+            let tasks = lock(&self.0);
+            let running = tasks.running.values();
+            names.extend(running.map(|task| (Arc::clone(&task.name), None)));
+            let dead = tasks.ends.dead();
+            names.extend(dead.map(|(name, outcome)| (Arc::clone(name), Some(outcome.clone()))));
         }
-        Poll::Ready(())
-    }
-}
-
-fn ended(output: impl IntoResult) -> Outcome {
-    Outcome::of(output.into_result())
-}
-
-impl Drop for Entry {
-    fn drop(&mut self) {
-        let core = &self.core;
-        core.tasks
-            .end(self.id, mem::take(&mut self.ended), core.shutdown());
-        core.milestones().reach(event::WORK_ENDED);
-    }
-}
-
-impl fmt::Debug for Entry {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Entry")
-            .field("id", &self.id)
-            .finish_non_exhaustive()
+        // The text of an error is foreign, and made outside the lock.
+        let health = |(name, outcome): (Arc<str>, Option<Outcome>)| {
+            let (status, error) = match outcome {
+                None => ("healthy", None),
+                Some(Outcome::Completed) => ("stopped", None),
+                Some(Outcome::Failed(error)) => ("failed", Some(Chain(&*error).to_string())),
+                Some(outcome) => ("failed", Some(outcome.to_string())),
+            };
+            ServiceHealth {
+                name,
+                status,
+                error,
+            }
+        };
+        names.into_iter().map(health).collect()
     }
 }

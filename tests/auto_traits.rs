@@ -11,7 +11,8 @@ use tower_lifecycle::{
     AnyService, BoxError, ConfigError, Drain, DrainLayer, Forced, GuardWait, Hook, HookError,
     HookReport, Http, InFlightGuard, LifecycleState, LongLived, Outcome, PhaseReport,
     RequestTracking, RequestTrackingLayer, ResponseBody, Run, ShutdownConfig, ShutdownController,
-    ShutdownNotice, ShutdownReason, ShutdownReport, ShuttingDown, TrackedBody, UpgradeGuard, Wait,
+    ShutdownNotice, ShutdownReason, ShutdownReport, ShuttingDown, Task, TaskPolicy, TaskReport,
+    TrackedBody, UpgradeGuard, Wait,
 };
 
 fn is_all<T: Send + Sync + Unpin + Debug + 'static>() {}
@@ -34,6 +35,8 @@ fn the_handle_and_what_it_gives_are_send_and_sync() {
     is_all::<LifecycleState>();
     is_all::<PhaseReport>();
     is_all::<HookReport>();
+    is_all::<TaskReport>();
+    is_all::<TaskPolicy>();
     is_all::<Outcome>();
     is_all::<InFlightGuard>();
     is_all::<GuardWait<'static>>();
@@ -44,6 +47,8 @@ fn the_handle_and_what_it_gives_are_send_and_sync() {
     is_all::<Run<Ready<()>>>();
     // A hook is run once and by one task: what it captures need not be `Sync`.
     is_send::<Hook>();
+    // So is a task.
+    is_send::<Task>();
 }
 
 #[test]
@@ -86,6 +91,7 @@ fn handles_layers_services_and_values_can_be_cloned() {
     is_clone::<ShutdownNotice>();
     is_clone::<ShutdownReport>();
     is_clone::<HookReport>();
+    is_clone::<TaskPolicy>();
     is_clone::<HookError>();
     is_clone::<ConfigError>();
     is_clone::<UpgradeGuard>();

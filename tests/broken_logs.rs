@@ -26,7 +26,7 @@ use tokio_test::{assert_pending, assert_ready};
 use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_lifecycle::{
     BoxError, DrainLayer, Hook, LifecycleState, MemoryStore, ShutdownConfig, ShutdownController,
-    ShutdownReason, Startup, StateStore,
+    ShutdownReason, Startup, StateStore, Task, TaskPolicy, TaskReport,
 };
 
 use broken_logs_support::{Fault, Messages, listen, told};
@@ -245,6 +245,32 @@ fn request() -> Request<Empty<Bytes>> {
     Request::new(Empty::new())
 }
 
+/// Tasks that end as they should not, a worker and an admin server that do not end at all.
+async fn background() -> Vec<String> {
+    let notes = Notes::default();
+    let ctl = ShutdownController::new();
+    notes.observe(&ctl);
+    let ignored = Task::new("ignored", async { Err::<(), _>("no broker") });
+    let _ = ctl.spawn_task(ignored.on_error(TaskPolicy::Ignore)).await;
+    ctl.spawn_admin("admin", |_closing| pending::<()>());
+    let forces = ctl.clone();
+    ctl.spawn_worker("outbox", |stop| async move {
+        stop.await;
+        forces.force();
+        pending::<()>().await
+    });
+    ctl.spawn_task(Task::new("consumer", async {}).on_end(TaskPolicy::Shutdown));
+    ctl.stopped().await;
+    let report = ctl.shutdown(ShutdownReason::Manual).await;
+    let outcome = |task: &TaskReport| format!("{}: {}", task.name(), task.outcome());
+    notes.add(format!(
+        "{:?}",
+        report.tasks().iter().map(outcome).collect::<Vec<_>>()
+    ));
+    notes.add(format!("{} {:?}", report.reason(), report.phases()));
+    notes.take()
+}
+
 /// One in which nothing goes wrong.
 async fn calm() -> Vec<String> {
     let notes = Notes::default();
@@ -274,6 +300,7 @@ async fn lives() -> Vec<Vec<String>> {
         failing_startup().await,
         forced_cleanup().await,
         cut_requests().await,
+        background().await,
         calm().await,
     ]
 }

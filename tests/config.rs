@@ -19,6 +19,7 @@ fn the_defaults_stand() {
     assert_eq!(config.late_for, secs(1));
     assert_eq!(config.refuse_for, Duration::ZERO);
     assert_eq!(config.cleanup_reserve, None);
+    assert_eq!(config.worker_reserve, None);
     assert_eq!(config.retry_after, secs(1));
     assert_eq!(config.progress_interval, secs(5));
     assert_eq!(config.force_after, Duration::from_millis(500));
@@ -35,10 +36,11 @@ fn all_set(first: u64) -> ShutdownConfig {
         .late_for(secs(first + 2))
         .refuse_for(secs(first + 3))
         .cleanup_reserve(secs(first + 4))
-        .retry_after(secs(first + 5))
-        .progress_interval(secs(first + 6))
-        .force_after(secs(first + 7))
-        .exit_after(secs(first + 8))
+        .worker_reserve(secs(first + 5))
+        .retry_after(secs(first + 6))
+        .progress_interval(secs(first + 7))
+        .force_after(secs(first + 8))
+        .exit_after(secs(first + 9))
 }
 
 #[test]
@@ -48,12 +50,13 @@ fn merge_takes_what_was_given_and_keeps_the_rest() {
     assert_eq!(ShutdownConfig::default().merge(all_set(10)), all_set(10));
 
     type Set = fn(ShutdownConfig, Duration) -> ShutdownConfig;
-    let setters: [Set; 9] = [
+    let setters: [Set; 10] = [
         ShutdownConfig::shutdown_timeout,
         ShutdownConfig::lame_duck,
         ShutdownConfig::late_for,
         ShutdownConfig::refuse_for,
         ShutdownConfig::cleanup_reserve,
+        ShutdownConfig::worker_reserve,
         ShutdownConfig::retry_after,
         ShutdownConfig::progress_interval,
         ShutdownConfig::force_after,
@@ -80,7 +83,8 @@ fn a_default_that_was_given_wins_over_another_value() {
     // What may be left out has no default that can be given.
     let expected = ShutdownConfig::default()
         .cleanup_reserve(secs(14))
-        .exit_after(secs(18));
+        .worker_reserve(secs(15))
+        .exit_after(secs(19));
     assert_eq!(all_set(10).merge(defaults.clone()), expected);
     // A merge gives on what it was given.
     let twice = ShutdownConfig::default().merge(defaults);
@@ -111,19 +115,22 @@ fn a_field_that_was_assigned_is_given_where_it_differs_from_the_default() {
     let config = all_set(10).merge(over);
     assert_eq!(config, all_set(10).lame_duck(secs(3)));
 
-    let mut over = ShutdownConfig::default().cleanup_reserve(secs(3));
-    over.cleanup_reserve = None;
+    let mut over = ShutdownConfig::default()
+        .cleanup_reserve(secs(3))
+        .worker_reserve(secs(3));
+    (over.cleanup_reserve, over.worker_reserve) = (None, None);
     assert_eq!(all_set(10).merge(over), all_set(10));
 }
 
 #[test]
 fn equality_is_about_every_duration() {
     assert_eq!(all_set(10), all_set(10));
-    let others: [fn(&mut ShutdownConfig); 9] = [
+    let others: [fn(&mut ShutdownConfig); 10] = [
         |config| config.shutdown_timeout = secs(1),
         |config| config.lame_duck = secs(1),
         |config| config.refuse_for = secs(1),
         |config| config.cleanup_reserve = None,
+        |config| config.worker_reserve = None,
         |config| config.retry_after = secs(1),
         |config| config.progress_interval = secs(1),
         |config| config.late_for = secs(1),
@@ -274,12 +281,13 @@ mod files {
         Duration::from_millis(n)
     }
 
-    const FIELDS: [&str; 9] = [
+    const FIELDS: [&str; 10] = [
         "shutdown_timeout",
         "lame_duck",
         "late_for",
         "refuse_for",
         "cleanup_reserve",
+        "worker_reserve",
         "retry_after",
         "progress_interval",
         "force_after",
@@ -321,8 +329,8 @@ mod files {
     fn each_key_sets_its_own_field() {
         let text = r#"{
             "shutdown_timeout": 10, "lame_duck": 11, "late_for": 12, "refuse_for": 13,
-            "cleanup_reserve": 14, "retry_after": 15, "progress_interval": 16,
-            "force_after": 17, "exit_after": 18
+            "cleanup_reserve": 14, "worker_reserve": 15, "retry_after": 16,
+            "progress_interval": 17, "force_after": 18, "exit_after": 19
         }"#;
         assert_eq!(json(text), Ok(all_set(10)));
         let keys = FIELDS.iter().zip(10..);
@@ -593,7 +601,7 @@ mod files {
         #[test]
         fn any_duration_that_was_written_reads_back(
             times in prop::array::uniform6(any::<Duration>()),
-            reserve in any::<Option<Duration>>(),
+            reserves in any::<[Option<Duration>; 2]>(),
             exit in any::<Option<Duration>>(),
         ) {
             let mut config = ShutdownConfig::default()
@@ -603,8 +611,8 @@ mod files {
                 .retry_after(times[3])
                 .progress_interval(times[4])
                 .force_after(times[5]);
-            config.cleanup_reserve = reserve;
             config.exit_after = exit;
+            [config.cleanup_reserve, config.worker_reserve] = reserves;
             reads_back(&config)?;
             let outer = Outer { shutdown: config };
             let text = toml::to_string(&outer).unwrap();

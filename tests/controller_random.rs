@@ -20,6 +20,7 @@ use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_test::task::{self, Spawn};
 use tower::{Layer, ServiceExt, service_fn};
+use tower_lifecycle::TaskPolicy::Note;
 use tower_lifecycle::{
     BoxError, DrainLayer, Hook, InFlightGuard, LifecycleState, RequestTrackingLayer,
     ShutdownConfig, ShutdownController, ShutdownNotice, ShutdownReason, ShutdownReport, Wait,
@@ -1019,8 +1020,7 @@ impl Model {
     }
 
     fn is_graceful(&self, report: &Report) -> bool {
-        let id = self.shutdowns;
-        let fails = |task: &EndedTask| task.shutdown == Some(id) && task.outcome != "completed";
+        let fails = |task: &EndedTask| task.outcome != "completed";
         let hooks = self.jobs.iter().all(|job| job.outcome == "completed");
         let hooks = hooks && self.late_hooks.is_empty();
         !report.forced && hooks && !self.ended[..report.ended].iter().any(fails)
@@ -1196,7 +1196,9 @@ impl World {
             }
             end(how)
         };
-        drop(self.ctl.spawn(name, task));
+        // What begins a shutdown is the trigger's, and the force's.
+        let task = tower_lifecycle::Task::new(name, task);
+        drop((self.ctl).spawn_task(task.on_error(Note).on_panic(Note)));
     }
 
     fn hook(&self, plan: HookPlan) -> Hook {

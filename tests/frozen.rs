@@ -46,6 +46,12 @@ fn child() {
             Ok("state")
         })
         .unwrap();
+        ctl.spawn_worker("outbox", |stop| async move {
+            stop.await;
+            eprintln!("worker");
+            tokio::time::sleep(HOOK).await;
+            eprintln!("worker is done");
+        });
         let stuck = (phase == "draining").then(|| ctl.track());
         eprintln!("ready");
         let run = ctl.run(ctl.stop_accepting());
@@ -116,12 +122,19 @@ impl Frozen {
     }
 }
 
-/// All hooks, in their order, begun and done.
+/// The worker and all hooks, in their order, begun and done.
 fn assert_cleaned_up(said: &[String]) {
-    let hooks = said.iter().filter(|line| line.starts_with("hook "));
-    let hooks: Vec<_> = hooks.map(String::as_str).collect();
-    let expected = ["hook 0", "hook 0 is done", "hook 1", "hook 1 is done"];
-    assert_eq!(hooks, expected, "{said:#?}");
+    let is_part = |line: &&str| line.starts_with("hook ") || line.starts_with("worker");
+    let parts: Vec<_> = said.iter().map(String::as_str).filter(is_part).collect();
+    let expected = [
+        "worker",
+        "worker is done",
+        "hook 0",
+        "hook 0 is done",
+        "hook 1",
+        "hook 1 is done",
+    ];
+    assert_eq!(parts, expected, "{said:#?}");
     assert!(said.iter().any(|line| line == "saved"), "{said:#?}");
 }
 
@@ -153,6 +166,26 @@ fn hooks_have_the_rest_of_their_reserve_when_the_process_slept_in_the_clean_up()
                 let mut child = Frozen::start("stopping");
                 child.send(SIGTERM);
                 child.says("hook 0");
+                child.freeze()
+            })
+        })
+        .collect();
+    for child in children {
+        let (said, _) = child.join().unwrap();
+        assert_cleaned_up(&said);
+        let graceful = said.iter().any(|line| line.contains("graceful"));
+        assert!(graceful, "{said:#?}");
+    }
+}
+
+#[test]
+fn workers_have_the_rest_of_their_share_when_the_process_slept_in_it() {
+    let children: Vec<_> = (0..5)
+        .map(|_| {
+            thread::spawn(|| {
+                let mut child = Frozen::start("workers");
+                child.send(SIGTERM);
+                child.says("worker");
                 child.freeze()
             })
         })

@@ -98,7 +98,7 @@ async fn a_drain_says_at_each_interval_what_it_waits_for() {
         drop(guard);
     });
     ctl.shutdown(ShutdownReason::Manual).await;
-    let progress = log.lines("in_flight=1 tasks=0 servers=0");
+    let progress = log.lines("in_flight=1 tasks=0 workers=0 servers=0");
     assert_eq!(progress.len(), 2, "{progress:?}");
     assert!(
         progress[0].contains("drain_remaining=21s"),

@@ -1,7 +1,7 @@
 //! gRPC, with the health protocol: tonic's services in our server.
 //!
 //! ```text
-//! cargo run --features server --example grpc
+//! cargo run --features server --example grpc  # [address [address of the admin server]]
 //! printf '\0\0\0\0\0' > empty                 # a message without fields
 //! call() { curl -sN --http2-prior-knowledge -H content-type:application/grpc -D - -o - \
 //!     --data-binary @empty "127.0.0.1:3000/$1" | cat -v; }
@@ -11,6 +11,8 @@
 //! call grpc.health.v1.Health/Check            # ends in ^H^B, which is NOT_SERVING
 //! sleep 5; call example.Echo/Say              # nothing: nobody listens any more
 //! ```
+//!
+//! The health is also on a port of its own, 3001, that is open to the very end.
 //!
 //! From the trigger on the health is `NOT_SERVING`, as everybody sees who watches it. Five seconds
 //! later the listener closes. Calls that still arrive on open connections are served for a second; then
@@ -26,6 +28,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tonic::server::NamedService;
 use tonic::service::Routes;
+use tonic::transport::server::TcpIncoming;
 use tower_lifecycle::{DrainLayer, LongLived, ShutdownConfig, ShutdownController, serve};
 
 use echo::Echo;
@@ -43,6 +46,16 @@ async fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
 
     let (reporter, health) = tonic_health::server::health_reporter();
     health::report_health(&ctl, reporter, &["", Echo::NAME]);
+
+    // Before the layers, and after the public port is closed: until the clean-up is over.
+    let admin = std::env::args().nth(2);
+    let admin = TcpListener::bind(admin.as_deref().unwrap_or("127.0.0.1:3001")).await?;
+    let probes = tonic::transport::Server::builder().add_service(health.clone());
+    ctl.spawn_admin("admin", |closing| async move {
+        probes
+            .serve_with_incoming_shutdown(TcpIncoming::from(admin), closing)
+            .await
+    });
 
     let drain = DrainLayer::new(ctl.clone())
         // A probe is answered `NOT_SERVING` to the end, and no watcher holds up the drain.

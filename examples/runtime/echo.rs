@@ -35,6 +35,12 @@ impl Echo {
         self.address
     }
 
+    /// Waits for the end of the loop that accepts, which has the only receiver.
+    pub async fn ended(self) -> Result<(), BoxError> {
+        self.stop.closed().await;
+        Err("nobody accepts connections any more".into())
+    }
+
     /// Closes the listener. The connections have said goodbye by then.
     pub async fn stop(self) -> Result<(), BoxError> {
         self.stop.send_replace(true);

@@ -90,10 +90,14 @@ async fn start(
     let ctl = startup.controller();
     ctl.listen_for_signals()?;
 
-    // Probes are answered from the first moment, and say `starting`.
+    // Probes are answered from the first moment, which is `starting`, to the last, `stopping`.
     let admin = TcpListener::bind(settings.admin).await?;
-    let admin = axum::serve(admin, admin_routes(&ctl)).with_graceful_shutdown(ctl.stop_accepting());
-    tokio::spawn(ctl.run(admin));
+    let routes = admin_routes(&ctl);
+    ctl.spawn_admin("admin", |closing| async move {
+        axum::serve(admin, routes)
+            .with_graceful_shutdown(closing)
+            .await
+    });
 
     let data = FileStore::new(&settings.data)?;
     let kv = settings.checked("store", Kv::open(data.clone()));
@@ -107,7 +111,8 @@ async fn start(
     let worker = Worker::start(data.clone(), settings.job, ctl.clone());
     let (echo, worker) = startup
         .start_all((
-            step("echo", settings.checked("echo", echo), Echo::stop),
+            // If its loop ends before it is stopped, that begins the shutdown.
+            step("echo", settings.checked("echo", echo), Echo::stop).watch(Echo::ended),
             step("worker", settings.checked("worker", worker), Worker::stop)
                 .stop_timeout(Duration::from_secs(2)),
         ))

@@ -11,7 +11,7 @@ use axum::http::StatusCode;
 use axum::routing::{get, post};
 use tokio::sync::Notify;
 use tokio::time::sleep;
-use tower_lifecycle::{BoxError, FileStore, ShutdownController, StateStore};
+use tower_lifecycle::{BoxError, FileStore, ShutdownController, StateStore, Wait};
 
 /// The key of its state.
 pub const QUEUE: &str = "queue";
@@ -35,19 +35,21 @@ impl Worker {
             tracing::info!(jobs = left.len(), "taken over from the last run");
             worker.with_queue(|queue| *queue = left);
         }
-        // Waited for while draining, and named in the report if it has to be cut.
-        ctl.spawn("worker", worker.clone().work(job, ctl.clone()));
+        // Told to stop when no request can bring a job any more, and waited for before the state is
+        // saved.
+        let (work, handle) = (worker.clone(), ctl.clone());
+        ctl.spawn_worker("worker", move |stop| work.work(job, handle, stop));
         Ok(worker)
     }
 
-    async fn work(self, job: Duration, ctl: ShutdownController) {
-        let mut draining = ctl.draining();
+    async fn work(self, job: Duration, ctl: ShutdownController, mut stop: Wait) {
         loop {
             tokio::select! {
                 biased;
-                () = &mut draining => break,
+                // A worker whose queue is not kept empties it first: `name` before `stop`.
+                () = &mut stop => break,
                 name = self.next() => {
-                    // Finished also when the drain begins meanwhile. It stays in the queue until
+                    // Finished also when it is told to stop meanwhile. It stays in the queue until
                     // then: if it is cut, it is kept.
                     sleep(job).await;
                     self.with_queue(VecDeque::pop_front);

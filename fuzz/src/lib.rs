@@ -20,12 +20,13 @@ use std::error::Error;
 use std::future::Future;
 
 /// The names of the configuration's fields.
-const FIELDS: [&str; 9] = [
+const FIELDS: [&str; 10] = [
     "shutdown_timeout",
     "lame_duck",
     "late_for",
     "refuse_for",
     "cleanup_reserve",
+    "worker_reserve",
     "retry_after",
     "progress_interval",
     "force_after",

@@ -20,6 +20,7 @@ impl ShutdownConfig {
     /// | `LOCALZURE_SERVER_LATE_FOR` | [`late_for`](#structfield.late_for) |
     /// | `LOCALZURE_SERVER_REFUSE_FOR` | [`refuse_for`](#structfield.refuse_for) |
     /// | `LOCALZURE_SERVER_CLEANUP_RESERVE` | [`cleanup_reserve`](#structfield.cleanup_reserve) |
+    /// | `LOCALZURE_SERVER_WORKER_RESERVE` | [`worker_reserve`](#structfield.worker_reserve) |
     /// | `LOCALZURE_SERVER_RETRY_AFTER` | [`retry_after`](#structfield.retry_after) |
     /// | `LOCALZURE_SERVER_PROGRESS_INTERVAL` | [`progress_interval`](#structfield.progress_interval) |
     /// | `LOCALZURE_SERVER_FORCE_AFTER` | [`force_after`](#structfield.force_after) |
@@ -101,6 +102,7 @@ mod tests {
                 ("APP_LATE_FOR", "3"),
                 ("APP_REFUSE_FOR", "0.25"),
                 ("APP_CLEANUP_RESERVE", "4s"),
+                ("APP_WORKER_RESERVE", "4.5s"),
                 ("APP_RETRY_AFTER", "5.0"),
                 ("APP_PROGRESS_INTERVAL", "600ms"),
                 ("APP_FORCE_AFTER", "0.7"),
@@ -113,6 +115,7 @@ mod tests {
             .late_for(Duration::from_secs(3))
             .refuse_for(Duration::from_millis(250))
             .cleanup_reserve(Duration::from_secs(4))
+            .worker_reserve(Duration::from_millis(4500))
             .retry_after(Duration::from_secs(5))
             .progress_interval(Duration::from_millis(600))
             .force_after(Duration::from_millis(700))
@@ -134,6 +137,7 @@ mod tests {
             "APP_LATE_FOR",
             "APP_REFUSE_FOR",
             "APP_CLEANUP_RESERVE",
+            "APP_WORKER_RESERVE",
             "APP_RETRY_AFTER",
             "APP_PROGRESS_INTERVAL",
             "APP_FORCE_AFTER",

@@ -38,10 +38,10 @@ pub struct ConfigError {
 #[derive(Debug, Clone, PartialEq)]
 enum Allowed {
     AboveZero,
-    /// What the total leaves, beside the clean-up reserve where there is one.
+    /// What the total leaves beside the fields that are kept of it.
     AtMost {
         total: Duration,
-        reserve: Option<Duration>,
+        kept: Vec<(&'static str, Duration)>,
     },
     /// Anything that is a duration.
     Duration,
@@ -68,9 +68,10 @@ impl ConfigError {
         field: &'static str,
         value: Duration,
         total: Duration,
-        reserve: Option<Duration>,
+        kept: &[(&'static str, Duration)],
     ) -> Self {
-        Self::new(field, value, Allowed::AtMost { total, reserve })
+        let kept = kept.to_vec();
+        Self::new(field, value, Allowed::AtMost { total, kept })
     }
 
     pub(super) fn bad_value(field: &'static str, value: impl Debug, cause: Option<Cause>) -> Self {
@@ -123,21 +124,23 @@ impl fmt::Display for ConfigError {
         write!(f, "{} is {}, but ", self.key(), self.value)?;
         match &self.allowed {
             Allowed::AboveZero => f.write_str("must be above zero"),
-            Allowed::AtMost {
-                total,
-                reserve: None,
-            } => {
+            Allowed::AtMost { total, kept } if kept.is_empty() => {
                 write!(f, "may be at most {total:?}, the shutdown_timeout")
             }
-            Allowed::AtMost {
-                total,
-                reserve: Some(reserve),
-            } => write!(
-                f,
-                "may be at most {:?}, what the shutdown_timeout of {total:?} leaves beside the \
-                 cleanup_reserve of {reserve:?}",
-                total.saturating_sub(*reserve),
-            ),
+            Allowed::AtMost { total, kept } => {
+                let left = kept
+                    .iter()
+                    .fold(*total, |left, (_, time)| left.saturating_sub(*time));
+                write!(
+                    f,
+                    "may be at most {left:?}, what the shutdown_timeout of {total:?} leaves beside"
+                )?;
+                for (index, (name, time)) in kept.iter().enumerate() {
+                    let and = if index == 0 { "" } else { " and" };
+                    write!(f, "{and} the {name} of {time:?}")?;
+                }
+                Ok(())
+            }
             Allowed::Duration => write!(f, "must be {ALLOWED}"),
         }
     }

@@ -10,6 +10,7 @@ pub(super) enum Field {
     LateFor,
     RefuseFor,
     CleanupReserve,
+    WorkerReserve,
     RetryAfter,
     ProgressInterval,
     ForceAfter,
@@ -23,12 +24,13 @@ pub(super) struct Given(u16);
 // ===== impl Field =====
 
 impl Field {
-    pub(super) const ALL: [Self; 9] = [
+    pub(super) const ALL: [Self; 10] = [
         Self::ShutdownTimeout,
         Self::LameDuck,
         Self::LateFor,
         Self::RefuseFor,
         Self::CleanupReserve,
+        Self::WorkerReserve,
         Self::RetryAfter,
         Self::ProgressInterval,
         Self::ForceAfter,
@@ -42,6 +44,7 @@ impl Field {
         "late_for",
         "refuse_for",
         "cleanup_reserve",
+        "worker_reserve",
         "retry_after",
         "progress_interval",
         "force_after",
@@ -57,11 +60,11 @@ impl Field {
 
 impl Given {
     pub(super) fn insert(&mut self, field: Field) {
-        self.0 |= 1 << field as u8;
+        self.0 |= 1 << field as u16;
     }
 
     pub(super) fn contains(self, field: Field) -> bool {
-        self.0 & (1 << field as u8) != 0
+        self.0 & (1 << field as u16) != 0
     }
 }
 
@@ -84,7 +87,9 @@ mod tests {
         let found = Field::ALL.map(|field| given.contains(field));
         assert_eq!(
             found,
-            [false, true, false, false, false, false, true, false, false]
+            [
+                false, true, false, false, false, false, false, true, false, false
+            ]
         );
         assert_eq!(format!("{given:?}"), "{LameDuck, ProgressInterval}");
     }

@@ -2,6 +2,7 @@
 //! outside it.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use super::Core;
 use crate::log::tell;
@@ -11,6 +12,7 @@ use crate::panic;
 use crate::shutdown::Shutdown;
 use crate::state::{LifecycleState, ShutdownReason};
 use crate::sync::{Arc, Mutex, lock};
+use crate::tasks::Role;
 
 /// What the first moves of a shutdown can have reached.
 const BEGINNING: u32 = event::TRIGGERED
@@ -47,7 +49,11 @@ impl Core {
         }
         let in_flight = self.gate.in_flight();
         self.gate.forget_arrivals();
-        let notice = ShutdownNotice::new(reason, &self.config, runtime);
+        let for_workers = match self.tasks.running(&[Role::Worker]) {
+            0 => Duration::ZERO,
+            _ => self.config.reserve_for_workers(),
+        };
+        let notice = ShutdownNotice::new(reason, &self.config, for_workers, runtime);
         let shutdown = Arc::new(Shutdown::new(notice, in_flight));
         // Readiness is red from here on, which is before any shard is closed.
         life.shutdown = Some(Arc::clone(&shutdown));

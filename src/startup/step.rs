@@ -1,25 +1,20 @@
 //! One step of a start-up: how services are started and stopped.
 
 use std::fmt;
-use std::future::{Future, IntoFuture, poll_fn};
+use std::future::{Future, IntoFuture};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::runtime::Handle;
-use tokio::time::timeout;
-
-use super::{Startup, StartupCause, StartupError, StartupFailure};
-use crate::cleanup::Job;
-use crate::core::Core;
+use super::watch::Watch;
+use super::{Startup, StartupError};
+use crate::cleanup::{BoxFuture, Job};
 use crate::error::BoxError;
 use crate::into_result::IntoResult;
-use crate::log::tell;
-use crate::outcome::Outcome;
 use crate::panic;
-use crate::services::Stop;
 use crate::sync::{Arc, Mutex, lock};
+use crate::tasks::TaskPolicy;
 
 type StartFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, BoxError>> + Send + 'a>>;
 
@@ -31,6 +26,8 @@ pub struct Step<'a, T> {
     stop: Box<dyn FnOnce(T) -> Job + Send>,
     timeout: Option<Duration>,
     stop_timeout: Option<Duration>,
+    watch: Option<Box<dyn FnOnce(T) -> BoxFuture + Send>>,
+    watch_policy: TaskPolicy,
 }
 
 /// A service that is being started by [`Startup::start`]; awaiting it starts it.
@@ -91,8 +88,8 @@ mod sealed {
 /// A step whose type is forgotten: what it starts goes to its place.
 pub struct AnyStep<'a> {
     pub(super) name: Arc<str>,
-    run: Pin<Box<dyn Future<Output = Result<Started, BoxError>> + Send + 'a>>,
-    timeout: Option<Duration>,
+    pub(super) run: Pin<Box<dyn Future<Output = Result<Started, BoxError>> + Send + 'a>>,
+    pub(super) timeout: Option<Duration>,
 }
 
 impl fmt::Debug for AnyStep<'_> {
@@ -103,8 +100,13 @@ impl fmt::Debug for AnyStep<'_> {
     }
 }
 
-/// How to stop what was started; and whether there is a clone of it to hand out.
-type Started = (Stop, Result<(), panic::Payload>);
+/// What there is of a service once it was started.
+pub(super) struct Started {
+    pub(super) stop: Job,
+    pub(super) watch: Option<Watch>,
+    /// Whether there is a clone of it to hand out.
+    pub(super) cloned: Result<(), panic::Payload>,
+}
 
 /// Where a step leaves what it has started.
 type Place<T> = Arc<Mutex<Option<T>>>;
@@ -136,6 +138,8 @@ where
         stop: Box::new(stop),
         timeout: None,
         stop_timeout: None,
+        watch: None,
+        watch_policy: TaskPolicy::Shutdown,
     }
 }
 
@@ -157,16 +161,58 @@ impl<'a, T: Clone + Send + 'static> Step<'a, T> {
         self
     }
 
+    /// Watches the service from its start until it has been stopped.
+    ///
+    /// `watch` gets a clone of it, and is polled in a task of its own until the stop has ended; then
+    /// it is dropped. When it ends, fails or panics before the stop begins, the service has died:
+    /// health shows that, the report names it among the [tasks](crate::ShutdownReport::tasks) and is
+    /// not graceful, and the shutdown begins, unless another [policy](Self::watch_policy) is set. That
+    /// it ends without an error after the trigger is as it should be.
+    ///
+    /// Outside a tokio runtime a start that is watched fails.
+    ///
+    /// See [`Start::watch`] for an example.
+    pub fn watch<W, F>(mut self, watch: W) -> Self
+    where
+        W: FnOnce(T) -> F + Send + 'static,
+        F: Future<Output: IntoResult> + Send + 'static,
+    {
+        // Called inside the task, so that a panic of it is the task's.
+        self.watch = Some(Box::new(|service| {
+            Box::pin(async move { watch(service).await.into_result() })
+        }));
+        self
+    }
+
+    /// Sets what it means when what is [watched](Self::watch) ends before the stop begins, in whatever
+    /// way. Default [`Shutdown`](TaskPolicy::Shutdown).
+    pub fn watch_policy(mut self, policy: TaskPolicy) -> Self {
+        self.watch_policy = policy;
+        self
+    }
+
     fn split(self) -> (AnyStep<'a>, Place<T>) {
         let place = Place::default();
         let started = Arc::clone(&place);
         let run = async move {
             let service = self.start.await?;
-            let clone = catch_unwind(AssertUnwindSafe(|| service.clone()));
-            let mut job = (self.stop)(service);
-            job.timeout = self.stop_timeout;
-            let cloned = clone.map(|clone| *lock(&started) = Some(clone));
-            Ok((Stop::new(job), cloned))
+            let policy = self.watch_policy;
+            let clones = catch_unwind(AssertUnwindSafe(|| {
+                let future = self.watch.map(|watch| watch(service.clone()));
+                (service.clone(), future)
+            }));
+            let mut stop = (self.stop)(service);
+            stop.timeout = self.stop_timeout;
+            let mut watch = None;
+            let cloned = clones.map(|(clone, future)| {
+                *lock(&started) = Some(clone);
+                watch = future.map(|future| Watch { future, policy });
+            });
+            Ok(Started {
+                stop,
+                watch,
+                cloned,
+            })
         };
         let step = AnyStep {
             name: self.name,
@@ -183,6 +229,7 @@ impl<T> fmt::Debug for Step<'_, T> {
             .field("name", &self.name)
             .field("timeout", &self.timeout)
             .field("stop_timeout", &self.stop_timeout)
+            .field("is_watched", &self.watch.is_some())
             .finish_non_exhaustive()
     }
 }
@@ -208,6 +255,58 @@ impl<'a, T: Clone + Send + 'static> Start<'a, T> {
     /// are left to be stopped.
     pub fn stop_timeout(mut self, limit: Duration) -> Self {
         self.step = self.step.stop_timeout(limit);
+        self
+    }
+
+    /// Watches the service from its start until it has been stopped.
+    ///
+    /// `watch` gets a clone of it, and is polled in a task of its own until the stop has ended; then
+    /// it is dropped. When it ends, fails or panics before the stop begins, the service has died:
+    /// health shows that, the report names it among the [tasks](crate::ShutdownReport::tasks) and is
+    /// not graceful, and the shutdown begins, unless another [policy](Self::watch_policy) is set. That
+    /// it ends without an error after the trigger is as it should be.
+    ///
+    /// Outside a tokio runtime a start that is watched fails.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tokio::sync::watch;
+    /// use tower_lifecycle::{BoxError, ShutdownConfig, ShutdownReason, Startup};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), BoxError> {
+    /// let mut startup = Startup::new(ShutdownConfig::default())?;
+    /// let (connection, alive) = watch::channel(());
+    /// startup
+    ///     .start("broker", async { Ok::<_, BoxError>(alive) }, |_alive| async {})
+    ///     .watch(|mut alive| async move {
+    ///         while alive.changed().await.is_ok() {}
+    ///         Err::<(), _>("connection lost")
+    ///     })
+    ///     .await?;
+    /// let ctl = startup.finish().await?;
+    ///
+    /// drop(connection);
+    /// ctl.stopped().await;
+    /// let report = ctl.shutdown(ShutdownReason::Manual).await;
+    /// assert_eq!(report.reason(), ShutdownReason::Error);
+    /// assert_eq!(report.tasks()[0].name(), "broker");
+    /// # Ok(()) }
+    /// ```
+    pub fn watch<W, F>(mut self, watch: W) -> Self
+    where
+        W: FnOnce(T) -> F + Send + 'static,
+        F: Future<Output: IntoResult> + Send + 'static,
+    {
+        self.step = self.step.watch(watch);
+        self
+    }
+
+    /// Sets what it means when what is [watched](Self::watch) ends before the stop begins, in whatever
+    /// way. Default [`Shutdown`](TaskPolicy::Shutdown).
+    pub fn watch_policy(mut self, policy: TaskPolicy) -> Self {
+        self.step = self.step.watch_policy(policy);
         self
     }
 }
@@ -315,93 +414,4 @@ impl<'a, T: Clone + Send + 'static> sealed::Steps<'a> for Vec<Step<'a, T>> {
     fn collect(places: Self::Places) -> Option<Self::Started> {
         places.iter().map(|place| lock(place).take()).collect()
     }
-}
-
-// ===== running =====
-
-/// Starts all of them at the same time; gives the first failure, and drops the others then.
-pub(super) async fn run_all(core: &Core, steps: Vec<AnyStep<'_>>) -> Result<(), StartupFailure> {
-    let mut running: Vec<_> = (steps.into_iter())
-        .map(|step| Some(Box::pin(step.run(core))))
-        .collect();
-    poll_fn(|cx| {
-        let mut is_pending = false;
-        for place in &mut running {
-            let Some(step) = place else { continue };
-            match step.as_mut().poll(cx) {
-                Poll::Pending => is_pending = true,
-                Poll::Ready(Ok(())) => *place = None,
-                Poll::Ready(Err(failure)) => return Poll::Ready(Err(failure)),
-            }
-        }
-        match is_pending {
-            true => Poll::Pending,
-            false => Poll::Ready(Ok(())),
-        }
-    })
-    .await
-}
-
-impl AnyStep<'_> {
-    async fn run(self, core: &Core) -> Result<(), StartupFailure> {
-        let Self { name, run, timeout } = self;
-        let cause = match panic::caught(within(timeout, run)).await {
-            Ok(Ok(Ok((stop, cloned)))) => {
-                let started = core.services.started(&name, stop);
-                let service = Arc::clone(&name);
-                tell!(info, service = &*service, "service started");
-                if let Err(stop) = started {
-                    stop_now(core, Arc::clone(&name), &stop);
-                }
-                return cloned.map_err(|panic| StartupFailure {
-                    step: Some(name),
-                    cause: StartupCause::Panicked(panic::message(&panic)),
-                });
-            }
-            Ok(Ok(Err(error))) => match panic::caught(async { Outcome::of(Err(error)) }).await {
-                Ok(Outcome::Failed(error)) => StartupCause::Failed(error),
-                Ok(_) => StartupCause::Dropped,
-                Err(panic) => StartupCause::Panicked(panic::message(&panic)),
-            },
-            Ok(Err(limit)) => StartupCause::TimedOut(limit),
-            Err(panic) => StartupCause::Panicked(panic::message(&panic)),
-        };
-        core.services.failed(&name, cause.chain());
-        Err(StartupFailure {
-            step: Some(name),
-            cause,
-        })
-    }
-}
-
-/// Waits for `future`, at most for `limit`, which is given back when it passes.
-async fn within<F: Future>(limit: Option<Duration>, future: F) -> Result<F::Output, Duration> {
-    match limit {
-        Some(limit) => timeout(limit, future).await.map_err(|_| limit),
-        None => Ok(future.await),
-    }
-}
-
-/// Stops what was started only after the rollback had given up waiting for it, because its start had
-/// blocked its thread. In a task of its own, for whoever polled the start has been told already.
-fn stop_now(core: &Core, name: Arc<str>, stop: &Stop) {
-    // Whoever polls it may do so outside the runtime.
-    let runtime = Handle::try_current().ok();
-    let runtime = runtime.or_else(|| core.capture_runtime().cloned());
-    let (Some(notice), Some(runtime), Some(job)) = (core.notice(), runtime, stop.take()) else {
-        return;
-    };
-    let service = Arc::clone(&name);
-    let limit = job.timeout.unwrap_or_else(|| core.config.reserve());
-    runtime.spawn(async move {
-        let stop = async move { timeout(limit, (job.run)(notice)).await };
-        if !matches!(panic::caught(stop).await, Ok(Ok(Ok(())))) {
-            tell!(warn, service = &*name, "service did not stop well");
-        }
-    });
-    tell!(
-        warn,
-        service = &*service,
-        "service started too late, and stopped at once"
-    );
 }

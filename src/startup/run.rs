@@ -1,0 +1,119 @@
+//! Running the starts of one step, at the same time.
+
+use std::future::{Future, poll_fn};
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::time::timeout;
+
+use super::step::{AnyStep, Started};
+use super::{StartupCause, StartupFailure};
+use crate::controller::ShutdownController;
+use crate::core::Core;
+use crate::log::tell;
+use crate::outcome::Outcome;
+use crate::panic;
+use crate::services::Stop;
+use crate::sync::Arc;
+
+/// Starts all of them at the same time; gives the first failure, and drops the others then.
+pub(super) async fn run_all(
+    ctl: &ShutdownController,
+    steps: Vec<AnyStep<'_>>,
+) -> Result<(), StartupFailure> {
+    let mut running: Vec<_> = (steps.into_iter())
+        .map(|step| Some(Box::pin(step.run(ctl))))
+        .collect();
+    poll_fn(|cx| {
+        let mut is_pending = false;
+        for place in &mut running {
+            let Some(step) = place else { continue };
+            match step.as_mut().poll(cx) {
+                Poll::Pending => is_pending = true,
+                Poll::Ready(Ok(())) => *place = None,
+                Poll::Ready(Err(failure)) => return Poll::Ready(Err(failure)),
+            }
+        }
+        match is_pending {
+            true => Poll::Pending,
+            false => Poll::Ready(Ok(())),
+        }
+    })
+    .await
+}
+
+impl AnyStep<'_> {
+    async fn run(self, ctl: &ShutdownController) -> Result<(), StartupFailure> {
+        let Self { name, run, timeout } = self;
+        let core = ctl.core();
+        let cause = match panic::caught(within(timeout, run)).await {
+            Ok(Ok(Ok(Started {
+                stop,
+                watch,
+                cloned,
+            }))) => {
+                // Before it counts as started: an end that comes at once is not missed.
+                let (stop, watched) = match watch {
+                    Some(watch) => watch.begin(ctl, &name, stop),
+                    None => (stop, Ok(())),
+                };
+                let started = core.services.started(&name, Stop::new(stop));
+                let service = Arc::clone(&name);
+                tell!(info, service = &*service, "service started");
+                if let Err(stop) = started {
+                    stop_now(core, Arc::clone(&name), &stop);
+                }
+                let cloned = cloned.map_err(|panic| StartupCause::Panicked(panic::message(&panic)));
+                return cloned.and(watched).map_err(|cause| StartupFailure {
+                    step: Some(name),
+                    cause,
+                });
+            }
+            Ok(Ok(Err(error))) => match panic::caught(async { Outcome::of(Err(error)) }).await {
+                Ok(Outcome::Failed(error)) => StartupCause::Failed(error),
+                Ok(_) => StartupCause::Dropped,
+                Err(panic) => StartupCause::Panicked(panic::message(&panic)),
+            },
+            Ok(Err(limit)) => StartupCause::TimedOut(limit),
+            Err(panic) => StartupCause::Panicked(panic::message(&panic)),
+        };
+        core.services.failed(&name, cause.chain());
+        Err(StartupFailure {
+            step: Some(name),
+            cause,
+        })
+    }
+}
+
+/// Waits for `future`, at most for `limit`, which is given back when it passes.
+async fn within<F: Future>(limit: Option<Duration>, future: F) -> Result<F::Output, Duration> {
+    match limit {
+        Some(limit) => timeout(limit, future).await.map_err(|_| limit),
+        None => Ok(future.await),
+    }
+}
+
+/// Stops what was started only after the rollback had given up waiting for it, because its start had
+/// blocked its thread. In a task of its own, for whoever polled the start has been told already.
+fn stop_now(core: &Core, name: Arc<str>, stop: &Stop) {
+    // Whoever polls it may do so outside the runtime.
+    let runtime = Handle::try_current().ok();
+    let runtime = runtime.or_else(|| core.capture_runtime().cloned());
+    let (Some(notice), Some(runtime), Some(job)) = (core.notice(), runtime, stop.take()) else {
+        return;
+    };
+    let service = Arc::clone(&name);
+    let limit = job.timeout.unwrap_or_else(|| core.config.reserve());
+    runtime.spawn(async move {
+        let stop = async move { timeout(limit, (job.run)(notice)).await };
+        if !matches!(panic::caught(stop).await, Ok(Ok(Ok(())))) {
+            tell!(warn, service = &*name, "service did not stop well");
+        }
+    });
+    tell!(
+        warn,
+        service = &*service,
+        "service started too late, and stopped at once"
+    );
+}

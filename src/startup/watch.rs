@@ -1,0 +1,55 @@
+//! Watching a service from its start until it has been stopped.
+
+use tokio::runtime::Handle;
+use tokio::task::AbortHandle;
+
+use super::StartupCause;
+use crate::cleanup::{BoxFuture, Job};
+use crate::controller::ShutdownController;
+use crate::error::BoxError;
+use crate::sync::Arc;
+use crate::tasks::{self, Task, TaskPolicy};
+
+/// What is watched of a service, and what its end means.
+pub(super) struct Watch {
+    pub(super) future: BoxFuture,
+    pub(super) policy: TaskPolicy,
+}
+
+/// Drops what is watched, as soon as it does not run.
+struct AbortOnDrop(AbortHandle);
+
+impl Watch {
+    /// Begins to watch the service of this name, in a task; gives its stop, which ends that.
+    pub(super) fn begin(
+        self,
+        ctl: &ShutdownController,
+        name: &Arc<str>,
+        stop: Job,
+    ) -> (Job, Result<(), StartupCause>) {
+        // Whoever polls the start may do so outside the runtime.
+        if Handle::try_current().is_err() && ctl.core().capture_runtime().is_none() {
+            let error = "a service is watched by a task, which needs a tokio runtime";
+            let error: BoxError = error.into();
+            return (stop, Err(StartupCause::Failed(error.into())));
+        }
+        let task = Task::watch(Arc::clone(name), self.policy, self.future);
+        let watching = AbortOnDrop(tasks::start(ctl, task).abort_handle());
+        let Job { run, timeout } = stop;
+        let run = move |notice| -> BoxFuture {
+            let stopping = run(notice);
+            Box::pin(async move {
+                let _watching = watching;
+                stopping.await
+            })
+        };
+        let run = Box::new(run);
+        (Job { run, timeout }, Ok(()))
+    }
+}
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}

@@ -1,0 +1,95 @@
+//! Stopping the workers: after all that can feed them, and before the clean-up.
+
+use std::pin::pin;
+use std::time::Duration;
+
+use tokio::task::yield_now;
+use tokio::time::Instant;
+
+use super::{Role, ended, none_left};
+use crate::cleanup::Thaw;
+use crate::core::Core;
+use crate::log::tell;
+use crate::milestones::event;
+use crate::notice::earlier;
+use crate::race::{Either, race, until};
+use crate::sequence::{missing, tell_progress, unwinding};
+use crate::shutdown::Shutdown;
+use crate::sync::Arc;
+use crate::wait::Wait;
+
+/// Tells the workers to stop, waits until their share of the time is over, and cuts those that are
+/// left. Gives when that was; `None` if there was no worker.
+///
+/// `forced_at` says when a force was, and how long the process had not run until then.
+pub(crate) async fn stop(
+    core: &Arc<Core>,
+    shutdown: &Arc<Shutdown>,
+    forced_at: Option<(Instant, Duration)>,
+) -> Option<Instant> {
+    core.milestones().reach(event::DROP_SERVERS);
+    let has_workers = core.tasks.running(&[Role::Worker]) > 0;
+    if has_workers {
+        // A server that has not ended is dropped where it is polled.
+        let dropped = none_left(core, || core.servers.running());
+        until(Some(Instant::now() + unwinding(core)), dropped).await;
+    }
+    core.milestones().reach(event::STOP_WORKERS);
+    if !has_workers {
+        return None;
+    }
+    // Each gets as far as its first wait, even when there is no time left.
+    yield_now().await;
+    let roles: &[Role] = match forced_at {
+        // A worker may have spawned tasks.
+        None => &[Role::Worker, Role::Task],
+        // Some may be left that could not be cut.
+        Some(_) => &[Role::Worker],
+    };
+    let deadline = deadline(core, shutdown, forced_at);
+    let over = pin!(race(
+        ended(core, roles),
+        race(
+            Wait::<()>::new(core, event::CUT_WORKERS),
+            tell_progress(core, &shutdown.notice)
+        )
+    ));
+    let over = Thaw::new(shutdown).until(deadline, over).await;
+    let over_at = Instant::now();
+    if !matches!(over, Some(Either::Left(()))) {
+        cut(core, roles, over_at + unwinding(core)).await;
+    }
+    Some(over_at)
+}
+
+/// Returns when workers that are told now are cut. After a force they have their reserve. Time in
+/// which the process did not run is not taken from that.
+fn deadline(
+    core: &Core,
+    shutdown: &Shutdown,
+    forced_at: Option<(Instant, Duration)>,
+) -> Option<Instant> {
+    let reserve = core.config.reserve_for_workers();
+    let (notice, frozen) = (&shutdown.notice, shutdown.frozen());
+    let end = notice.worker_deadline();
+    let missing = missing(end, notice.now(), reserve);
+    let end = end.and_then(|end| end.checked_add(frozen.min(missing)));
+    let after_force = forced_at.and_then(|(at, frozen_before)| {
+        let frozen = frozen.saturating_sub(frozen_before);
+        at.checked_add(reserve.saturating_add(frozen))
+    });
+    earlier(end, after_force)
+}
+
+async fn cut(core: &Arc<Core>, roles: &[Role], gone_by: Instant) {
+    core.tasks.cut(roles);
+    if until(Some(gone_by), ended(core, roles)).await.is_none() {
+        let [workers, tasks] = [Role::Worker, Role::Task].map(|role| core.tasks.running(&[role]));
+        tell!(
+            warn,
+            workers,
+            tasks,
+            "abandoned: still alive after they were cut"
+        );
+    }
+}
