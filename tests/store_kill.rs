@@ -117,6 +117,24 @@ fn a_save_that_may_not_write_on_leaves_the_earlier_state_and_nothing_else() {
     assert!(child.process.wait().unwrap().success());
 }
 
+/// As two instances of a service, of which the first is killed.
+#[test]
+fn an_exclusive_folder_is_free_when_its_process_is_killed() {
+    let folder = Folder::new();
+    let mut child = Child::start("exclusive", folder.path());
+    child.says("has the folder");
+    let second = || FileStore::new(folder.path()).unwrap();
+    assert!(second().exclusive().unwrap_err().is_in_use());
+
+    let mut waits = Box::pin(second().exclusive_within(LIFE));
+    let runtime = runtime();
+    runtime.block_on(async {
+        assert!(futures_util::poll!(&mut waits).is_pending());
+        child.kill();
+        waits.await.unwrap();
+    });
+}
+
 fn runtime() -> Runtime {
     Builder::new_current_thread().build().unwrap()
 }
@@ -215,6 +233,11 @@ fn child() {
         }),
         "first" => runtime().block_on(save_for_ever(&store, 0)),
         "second" => runtime().block_on(save_for_ever(&store, SECOND)),
+        "exclusive" => {
+            let _store = store.exclusive().unwrap();
+            println!("has the folder");
+            std::thread::sleep(2 * LIFE); // and ends before
+        }
         "limited" => runtime().block_on(save_too_much(&store, folder.as_ref())),
         other => panic!("no such role: {other}"),
     }
