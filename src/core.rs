@@ -19,6 +19,7 @@ use crate::layer_shard::LayerTables;
 use crate::log::{self, tell};
 use crate::milestones::{Milestones, event};
 use crate::notice::ShutdownNotice;
+use crate::readiness::Changes;
 use crate::report::ShutdownReport;
 use crate::servers::Servers;
 use crate::services::Services;
@@ -37,6 +38,7 @@ pub(crate) struct Core {
     pub(crate) services: Services,
     pub(crate) servers: Servers,
     pub(crate) tasks: Tasks,
+    pub(crate) readiness: Changes,
     #[cfg(feature = "server")]
     pub(crate) connections: Connections,
     pub(crate) layers: LayerTables,
@@ -89,6 +91,7 @@ impl Core {
             services: Services::default(),
             servers: Servers::default(),
             tasks: Tasks::default(),
+            readiness: Changes::default(),
             #[cfg(feature = "server")]
             connections: Connections::default(),
             layers: LayerTables::default(),

@@ -4,10 +4,13 @@
 //! whether to restart the process, and stays green while it drains: a probe that fails then would
 //! have the process killed in the middle (Kubernetes: liveness and readiness probes).
 
+mod background;
 mod body;
 mod check;
 mod json;
 mod layer;
+mod round;
+mod run;
 mod services;
 
 use std::convert::Infallible;
@@ -24,9 +27,10 @@ use http_body_util::Full;
 use tower_service::Service;
 
 pub use self::body::HealthBody;
-use self::check::{Check, Outcome, Round, Times};
+use self::check::{Check, Times};
 use self::json::{Payload, Services, timestamp};
 pub use self::layer::{Health, HealthLayer, ResponseFuture as HealthFuture};
+use self::round::{Round, Shown};
 use crate::controller::ShutdownController;
 use crate::error::BoxError;
 use crate::state::LifecycleState;
@@ -126,6 +130,7 @@ impl HealthService {
                 times: Times {
                     timeout: Duration::from_secs(1),
                     cache_for: Duration::ZERO,
+                    every: Duration::ZERO,
                 },
                 liveness: false,
             }),
@@ -159,16 +164,19 @@ impl HealthService {
         self
     }
 
-    /// Adds a check, run at each readiness probe while `Running`.
+    /// Adds a check, run for each readiness probe while `Running`.
     ///
-    /// All of them run at the same time. One that fails, panics or takes longer than the
+    /// All checks run at the same time, and each at most once at a time: a probe that finds a run
+    /// under way joins it. One that fails, panics or takes longer than the
     /// [limit](Self::check_timeout) makes the status `degraded`, and the probe stays green; see
     /// [`critical_check`](Self::critical_check). The text of its error is shown in the body, to
     /// everybody who can ask. A later check of the same name replaces the earlier one, whether
     /// critical or not, and a check is shown in place of a service of its name.
     ///
-    /// Each run is a task of its own, so outside a tokio runtime all checks fail. It is dropped
-    /// with the probe, unless its result is [cached](Self::cache_for).
+    /// Each run is a task of its own, so outside a tokio runtime all checks fail. It goes on when
+    /// its probes are dropped, and is dropped with the service, all its clones and all its probes.
+    /// Clones of the service share the runs, and so do services that are made from them by further
+    /// setters.
     ///
     /// # Examples
     ///
@@ -240,6 +248,12 @@ impl HealthService {
 
     /// Sets how long each check may take. Default 1 s.
     ///
+    /// One that takes longer shows as failed, at once to all further probes, until it has ended; then
+    /// the next probe runs it anew. It is not dropped, and no second run is begun meanwhile: what
+    /// it has left on another thread, as `spawn_blocking` does, would go on, and add up. So a check
+    /// that never ends stays failed. If its work can be dropped, put a
+    /// [`timeout`](tokio::time::timeout) of your own into it.
+    ///
     /// # Examples
     ///
     /// ```
@@ -271,13 +285,7 @@ impl HealthService {
     /// Sets how long the result of a check is shown again. Default zero: each probe runs them all.
     ///
     /// It keeps those who can ask from running the checks as often as they like. The time counts
-    /// from the end of the run; failures are cached as well. Probes that find a run under way wait
-    /// for it, and do not begin another; each still answers within the
-    /// [limit](Self::check_timeout). A run that was begun goes on when its probe is dropped, and
-    /// ends only when the service, all its clones and all its probes are gone.
-    ///
-    /// A result belongs to its check: clones of the service share it, and so do services that are
-    /// made from them by further setters.
+    /// from the end of the run; failures are cached as well.
     ///
     /// # Examples
     ///
@@ -308,6 +316,51 @@ impl HealthService {
     /// ```
     pub fn cache_for(mut self, age: Duration) -> Self {
         Arc::make_mut(&mut self.settings).times.cache_for = age;
+        self
+    }
+
+    /// Runs the checks in the background, at this period; probes only read. Default zero, which is
+    /// off.
+    ///
+    /// The first readiness probe while `Running` begins it, and is the only one that waits: until the
+    /// first results are there, or until the [limit](Self::check_timeout), after which a check counts
+    /// as failed. So a critical check keeps readiness red until it has succeeded once. Later
+    /// probes show the last result, with its `age` in seconds, or that there is no answer within
+    /// the limit. A run that takes longer than the period delays the next one.
+    ///
+    /// The checks go on, whether or not anybody asks, until draining begins, or until the service and
+    /// all its clones are gone. [`cache_for`](Self::cache_for) has no effect beside this. Of clones
+    /// with different periods the shortest counts.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::sync::atomic::{AtomicUsize, Ordering};
+    /// use std::time::Duration;
+    /// use http::Request;
+    /// use tower::ServiceExt;
+    /// use tower_lifecycle::{HealthService, ShutdownController};
+    ///
+    /// static QUERIES: AtomicUsize = AtomicUsize::new(0);
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// # tokio::time::pause();
+    /// # let ctl = ShutdownController::new();
+    /// let health = HealthService::new(ctl.clone())
+    ///     .critical_check("db", || async {
+    ///         QUERIES.fetch_add(1, Ordering::Relaxed);
+    ///         Ok(())
+    ///     })
+    ///     .check_every(Duration::from_secs(5));
+    ///
+    /// let response = health.clone().oneshot(Request::new(())).await.unwrap();
+    /// assert_eq!(response.status(), 200);
+    /// tokio::time::sleep(Duration::from_secs(12)).await;
+    /// assert_eq!(QUERIES.load(Ordering::Relaxed), 3);
+    /// # }
+    /// ```
+    pub fn check_every(mut self, period: Duration) -> Self {
+        Arc::make_mut(&mut self.settings).times.every = period;
         self
     }
 
@@ -361,7 +414,7 @@ impl HealthService {
         let runs_checks =
             answer != Answer::MethodNotAllowed && !self.settings.liveness && status == HEALTHY;
         let round = if runs_checks {
-            Round::start(&self.settings.checks, self.settings.times)
+            Round::start(&self.settings.checks, self.settings.times, &self.ctl)
         } else {
             Round::empty()
         };
@@ -423,19 +476,19 @@ impl fmt::Debug for HealthService {
 impl ResponseFuture {
     /// Polls for the response with its body still in one piece.
     fn poll_response(&mut self, cx: &mut Context<'_>) -> Poll<Response<Bytes>> {
-        let outcomes = ready!(Pin::new(&mut self.round).poll(cx));
+        let shown = ready!(Pin::new(&mut self.round).poll(cx));
         Poll::Ready(match self.answer {
-            Answer::Health { head } => self.health(head, &outcomes),
+            Answer::Health { head } => self.health(head, &shown),
             Answer::MethodNotAllowed => method_not_allowed(),
         })
     }
 
-    fn health(&self, head: bool, outcomes: &[Outcome]) -> Response<Bytes> {
+    fn health(&self, head: bool, shown: &[Shown]) -> Response<Bytes> {
         let settings = &*self.settings;
         // It may have turned red while the checks ran; what was red has had no checks run, and so
         // cannot turn green.
         let status = match (self.status, status(&self.ctl)) {
-            (HEALTHY, HEALTHY) => self.status_by_checks(outcomes),
+            (HEALTHY, HEALTHY) => self.status_by_checks(shown),
             (before, HEALTHY) => before,
             (_, now) => now,
         };
@@ -450,7 +503,7 @@ impl ResponseFuture {
             services: Services {
                 started: &services::health(self.ctl.core()),
                 checks: &settings.checks,
-                outcomes,
+                shown,
             },
             uptime: self.ctl.uptime().as_secs(),
             in_flight_requests: self.ctl.in_flight(),
@@ -470,9 +523,9 @@ impl ResponseFuture {
         response
     }
 
-    fn status_by_checks(&self, outcomes: &[Outcome]) -> &'static str {
-        let checks = self.settings.checks.iter().zip(outcomes);
-        let failed = checks.filter(|(_, outcome)| outcome.is_err());
+    fn status_by_checks(&self, shown: &[Shown]) -> &'static str {
+        let checks = self.settings.checks.iter().zip(shown);
+        let failed = checks.filter(|(_, shown)| shown.outcome.is_err());
         match failed.map(|(check, _)| check.is_critical).max() {
             None if self.ctl.core().tasks.one_is_dead() => "degraded",
             None => HEALTHY,

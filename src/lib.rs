@@ -57,6 +57,8 @@
 //! - [`Hook`]s clean up, in phases, each in a task of its own and with its own limit.
 //! - `HealthService` answers readiness and liveness probes; `HealthLayer` does so in front of a
 //!   service that has no router.
+//! - [`Readiness`] tells whether to send traffic at each change, for gRPC's health protocol or a
+//!   registry.
 //! - `StateStore` keeps state over a restart, `FileStore` in files.
 //! - [`ShutdownNotice`] is what everybody is told at the trigger, [`ShutdownReport`] what happened.
 //!
@@ -151,6 +153,7 @@ mod persist;
 mod pulse;
 mod race;
 mod rare;
+mod readiness;
 mod reject;
 mod report;
 mod run;
@@ -196,6 +199,7 @@ pub use metrics::Metrics;
 pub use mode::{AnyService, Http};
 pub use notice::ShutdownNotice;
 pub use outcome::{HookReport, Outcome, SaveReport, ServiceReport, TaskReport};
+pub use readiness::Readiness;
 pub use report::{PhaseReport, ShutdownReport};
 pub use run::Run;
 #[cfg(feature = "server")]

@@ -105,6 +105,7 @@ impl ShutdownController {
     pub fn pause(&self) -> bool {
         let paused = self.core().gate.pause();
         if paused {
+            self.core().readiness.tell();
             let in_flight = self.in_flight();
             tell!(info, in_flight, "paused: refusing new work");
         }
@@ -117,6 +118,7 @@ impl ShutdownController {
     pub fn unpause(&self) -> bool {
         let unpaused = self.core().gate.unpause();
         if unpaused {
+            self.core().readiness.tell();
             tell!(info, "unpaused: admitting new work");
         }
         unpaused

@@ -1,10 +1,16 @@
 //! State that outlives the process: saved at the end of one, loaded at the start of the next.
 
 mod error;
+mod exclusive;
 mod file;
+mod folder;
 mod format;
 mod key;
 mod memory;
+mod name;
+mod retry;
+mod state_file;
+mod worker;
 
 pub use self::error::StoreError;
 pub use self::file::FileStore;

@@ -9,7 +9,7 @@ use http_body_util::Full;
 use tower_lifecycle::future::{AnyDrainFuture, DrainFuture, RequestTrackingFuture};
 use tower_lifecycle::{
     AnyService, BoxError, ConfigError, Drain, DrainLayer, Forced, GuardWait, Hook, HookError,
-    HookReport, Http, InFlightGuard, LifecycleState, LongLived, Outcome, PhaseReport,
+    HookReport, Http, InFlightGuard, LifecycleState, LongLived, Outcome, PhaseReport, Readiness,
     RequestTracking, RequestTrackingLayer, ResponseBody, Run, ShutdownConfig, ShutdownController,
     ShutdownNotice, ShutdownReason, ShutdownReport, ShuttingDown, Task, TaskPolicy, TaskReport,
     TrackedBody, UpgradeGuard, Wait,
@@ -42,6 +42,7 @@ fn the_handle_and_what_it_gives_are_send_and_sync() {
     is_all::<GuardWait<'static>>();
     is_all::<UpgradeGuard>();
     is_all::<Wait>();
+    is_all::<Readiness>();
     is_all::<Wait<LifecycleState>>();
     is_all::<Wait<ShutdownReport>>();
     is_all::<Run<Ready<()>>>();

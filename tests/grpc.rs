@@ -267,7 +267,10 @@ async fn watchers_of_the_health_see_changes_and_not_each_move() {
     let ctl = ShutdownController::with_config(config).unwrap();
     let (reporter, service) = tonic_health::server::health_reporter();
     health::report_health(&ctl, reporter, &[""]);
-    let watch = HealthClient::new(service).watch(of_service("")).await;
+    // A server would keep it to its end.
+    let watch = HealthClient::new(service.clone())
+        .watch(of_service(""))
+        .await;
     let mut watch = watch.unwrap().into_inner();
     assert_eq!(next(&mut watch).await.status(), ServingStatus::Serving);
 
@@ -279,6 +282,47 @@ async fn watchers_of_the_health_see_changes_and_not_each_move() {
     let silence = timeout(Duration::from_secs(1), watch.message()).await;
     assert!(silence.is_err(), "{silence:?}");
     assert_eq!(ctl.state(), LifecycleState::Draining);
+}
+
+/// The empty name is the one that Kubernetes asks for.
+#[tokio::test(start_paused = true)]
+async fn health_of_the_whole_server_follows_a_pause_and_the_lame_duck() {
+    let config = ShutdownConfig::default().lame_duck(Duration::from_secs(1));
+    let ctl = ShutdownController::with_config(config).unwrap();
+    let (reporter, service) = tonic_health::server::health_reporter();
+    health::report_health(&ctl, reporter, &["", Echo::NAME]);
+    let status = async |name| {
+        // The bridge is a task, which runs when this one waits.
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        let mut client = HealthClient::new(service.clone());
+        let answer = client.check(of_service(name)).await;
+        answer.unwrap().into_inner().status()
+    };
+    let steps: [(&dyn Fn(), ServingStatus); 5] = [
+        (&|| (), ServingStatus::Serving),
+        (&|| assert!(ctl.pause()), ServingStatus::NotServing),
+        (&|| assert!(ctl.unpause()), ServingStatus::Serving),
+        (
+            &|| assert!(ctl.trigger(ShutdownReason::Manual)),
+            ServingStatus::NotServing,
+        ),
+        (&|| ctl.resume().unwrap(), ServingStatus::Serving),
+    ];
+    for (step, expected) in steps {
+        step();
+        for name in ["", Echo::NAME] {
+            assert_eq!(status(name).await, expected);
+        }
+    }
+
+    let _working = ctl.track();
+    ctl.trigger(ShutdownReason::Manual);
+    assert_eq!(status("").await, ServingStatus::NotServing);
+    // Before the first refusal.
+    assert_eq!(ctl.state(), LifecycleState::LameDuck);
+    assert!(ctl.try_admit().is_ok());
+    ctl.draining().await;
+    assert_eq!(status("").await, ServingStatus::NotServing);
 }
 
 /// A server of echo and health, as the example's.

@@ -68,7 +68,8 @@ fn a_process_killed_while_it_saves_leaves_the_last_acknowledged_state_or_a_later
         let names = folder.names();
         let left = names.iter().any(|name| name == "tmp-queue");
         in_the_middle += u32::from(left);
-        let ours = ["lock", "state-queue", "tmp-queue"];
+        // A child may be killed while it finds out whether the folder can be written.
+        let ours = ["lock", "probe", "state-queue", "tmp-queue"];
         assert!(
             names.iter().all(|name| ours.contains(&&**name)),
             "{names:?}"
@@ -83,7 +84,8 @@ fn a_process_killed_while_it_saves_leaves_the_last_acknowledged_state_or_a_later
         "no kill came while it saved"
     );
 
-    // And what the last one left is no obstacle.
+    // And what the last one left is no obstacle, and goes.
+    let store = FileStore::new(folder.path()).unwrap();
     let state = made_state(least + 1, 10).into();
     runtime.block_on(store.save("queue", state)).unwrap();
     assert_eq!(folder.names(), ["lock", "state-queue"]);
@@ -115,6 +117,24 @@ fn a_save_that_may_not_write_on_leaves_the_earlier_state_and_nothing_else() {
     let mut child = Child::start("limited", folder.path());
     child.says("limited: all as it was");
     assert!(child.process.wait().unwrap().success());
+}
+
+/// As two instances of a service, of which the first is killed.
+#[test]
+fn an_exclusive_folder_is_free_when_its_process_is_killed() {
+    let folder = Folder::new();
+    let mut child = Child::start("exclusive", folder.path());
+    child.says("has the folder");
+    let second = || FileStore::new(folder.path()).unwrap();
+    assert!(second().exclusive().unwrap_err().is_in_use());
+
+    let mut waits = Box::pin(second().exclusive_within(LIFE));
+    let runtime = runtime();
+    runtime.block_on(async {
+        assert!(futures_util::poll!(&mut waits).is_pending());
+        child.kill();
+        waits.await.unwrap();
+    });
 }
 
 fn runtime() -> Runtime {
@@ -215,6 +235,11 @@ fn child() {
         }),
         "first" => runtime().block_on(save_for_ever(&store, 0)),
         "second" => runtime().block_on(save_for_ever(&store, SECOND)),
+        "exclusive" => {
+            let _store = store.exclusive().unwrap();
+            println!("has the folder");
+            std::thread::sleep(2 * LIFE); // and ends before
+        }
         "limited" => runtime().block_on(save_too_much(&store, folder.as_ref())),
         other => panic!("no such role: {other}"),
     }

@@ -99,7 +99,8 @@ async fn start(
             .await
     });
 
-    let data = FileStore::new(&settings.data)?;
+    // A second instance would load the same jobs, and save its own over those of the first.
+    let data = FileStore::new(&settings.data)?.exclusive()?;
     let kv = settings.checked("store", Kv::open(data.clone()));
     let kv = startup
         .start("store", kv, Kv::close)

@@ -1,6 +1,7 @@
 //! State files with anything in them.
 
 use std::fs;
+use std::path::PathBuf;
 
 use arbitrary::Arbitrary;
 use bytes::Bytes;
@@ -71,7 +72,7 @@ impl Place {
             self.assert_invalid(key);
         }
         let key = if is_key(key) { key } else { "queue" };
-        let file = self.folder.path().join(format!("state-{key}"));
+        let file = self.file_of(key);
         let _ = fs::remove_file(&file);
         assert_eq!(self.load(key).expect("nothing is there"), None);
 
@@ -80,7 +81,7 @@ impl Place {
             Content::OfOther { key: other, state } => {
                 let other = if is_key(other) { other } else { "other" };
                 let whole = self.written(other, state);
-                let _ = fs::remove_file(self.folder.path().join(format!("state-{other}")));
+                let _ = fs::remove_file(self.file_of(other));
                 whole
             }
             Content::Ours {
@@ -122,9 +123,26 @@ impl Place {
         self.runtime.block_on(self.store.load(key))
     }
 
+    /// Where a key is kept. A key with capitals has another name, which only the store knows.
+    fn file_of(&self, key: &str) -> PathBuf {
+        if !key.ends_with('.') && key == key.to_lowercase() {
+            return self.folder.path().join(format!("state-{key}"));
+        }
+        let folder = TempDir::new().expect("a folder");
+        let store = FileStore::new(&folder).expect("a store");
+        let save = store.save(key, Bytes::new());
+        self.runtime.block_on(save).expect("an empty folder");
+        let names = fs::read_dir(&folder).expect("a folder of our own");
+        let name = names
+            .map(|entry| entry.expect("an entry").file_name())
+            .find(|name| name != "lock")
+            .expect("it was saved");
+        self.folder.path().join(name)
+    }
+
     /// What a save writes.
     fn written(&self, key: &str, state: &[u8]) -> Vec<u8> {
-        let file = self.folder.path().join(format!("state-{key}"));
+        let file = self.file_of(key);
         let _ = fs::remove_file(&file);
         let save = self.store.save(key, Bytes::copy_from_slice(state));
         self.runtime.block_on(save).expect("nothing is in the way");

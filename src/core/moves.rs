@@ -192,6 +192,7 @@ impl Core {
     pub(crate) fn tell(&self, events: u32) {
         // Who left between the closing and the publishing did not announce it.
         self.gate.scan();
+        panic::contained(|| self.readiness.tell());
         // Observers first: whoever waits for the end may end the process when it is woken. Whatever
         // they and the log do, those who wait are woken.
         panic::contained(|| self.tell_observers());

@@ -6,7 +6,8 @@ use std::time::SystemTime;
 use serde::Serialize;
 use serde::ser::SerializeMap;
 
-use super::check::{Check, Outcome};
+use super::check::Check;
+use super::round::Shown;
 use crate::services::ServiceHealth;
 
 /// The body, in the order of its fields.
@@ -24,7 +25,7 @@ pub(super) struct Payload<'a> {
 pub(super) struct Services<'a> {
     pub(super) started: &'a [ServiceHealth],
     pub(super) checks: &'a [Check],
-    pub(super) outcomes: &'a [Outcome],
+    pub(super) shown: &'a [Shown],
 }
 
 // ===== impl Services =====
@@ -36,25 +37,33 @@ impl Serialize for Services<'_> {
             status: &'a str,
             #[serde(skip_serializing_if = "Option::is_none")]
             error: Option<&'a str>,
+            /// In seconds.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            age: Option<u64>,
         }
 
         let mut map = serializer.serialize_map(None)?;
-        // There are no outcomes when the checks were not run.
-        let checks = || self.checks.iter().zip(self.outcomes);
+        // Nothing is shown when the checks were not asked for.
+        let checks = || self.checks.iter().zip(self.shown);
         for service in self.started {
             // A check of the same name says more.
             if checks().any(|(check, _)| check.name == service.name) {
                 continue;
             }
-            let (status, error) = (service.status, service.error.as_deref());
-            map.serialize_entry(&*service.name, &Entry { status, error })?;
+            let entry = Entry {
+                status: service.status,
+                error: service.error.as_deref(),
+                age: None,
+            };
+            map.serialize_entry(&*service.name, &entry)?;
         }
-        for (check, outcome) in checks() {
-            let (status, error) = match outcome {
+        for (check, shown) in checks() {
+            let (status, error) = match &shown.outcome {
                 Ok(()) => ("healthy", None),
                 Err(error) => ("failed", Some(&**error)),
             };
-            map.serialize_entry(&*check.name, &Entry { status, error })?;
+            let age = shown.age.map(|age| age.as_secs());
+            map.serialize_entry(&*check.name, &Entry { status, error, age })?;
         }
         map.end()
     }
@@ -76,6 +85,7 @@ pub(super) fn timestamp() -> String {
 #[cfg(all(test, not(tower_lifecycle_loom)))]
 mod tests {
     use super::*;
+    use crate::health::run::Outcome;
 
     fn started(name: &str, status: &'static str, error: Option<&str>) -> ServiceHealth {
         ServiceHealth {
@@ -90,10 +100,11 @@ mod tests {
     }
 
     fn json(started: &[ServiceHealth], checks: &[Check], outcomes: &[Outcome]) -> String {
+        let shown: Vec<_> = outcomes.iter().cloned().map(Shown::from).collect();
         let services = Services {
             started,
             checks,
-            outcomes,
+            shown: &shown,
         };
         serde_json::to_string(&services).expect("strings only")
     }

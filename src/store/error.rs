@@ -4,6 +4,7 @@ use std::error::Error;
 use std::fmt;
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 use super::key::KeyFault;
 
@@ -46,10 +47,16 @@ enum Kind {
         path: Box<Path>,
         origin: Origin,
     },
+    InUse {
+        folder: Box<Path>,
+        waited: Duration,
+    },
     Io {
         /// What could not be done, as in "cannot ...".
         action: &'static str,
         path: Box<Path>,
+        /// What would help, if that is known.
+        remedy: Option<&'static str>,
         source: io::Error,
     },
 }
@@ -94,13 +101,30 @@ impl StoreError {
         Self { kind }
     }
 
+    pub(super) fn in_use(folder: &Path, waited: Duration) -> Self {
+        let folder = folder.into();
+        let kind = Kind::InUse { folder, waited };
+        Self { kind }
+    }
+
     /// Gives what turns an error of the system into one of ours.
     pub(super) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        Self::io_or(action, path, None)
+    }
+
+    /// As [`io`](Self::io), for what can be helped by `remedy`.
+    pub(super) fn io_or(
+        action: &'static str,
+        path: &Path,
+        remedy: impl Into<Option<&'static str>>,
+    ) -> impl FnOnce(io::Error) -> Self {
+        let remedy = remedy.into();
         move |source| {
             let path = path.into();
             let kind = Kind::Io {
                 action,
                 path,
+                remedy,
                 source,
             };
             Self { kind }
@@ -165,13 +189,21 @@ impl StoreError {
         matches!(self.kind, Kind::Foreign { .. })
     }
 
+    /// Returns whether another store has the folder for itself.
+    ///
+    /// See [`FileStore::exclusive`](crate::FileStore::exclusive). Nothing was touched.
+    pub fn is_in_use(&self) -> bool {
+        matches!(self.kind, Kind::InUse { .. })
+    }
+
     /// Returns the file or folder that it is about, if there is one.
     pub fn path(&self) -> Option<&Path> {
         match &self.kind {
             Kind::Key { .. } => None,
-            Kind::Damaged { path, .. } | Kind::Foreign { path, .. } | Kind::Io { path, .. } => {
-                Some(path)
-            }
+            Kind::InUse { folder: path, .. }
+            | Kind::Damaged { path, .. }
+            | Kind::Foreign { path, .. }
+            | Kind::Io { path, .. } => Some(path),
         }
     }
 }
@@ -190,7 +222,25 @@ impl fmt::Display for StoreError {
                 "{path:?} is in the place of a state file, but {origin}: move it away, or use \
                  another folder or key"
             ),
-            Kind::Io { action, path, .. } => write!(f, "cannot {action} {path:?}"),
+            Kind::InUse { folder, waited } => {
+                write!(f, "the folder {folder:?} is in use by another store")?;
+                if !waited.is_zero() {
+                    write!(f, ", and was for {waited:?}")?;
+                }
+                f.write_str(
+                    ", which has it for itself: end the other instance, wait longer with \
+                     `exclusive_within`, or use another folder",
+                )
+            }
+            Kind::Io {
+                action,
+                path,
+                remedy,
+                ..
+            } => {
+                write!(f, "cannot {action} {path:?}")?;
+                remedy.map_or(Ok(()), |remedy| write!(f, ": {remedy}"))
+            }
         }
     }
 }
@@ -199,7 +249,9 @@ impl Error for StoreError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match &self.kind {
             Kind::Io { source, .. } => Some(source),
-            Kind::Key { .. } | Kind::Damaged { .. } | Kind::Foreign { .. } => None,
+            Kind::Key { .. } | Kind::Damaged { .. } | Kind::Foreign { .. } | Kind::InUse { .. } => {
+                None
+            }
         }
     }
 }
