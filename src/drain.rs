@@ -585,11 +585,11 @@ impl<F, ReqBody> State<F, ReqBody> {
         let StateProj::Admitted { guard, .. } = self.as_mut().project() else {
             unreachable!("it has just been polled")
         };
-        let guard = guard.take();
+        let mut guard = guard.take();
         let mut polled = polled; // declared after the guard, and dropped before it
         self.set(State::done());
         let lasting = match &mut polled {
-            Poll::Ready(Ok(response)) => special::adapt(response, &guard),
+            Poll::Ready(Ok(response)) => special::adapt(response, &mut guard),
             _ => None,
         };
         polled.map_ok(|response| {
