@@ -207,7 +207,10 @@ async fn one_that_ends_in_time_ends_with_its_own_status() {
     let ctl = ShutdownController::new();
     let mut trailers = HeaderMap::new();
     trailers.insert("grpc-status", 5.into());
-    let whole = [Frame::data(Bytes::from_static(b"a")), Frame::trailers(trailers)];
+    let whole = [
+        Frame::data(Bytes::from_static(b"a")),
+        Frame::trailers(trailers),
+    ];
     let call = Call {
         body: frames(whole, false),
         ..Call::new()

@@ -61,10 +61,7 @@ pub(super) fn is_ordinary<B: Body>(response: &Response<B>, guard: &Admission) ->
 /// Asks the client to leave, if that is due, and tells whether the response would outlast the drain.
 #[cold]
 #[inline(never)]
-pub(super) fn adapt<B: Body>(
-    response: &mut Response<B>,
-    guard: &mut Admission,
-) -> Option<Lasting> {
+pub(super) fn adapt<B: Body>(response: &mut Response<B>, guard: &mut Admission) -> Option<Lasting> {
     let facts = Facts::noted(guard);
     let Some(way) = guard.way() else {
         // Let past the gate: while draining every response asks to leave.

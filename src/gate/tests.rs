@@ -70,7 +70,10 @@ mod unit {
             // In all it is more than three times what the field can hold.
             for jump in [HALF - 2, HALF - 1, HALF, HALF - 3, HALF - 1, HALF - 4, HALF] {
                 let before = shard.word.fetch_add(jump * ONE_ENTERED, Ordering::Relaxed);
-                assert!(before / ONE_ENTERED + jump <= ALL, "as if they came one by one");
+                assert!(
+                    before / ONE_ENTERED + jump <= ALL,
+                    "as if they came one by one"
+                );
                 admitted += jump;
                 for in_flight in 1..=5 {
                     enter(shard);

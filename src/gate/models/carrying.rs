@@ -70,6 +70,9 @@ fn the_count_is_right_where_a_turn_meets_the_carrying() {
         assert!(paused <= again && again <= BEFORE + 2 + admitted);
         assert_eq!(gate.admitted(), BEFORE + 2 + admitted);
         gate.drain();
-        assert_eq!((gate.in_flight(), gate.admitted()), (0, BEFORE + 2 + admitted));
+        assert_eq!(
+            (gate.in_flight(), gate.admitted()),
+            (0, BEFORE + 2 + admitted)
+        );
     });
 }
