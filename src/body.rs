@@ -1,6 +1,6 @@
 //! The bodies that carry a guard to their end.
 //!
-//! A body has ended when its last frame was seen: `None`, an error, or a frame after which
+//! A body has ended when its last frame was seen: `None`, an error, trailers, or a frame after which
 //! `is_end_stream()` is true, since a consumer that knows the length need not poll again. At that
 //! moment, or when it is dropped before, the inner body is dropped first and then the guard.
 
