@@ -1,6 +1,6 @@
 //! The bodies that carry a guard to their end.
 //!
-//! A body has ended when its last frame was seen: `None`, an error, trailers, or a frame after which
+//! A body has ended when its last frame was seen: `None`, an error, or a frame after which
 //! `is_end_stream()` is true, since a consumer that knows the length need not poll again. At that
 //! moment, or when it is dropped before, the inner body is dropped first and then the guard.
 
@@ -193,7 +193,7 @@ impl<B: Body> Body for TrackedBody<B> {
             return Poll::Ready(None);
         };
         let polled = inner.as_mut().poll_frame(cx);
-        if is_last(&polled, || inner.is_end_stream()) {
+        if is_last(&polled, |_| inner.is_end_stream()) {
             state.set(Tracked::Ended);
         }
         polled
@@ -218,12 +218,9 @@ impl<B: Body> Body for TrackedBody<B> {
 
 /// Tells whether nothing comes after what a body has just said, which may then be at its end.
 #[inline]
-fn is_last<D, E>(
-    polled: &Poll<Option<Result<Frame<D>, E>>>,
-    is_at_end: impl FnOnce() -> bool,
-) -> bool {
+fn is_last<T, E>(polled: &Poll<Option<Result<T, E>>>, is_at_end: impl FnOnce(&T) -> bool) -> bool {
     match polled {
-        Poll::Ready(Some(Ok(frame))) => frame.is_trailers() || is_at_end(),
+        Poll::Ready(Some(Ok(frame))) => is_at_end(frame),
         Poll::Ready(_) => true,
         Poll::Pending => false,
     }
@@ -346,7 +343,9 @@ where
             StateProj::Special { .. } => return state.poll_special(cx),
         };
         let polled = poll_or_cut(inner.as_mut(), guard, cx);
-        if is_last(&polled, || inner.is_end_stream()) {
+        // The status of a call is the last of it, and is told once: by the inner body, or by a cut.
+        let is_status = |frame: &Frame<_>| frame.is_trailers() && guard.ends_with_status();
+        if is_last(&polled, |frame| inner.is_end_stream() || is_status(frame)) {
             state.set(State::ended());
         }
         polled
@@ -399,7 +398,7 @@ where
             return Poll::Ready(None); // it has ended
         };
         let polled = special.as_mut().poll_frame(cx);
-        if is_last(&polled, || special.is_end_stream()) {
+        if is_last(&polled, |_| special.is_end_stream()) {
             self.set(State::ended());
         }
         polled
