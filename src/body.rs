@@ -12,7 +12,9 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
 use crate::error::{BoxError, Forced};
-use crate::guard::{Entry, InFlightGuard, Way};
+use crate::facts::Facts;
+use crate::grpc;
+use crate::guard::{Entry, InFlightGuard};
 use crate::log::tell_here;
 use crate::long_lived::{Class, Ending, Farewell};
 use crate::rare::Rare;
@@ -75,7 +77,9 @@ pin_project! {
     ///
     /// It is in flight until it ends, errs or is dropped, and cut by force. It ends with the error
     /// [`Forced`], boxed, when admitted work is cut, never as if it were complete, so that no
-    /// client takes a part for the whole. Only one of a [long-lived class](crate::LongLived), which
+    /// client takes a part for the whole. A stream of gRPC over HTTP/2 ends with trailers instead,
+    /// with the status 14 `UNAVAILABLE`. Not so a stream of gRPC-Web, and one whose length is known:
+    /// these end with the error. Only one of a [long-lived class](crate::LongLived), which
     /// has no whole, ends before the inner body does. Where the inner body has a default, which
     /// `CorsLayer` and others want, it has one too.
     ///
@@ -156,6 +160,9 @@ pub(crate) trait Cut {
 
     /// Notes that it is being cut.
     fn note_aborted(&self);
+
+    /// Whether what is cut ends with a status of gRPC, and not with an error.
+    fn ends_with_status(&self) -> bool;
 }
 
 /// One frame of a response body, or its end.
@@ -186,7 +193,7 @@ impl<B: Body> Body for TrackedBody<B> {
             return Poll::Ready(None);
         };
         let polled = inner.as_mut().poll_frame(cx);
-        if is_last(&polled, || inner.is_end_stream()) {
+        if is_last(&polled, |_| inner.is_end_stream()) {
             state.set(Tracked::Ended);
         }
         polled
@@ -211,9 +218,9 @@ impl<B: Body> Body for TrackedBody<B> {
 
 /// Tells whether nothing comes after what a body has just said, which may then be at its end.
 #[inline]
-fn is_last<T, E>(polled: &Poll<Option<Result<T, E>>>, is_at_end: impl FnOnce() -> bool) -> bool {
+fn is_last<T, E>(polled: &Poll<Option<Result<T, E>>>, is_at_end: impl FnOnce(&T) -> bool) -> bool {
     match polled {
-        Poll::Ready(Some(Ok(_))) => is_at_end(),
+        Poll::Ready(Some(Ok(frame))) => is_at_end(frame),
         Poll::Ready(_) => true,
         Poll::Pending => false,
     }
@@ -221,7 +228,7 @@ fn is_last<T, E>(polled: &Poll<Option<Result<T, E>>>, is_at_end: impl FnOnce() -
 
 // ===== what is cut =====
 
-/// Passes the next frame on, or an error when force has come.
+/// Passes the next frame on, or what a body that is cut ends with when force has come.
 #[inline]
 fn poll_or_cut<B>(
     mut body: Pin<&mut B>,
@@ -233,15 +240,15 @@ where
 {
     // Before every poll of the inner: one that is always ready would never be cut.
     if guard.is_forced() && !body.is_end_stream() {
-        return Poll::Ready(Some(Err(cut(guard))));
+        return Poll::Ready(Some(cut(guard)));
     }
     match body.as_mut().poll_frame(cx) {
         Poll::Ready(frame) => Poll::Ready(frame.map(|frame| frame.map_err(Into::into))),
-        Poll::Pending => guard.poll_forced(cx).map(|()| Some(Err(cut(guard)))),
+        Poll::Pending => guard.poll_forced(cx).map(|()| Some(cut(guard))),
     }
 }
 
-impl<W: Way> Cut for Entry<W> {
+impl Cut for Admission {
     #[inline]
     fn is_forced(&self) -> bool {
         self.is_forced()
@@ -255,16 +262,23 @@ impl<W: Way> Cut for Entry<W> {
     fn note_aborted(&self) {
         self.note_aborted();
     }
+
+    fn ends_with_status(&self) -> bool {
+        Facts::noted(self).ends_with_status()
+    }
 }
 
 /// What a body that is cut ends with.
 #[cold]
 #[inline(never)]
-pub(crate) fn cut(guard: &impl Cut) -> BoxError {
+pub(crate) fn cut<D>(guard: &impl Cut) -> Result<Frame<D>, BoxError> {
     guard.note_aborted();
     // The body has not ended yet: if the log panics, its next poll would cut and note it again.
     tell_here!(warn, "cut by the shutdown: the response body had not ended");
-    Forced.into()
+    match guard.ends_with_status() {
+        true => Ok(Frame::trailers(grpc::trailers(grpc::CUT))),
+        false => Err(Forced.into()),
+    }
 }
 
 // ===== impl ResponseBody =====
@@ -329,7 +343,9 @@ where
             StateProj::Special { .. } => return state.poll_special(cx),
         };
         let polled = poll_or_cut(inner.as_mut(), guard, cx);
-        if is_last(&polled, || inner.is_end_stream()) {
+        // The status of a call is the last of it, and is told once: by the inner body, or by a cut.
+        let is_status = |frame: &Frame<_>| frame.is_trailers() && guard.ends_with_status();
+        if is_last(&polled, |frame| inner.is_end_stream() || is_status(frame)) {
             state.set(State::ended());
         }
         polled
@@ -382,7 +398,7 @@ where
             return Poll::Ready(None); // it has ended
         };
         let polled = special.as_mut().poll_frame(cx);
-        if is_last(&polled, || special.is_end_stream()) {
+        if is_last(&polled, |_| special.is_end_stream()) {
             self.set(State::ended());
         }
         polled

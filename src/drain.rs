@@ -52,7 +52,9 @@ use crate::wakers::Remembered;
 /// while draining are served for [`late_for`](crate::ShutdownConfig::late_for), and get 503 with
 /// `Retry-After`, or a gRPC status, after that; on HTTP/1, responses say `Connection: close` from the
 /// lame duck on. After a force, what has no answer yet gets a 503 (or a gRPC status) of its own, and
-/// what is in its body ends with an error.
+/// what is in its body ends with an error, but for a stream of gRPC over HTTP/2, which ends with status
+/// 14 `UNAVAILABLE` in its trailers. Responses that the layer makes itself are marked by a
+/// [`Rejection`](crate::Rejection) in their extensions.
 ///
 /// A request that waits until the inner service is ready is in flight from the trigger on, and is
 /// served when that is ready, until the drain deadline. It counts from the first `poll_ready` after
@@ -585,11 +587,11 @@ impl<F, ReqBody> State<F, ReqBody> {
         let StateProj::Admitted { guard, .. } = self.as_mut().project() else {
             unreachable!("it has just been polled")
         };
-        let guard = guard.take();
+        let mut guard = guard.take();
         let mut polled = polled; // declared after the guard, and dropped before it
         self.set(State::done());
         let lasting = match &mut polled {
-            Poll::Ready(Ok(response)) => special::adapt(response, &guard),
+            Poll::Ready(Ok(response)) => special::adapt(response, &mut guard),
             _ => None,
         };
         polled.map_ok(|response| {

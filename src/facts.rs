@@ -21,6 +21,8 @@ const HTTP_1: u32 = 1 << 1;
 const HEAD: u32 = 1 << 2;
 const CONNECT: u32 = 1 << 3;
 const ASKS_TO_UPGRADE: u32 = 1 << 4;
+/// Known with the response.
+const ENDS_WITH_STATUS: u32 = 1 << 5;
 /// Where the type's number is, or zero.
 const GRPC_TYPE_SHIFT: u32 = 8;
 /// Where one more than the number of the class of [`LongLived`](crate::LongLived) is, or zero.
@@ -88,6 +90,11 @@ impl Facts {
         guard.with_note(self.0)
     }
 
+    /// Notes it in the entry, in place of what was noted.
+    pub(crate) fn note_in(self, guard: &mut Admission) {
+        guard.set_note(self.0);
+    }
+
     pub(crate) fn path_class(self) -> Option<usize> {
         (self.0 >> PATH_CLASS_SHIFT)
             .checked_sub(1)
@@ -110,6 +117,15 @@ impl Facts {
     #[inline]
     pub(crate) fn asks_to_upgrade(self) -> bool {
         self.0 & ASKS_TO_UPGRADE != 0
+    }
+
+    /// The same for a response whose trailers tell a status of gRPC.
+    pub(crate) fn ending_with_status(self) -> Self {
+        Self(self.0 | ENDS_WITH_STATUS)
+    }
+
+    pub(crate) fn ends_with_status(self) -> bool {
+        self.0 & ENDS_WITH_STATUS != 0
     }
 
     /// Whether after this answer the connection, or the stream of it, is no longer HTTP's.

@@ -8,6 +8,8 @@
 //! [ entered       | in flight | E | L | F | D | C | S ]     S shedding, C closed, D draining, F forced
 //! ```
 //!
+//! What does not fit into the field of those who have entered is carried to a word beside it.
+//!
 //! L and E are bits of the late shard alone: late requests are admitted; the drain has ended, and no
 //! request is admitted.
 //!
@@ -39,6 +41,9 @@
 //! 8. *A look counts as long as the gate stays closed.* What a scan has seen is published under
 //!    `turn`, and only if the gate was not opened since the scan began: a slow scan of an earlier
 //!    pause cannot tell of a later one. `IDLE` is taken back as the gate opens.
+//! 9. *The count of the admitted never falls.* Who enters and finds the top bit of the word set takes
+//!    it out, and adds what it stood for to `carried`; both under `turn`, where the count is read, too.
+//!    Whoever is admitted is counted once it is certain, and not taken back.
 
 mod shard;
 
@@ -46,7 +51,7 @@ pub(crate) use self::shard::{Shard, interest};
 
 use self::shard::{CLOSED, DRAINING, ENDED, FORCED, LATE, SHEDDING};
 use crate::milestones::{Milestones, event};
-use crate::sync::{Arc, AtomicU64, Mutex, Ordering, fence, lock};
+use crate::sync::{Arc, AtomicU64, Mutex, MutexGuard, Ordering, fence, lock};
 use crate::thread_index::thread_index;
 
 #[derive(Debug)]
@@ -85,6 +90,10 @@ impl Gate {
         })
     }
 
+    fn turn(&self) -> MutexGuard<'_, Turn> {
+        lock(&self.turn)
+    }
+
     pub(crate) fn milestones(&self) -> &Milestones {
         &self.milestones
     }
@@ -118,13 +127,13 @@ impl Gate {
 
     /// Asks HTTP/1 clients to leave from now on.
     pub(crate) fn shed(&self) {
-        let _turn = lock(&self.turn);
+        let _turn = self.turn();
         self.add_to_all(SHEDDING);
     }
 
     /// Takes [`shed`](Self::shed) back.
     pub(crate) fn unshed(&self) {
-        let turn = lock(&self.turn);
+        let turn = self.turn();
         if !turn.closed_for_good {
             self.take_from_all(SHEDDING);
         }
@@ -132,7 +141,7 @@ impl Gate {
 
     /// Admits nothing more until [`unpause`](Self::unpause); `false` if it is paused or closed.
     pub(crate) fn pause(&self) -> bool {
-        let turn = lock(&self.turn);
+        let turn = self.turn();
         if turn.closed_for_good || self.milestones.has(event::PAUSED) {
             return false;
         }
@@ -149,7 +158,7 @@ impl Gate {
 
     /// Admits again; `false` if it is not paused, or closed for good.
     pub(crate) fn unpause(&self) -> bool {
-        let turn = lock(&self.turn);
+        let turn = self.turn();
         if turn.closed_for_good || !self.milestones.has(event::PAUSED) {
             return false;
         }
@@ -180,7 +189,7 @@ impl Gate {
     }
 
     fn close_with(&self, late: u64) {
-        let mut turn = lock(&self.turn);
+        let mut turn = self.turn();
         if !turn.closed_for_good {
             turn.closed_for_good = true;
             // First: none is refused between its own shard and the late one (invariant 7).
@@ -191,13 +200,13 @@ impl Gate {
 
     /// Refuses late requests from now on.
     pub(crate) fn refuse_late(&self) {
-        let _turn = lock(&self.turn);
+        let _turn = self.turn();
         self.late.take(LATE);
     }
 
     /// Admits no request at all any more. Those that came before are in flight (invariant 7).
     pub(crate) fn end_drain(&self) {
-        let _turn = lock(&self.turn);
+        let _turn = self.turn();
         self.end_late();
     }
 
@@ -209,7 +218,7 @@ impl Gate {
     /// Marks all admitted work to be cut, after [`close`](Self::close); waking it is left to
     /// [`Shard::wake_batch`] (invariant 5).
     pub(crate) fn force(&self) {
-        let _turn = lock(&self.turn);
+        let _turn = self.turn();
         self.end_late();
         self.add_to_all(FORCED);
     }
@@ -239,7 +248,7 @@ impl Gate {
 
     /// Tells that the gate was found empty, unless it was opened since (invariant 8).
     fn tell_empty(&self, openings: u64) {
-        let turn = lock(&self.turn);
+        let turn = self.turn();
         let events = self.untold();
         // Relaxed: it is changed under `turn`.
         let is_closed = self.openings.load(Ordering::Relaxed) == openings;
@@ -281,8 +290,9 @@ impl Gate {
         self.all_shards().map(|shard| shard.in_flight()).sum()
     }
 
-    /// Returns how many were admitted since the start; each shard's part wraps at 2^32.
+    /// Returns how many were admitted since the start. It never falls (invariant 9).
     pub(crate) fn admitted(&self) -> u64 {
+        let _turn = self.turn();
         let shards: u64 = self.shards.iter().map(|shard| shard.admitted()).sum();
         shards + self.late.entered()
     }

@@ -263,8 +263,14 @@ impl<W: Way> Entry<W> {
     /// Notes something of its owner's beside it; the lowest bit is not kept.
     #[inline]
     pub(crate) fn with_note(mut self, note: u32) -> Self {
-        self.note = NonZeroU32::MIN | note;
+        self.set_note(note);
         self
+    }
+
+    /// Notes something else.
+    #[inline]
+    pub(crate) fn set_note(&mut self, note: u32) {
+        self.note = NonZeroU32::MIN | note;
     }
 
     /// What was noted beside it.

@@ -73,7 +73,7 @@
 //! | `LameDuck` | served | HTTP/1: `Connection: close` | 503 `draining` | 200 |
 //! | `Draining`, for `late_for` | served, HTTP/1: `Connection: close` | finish, event streams end, HTTP/1: `Connection: close` | 503 `draining` | 200 |
 //! | `Draining`, after that | 503, `Retry-After` | finish, HTTP/1: `Connection: close` | 503 `draining` | 200 |
-//! | forced | 503, `Retry-After` | no answer yet: 503; in the body: body error | 503 `draining` | 200 |
+//! | forced | 503, `Retry-After` | no answer yet: 503; in the body: body error, or status 14 of gRPC | 503 `draining` | 200 |
 //! | `Stopping` | 503, `Retry-After` | – | 503 `stopping` | 200 |
 //! | `Stopped`, `Failed` | 503, `Retry-After` | – | 503 `stopped`, `unhealthy` | 503 |
 //!
@@ -155,6 +155,7 @@ mod race;
 mod rare;
 mod readiness;
 mod reject;
+mod rejection;
 mod report;
 mod run;
 mod sequence;
@@ -200,6 +201,7 @@ pub use mode::{AnyService, Http};
 pub use notice::ShutdownNotice;
 pub use outcome::{HookReport, Outcome, SaveReport, ServiceReport, TaskReport};
 pub use readiness::Readiness;
+pub use rejection::Rejection;
 pub use report::{PhaseReport, ShutdownReport};
 pub use run::Run;
 #[cfg(feature = "server")]

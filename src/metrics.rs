@@ -36,9 +36,9 @@ pub struct Metrics {
     pub paused: bool,
     /// How many requests and guards are in flight.
     pub in_flight_requests: u64,
-    /// How many requests and guards were admitted in all. Each processor's part wraps at 2^32.
+    /// How many requests and guards were admitted in all. It has 64 bits, and never falls.
     pub admitted: u64,
-    /// How many requests and guards were refused in all.
+    /// How many requests and guards were refused in all. It never falls.
     pub refused: u64,
     /// How many requests came in the lame duck of the latest shutdown. See
     /// [`ShutdownReport::late_arrivals`](crate::ShutdownReport::late_arrivals).
@@ -46,7 +46,7 @@ pub struct Metrics {
     /// How many requests arrived while draining, and were served. See
     /// [`ShutdownReport::late_requests`](crate::ShutdownReport::late_requests).
     pub late_requests: u64,
-    /// How many requests were cut in all.
+    /// How many requests were cut in all. It never falls.
     pub aborted: u64,
     /// How many requests, tasks and servers were still alive when the shutdown was over; zero before.
     pub abandoned: u64,

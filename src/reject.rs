@@ -4,6 +4,7 @@
 //!   not, for its work had begun and a retry may repeat it.
 //! - gRPC: a trailers-only response with status 14 `UNAVAILABLE`, as the gRPC over HTTP/2 protocol
 //!   has it.
+//! - Logs and metrics of this process: [`Rejection`], in the response's extensions.
 //! - HTTP/1 connections are told to close (RFC 9112 §9.6), so that the client's next request goes
 //!   elsewhere instead of being refused here again.
 
@@ -23,6 +24,7 @@ use crate::grpc;
 use crate::guard::Entry;
 use crate::layer_shard::LayerHandle;
 use crate::long_lived::{Classes, LongLived};
+use crate::rejection::Rejection;
 use crate::sync::{Arc, Weak};
 
 const REFUSED_JSON: Json = Json {
@@ -153,6 +155,7 @@ impl Options {
             },
         };
         finish(&mut response, facts);
+        response.extensions_mut().insert(Rejection::Refused);
         response
     }
 }
@@ -197,6 +200,7 @@ pub(crate) fn cut(facts: Facts) -> Response<Bytes> {
         None => OVER_HTTP_2.clone(),
     };
     leave_out_body(&mut response, facts);
+    response.extensions_mut().insert(Rejection::Cut);
     response
 }
 

@@ -200,8 +200,6 @@ impl ShutdownReport {
     }
 
     /// Returns how many requests and guards were admitted in all.
-    ///
-    /// It is a figure to look at: each processor's part of it wraps at 2^32.
     pub fn admitted(&self) -> u64 {
         self.facts.admitted
     }

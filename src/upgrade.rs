@@ -253,6 +253,10 @@ impl Cut for UpgradedHold {
     fn note_aborted(&self) {
         self.guard.note_aborted();
     }
+
+    fn ends_with_status(&self) -> bool {
+        false
+    }
 }
 
 impl Drop for UpgradedHold {

@@ -10,9 +10,9 @@ use tower_lifecycle::future::{AnyDrainFuture, DrainFuture, RequestTrackingFuture
 use tower_lifecycle::{
     AnyService, BoxError, ConfigError, Drain, DrainLayer, Forced, GuardWait, Hook, HookError,
     HookReport, Http, InFlightGuard, LifecycleState, LongLived, Outcome, PhaseReport, Readiness,
-    RequestTracking, RequestTrackingLayer, ResponseBody, Run, ShutdownConfig, ShutdownController,
-    ShutdownNotice, ShutdownReason, ShutdownReport, ShuttingDown, Task, TaskPolicy, TaskReport,
-    TrackedBody, UpgradeGuard, Wait,
+    Rejection, RequestTracking, RequestTrackingLayer, ResponseBody, Run, ShutdownConfig,
+    ShutdownController, ShutdownNotice, ShutdownReason, ShutdownReport, ShuttingDown, Task,
+    TaskPolicy, TaskReport, TrackedBody, UpgradeGuard, Wait,
 };
 
 fn is_all<T: Send + Sync + Unpin + Debug + 'static>() {}
@@ -58,6 +58,7 @@ fn layers_services_futures_and_bodies_are_send_and_sync() {
     is_all::<AnyService>();
     is_all::<DrainLayer>();
     is_all::<LongLived>();
+    is_all::<Rejection>();
     is_all::<DrainLayer<Mode>>();
     is_all::<Drain<Service>>();
     is_all::<Drain<Service, Mode>>();
@@ -97,6 +98,7 @@ fn handles_layers_services_and_values_can_be_cloned() {
     is_clone::<ConfigError>();
     is_clone::<UpgradeGuard>();
     is_clone::<LongLived>();
+    is_clone::<Rejection>();
     is_clone::<DrainLayer<Mode>>();
     is_clone::<Drain<Service, Mode>>();
     is_clone::<RequestTrackingLayer<Mode>>();

@@ -154,7 +154,7 @@ async fn admitted_calls_end_whole_with_their_trailers_while_draining() {
 }
 
 #[tokio::test]
-async fn what_is_cut_fails_and_never_ends_as_if_it_were_whole() {
+async fn what_is_cut_ends_as_unavailable_and_never_as_if_it_were_whole() {
     with_each_server(async |kind| {
         let ctl = ShutdownController::new();
         let (echo, mut feeds) = Echo::new();
@@ -182,9 +182,8 @@ async fn what_is_cut_fails_and_never_ends_as_if_it_were_whole() {
         assert_eq!((cut.code(), cut.message()), (Code::Unavailable, CUT));
         for stream in [&mut begun, &mut silent, &mut bidi_stream] {
             let error = rest(stream).await.unwrap_err();
-            // Its stream was reset, which is more than that it lacks trailers.
-            assert!(error.source().is_some(), "{error:?}");
-            assert_eq!(error.code(), Code::Internal, "{error:?}");
+            assert!(error.source().is_none(), "it is in the trailers: {error:?}");
+            assert_eq!((error.code(), error.message()), (Code::Unavailable, CUT));
         }
         assert!(
             feed.is_closed() && silent_feed.is_closed(),

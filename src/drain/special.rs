@@ -1,7 +1,8 @@
 //! What is out of the ordinary: requests that are refused, or may take their connection away from HTTP,
 //! and responses that are changed.
 
-use http::{Extensions, Request, Response};
+use http::header::CONTENT_LENGTH;
+use http::{Extensions, HeaderMap, Request, Response};
 use http_body::Body;
 
 use super::ResponseFuture;
@@ -60,7 +61,7 @@ pub(super) fn is_ordinary<B: Body>(response: &Response<B>, guard: &Admission) ->
 /// Asks the client to leave, if that is due, and tells whether the response would outlast the drain.
 #[cold]
 #[inline(never)]
-pub(super) fn adapt<B: Body>(response: &mut Response<B>, guard: &Admission) -> Option<Lasting> {
+pub(super) fn adapt<B: Body>(response: &mut Response<B>, guard: &mut Admission) -> Option<Lasting> {
     let facts = Facts::noted(guard);
     let Some(way) = guard.way() else {
         // Let past the gate: while draining every response asks to leave.
@@ -80,8 +81,22 @@ pub(super) fn adapt<B: Body>(response: &mut Response<B>, guard: &Admission) -> O
     if body.is_end_stream() || body.size_hint().exact().is_some() {
         return None;
     }
+    let headers = response.headers();
     let classes = way.options.long_lived();
-    let class = classes.of_response(facts.path_class(), response.headers())?;
-    let farewell = Farewell::of(response.headers());
-    Some(Lasting::Stream(class, farewell))
+    let class = classes.of_response(facts.path_class(), headers);
+    if ends_with_status(facts, headers) {
+        facts.ending_with_status().note_in(guard);
+    }
+    let farewell = Farewell::of(headers);
+    Some(Lasting::Stream(class?, farewell))
+}
+
+/// Whether the client reads a status in the trailers of a response. HTTP/1 has no place for them, a
+/// length would be contradicted, and in gRPC-Web they are data, which a part of a message must not
+/// precede.
+fn ends_with_status(facts: Facts, headers: &HeaderMap) -> bool {
+    facts.grpc_type().is_some()
+        && !facts.is_http1()
+        && !headers.contains_key(CONTENT_LENGTH)
+        && Farewell::of(headers) == Farewell::Trailers
 }

@@ -18,6 +18,8 @@
 //! | | unshed | `turning_loses_no_entry` |
 //! | | force | `who_is_not_refused_is_cut`, `turning_loses_no_entry` |
 //! | | scan | `a_refusal_does_not_hide_the_last_leave` |
+//! | (carries) | enter, read | `the_count_never_falls_while_it_is_carried` |
+//! | | pause, unpause | `the_count_is_right_where_a_turn_meets_the_carrying` |
 //! | late entry | late entry | `late_entries_are_all_counted` |
 //! | | leave | `the_last_late_leave_wakes_who_waits`, `entries_and_leaves_are_all_counted` |
 //! | | close, scan | `a_late_entry_holds_the_drain` |
@@ -65,6 +67,7 @@
 // loom's cells are not `Sync`, since it finds out by itself who shares them how.
 #![allow(clippy::arc_with_non_send_sync, clippy::unwrap_used)]
 
+mod carrying;
 mod entering;
 mod force;
 mod late;

@@ -23,8 +23,10 @@ pub(super) const ENDED: u64 = 1 << 5;
 
 const ONE_IN_FLIGHT: u64 = 1 << 6;
 const IN_FLIGHT: u64 = ONE_ENTERED - ONE_IN_FLIGHT;
-/// The top field, so that it wraps without touching the others.
+/// The top field.
 pub(super) const ONE_ENTERED: u64 = 1 << 32;
+/// Half of what the top field can hold has come: it is carried away (invariant 9).
+pub(super) const CARRY: u64 = 1 << 63;
 pub(super) const ENTRY: u64 = ONE_ENTERED + ONE_IN_FLIGHT;
 
 /// What a waker in a shard can wait for.
@@ -46,9 +48,11 @@ pub(crate) mod interest {
 pub(crate) struct Shard {
     pub(super) word: AtomicU64,
     pub(super) wakers: WakerSet,
+    /// How many have entered beside those in the word's top field; changed under the gate's `turn`.
+    carried: AtomicU64,
     /// As of the closing: the word of a closed shard counts refusals, too.
     admitted: AtomicU64,
-    /// How many in the word's top field are refusals, of pauses that are over.
+    /// How many of those who have entered were refused, by pauses that are over.
     not_admitted: AtomicU64,
     refused: AtomicU64,
     aborted: AtomicU64,
@@ -78,6 +82,7 @@ impl Shard {
         Self {
             word: AtomicU64::new(word),
             wakers: WakerSet::new(),
+            carried: AtomicU64::new(0),
             admitted: AtomicU64::new(0),
             not_admitted: AtomicU64::new(0),
             refused: AtomicU64::new(0),
@@ -90,33 +95,25 @@ impl Shard {
 
     /// Adds phase bits; the gate does so, under its `turn`.
     pub(super) fn add(&self, bits: u64) {
-        // Relaxed: CLOSED changes under `turn` only, and the rest is a figure to look at.
-        let before = self.word.load(Ordering::Relaxed);
-        let closes = !before & bits & CLOSED != 0;
-        if closes {
-            self.note_admitted(before);
-        }
         // Release: pairs with the Acquire of `enter` and `phase`; who sees the bit sees what led to
         // it. Acquire: pairs with the Release of `leave`, for the scan that follows.
         let before = self.word.fetch_or(bits, Ordering::AcqRel);
-        if closes {
-            self.note_admitted(before);
+        if !before & bits & CLOSED != 0 {
+            // Relaxed: read under `turn`, too.
+            self.admitted
+                .store(self.admitted_of(before), Ordering::Relaxed);
         }
     }
 
     /// Takes phase bits back; the gate does so, under its `turn`.
     pub(super) fn take(&self, bits: u64) {
-        // Relaxed: as in `add`.
-        let before = self.word.load(Ordering::Relaxed);
-        let opens = before & bits & CLOSED != 0;
-        if opens {
-            self.note_not_admitted(before);
-        }
         // Release: pairs with the Acquire of `enter`; who is admitted sees what was done while the
         // gate was closed.
         let before = self.word.fetch_and(!bits, Ordering::Release);
-        if opens {
-            self.note_not_admitted(before);
+        if before & bits & CLOSED != 0 {
+            // Relaxed: read under `turn`, too.
+            let refused = self.entered_of(before) - self.admitted.load(Ordering::Relaxed);
+            self.not_admitted.store(refused, Ordering::Relaxed);
         }
     }
 
@@ -126,8 +123,8 @@ impl Shard {
     pub(crate) fn enter(&self, arrived: impl FnOnce()) -> bool {
         // Acquire: pairs with the Release in `add`. Invariant 1.
         let before = self.word.fetch_add(ENTRY, Ordering::Acquire);
-        // One test for both, so that the lame duck costs nothing outside it.
-        if before & (CLOSED | SHEDDING) == 0 {
+        // One test for all, so that the lame duck costs nothing outside it.
+        if before & (CLOSED | SHEDDING | CARRY) == 0 {
             return true;
         }
         self.enter_turned(before, arrived)
@@ -135,11 +132,12 @@ impl Shard {
 
     #[cold]
     fn enter_turned(&self, before: u64, arrived: impl FnOnce()) -> bool {
+        self.carry_if_due(before);
         let is_open = before & CLOSED == 0;
-        if is_open {
-            arrived();
-        } else {
+        if !is_open {
             self.undo_entry();
+        } else if before & SHEDDING != 0 {
+            arrived();
         }
         is_open
     }
@@ -150,7 +148,7 @@ impl Shard {
     pub(crate) fn enter_always(self: &Arc<Self>, arrived: impl FnOnce(&Self)) -> Arc<Self> {
         // Acquire, and one test: as in `enter`.
         let before = self.word.fetch_add(ENTRY, Ordering::Acquire);
-        if before & (CLOSED | SHEDDING) == 0 {
+        if before & (CLOSED | SHEDDING | CARRY) == 0 {
             return Arc::clone(self);
         }
         self.enter_always_turned(before, arrived)
@@ -162,6 +160,7 @@ impl Shard {
         before: u64,
         arrived: impl FnOnce(&Self),
     ) -> Arc<Self> {
+        self.carry_if_due(before);
         // A lame duck may be paused at the same time.
         let in_lame_duck = before & (SHEDDING | DRAINING) == SHEDDING;
         if before & CLOSED == 0 {
@@ -176,7 +175,8 @@ impl Shard {
         };
         // Relaxed: published by the Release of the undo, which a scan that finds the shard empty has
         // acquired.
-        gate.late.word.fetch_add(ENTRY, Ordering::Relaxed);
+        let late_before = gate.late.word.fetch_add(ENTRY, Ordering::Relaxed);
+        gate.late.carry_if_due(late_before);
         if in_lame_duck {
             arrived(self);
         } else if before & DRAINING != 0 {
@@ -201,11 +201,14 @@ impl Shard {
     fn enter_late_shard(&self, admits: impl FnOnce(u64) -> bool) -> Option<Arc<Self>> {
         let late = Arc::clone(&self.gate.upgrade()?.late);
         // Acquire: pairs with the Release in `add`. Invariant 7.
-        let before = late.word.fetch_add(ENTRY, Ordering::Acquire);
+        let before = late.word.fetch_add(ONE_IN_FLIGHT, Ordering::Acquire);
         if !admits(before) {
-            late.undo_late_entry();
+            late.leave();
             return None;
         }
+        // Not before: the count of the admitted never falls. Relaxed: a figure to look at.
+        let before = late.word.fetch_add(ONE_ENTERED, Ordering::Relaxed);
+        late.carry_if_due(before);
         Some(late)
     }
 
@@ -246,16 +249,6 @@ impl Shard {
                 gate.late.note_aborted();
             }
             gate.late.leave();
-        }
-    }
-
-    /// Takes one out of the late shard that was not admitted.
-    fn undo_late_entry(&self) {
-        // Release: pairs with the Acquire in `is_closed_and_empty`.
-        let before = self.word.fetch_sub(ENTRY, Ordering::Release);
-        // As in `undo_entry`.
-        if before & IN_FLIGHT == ONE_IN_FLIGHT {
-            self.scan_gate();
         }
     }
 
@@ -408,24 +401,37 @@ impl Shard {
         self.aborted.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Notes how many were admitted by the time of `word`, of a shard that is being closed.
-    fn note_admitted(&self, word: u64) {
-        // Relaxed, here and below: a figure to look at; nothing is concluded from it.
-        self.admitted
-            .store(self.admitted_of(word), Ordering::Relaxed);
+    /// Carries half of the word's top field away before it would wrap (invariant 9), if that is due as
+    /// of the word `before`.
+    pub(super) fn carry_if_due(&self, before: u64) {
+        if before & CARRY != 0 {
+            self.carry();
+        }
     }
 
-    /// Notes how many were not admitted by the time of `word`, of a shard that is being opened.
-    fn note_not_admitted(&self, word: u64) {
-        let admitted = self.admitted.load(Ordering::Relaxed);
-        let refused = (word / ONE_ENTERED).wrapping_sub(admitted);
-        self.not_admitted.store(refused, Ordering::Relaxed);
+    #[cold]
+    #[inline(never)]
+    fn carry(&self) {
+        let gate = self.gate.upgrade();
+        // Without a gate there is nobody who could read it.
+        let _turn = gate.as_ref().map(|gate| gate.turn());
+        // Relaxed: the count is read and carried under `turn`.
+        let carried = self.word.fetch_and(!CARRY, Ordering::Relaxed) & CARRY;
+        // Zero if another one has carried it since.
+        self.carried
+            .fetch_add(carried / ONE_ENTERED, Ordering::Relaxed);
     }
 
-    /// How many were admitted by the time of `word`, of an open shard; wraps at 2^32.
+    /// How many had entered by the time of `word`, refused or not; called under the gate's `turn`.
+    fn entered_of(&self, word: u64) -> u64 {
+        // Relaxed: it is changed under `turn`.
+        self.carried.load(Ordering::Relaxed) + word / ONE_ENTERED
+    }
+
+    /// How many were admitted by the time of `word`, of an open shard; called under the gate's `turn`.
     fn admitted_of(&self, word: u64) -> u64 {
-        let refused = self.not_admitted.load(Ordering::Relaxed);
-        (word / ONE_ENTERED).wrapping_sub(refused) & u64::from(u32::MAX)
+        // Relaxed: it is changed under `turn`.
+        self.entered_of(word) - self.not_admitted.load(Ordering::Relaxed)
     }
 
     pub(super) fn is_closed_and_empty(&self) -> bool {
@@ -436,17 +442,19 @@ impl Shard {
         word & (CLOSED | IN_FLIGHT) == CLOSED
     }
 
+    /// How many were admitted; called under the gate's `turn`.
     pub(super) fn admitted(&self) -> u64 {
+        // Relaxed: what else it is made of is changed under `turn`.
         match self.word.load(Ordering::Relaxed) {
             word if word & CLOSED == 0 => self.admitted_of(word),
             _ => self.admitted.load(Ordering::Relaxed),
         }
     }
 
-    /// How many there ever were in it, refused or not; wraps at 2^32.
+    /// How many there ever were in it, refused or not; called under the gate's `turn`.
     pub(super) fn entered(&self) -> u64 {
-        // Relaxed: as in `in_flight`.
-        self.word.load(Ordering::Relaxed) / ONE_ENTERED
+        // Relaxed: as in `admitted`.
+        self.entered_of(self.word.load(Ordering::Relaxed))
     }
 
     pub(super) fn refused(&self) -> u64 {

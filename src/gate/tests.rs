@@ -45,37 +45,115 @@ mod unit {
         );
     }
 
-    #[test]
-    fn the_admitted_count_wraps_without_touching_the_rest() {
+    /// So many that have entered, as if they had come one by one, and left.
+    fn after(entered: u64) -> Arc<Gate> {
         let gate = Gate::new(1, 0);
+        let word = &gate.shards()[0].word;
+        word.store(entered * ONE_ENTERED, Ordering::Relaxed);
+        gate
+    }
+
+    /// Half of what the word's top field can hold, which is carried away, and all of it.
+    const HALF: u64 = 1 << 31;
+    const ALL: u64 = u32::MAX as u64;
+
+    #[test]
+    fn the_admitted_count_does_not_wrap() {
+        let enter: [fn(&Arc<Shard>); 2] = [
+            |shard| assert!(shard.enter(|| panic!("it is no late arrival"))),
+            |shard| drop(shard.enter_always(|_| panic!("nor is this one"))),
+        ];
+        for enter in enter {
+            let gate = Gate::new(1, 0);
+            let shard = &gate.shards()[0];
+            let mut admitted = 0;
+            // In all it is more than three times what the field can hold.
+            for jump in [HALF - 2, HALF - 1, HALF, HALF - 3, HALF - 1, HALF - 4, HALF] {
+                let before = shard.word.fetch_add(jump * ONE_ENTERED, Ordering::Relaxed);
+                assert!(
+                    before / ONE_ENTERED + jump <= ALL,
+                    "as if they came one by one"
+                );
+                admitted += jump;
+                for in_flight in 1..=5 {
+                    enter(shard);
+                    admitted += 1;
+                    assert_eq!((gate.admitted(), gate.in_flight()), (admitted, in_flight));
+                }
+                (0..5).for_each(|_| shard.leave());
+            }
+            assert!(!shard.is_shedding() && !shard.is_closed() && !shard.is_forced());
+        }
+    }
+
+    #[test]
+    fn the_count_of_late_entries_does_not_wrap() {
+        let gate = Gate::new(1, 0);
+        gate.begin_drain(true);
+        let set = |entered| {
+            let phase = gate.late.phase() % ONE_ENTERED;
+            let word = entered * ONE_ENTERED + phase;
+            gate.late.word.store(word, Ordering::Relaxed);
+        };
         let shard = &gate.shards()[0];
-        shard.word.store(u64::MAX << 32, Ordering::Relaxed);
+        set(HALF);
+        let request = shard.enter_late().expect("it is served");
+        assert_eq!((gate.admitted(), gate.in_flight()), (HALF + 1, 1));
+        request.leave();
+        set(HALF);
+        let tracked = shard.enter_always(|_| ());
+        assert_eq!((gate.admitted(), gate.in_flight()), (2 * HALF + 1, 1));
+        tracked.leave();
+        set(ALL - 1);
+        assert_eq!(gate.admitted(), 2 * HALF + ALL - 1);
+    }
+
+    #[test]
+    fn refusals_do_not_make_the_admitted_count_wrap() {
+        let gate = after(HALF - 2);
+        let shard = &gate.shards()[0];
+        gate.pause();
+        (0..4).for_each(|_| assert!(!shard.enter(|| ())));
+        assert_eq!((gate.in_flight(), gate.admitted()), (0, HALF - 2));
+        gate.unpause();
+        assert_eq!(gate.admitted(), HALF - 2);
         assert!(shard.enter(|| ()));
-        assert_eq!((gate.in_flight(), gate.admitted()), (1, 0));
-        assert!(!shard.is_shedding() && !shard.is_closed() && !shard.is_forced());
+        gate.drain();
+        assert!(!shard.enter(|| ()));
+        assert_eq!((gate.in_flight(), gate.admitted()), (1, HALF - 1));
+    }
+
+    #[test]
+    fn a_late_request_that_is_refused_was_never_counted_as_admitted() {
+        let gate = Gate::new(1, 0);
+        gate.begin_drain(false);
+        // Refused, and no reader may have seen it: the top field was not touched.
+        assert!(gate.shards()[0].enter_late().is_none());
+        assert_eq!(gate.late.phase() / ONE_ENTERED, 0);
     }
 
     #[test]
     fn a_refusal_that_outlasts_its_pause_is_not_counted_as_admitted() {
         for closed_for_good in [false, true] {
-            let gate = Gate::new(1, 0);
+            let gate = after(HALF);
             let shard = &gate.shards()[0];
-            shard.word.store(u64::MAX << 32, Ordering::Relaxed);
             gate.pause();
             // The first half of an `enter`, whose thread is held up.
-            assert_ne!(shard.word.fetch_add(ENTRY, Ordering::Relaxed) & CLOSED, 0);
+            let before = shard.word.fetch_add(ENTRY, Ordering::Relaxed);
+            assert_ne!(before & CLOSED, 0);
+            shard.carry_if_due(before);
             gate.unpause();
-            assert_eq!(gate.admitted(), u64::from(u32::MAX));
+            assert_eq!(gate.admitted(), HALF);
             assert!(shard.enter(|| ()));
             if closed_for_good {
                 gate.drain();
             } else {
                 gate.pause();
             }
-            assert_eq!(gate.admitted(), 0, "it wraps");
+            assert_eq!(gate.admitted(), HALF + 1);
             shard.undo_entry();
             shard.leave();
-            assert_eq!((gate.in_flight(), gate.admitted()), (0, 0));
+            assert_eq!((gate.in_flight(), gate.admitted()), (0, HALF + 1));
             assert!(gate.milestones.has(event::IDLE));
         }
     }

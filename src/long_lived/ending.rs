@@ -89,9 +89,9 @@ where
             };
             // Both before every poll of the inner: one that is always ready would never end.
             if guard.is_forced() && !inner.is_end_stream() {
-                let error = cut(guard);
+                let last = cut(guard);
                 state.set(State::Ended);
-                return Poll::Ready(Some(Err(error)));
+                return Poll::Ready(Some(last));
             }
             if guard.is_draining() && turn.poll(cx, member).is_ready() {
                 state.set(State::Ended);

@@ -22,6 +22,7 @@ use tokio::task::JoinHandle;
 use tonic::body::Body;
 use tonic::server::NamedService;
 use tonic::service::Routes;
+use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Status, Streaming};
 use tonic_prost::ProstCodec;
@@ -187,6 +188,8 @@ pub enum Kind {
     Axum,
     /// Without the layer, and with axum's own graceful shutdown, which begins with the drain.
     PlainAxum,
+    /// tonic's own.
+    Tonic,
     #[cfg(feature = "server")]
     Ours,
 }
@@ -199,7 +202,7 @@ pub const KINDS: &[Kind] = &[
 
 /// Runs a test with each server.
 pub async fn with_each_server(test: impl AsyncFn(Kind)) {
-    for &kind in KINDS {
+    for &kind in KINDS.iter().chain([&Kind::Tonic]) {
         println!("{kind:?}");
         in_time(test(kind)).await;
     }
@@ -224,8 +227,8 @@ impl Server {
     ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
         let address = listener.local_addr().expect("bound");
-        let plain = routes.into_axum_router();
-        let app = plain.clone().layer(layer);
+        let plain = routes.clone().into_axum_router();
+        let app = plain.clone().layer(layer.clone());
         let run = match kind {
             Kind::PlainAxum => {
                 let server = axum::serve(listener, plain).with_graceful_shutdown(ctl.draining());
@@ -234,6 +237,14 @@ impl Server {
             Kind::Axum => {
                 let server = axum::serve(listener, app);
                 let server = server.with_graceful_shutdown(ctl.stop_accepting());
+                tokio::spawn(ctl.run(server))
+            }
+            Kind::Tonic => {
+                let incoming = TcpIncoming::from(listener);
+                let server = tonic::transport::Server::builder()
+                    .layer(layer)
+                    .add_routes(routes)
+                    .serve_with_incoming_shutdown(incoming, ctl.stop_accepting());
                 tokio::spawn(ctl.run(server))
             }
             #[cfg(feature = "server")]

@@ -91,7 +91,7 @@ fn a_late_request_is_cut_or_refused() {
 
 /// A refused late request that comes and goes hides the last leave from nobody.
 ///
-/// Seeded: `undo_late_entry` that does not scan.
+/// Seeded: a refused `enter_late` that does not scan.
 #[test]
 fn a_refused_late_request_does_not_hide_the_last_leave() {
     check(|| {
