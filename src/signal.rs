@@ -5,6 +5,8 @@
 mod attention;
 mod choice;
 #[cfg(unix)]
+mod killing;
+#[cfg(unix)]
 #[path = "signal/unix.rs"]
 mod platform;
 #[cfg(windows)]
@@ -95,12 +97,15 @@ impl ShutdownController {
     /// controllers of one process listen, that waits for the last of them. As PID 1, which no default
     /// action ends, the process exits with 128 and the number of the signal.
     ///
-    /// During the shutdown the other signals that are sent to end a process do nothing on Unix: SIGHUP,
-    /// SIGQUIT, SIGALRM, SIGUSR1, SIGUSR2, SIGTERM and SIGINT. Those that the program has a handler for
-    /// still come to it. After the end they do again what they did before; where that cannot be
-    /// told, which is outside Linux, they do nothing.
+    /// During the shutdown no other signal kills on Unix, apart from SIGKILL, SIGSTOP and those by which the
+    /// program itself fails, such as SIGSEGV and SIGABRT: SIGHUP, SIGQUIT, SIGUSR1, real-time signals
+    /// and the like do nothing. Those that the program ignores, or has a handler for when the shutdown
+    /// begins, go their own way. After the end, or when the shutdown is called off, the others do again
+    /// what they did before; where it cannot be told what that was, which is outside Linux, they do
+    /// nothing. A handler that is installed after a shutdown has begun runs, but does not keep the
+    /// process from being killed after it.
     ///
-    /// Signals that the parent process had blocked are heard on Unix all the same.
+    /// Of these signals also those are heard that the parent process had blocked, on Unix.
     ///
     /// Calling it again does nothing, nor does calling it after the end.
     ///

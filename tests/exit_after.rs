@@ -44,6 +44,15 @@ fn a_shutdown_that_gives_no_report_does_not_hold_the_process() {
     assert!(took < SOON, "{took:?}");
 }
 
+/// What runs at the end of a process writes the rest of stdout, for one.
+#[cfg(feature = "signal")]
+#[test]
+fn an_end_that_hangs_itself_does_not_hold_the_process() {
+    let (code, took, said) = run("full pipe");
+    assert_eq!(code, Some(0), "graceful: {said:?}");
+    assert!(took < SOON, "{took:?}");
+}
+
 // ===== what does not need it =====
 
 #[test]
@@ -94,7 +103,7 @@ impl Process {
             .args(["--exact", "child", "--ignored", "--nocapture"])
             .env(ROLE, role)
             .stdin(Stdio::piped()) // never written to
-            .stdout(Stdio::null())
+            .stdout(Stdio::piped()) // never read from
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
@@ -156,6 +165,9 @@ fn child() {
     let runtime = runtime.unwrap();
     let report = runtime.block_on(live(&role, config));
     say(&report.to_string());
+    if role == "full pipe" {
+        fill_stdout();
+    }
     match &*role {
         "ends by itself" => std::process::exit(7),
         "dropping" => report.exit_dropping((Says("dropped"), Says("dropped, too"))),
@@ -180,7 +192,7 @@ async fn live(role: &str, config: ShutdownConfig) -> tower_lifecycle::ShutdownRe
                 }
             });
         }
-        "fire and forget" | "unset" => {
+        "fire and forget" | "unset" | "full pipe" => {
             drop(tokio::task::spawn_blocking(|| thread::sleep(BLOCKED)));
         }
         "stdin" => {
@@ -218,6 +230,19 @@ async fn live(role: &str, config: ShutdownConfig) -> tower_lifecycle::ShutdownRe
 
 fn say(what: &str) {
     let _ = writeln!(std::io::stderr(), "{what}");
+}
+
+/// Has stdout hold some text that it cannot write.
+fn fill_stdout() {
+    let mut pipe = std::fs::File::create("/dev/stdout").unwrap();
+    nix::fcntl::fcntl(
+        &pipe,
+        nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK),
+    )
+    .unwrap();
+    while pipe.write(&[b'.'; 4096]).is_ok() {}
+    while pipe.write(b".").is_ok() {}
+    print!("the rest");
 }
 
 struct Says(&'static str);

@@ -10,10 +10,13 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use nix::sys::signal::Signal::{self, SIGALRM, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
+use nix::sys::signal::Signal::{
+    self, SIGALRM, SIGHUP, SIGINT, SIGIO, SIGPIPE, SIGPROF, SIGPWR, SIGQUIT, SIGTERM, SIGUSR1,
+    SIGUSR2, SIGVTALRM, SIGXCPU, SIGXFSZ,
+};
 use nix::unistd::Pid;
 use tower_lifecycle::{
-    BoxError, LifecycleState, ShutdownConfig, ShutdownController, Signals, Startup,
+    BoxError, LifecycleState, ShutdownConfig, ShutdownController, ShutdownReason, Signals, Startup,
 };
 
 const ROLE: &str = "TOWER_LIFECYCLE_SIGNAL_ROLE";
@@ -21,13 +24,15 @@ const ROLE: &str = "TOWER_LIFECYCLE_SIGNAL_ROLE";
 const LIFE: Duration = Duration::from_secs(25);
 /// How long the clean-up of a child takes.
 const CLEANUP: Duration = Duration::from_millis(1_200);
+/// By which systemd is told to halt, and containers with it in them.
+const SIGRTMIN_PLUS_3: i32 = 37;
 
 // ===== one stop that is delivered twice =====
 
 #[test]
 fn a_signal_that_comes_twice_at_once_is_one() {
     for (first, second) in [(SIGTERM, SIGTERM), (SIGTERM, SIGINT), (SIGINT, SIGTERM)] {
-        let mut child = Process::start("serve", &[]);
+        let mut child = Process::start("serve, patiently", &[]);
         child.send(first);
         child.says("cleaning up");
         child.send(second);
@@ -76,12 +81,29 @@ fn none_kills_during_a_shutdown_and_each_does_after_it() {
     let mut child = Process::start("linger", &[]);
     child.send(SIGTERM);
     child.says("cleaning up");
-    for signal in [SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGALRM] {
+    let known = [
+        SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGALRM, SIGIO, SIGPIPE, SIGPROF, SIGPWR, SIGVTALRM,
+        SIGXCPU, SIGXFSZ,
+    ];
+    for signal in known {
         child.send(signal);
     }
+    // By its number, for nix does not know real-time signals.
+    child.send_number(SIGRTMIN_PLUS_3);
     child.says("graceful");
+    assert!(child.has_said("signal ignored during the shutdown signal=\"SIGHUP\""));
     child.send(SIGHUP);
     assert_eq!(child.exit().signal(), Some(SIGHUP as i32));
+
+    let mut child = Process::start("linger", &[]);
+    child.send(SIGTERM);
+    child.says("graceful");
+    child.send_number(SIGRTMIN_PLUS_3);
+    assert_eq!(
+        child.exit().code(),
+        Some(128 + SIGRTMIN_PLUS_3),
+        "by a code"
+    );
 }
 
 #[test]
@@ -94,6 +116,7 @@ fn a_signal_that_the_user_handles_still_comes_to_the_user_then_and_later() {
     child.send(SIGHUP);
     child.says("handled");
     child.says("graceful");
+    assert!(!child.has_said("signal ignored"));
     child.send(SIGHUP);
     child.says("handled");
     child.send(SIGTERM);
@@ -111,6 +134,18 @@ fn a_signal_that_the_parent_ignores_stays_ignored() {
     child.send(SIGHUP);
     child.send(SIGTERM);
     assert_eq!(child.exit().signal(), Some(SIGTERM as i32));
+}
+
+#[test]
+fn a_signal_that_an_earlier_shutdown_left_to_the_user_kills_as_the_third_of_ours() {
+    let mut child = Process::start("handles SIGHUP and hangs at the second", &[]);
+    child.send(SIGHUP);
+    child.says("cleaning up");
+    std::thread::sleep(Duration::from_millis(700));
+    child.send(SIGHUP);
+    child.says("forced");
+    child.send(SIGHUP);
+    assert_eq!(child.exit().signal(), Some(SIGHUP as i32));
 }
 
 #[test]
@@ -151,6 +186,17 @@ fn a_signal_that_the_parent_has_blocked_is_heard() {
     child.says("forced");
     child.send(SIGTERM);
     assert_eq!(child.exit().signal(), Some(SIGTERM as i32), "the third");
+}
+
+/// For `sigwait` or a signalfd, which nobody else may take it from.
+#[test]
+fn a_signal_that_is_blocked_and_was_not_chosen_stays_blocked() {
+    let mut child = Process::start("serve", &["env", "--block-signal=HUP"]);
+    child.send(SIGHUP);
+    child.send(SIGTERM);
+    child.says("cleaning up");
+    child.says("graceful");
+    assert_eq!(child.exit().code(), Some(0));
 }
 
 /// As a container's only process. Needs to make a PID namespace, which root may.
@@ -195,6 +241,7 @@ fn a_start_up_that_is_told_to_stop_has_not_failed() {
 struct Process {
     process: Child,
     lines: Lines<BufReader<ChildStderr>>,
+    said: Vec<String>,
 }
 
 impl Process {
@@ -218,7 +265,11 @@ impl Process {
             .spawn()
             .unwrap();
         let lines = BufReader::new(process.stderr.take().unwrap()).lines();
-        let mut child = Self { process, lines };
+        let mut child = Self {
+            process,
+            lines,
+            said: Vec::new(),
+        };
         child.says("ready");
         child
     }
@@ -229,11 +280,18 @@ impl Process {
         for line in &mut self.lines {
             let line = line.unwrap();
             println!("{line}");
-            if line.contains(text) {
+            let is_it = line.contains(text);
+            self.said.push(line);
+            if is_it {
                 return;
             }
         }
         panic!("the child has ended without `{text}`");
+    }
+
+    /// Whether there was such a line in what it has said so far.
+    fn has_said(&self, text: &str) -> bool {
+        self.said.iter().any(|line| line.contains(text))
     }
 
     fn pid(&self) -> Pid {
@@ -249,6 +307,15 @@ impl Process {
 
     fn send(&self, signal: Signal) {
         nix::sys::signal::kill(self.pid(), signal).unwrap();
+    }
+
+    fn send_number(&self, signal: i32) {
+        let pid = self.process.id().to_string();
+        let kill = Command::new("kill")
+            .arg(format!("-{signal}"))
+            .arg(pid)
+            .status();
+        assert!(kill.unwrap().success());
     }
 
     fn exit(mut self) -> ExitStatus {
@@ -268,6 +335,10 @@ fn child() {
         std::thread::sleep(LIFE);
         std::process::exit(99);
     });
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .init();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(be(&role));
 }
@@ -276,13 +347,15 @@ async fn be(role: &str) {
     let config = ShutdownConfig::default().shutdown_timeout(LIFE);
     let config = match role {
         "resume" => config.lame_duck(CLEANUP),
+        // So that a busy machine does not make two of it.
+        "serve, patiently" => config.force_after(LIFE),
         _ => config,
     };
     if role == "start up" {
         return start_up(config).await;
     }
     let ctl = ShutdownController::with_config(config).unwrap();
-    if role == "handles SIGHUP and lingers" {
+    if role.starts_with("handles SIGHUP") {
         let hangup = tokio::signal::unix::SignalKind::hangup();
         let mut hangups = tokio::signal::unix::signal(hangup).unwrap();
         tokio::spawn(async move {
@@ -291,6 +364,12 @@ async fn be(role: &str) {
             }
         });
     }
+    if role == "handles SIGHUP and hangs at the second" {
+        let earlier = ShutdownController::new();
+        earlier.listen_for_signals().unwrap();
+        earlier.shutdown(ShutdownReason::Manual).await;
+        ctl.listen_for(Signals::default().hangup()).unwrap();
+    }
     match role {
         "all" => {
             let all = Signals::default().hangup().quit().user1().user2();
@@ -298,7 +377,7 @@ async fn be(role: &str) {
         }
         _ => ctl.listen_for_signals().unwrap(),
     }
-    let hangs = role == "hang";
+    let hangs = role.contains("hang");
     ctl.on_shutdown("clean up", move |_| async move {
         eprintln!("cleaning up");
         let time = if hangs { LIFE } else { CLEANUP };
@@ -316,9 +395,9 @@ async fn be(role: &str) {
     }
     eprintln!("ready");
     match role {
-        "trigger" => drop(ctl.trigger(tower_lifecycle::ShutdownReason::Manual)),
+        "trigger" => drop(ctl.trigger(ShutdownReason::Manual)),
         "resume" => {
-            ctl.trigger(tower_lifecycle::ShutdownReason::Manual);
+            ctl.trigger(ShutdownReason::Manual);
             eprintln!("lame duck");
             tokio::time::sleep(CLEANUP / 2).await;
             ctl.resume().unwrap();

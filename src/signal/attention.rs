@@ -3,12 +3,13 @@
 //! When nobody has, it takes it in the signal handler itself, which works also when every thread is
 //! blocked.
 
-use std::collections::BTreeSet;
-use std::collections::btree_map::{BTreeMap, Entry};
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::process;
 
+use signal_hook::consts::SIGIO;
 use signal_hook::flag;
+use signal_hook::low_level::signal_name;
 
 use crate::sync::{Arc, AtomicBool, Ordering, PoisonError};
 
@@ -16,12 +17,17 @@ use crate::sync::{Arc, AtomicBool, Ordering, PoisonError};
 pub(super) struct Attention(BTreeSet<i32>);
 
 /// How many have a use for a signal, and what its handler looks at.
+#[derive(Default)]
 struct Signal {
     users: usize,
     nobody: Arc<AtomicBool>,
+    /// It takes its default action when nobody has a use for it.
+    acts: bool,
 }
 
-static SIGNALS: std::sync::Mutex<BTreeMap<i32, Signal>> = std::sync::Mutex::new(BTreeMap::new());
+type Known = BTreeMap<i32, Signal>;
+
+static SIGNALS: std::sync::Mutex<Known> = std::sync::Mutex::new(BTreeMap::new());
 
 // ===== impl Attention =====
 
@@ -29,39 +35,51 @@ impl Attention {
     /// For signals that are listened for. Each takes its default action from the end on, whatever it did
     /// before.
     pub(super) fn pay(signals: &BTreeSet<i32>) -> io::Result<Self> {
-        Self::to(signals, default_action)
-    }
-
-    /// For signals that are to do nothing. What the user handles or ignores is left alone.
-    pub(super) fn absorb(signals: &BTreeSet<i32>) -> io::Result<Self> {
-        Self::to(signals, |signal, nobody| match was_default(signal) {
-            Some(true) => default_action(signal, nobody),
-            Some(false) => Ok(()),
-            // Nobody can tell, so it does nothing from now on.
-            None => flag::register(signal, Arc::default()).map(drop),
-        })
-    }
-
-    fn to(
-        signals: &BTreeSet<i32>,
-        register: impl Fn(i32, &Arc<AtomicBool>) -> io::Result<()>,
-    ) -> io::Result<Self> {
         let mut known = SIGNALS.lock().unwrap_or_else(PoisonError::into_inner);
-        for &signal in signals {
-            if let Entry::Vacant(place) = known.entry(signal) {
-                let nobody = Arc::new(AtomicBool::new(false));
-                register(signal, &nobody)?;
-                place.insert(Signal { users: 0, nobody });
+        for &number in signals {
+            known.entry(number).or_default().let_act(number)?;
+        }
+        Ok(Self::to(signals.clone(), &mut known))
+    }
+
+    /// For those of `signals` that would kill, so that they do nothing. What the user handles or ignores
+    /// is left alone, and so is what the system does not let anybody handle.
+    pub(super) fn absorb(signals: &BTreeSet<i32>) -> Self {
+        let mut known = SIGNALS.lock().unwrap_or_else(PoisonError::into_inner);
+        let unhandled = Unhandled::look();
+        let mut absorbed = BTreeSet::new();
+        for &number in signals {
+            let registered = match (known.contains_key(&number), &unhandled) {
+                (true, _) => Ok(()),
+                (false, Some(unhandled)) if unhandled.contains(number) => {
+                    let signal = known.entry(number).or_default();
+                    signal.let_act(number)
+                }
+                (false, Some(_)) => continue,
+                // Nobody can tell, so it does nothing from now on.
+                (false, None) => flag::register(number, Arc::default()).map(|_| {
+                    known.entry(number).or_default();
+                }),
+            };
+            if registered.is_ok() {
+                absorbed.insert(number);
             }
         }
-        for number in signals {
+        Self::to(absorbed, &mut known)
+    }
+
+    fn to(signals: BTreeSet<i32>, known: &mut Known) -> Self {
+        for number in &signals {
             if let Some(signal) = known.get_mut(number) {
                 signal.users += 1;
                 signal.tell();
             }
         }
-        drop(known);
-        Ok(Self(signals.clone()))
+        Self(signals)
+    }
+
+    pub(super) fn signals(&self) -> impl Iterator<Item = i32> {
+        self.0.iter().copied()
     }
 }
 
@@ -77,37 +95,53 @@ impl Drop for Attention {
     }
 }
 
+// ===== impl Signal =====
+
 impl Signal {
+    /// Has it take its default action when nobody has a use for it.
+    fn let_act(&mut self, number: i32) -> io::Result<()> {
+        if self.acts {
+            return Ok(());
+        }
+        let nobody = Arc::clone(&self.nobody);
+        // The kernel does not let PID 1 be killed by a default action, and signal-hook does not know
+        // that of every signal. The process ends then as a shell would say it.
+        if process::id() == 1 || number == SIGIO || signal_name(number).is_none() {
+            flag::register_conditional_shutdown(number, 128 + number, nobody)?;
+        } else {
+            flag::register_conditional_default(number, nobody)?;
+        }
+        self.acts = true;
+        Ok(())
+    }
+
     fn tell(&self) {
         // SeqCst: pairs with the load of the same strength in the signal handler.
         self.nobody.store(self.users == 0, Ordering::SeqCst);
     }
 }
 
-/// Has `signal` end the process when `nobody` has a use for it.
-fn default_action(signal: i32, nobody: &Arc<AtomicBool>) -> io::Result<()> {
-    let nobody = Arc::clone(nobody);
-    // The kernel does not let PID 1 be killed by a default action, so it ends as a shell would say it.
-    let registered = match process::id() {
-        1 => flag::register_conditional_shutdown(signal, 128 + signal, nobody),
-        _ => flag::register_conditional_default(signal, nobody),
-    };
-    registered.map(drop)
-}
+/// The signals that nobody handles or ignores, as a mask.
+struct Unhandled(u64);
 
-/// Returns whether nobody handles `signal`, and it is not ignored; `None` if that cannot be told.
-#[cfg(target_os = "linux")]
-fn was_default(signal: i32) -> Option<bool> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let mask = |name: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
-        u64::from_str_radix(line.trim(), 16).ok()
-    };
-    let taken = mask("SigIgn:")? | mask("SigCgt:")?;
-    Some(taken & (1 << (signal - 1)) == 0)
-}
+impl Unhandled {
+    /// Returns `None` if it cannot be told.
+    #[cfg(target_os = "linux")]
+    fn look() -> Option<Self> {
+        let status = std::fs::read_to_string("/proc/self/status").ok()?;
+        let mask = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+            u64::from_str_radix(line.trim(), 16).ok()
+        };
+        Some(Self(!(mask("SigIgn:")? | mask("SigCgt:")?)))
+    }
 
-#[cfg(not(target_os = "linux"))]
-fn was_default(_signal: i32) -> Option<bool> {
-    None
+    #[cfg(not(target_os = "linux"))]
+    fn look() -> Option<Self> {
+        None
+    }
+
+    fn contains(&self, signal: i32) -> bool {
+        self.0 & (1 << (signal - 1)) != 0
+    }
 }

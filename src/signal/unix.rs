@@ -1,21 +1,18 @@
 //! Signals on Unix.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::thread;
 
-use nix::sys::signal::SigSet;
-use signal_hook::consts::{SIGALRM, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
+use nix::sys::signal::{SigSet, Signal};
 use signal_hook::iterator::Signals as Heard;
 use signal_hook::low_level::signal_name;
 use tokio::runtime::Handle;
 
 use super::attention::Attention;
+use super::killing::killing;
 use super::{Listener, Signals, Start};
 use crate::sync::Arc;
-
-/// Those that are sent to end a process, and kill one that does not handle them. During a shutdown
-/// they do not.
-const KILLING: [i32; 7] = [SIGHUP, SIGINT, SIGQUIT, SIGALRM, SIGTERM, SIGUSR1, SIGUSR2];
 
 /// Listens in a thread of its own, so that signals are heard also when the runtime is blocked.
 ///
@@ -33,7 +30,7 @@ pub(super) fn listen(listener: Listener, signals: &Signals, runtime: &Handle) ->
     thread::Builder::new()
         .name("tower-lifecycle-signals".to_owned())
         .spawn(move || {
-            let was_blocked = unblock();
+            let was_blocked = unblock(&begins);
             let mut first = None;
             for signal in heard.forever() {
                 let name = signal_name(signal).unwrap_or("a signal");
@@ -58,13 +55,10 @@ pub(super) fn listen(listener: Listener, signals: &Signals, runtime: &Handle) ->
             handle.close();
         }),
         absorb: Arc::new(move || {
-            let absorbed = KILLING
-                .into_iter()
-                .filter(|signal| !chosen.contains(signal));
-            let absorbed = absorbed.collect();
-            let attention = Attention::absorb(&absorbed).ok()?;
+            let absorbed = killing().filter(|signal| !chosen.contains(signal));
+            let attention = Attention::absorb(&absorbed.collect());
             // To be told of; one that cannot be added is absorbed all the same.
-            for signal in absorbed {
+            for signal in attention.signals() {
                 let _ = others.add_signal(signal);
             }
             Some(Box::new(attention))
@@ -72,13 +66,14 @@ pub(super) fn listen(listener: Listener, signals: &Signals, runtime: &Handle) ->
     })
 }
 
-/// Has this thread take the signals that its parent had blocked; returns whether there were any.
-fn unblock() -> bool {
+/// Has this thread take those of `signals` that its parent had blocked; returns whether there were any.
+/// What else is blocked may be meant for a `sigwait` or a signalfd of the user's.
+fn unblock(signals: &BTreeSet<i32>) -> bool {
     let Ok(mask) = SigSet::thread_get_mask() else {
         return false;
     };
     let mut own = SigSet::empty();
-    for signal in KILLING.into_iter().flat_map(TryInto::try_into) {
+    for signal in signals.iter().copied().flat_map(Signal::try_from) {
         if mask.contains(signal) {
             own.add(signal);
         }
