@@ -179,7 +179,7 @@ fn next_line() -> Option<(Line, u64)> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(tower_lifecycle_loom)))]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::sync::mpsc;
