@@ -294,7 +294,7 @@ impl Gate {
     pub(crate) fn admitted(&self) -> u64 {
         let _turn = self.turn();
         let shards: u64 = self.shards.iter().map(|shard| shard.admitted()).sum();
-        shards + self.late.entered()
+        shards + self.late.admitted_late()
     }
 
     pub(crate) fn refused(&self) -> u64 {

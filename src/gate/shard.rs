@@ -48,12 +48,12 @@ pub(crate) mod interest {
 pub(crate) struct Shard {
     pub(super) word: AtomicU64,
     pub(super) wakers: WakerSet,
-    /// How many have entered beside those in the word's top field; changed under the gate's `turn`.
+    /// What makes the word's top field the number of those admitted, while the shard is open: what was
+    /// carried out of the field, less the refusals in it. It wraps below zero. Changed under the gate's
+    /// `turn`.
     carried: AtomicU64,
     /// As of the closing: the word of a closed shard counts refusals, too.
     admitted: AtomicU64,
-    /// How many of those who have entered were refused, by pauses that are over.
-    not_admitted: AtomicU64,
     refused: AtomicU64,
     aborted: AtomicU64,
     /// How many requests came in the lame duck, the latest one.
@@ -84,7 +84,6 @@ impl Shard {
             wakers: WakerSet::new(),
             carried: AtomicU64::new(0),
             admitted: AtomicU64::new(0),
-            not_admitted: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             aborted: AtomicU64::new(0),
             arrivals: AtomicU64::new(0),
@@ -111,9 +110,10 @@ impl Shard {
         // gate was closed.
         let before = self.word.fetch_and(!bits, Ordering::Release);
         if before & bits & CLOSED != 0 {
-            // Relaxed: read under `turn`, too.
-            let refused = self.entered_of(before) - self.admitted.load(Ordering::Relaxed);
-            self.not_admitted.store(refused, Ordering::Relaxed);
+            // Relaxed: changed and read under `turn`, too.
+            let admitted = self.admitted.load(Ordering::Relaxed);
+            let carried = admitted.wrapping_sub(before / ONE_ENTERED);
+            self.carried.store(carried, Ordering::Relaxed);
         }
     }
 
@@ -422,16 +422,11 @@ impl Shard {
             .fetch_add(carried / ONE_ENTERED, Ordering::Relaxed);
     }
 
-    /// How many had entered by the time of `word`, refused or not; called under the gate's `turn`.
-    fn entered_of(&self, word: u64) -> u64 {
-        // Relaxed: it is changed under `turn`.
-        self.carried.load(Ordering::Relaxed) + word / ONE_ENTERED
-    }
-
     /// How many were admitted by the time of `word`, of an open shard; called under the gate's `turn`.
     fn admitted_of(&self, word: u64) -> u64 {
         // Relaxed: it is changed under `turn`.
-        self.entered_of(word) - self.not_admitted.load(Ordering::Relaxed)
+        let carried = self.carried.load(Ordering::Relaxed);
+        carried.wrapping_add(word / ONE_ENTERED)
     }
 
     pub(super) fn is_closed_and_empty(&self) -> bool {
@@ -451,10 +446,11 @@ impl Shard {
         }
     }
 
-    /// How many there ever were in it, refused or not; called under the gate's `turn`.
-    pub(super) fn entered(&self) -> u64 {
+    /// How many were admitted to the late shard, whose word counts no refusals; called under the gate's
+    /// `turn`.
+    pub(super) fn admitted_late(&self) -> u64 {
         // Relaxed: as in `admitted`.
-        self.entered_of(self.word.load(Ordering::Relaxed))
+        self.admitted_of(self.word.load(Ordering::Relaxed))
     }
 
     pub(super) fn refused(&self) -> u64 {

@@ -20,6 +20,13 @@ mod unit {
     use super::shard::{ENTRY, ONE_ENTERED};
     use super::*;
 
+    /// A thread's own count and wakers are to be fetched together, and nobody else's with them.
+    #[cfg(target_pointer_width = "64")]
+    #[test]
+    fn a_shard_fills_its_two_cache_lines_and_no_more() {
+        assert_eq!(size_of::<Shard>(), 128);
+    }
+
     #[test]
     fn an_open_shard_admits_and_counts() {
         let gate = Gate::new(3, 0);
