@@ -197,6 +197,45 @@ async fn what_is_cut_ends_as_unavailable_and_never_as_if_it_were_whole() {
     .await;
 }
 
+/// A client that is told by a reset (RFC 9113 §5.4.2) takes it for 13 `INTERNAL`, and does not retry.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_of_many_streams_that_are_cut_is_told_its_status() {
+    const CONNECTIONS: usize = 8;
+    const STREAMS: usize = 20;
+    with_each_server(async |kind| {
+        let ctl = ShutdownController::new();
+        let (echo, mut feeds) = Echo::new();
+        let server = Server::start(kind, &ctl, echo.routes()).await;
+        let (mut streams, mut fed) = (Vec::new(), Vec::new());
+        for _ in 0..CONNECTIONS {
+            let client = EchoClient::connect(server.address).await;
+            for _ in 0..STREAMS {
+                streams.push(client.server_stream(Echo::FED).await.unwrap());
+                let feed = feeds.recv().await.unwrap();
+                feed.send(words("1")).unwrap();
+                fed.push(feed);
+            }
+        }
+        ctl.trigger(ShutdownReason::Manual);
+        ctl.force();
+        for mut stream in streams {
+            let status = loop {
+                match stream.message().await {
+                    Ok(Some(message)) => assert_eq!(message, words("1")),
+                    Ok(None) => panic!("it looks whole"),
+                    Err(status) => break status,
+                }
+            };
+            assert_eq!((status.code(), status.message()), (Code::Unavailable, CUT));
+        }
+        let report = server.report().await;
+        assert!(report.is_forced(), "{report}");
+        let all = (CONNECTIONS * STREAMS) as u64;
+        assert_eq!((report.aborted(), report.abandoned()), (all, 0), "{report}");
+    })
+    .await;
+}
+
 // ===== the health protocol =====
 
 #[tokio::test]
