@@ -15,7 +15,7 @@ use http::{Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::{BodyExt, Full};
 use tower::{Layer, ServiceExt, service_fn};
-use tower_lifecycle::{DrainLayer, ResponseBody, ShutdownConfig, ShutdownReason};
+use tower_lifecycle::{DrainLayer, Rejection, ResponseBody, ShutdownConfig, ShutdownReason};
 
 use crate::http_input::{AnyHead, AnyRequest, Asked, EXEMPT, header_map};
 use crate::on_paused_clock;
@@ -85,6 +85,7 @@ impl Input {
                 else {
                     panic!("not cut by force");
                 };
+                assert_eq!(answer.extensions().get(), Some(&Rejection::Cut));
                 assert_cut(&asked, answer).await;
                 return self.assert_report(held, 1, 1).await;
             }
@@ -96,6 +97,7 @@ impl Input {
             assert_served(&asked, self.phase.sheds(), answer).await;
             assert_eq!(held.in_flight(), 0);
         } else {
+            assert_eq!(answer.extensions().get(), Some(&Rejection::Refused));
             self.assert_refused(&asked, answer).await;
             if self.phase != Phase::Stopped {
                 self.assert_report(held, 0, 0).await;
@@ -189,6 +191,7 @@ async fn assert_cut(asked: &Asked, answer: Answer) {
 
 /// The application's answer, and HTTP/1 clients are asked to leave.
 async fn assert_served(asked: &Asked, sheds: bool, answer: Answer) {
+    assert_eq!(answer.extensions().get::<Rejection>(), None);
     let (head, body) = answer.into_parts();
     assert_eq!(head.status, StatusCode::OK);
     let headers = HeaderMap::new();

@@ -16,7 +16,7 @@ use tower_lifecycle::{
     BoxError, DrainLayer, Forced, LongLived, ShutdownConfig, ShutdownController, ShutdownReason,
 };
 
-use crate::http_input::{AnyHead, AnyRequest, Asked, EXEMPT, is_grpc};
+use crate::http_input::{AnyHead, AnyRequest, Asked, EXEMPT, header_map, is_grpc};
 use crate::on_paused_clock;
 use crate::phase::Phase;
 
@@ -68,7 +68,9 @@ enum Polled {
     Data(Bytes),
     Trailers(HeaderMap),
     Failed,
+    /// Cut with an error, or with the status of a gRPC call.
     Forced,
+    Status,
     End,
     Pending,
 }
@@ -108,6 +110,7 @@ impl Input {
         let mut model = Model {
             script: self.body.clone(),
             farewell: is_long_lived.then(|| Farewell::of(&headers)),
+            has_status: !is_upgraded && self.has_status(&asked, &headers),
             ended: false,
         };
         // The head holds the guard of an upgraded connection, as a server does.
@@ -133,7 +136,7 @@ impl Input {
                 polled, expected,
                 "poll {n}, draining {draining}, forced {forced}"
             );
-            cut += u64::from(polled == Polled::Forced);
+            cut += u64::from(matches!(polled, Polled::Forced | Polled::Status));
             if let Polled::Data(data) = &polled {
                 assert!(
                     hint.upper().is_none_or(|most| data.len() as u64 <= most),
@@ -178,11 +181,23 @@ impl Input {
         layer
     }
 
+    /// Whether the answer says where it ends.
+    fn has_end(&self, headers: &HeaderMap) -> bool {
+        self.body.size_hint().exact().is_some()
+            || self.body.is_end_stream()
+            || headers.contains_key(header::CONTENT_LENGTH)
+    }
+
+    /// Whether the body ends with a status, in trailers.
+    fn has_status(&self, asked: &Asked, headers: &HeaderMap) -> bool {
+        let is_call = asked.grpc.is_some() && !asked.is_http1;
+        let has_trailers = matches!(Farewell::of(headers), Farewell::Trailers);
+        is_call && has_trailers && !self.has_end(headers)
+    }
+
     /// Whether the body ends when draining begins.
     fn is_long_lived(&self, asked: &Asked, headers: &HeaderMap) -> bool {
-        let has_end = self.body.size_hint().exact().is_some()
-            || self.body.is_end_stream()
-            || headers.contains_key(header::CONTENT_LENGTH);
+        let has_end = self.has_end(headers);
         let content_type = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
         let essence = content_type.and_then(|value| value.split(|byte| *byte == b';').next());
         let essence = essence
@@ -263,6 +278,8 @@ struct Model {
     script: Script,
     /// Of a body that draining ends.
     farewell: Option<Farewell>,
+    /// Of a gRPC call, which ends with its trailers.
+    has_status: bool,
     ended: bool,
 }
 
@@ -281,7 +298,10 @@ impl Model {
         }
         if forced && !self.script.is_end_stream() {
             self.ended = true;
-            return Polled::Forced;
+            return match self.has_status {
+                true => Polled::Status,
+                false => Polled::Forced,
+            };
         }
         if draining && let Some(farewell) = self.farewell {
             self.ended = true;
@@ -292,9 +312,11 @@ impl Model {
         let polled = Polled::of(script.as_mut().poll_frame(&mut cx));
         self.ended = match &polled {
             Polled::Data(_) => self.script.is_end_stream(),
-            Polled::Trailers(_) => self.farewell.is_some() || self.script.is_end_stream(),
+            Polled::Trailers(_) => {
+                self.farewell.is_some() || self.has_status || self.script.is_end_stream()
+            }
             Polled::Pending => false,
-            Polled::Failed | Polled::Forced | Polled::End => true,
+            Polled::Failed | Polled::Forced | Polled::Status | Polled::End => true,
         };
         polled
     }
@@ -319,7 +341,7 @@ impl Farewell {
         let web = b"grpc-status:14\r\ngrpc-message:service is shutting down\r\n";
         match self {
             Self::None => Polled::End,
-            Self::Trailers => Polled::Trailers(crate::http_input::header_map([
+            Self::Trailers => Polled::Trailers(header_map([
                 ("grpc-status", "14"),
                 ("grpc-message", "service is shutting down"),
             ])),
@@ -343,10 +365,23 @@ impl Polled {
             Poll::Ready(Some(Err(_))) => Self::Failed,
             Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
                 Ok(data) => Self::Data(data),
-                Err(frame) => Self::Trailers(frame.into_trailers().unwrap_or_default()),
+                Err(frame) => match frame.into_trailers().unwrap_or_default() {
+                    trailers if trailers == cut_status() => Self::Status,
+                    trailers => Self::Trailers(trailers),
+                },
             },
         }
     }
+}
+
+fn cut_status() -> HeaderMap {
+    header_map([
+        ("grpc-status", "14"),
+        (
+            "grpc-message",
+            "service stopped before the call was finished",
+        ),
+    ])
 }
 
 async fn poll<B: Body<Data = Bytes, Error = BoxError>>(mut body: Pin<&mut B>) -> Polled {
