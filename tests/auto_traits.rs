@@ -119,6 +119,13 @@ fn the_signal_error_is_an_error() {
     is_error::<tower_lifecycle::SignalError>();
 }
 
+#[cfg(feature = "signal")]
+#[test]
+fn the_choice_of_signals_is_send_sync_and_clone() {
+    is_all::<tower_lifecycle::Signals>();
+    is_clone::<tower_lifecycle::Signals>();
+}
+
 /// A server is run by one task: it need not be `Sync`.
 #[cfg(feature = "server")]
 #[test]

@@ -554,7 +554,7 @@ async fn a_trigger_before_the_first_step_starts_nothing() {
     assert!(is_triggered(&error));
     assert_eq!(
         error.to_string(),
-        "start-up failed: a shutdown was triggered (reason: manual)"
+        "start-up ended: a shutdown was triggered (reason: manual)"
     );
     assert_eq!((log.names().len(), error.rollback().len()), (0, 0));
     assert_eq!(ctl.state(), Failed);
@@ -574,11 +574,42 @@ async fn a_trigger_during_a_step_drops_its_start_and_stops_the_others() {
     let error = end(startup.start_all((slow, done))).await.unwrap_err();
     assert_eq!(
         error.to_string(),
-        "start-up failed: a shutdown was triggered (reason: signal SIGTERM)"
+        "start-up ended: a shutdown was triggered (reason: signal SIGTERM)"
     );
     assert_eq!(error.report().reason(), ShutdownReason::Signal("SIGTERM"));
     assert_eq!(log.names(), ["+a", "+done", "-done", "-a"]);
     assert_eq!(log.entries()[2].1, ms(50), "at once");
+    assert!(error.report().is_graceful());
+    assert_eq!(error.exit_code(), ExitCode::SUCCESS);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_trigger_whose_rollback_goes_wrong_or_is_forced_is_a_failure() {
+    for stop in [Stop::Errs, Stop::Panics, Stop::Hangs, Stop::After(500)] {
+        let (mut startup, log) = (startup(), Log::new());
+        let ctl = startup.controller();
+        log.start_with(&mut startup, "bad", stop).await;
+        ctl.trigger(ShutdownReason::Signal("SIGTERM"));
+        if matches!(stop, Stop::After(_)) {
+            ctl.force();
+        }
+        let error = end(startup.finish()).await.unwrap_err();
+        assert_eq!(error.exit_code(), ExitCode::FAILURE, "{stop:?}");
+        assert!(!error.report().is_graceful(), "{stop:?}");
+        assert_eq!(ctl.state(), Failed);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_trigger_by_an_error_is_a_failure() {
+    let startup = startup();
+    startup.controller().trigger(ShutdownReason::Error);
+    let error = end(startup.finish()).await.unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "start-up failed: a shutdown was triggered (reason: error)"
+    );
+    assert_eq!(error.exit_code(), ExitCode::FAILURE);
 }
 
 #[tokio::test(start_paused = true)]
@@ -653,7 +684,7 @@ async fn a_signal_rolls_back() {
     let error = ended.expect("the signal was not heard").unwrap_err();
     assert_eq!(
         error.to_string(),
-        "start-up failed: a shutdown was triggered (reason: signal SIGTERM)"
+        "start-up ended: a shutdown was triggered (reason: signal SIGTERM)"
     );
     assert_eq!(log.names(), ["+a", "-a"]);
 }

@@ -60,11 +60,15 @@ async fn main() -> ExitCode {
             report.exit_code()
         }
         Err(error) => {
-            if let Some(error) = error.downcast_ref::<StartupError>() {
-                let _ = writeln!(std::io::stdout(), "{}", error.report());
-            }
             let _ = writeln!(std::io::stderr(), "{}", chain(&*error));
-            ExitCode::FAILURE
+            match error.downcast_ref::<StartupError>() {
+                Some(error) => {
+                    let _ = writeln!(std::io::stdout(), "{}", error.report());
+                    // A signal that ends the start-up is no failure.
+                    error.exit_code()
+                }
+                None => ExitCode::FAILURE,
+            }
         }
     }
 }

@@ -95,6 +95,18 @@ impl StartupFailure {
         )
     }
 
+    /// Whether it has failed, and at which step.
+    fn write_head(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.was_asked_for() {
+            true => "ended",
+            false => "failed",
+        })?;
+        match &self.step {
+            Some(step) => write!(f, " at `{step}`"),
+            None => Ok(()),
+        }
+    }
+
     pub(crate) fn caused_by(error: BoxError) -> Self {
         let cause = match Outcome::of(Err(error)) {
             Outcome::Failed(error) => StartupCause::Failed(error),
@@ -133,7 +145,9 @@ impl StartupError {
 
     /// Returns 0 if the start-up was ended by a signal or a trigger and all was rolled back, else 1.
     ///
-    /// It is to be returned from `main`: a process that is told to stop while it starts has not failed.
+    /// It is the [report's](ShutdownReport::exit_code), and to be returned from `main`: a process that is
+    /// told to stop while it starts has not failed. If the stop of a service failed or took too long, or
+    /// a second signal forced the rollback, it is 1 all the same.
     ///
     /// # Examples
     ///
@@ -179,12 +193,13 @@ impl StartupError {
 
 impl fmt::Display for StartupError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("start-up ")?;
         match self.report.startup_failure() {
-            Some(StartupFailure {
-                step: Some(step),
-                cause,
-            }) => write!(f, "start-up failed at `{step}`: {cause}"),
-            _ => write!(f, "start-up failed: {}", self.cause()),
+            Some(failure) => {
+                failure.write_head(f)?;
+                write!(f, ": {}", failure.cause)
+            }
+            None => write!(f, "failed: {}", self.cause()),
         }
     }
 }
@@ -226,13 +241,7 @@ impl StartupCause {
 
 impl fmt::Display for StartupFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.was_asked_for() {
-            true => "ended",
-            false => "failed",
-        })?;
-        if let Some(step) = &self.step {
-            write!(f, " at `{step}`")?;
-        }
+        self.write_head(f)?;
         write!(f, ": {}", self.cause.chain())
     }
 }
