@@ -226,6 +226,13 @@ fn is_last<T, E>(polled: &Poll<Option<Result<T, E>>>, is_at_end: impl FnOnce(&T)
     }
 }
 
+/// Tells whether a frame is the status of a call, which is the last of it and is told once: by the inner
+/// body, or by a cut.
+#[inline(never)]
+fn is_status<D>(frame: &Frame<D>, facts: Facts) -> bool {
+    frame.is_trailers() && facts.ends_with_status()
+}
+
 // ===== what is cut =====
 
 /// Passes the next frame on, or what a body that is cut ends with when force has come.
@@ -342,10 +349,17 @@ where
             }
             StateProj::Special { .. } => return state.poll_special(cx),
         };
-        let polled = poll_or_cut(inner.as_mut(), guard, cx);
-        // The status of a call is the last of it, and is told once: by the inner body, or by a cut.
-        let is_status = |frame: &Frame<_>| frame.is_trailers() && guard.ends_with_status();
-        if is_last(&polled, |frame| inner.is_end_stream() || is_status(frame)) {
+        // Before every poll of the inner: one that is always ready would never be cut.
+        if guard.is_forced() && !inner.is_end_stream() {
+            return state.cut();
+        }
+        let polled = match inner.as_mut().poll_frame(cx) {
+            Poll::Ready(frame) => Poll::Ready(frame.map(|frame| frame.map_err(Into::into))),
+            Poll::Pending if guard.poll_forced(cx).is_ready() => return state.cut(),
+            Poll::Pending => return Poll::Pending,
+        };
+        let is_at_end = |frame: &_| inner.is_end_stream() || is_status(frame, Facts::noted(guard));
+        if is_last(&polled, is_at_end) {
             state.set(State::ended());
         }
         polled
@@ -388,6 +402,19 @@ where
     B: Body<Error: Into<BoxError>>,
     B::Data: From<Bytes>,
 {
+    /// Ends an admitted one that is cut. Out of line, with its end: whatever else could give a frame
+    /// would cost each one that is passed on.
+    #[cold]
+    #[inline(never)]
+    fn cut(mut self: Pin<&mut Self>) -> Polled<B::Data> {
+        let StateProj::Admitted { guard, .. } = self.as_mut().project() else {
+            return Poll::Ready(None);
+        };
+        let last = cut(guard);
+        self.set(Self::ended());
+        Poll::Ready(Some(last))
+    }
+
     #[cold]
     #[inline(never)]
     fn poll_special(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled<B::Data> {
