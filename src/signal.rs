@@ -12,6 +12,8 @@ mod platform;
 #[cfg(windows)]
 #[path = "signal/windows.rs"]
 mod platform;
+#[cfg(unix)]
+mod registrations;
 
 pub use self::choice::Signals;
 
@@ -105,6 +107,11 @@ impl ShutdownController {
     /// nothing. A handler that is installed after a shutdown has begun runs, but does not keep the
     /// process from being killed after it.
     ///
+    /// SIGHUP may come right with a SIGTERM, and be delivered before it: systemd sends both with
+    /// `SendSIGHUP=yes`. So on Linux one that was not chosen and that nobody handles kills 100 ms later,
+    /// unless a shutdown has begun by then. It does not kill any more once somebody else has registered
+    /// a handler for any signal, by tokio or signal-hook, after this call: it may be for SIGHUP.
+    ///
     /// Of these signals also those are heard that the parent process had blocked, on Unix.
     ///
     /// Calling it again does nothing, nor does calling it after the end.
@@ -123,7 +130,7 @@ impl ShutdownController {
     /// let ctl = ShutdownController::new();
     /// let signals = Signals::default();
     /// # #[cfg(unix)]
-    /// let signals = signals.hangup(); // for systemd's `SendSIGHUP=yes`, too
+    /// let signals = signals.hangup(); // when the terminal is closed, too
     /// ctl.listen_for(signals)?;
     /// # Ok(()) }
     /// ```

@@ -106,6 +106,37 @@ fn none_kills_during_a_shutdown_and_each_does_after_it() {
     );
 }
 
+/// As by systemd with `SendSIGHUP=yes`, which sends SIGHUP right after SIGTERM.
+#[test]
+fn a_hangup_that_comes_with_the_stop_does_not_kill() {
+    for round in 0..10 {
+        let mut child = Process::start("serve", &[]);
+        child.send(SIGTERM);
+        child.send(SIGHUP);
+        child.says("graceful");
+        assert_eq!(child.exit().code(), Some(0), "{round}");
+    }
+}
+
+/// Not even when it comes before the shutdown, for it cannot be told whether somebody handles it.
+#[test]
+fn a_hangup_that_the_user_handles_since_later_comes_to_the_user_alone() {
+    let mut child = Process::start("handles SIGHUP late and lingers", &[]);
+    child.send(SIGHUP);
+    child.says("handled");
+    // Longer than it is waited for a stop.
+    std::thread::sleep(Duration::from_millis(500));
+    child.send(SIGTERM);
+    child.says("cleaning up");
+    child.send(SIGHUP);
+    child.says("handled");
+    child.says("graceful");
+    child.send(SIGHUP);
+    child.says("handled");
+    child.send(SIGTERM);
+    assert_eq!(child.exit().signal(), Some(SIGTERM as i32));
+}
+
 #[test]
 fn a_signal_that_the_user_handles_still_comes_to_the_user_then_and_later() {
     let mut child = Process::start("handles SIGHUP and lingers", &[]);
@@ -355,14 +386,9 @@ async fn be(role: &str) {
         return start_up(config).await;
     }
     let ctl = ShutdownController::with_config(config).unwrap();
-    if role.starts_with("handles SIGHUP") {
-        let hangup = tokio::signal::unix::SignalKind::hangup();
-        let mut hangups = tokio::signal::unix::signal(hangup).unwrap();
-        tokio::spawn(async move {
-            while hangups.recv().await.is_some() {
-                eprintln!("handled");
-            }
-        });
+    let is_late = role.starts_with("handles SIGHUP late");
+    if role.starts_with("handles SIGHUP") && !is_late {
+        handle_hangups();
     }
     if role == "handles SIGHUP and hangs at the second" {
         let earlier = ShutdownController::new();
@@ -376,6 +402,9 @@ async fn be(role: &str) {
             ctl.listen_for(all).unwrap();
         }
         _ => ctl.listen_for_signals().unwrap(),
+    }
+    if is_late {
+        handle_hangups();
     }
     let hangs = role.contains("hang");
     ctl.on_shutdown("clean up", move |_| async move {
@@ -411,6 +440,16 @@ async fn be(role: &str) {
         tokio::time::sleep(LIFE).await;
     }
     report.exit()
+}
+
+fn handle_hangups() {
+    let hangup = tokio::signal::unix::SignalKind::hangup();
+    let mut hangups = tokio::signal::unix::signal(hangup).unwrap();
+    tokio::spawn(async move {
+        while hangups.recv().await.is_some() {
+            eprintln!("handled");
+        }
+    });
 }
 
 async fn start_up(config: ShutdownConfig) {

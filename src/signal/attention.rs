@@ -7,22 +7,30 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::process;
 
-use signal_hook::consts::SIGIO;
+use signal_hook::consts::{SIGHUP, SIGIO};
 use signal_hook::flag;
 use signal_hook::low_level::signal_name;
 
+use super::registrations::{has_others, ours};
 use crate::sync::{Arc, AtomicBool, Ordering, PoisonError};
 
 /// Somebody has a use for these signals, until it is dropped.
 pub(super) struct Attention(BTreeSet<i32>);
 
+/// Somebody decides on SIGHUP in a thread, until it is dropped.
+pub(super) struct HangupWatch(());
+
 /// How many have a use for a signal, and what its handler looks at.
 #[derive(Default)]
 struct Signal {
     users: usize,
+    /// How many decide on it in a thread; they have no use for it.
+    watches: usize,
     nobody: Arc<AtomicBool>,
     /// It takes its default action when nobody has a use for it.
     acts: bool,
+    /// It was not handled when a watch began, and may be since.
+    may_be_handled: bool,
 }
 
 type Known = BTreeMap<i32, Signal>;
@@ -37,7 +45,9 @@ impl Attention {
     pub(super) fn pay(signals: &BTreeSet<i32>) -> io::Result<Self> {
         let mut known = SIGNALS.lock().unwrap_or_else(PoisonError::into_inner);
         for &number in signals {
-            known.entry(number).or_default().let_act(number)?;
+            let signal = known.entry(number).or_default();
+            signal.let_act(number)?;
+            signal.may_be_handled = false;
         }
         Ok(Self::to(signals.clone(), &mut known))
     }
@@ -57,7 +67,7 @@ impl Attention {
                 }
                 (false, Some(_)) => continue,
                 // Nobody can tell, so it does nothing from now on.
-                (false, None) => flag::register(number, Arc::default()).map(|_| {
+                (false, None) => ours(1, || flag::register(number, Arc::default())).map(|_| {
                     known.entry(number).or_default();
                 }),
             };
@@ -95,6 +105,53 @@ impl Drop for Attention {
     }
 }
 
+// ===== impl HangupWatch =====
+
+impl HangupWatch {
+    /// Keeps SIGHUP from its default action, so that one that comes right with a SIGTERM finds the
+    /// shutdown that this one begins. `None` if somebody handles or ignores it, or if that cannot be
+    /// told; and as PID 1, for which it has no default action.
+    pub(super) fn begin(handled: i32) -> Option<Self> {
+        let mut known = SIGNALS.lock().unwrap_or_else(PoisonError::into_inner);
+        // Before it is looked who handles it: whoever comes later is noticed.
+        has_others(handled);
+        let is_ours = known.get(&SIGHUP).is_some_and(|signal| signal.acts);
+        if process::id() == 1 || !(is_ours || Unhandled::look()?.contains(SIGHUP)) {
+            return None;
+        }
+        let signal = known.entry(SIGHUP).or_default();
+        signal.let_act(SIGHUP).ok()?;
+        signal.watches += 1;
+        signal.tell();
+        Some(Self(()))
+    }
+
+    /// Whether somebody has a use for it now: it was chosen, or a shutdown is under way.
+    pub(super) fn is_used() -> bool {
+        let known = SIGNALS.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(&SIGHUP).is_some_and(|signal| signal.users > 0)
+    }
+
+    /// Whether somebody may have begun to handle it since.
+    pub(super) fn may_be_handled() -> bool {
+        let mut known = SIGNALS.lock().unwrap_or_else(PoisonError::into_inner);
+        known.entry(SIGHUP).or_default().look_for_handler(SIGHUP)
+    }
+}
+
+impl Drop for HangupWatch {
+    fn drop(&mut self) {
+        let mut known = SIGNALS.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(signal) = known.get_mut(&SIGHUP) {
+            if signal.users == 0 {
+                signal.look_for_handler(SIGHUP);
+            }
+            signal.watches -= 1;
+            signal.tell();
+        }
+    }
+}
+
 // ===== impl Signal =====
 
 impl Signal {
@@ -107,17 +164,25 @@ impl Signal {
         // The kernel does not let PID 1 be killed by a default action, and signal-hook does not know
         // that of every signal. The process ends then as a shell would say it.
         if process::id() == 1 || number == SIGIO || signal_name(number).is_none() {
-            flag::register_conditional_shutdown(number, 128 + number, nobody)?;
+            ours(1, || {
+                flag::register_conditional_shutdown(number, 128 + number, nobody)
+            })?;
         } else {
-            flag::register_conditional_default(number, nobody)?;
+            ours(1, || flag::register_conditional_default(number, nobody))?;
         }
         self.acts = true;
         Ok(())
     }
 
+    fn look_for_handler(&mut self, number: i32) -> bool {
+        self.may_be_handled |= has_others(number);
+        self.may_be_handled
+    }
+
     fn tell(&self) {
+        let nobody = self.users == 0 && self.watches == 0 && !self.may_be_handled;
         // SeqCst: pairs with the load of the same strength in the signal handler.
-        self.nobody.store(self.users == 0, Ordering::SeqCst);
+        self.nobody.store(nobody, Ordering::SeqCst);
     }
 }
 

@@ -40,8 +40,7 @@ impl Default for Signals {
 
 #[cfg(unix)]
 impl Signals {
-    /// Adds SIGHUP, which a terminal sends when it is closed, and systemd after SIGTERM with
-    /// `SendSIGHUP=yes`.
+    /// Adds SIGHUP, which a terminal sends when it is closed.
     pub fn hangup(self) -> Self {
         self.and(signal_hook::consts::SIGHUP)
     }

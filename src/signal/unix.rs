@@ -3,16 +3,24 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, Signal};
+use signal_hook::consts::{SIGHUP, SIGTERM};
 use signal_hook::iterator::Signals as Heard;
-use signal_hook::low_level::signal_name;
+use signal_hook::low_level::{emulate_default_handler, signal_name};
 use tokio::runtime::Handle;
 
-use super::attention::Attention;
+use super::attention::{Attention, HangupWatch};
 use super::killing::killing;
+use super::registrations::ours;
 use super::{Listener, Signals, Start};
-use crate::sync::Arc;
+use crate::log::tell;
+use crate::sync::{Arc, Mutex, lock};
+
+/// How soon a stop has to come after a SIGHUP that is to be a part of it.
+const TOGETHER: Duration = Duration::from_millis(100);
+const LOOK: Duration = Duration::from_millis(5);
 
 /// Listens in a thread of its own, so that signals are heard also when the runtime is blocked.
 ///
@@ -22,24 +30,21 @@ pub(super) fn listen(listener: Listener, signals: &Signals, runtime: &Handle) ->
     // Before `Heard`: handlers run in the order of their registration, so for each signal
     // the default action has been decided on when the thread hears of it.
     let attention = Attention::pay(&signals.numbers)?;
-    let mut heard = Heard::new(&signals.numbers)?;
+    let is_chosen = signals.numbers.contains(&SIGHUP);
+    let watch = (!is_chosen).then(|| HangupWatch::begin(SIGTERM)).flatten();
+    let mut numbers = signals.numbers.clone();
+    numbers.extend(watch.is_some().then_some(SIGHUP));
+    let heard = ours(numbers.len(), || Heard::new(&numbers))?;
     let handle = heard.handle();
     let (in_thread, in_task) = (listener.clone(), listener);
     let (begins, others) = (signals.numbers.clone(), handle.clone());
     let chosen = signals.numbers.clone();
+    let heeded = Mutex::new(numbers);
     thread::Builder::new()
         .name("tower-lifecycle-signals".to_owned())
         .spawn(move || {
             let was_blocked = unblock(&begins);
-            let mut first = None;
-            for signal in heard.forever() {
-                let name = signal_name(signal).unwrap_or("a signal");
-                if !begins.contains(&signal) {
-                    in_thread.ignored(name);
-                } else if in_thread.heard(name, &mut first) {
-                    break;
-                }
-            }
+            hear(heard, &begins, &in_thread);
             drop(in_thread);
             // Where all other threads block them, a third signal has only this one to come to.
             if was_blocked {
@@ -51,19 +56,70 @@ pub(super) fn listen(listener: Listener, signals: &Signals, runtime: &Handle) ->
     runtime.spawn(async move { in_task.ctl.stopped().await });
     Ok(Start {
         stop: Box::new(move || {
-            drop(attention);
+            drop((attention, watch));
             handle.close();
         }),
         absorb: Arc::new(move || {
             let absorbed = killing().filter(|signal| !chosen.contains(signal));
             let attention = Attention::absorb(&absorbed.collect());
             // To be told of; one that cannot be added is absorbed all the same.
+            let mut heeded = lock(&heeded);
             for signal in attention.signals() {
-                let _ = others.add_signal(signal);
+                if heeded.insert(signal) {
+                    let _ = ours(1, || others.add_signal(signal));
+                }
             }
             Some(Box::new(attention))
         }),
     })
+}
+
+/// Passes on what is heard, until nobody listens any more or the shutdown is forced.
+fn hear(mut heard: Heard, begins: &BTreeSet<i32>, listener: &Listener) {
+    let mut first = None;
+    let mut hangup_at = None;
+    while !heard.is_closed() {
+        let signals: BTreeSet<i32> = if hangup_at.is_none() {
+            heard.wait().collect()
+        } else {
+            thread::sleep(LOOK);
+            heard.pending().collect()
+        };
+        // A stop first, so that what has come with it finds a shutdown.
+        for &signal in signals.intersection(begins) {
+            if listener.heard(name(signal), &mut first) {
+                return;
+            }
+        }
+        for &signal in signals.difference(begins) {
+            if signal == SIGHUP {
+                hangup_at.get_or_insert_with(Instant::now);
+            } else {
+                listener.ignored(name(signal));
+            }
+        }
+        if HangupWatch::is_used() {
+            if hangup_at.take().is_some() {
+                listener.ignored("SIGHUP");
+            }
+        } else if hangup_at.is_some_and(|at| at.elapsed() >= TOGETHER) {
+            hangup_at = None;
+            hang_up();
+        }
+    }
+}
+
+/// Has SIGHUP do what it does to a program that does not listen.
+fn hang_up() {
+    if HangupWatch::may_be_handled() {
+        tell!(debug, "SIGHUP left to whoever may handle it");
+    } else {
+        let _ = emulate_default_handler(SIGHUP);
+    }
+}
+
+fn name(signal: i32) -> &'static str {
+    signal_name(signal).unwrap_or("a signal")
 }
 
 /// Has this thread take those of `signals` that its parent had blocked; returns whether there were any.
