@@ -307,6 +307,7 @@ async fn lives() -> Vec<Vec<String>> {
 
 /// What is told only where a socket, a signal or a system that fails is part of it.
 const ELSEWHERE: &[&str] = &[
+    "SIGHUP left to whoever may handle it",
     "a connection was closed: its extension, or a clone of the application, panicked",
     "called before it was ready, and refused: call `poll_ready` first",
     "cannot accept connections; trying again",
