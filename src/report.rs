@@ -128,9 +128,8 @@ impl ShutdownReport {
             && facts.server_errors.is_empty()
             && facts.tasks.is_empty()
             && facts.tasks_forgotten == 0
-            && facts.hooks.iter().all(HookReport::is_completed)
             && facts.services.iter().all(ServiceReport::is_completed)
-            && facts.saves.iter().all(SaveReport::is_completed)
+            && (facts.startup_failure.is_some() || facts.is_cleaned_up())
     }
 
     /// Returns whether admitted work, or the clean-up, was forced.
@@ -630,6 +629,12 @@ impl fmt::Display for ShutdownReport {
 // ===== impl Facts =====
 
 impl Facts {
+    /// Whether the hooks and saves are done, which do not run when a start-up is rolled back.
+    fn is_cleaned_up(&self) -> bool {
+        self.hooks.iter().all(HookReport::is_completed)
+            && self.saves.iter().all(SaveReport::is_completed)
+    }
+
     fn abandoned_tasks(&self) -> u64 {
         let abandoned = |task: &&TaskReport| matches!(task.outcome(), Outcome::Abandoned);
         self.tasks.iter().filter(abandoned).count() as u64

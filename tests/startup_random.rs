@@ -252,7 +252,9 @@ impl Expected {
         is_forced |= force < cleanup.now || cleanup.is_cut;
         Self {
             started,
-            is_graceful: end == End::Finished && !is_forced && all_completed,
+            is_graceful: matches!(end, End::Finished | End::Triggered)
+                && !is_forced
+                && all_completed,
             end,
             drained,
             deadline,
