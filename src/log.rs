@@ -141,7 +141,8 @@ fn queue() -> MutexGuard<'static, Queue> {
 }
 
 fn start_thread() -> io::Result<()> {
-    let thread = thread::Builder::new().name("tower-lifecycle-log".to_owned());
+    // Not of the names of those that drive and watch a shutdown, which the system cuts short.
+    let thread = thread::Builder::new().name("lifecycle-log".to_owned());
     thread.spawn(log_lines).map(drop)
 }
 
