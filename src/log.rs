@@ -141,7 +141,7 @@ fn queue() -> MutexGuard<'static, Queue> {
 }
 
 fn start_thread() -> io::Result<()> {
-    // Not of the names of those that drive and watch a shutdown, which the system cuts short.
+    // Linux cuts names at 15 bytes, after which `tower-lifecycle-log` reads as one that drives a shutdown.
     let thread = thread::Builder::new().name("lifecycle-log".to_owned());
     thread.spawn(log_lines).map(drop)
 }
@@ -191,16 +191,22 @@ mod tests {
     /// There is one queue for all tests.
     static TURN: crate::sync::Mutex<()> = crate::sync::Mutex::new(());
 
-    #[test]
-    fn what_the_queue_cannot_hold_is_dropped_and_counted() {
-        let _turn = lock(&TURN);
+    /// Has the thread busy with a line until the sender is dropped.
+    fn block() -> mpsc::Sender<()> {
         let (release, blocked) = mpsc::channel::<()>();
         let (begun, begins) = mpsc::channel();
         say(move || {
             begun.send(()).ok();
             blocked.recv().ok();
         });
-        begins.recv().expect("the thread has taken the first line");
+        begins.recv().expect("the thread has taken the line");
+        release
+    }
+
+    #[test]
+    fn what_the_queue_cannot_hold_is_dropped_and_counted() {
+        let _turn = lock(&TURN);
+        let release = block();
         let logged = Arc::new(AtomicUsize::new(0));
         for _ in 0..CAPACITY + 10 {
             let logged = Arc::clone(&logged);
@@ -222,13 +228,7 @@ mod tests {
     #[test]
     fn the_end_does_not_wait_behind_a_line_that_blocks() {
         let _turn = lock(&TURN);
-        let (release, blocked) = mpsc::channel::<()>();
-        let (begun, begins) = mpsc::channel();
-        say(move || {
-            begun.send(()).ok();
-            blocked.recv().ok();
-        });
-        begins.recv().expect("the thread has taken the line");
+        let release = block();
         flush();
         let began = Instant::now();
         flush();

@@ -99,20 +99,19 @@ impl ShutdownController {
     /// controllers of one process listen, that waits for the last of them. As PID 1, which no default
     /// action ends, the process exits with 128 and the number of the signal.
     ///
-    /// During the shutdown no other signal kills on Unix, apart from SIGKILL, SIGSTOP and those by which the
-    /// program itself fails, such as SIGSEGV and SIGABRT: SIGHUP, SIGQUIT, SIGUSR1, real-time signals
-    /// and the like do nothing. Those that the program ignores, or has a handler for when the shutdown
-    /// begins, go their own way. After the end, or when the shutdown is called off, the others do again
-    /// what they did before; where it cannot be told what that was, which is outside Linux, they do
-    /// nothing. A handler that is installed after a shutdown has begun runs, but does not keep the
-    /// process from being killed after it.
+    /// During the shutdown no other signal kills on Unix. SIGHUP, SIGQUIT, SIGUSR1, real-time signals and
+    /// the like do nothing. The exceptions are SIGKILL, and those by which the program itself fails, such
+    /// as SIGSEGV and SIGABRT. Signals that the program ignores, or has a handler for when the shutdown
+    /// begins, are left alone. After the end, or when the shutdown is called off, the others do what they
+    /// did before; outside Linux they do nothing, since it cannot be told what they did. A handler that
+    /// is installed after the shutdown has begun is called, but the signal kills once it is over.
     ///
-    /// SIGHUP may come right with a SIGTERM, and be delivered before it: systemd sends both with
-    /// `SendSIGHUP=yes`. So on Linux one that was not chosen and that nobody handles kills 100 ms later,
-    /// unless a shutdown has begun by then. It does not kill any more once somebody else has registered
-    /// a handler for any signal, by tokio or signal-hook, after this call: it may be for SIGHUP.
+    /// systemd sends SIGHUP together with SIGTERM if it is configured with `SendSIGHUP=yes`, and SIGHUP
+    /// may be delivered first. So on Linux a SIGHUP that was not chosen and that nobody handles kills
+    /// 100 ms later, unless a shutdown has begun by then. It does not kill at all once somebody else has
+    /// registered a handler for any signal after this call, by tokio or signal-hook: it may be for SIGHUP.
     ///
-    /// Of these signals also those are heard that the parent process had blocked, on Unix.
+    /// On Unix the chosen signals are heard even if the parent process had blocked them.
     ///
     /// Calling it again does nothing, nor does calling it after the end.
     ///
@@ -205,9 +204,7 @@ impl Listener {
         tell!(info, signal = name, "signal received: shutting down");
         false
     }
-}
 
-impl Listener {
     /// One that is not to begin a shutdown came during one.
     #[cfg(unix)]
     fn ignored(&self, name: &'static str) {
