@@ -23,7 +23,8 @@ pub fn check(text: &Input) {
         reads_back(&config);
         merges(&config);
         // Also where it just fits, and where it just does not.
-        let most = config.shutdown_timeout.saturating_sub(config.reserve());
+        let kept = kept(&config).unwrap_or(Duration::MAX);
+        let most = config.shutdown_timeout.saturating_sub(kept);
         is_taken_or_refused(config.clone().lame_duck(most));
         is_taken_or_refused(
             config
@@ -67,7 +68,9 @@ fn merges(config: &ShutdownConfig) {
 fn is_taken_or_refused(config: ShutdownConfig) {
     let total = config.shutdown_timeout;
     let fits = !config.progress_interval.is_zero()
-        && (config.reserve().checked_add(config.lame_duck)).is_some_and(|sum| sum <= total);
+        && kept(&config)
+            .and_then(|kept| kept.checked_add(config.lame_duck))
+            .is_some_and(|sum| sum <= total);
     match ShutdownController::with_config(config) {
         Ok(_) => assert!(fits),
         Err(error) => {
@@ -77,6 +80,12 @@ fn is_taken_or_refused(config: ShutdownConfig) {
             assert_error_showable(&error);
         }
     }
+}
+
+/// What of the total is neither lame duck nor drain. What workers have by default always fits.
+fn kept(config: &ShutdownConfig) -> Option<Duration> {
+    let workers = config.worker_reserve.unwrap_or_default();
+    config.reserve().checked_add(workers)
 }
 
 /// Each value by itself, so that it is known which one an error has to name.
@@ -135,6 +144,7 @@ pub(crate) fn set(config: ShutdownConfig, field: &str, value: Duration) -> Shutd
         "late_for" => config.late_for(value),
         "refuse_for" => config.refuse_for(value),
         "cleanup_reserve" => config.cleanup_reserve(value),
+        "worker_reserve" => config.worker_reserve(value),
         "retry_after" => config.retry_after(value),
         "progress_interval" => config.progress_interval(value),
         "force_after" => config.force_after(value),
