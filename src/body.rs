@@ -56,6 +56,14 @@ pin_project! {
         #[pin]
         state: Tracked<B>,
     }
+
+    impl<B> PinnedDrop for TrackedBody<B> {
+        fn drop(this: Pin<&mut Self>) {
+            if let TrackedProj::Live { guard, .. } = this.project().state.project() {
+                guard.note_unfinished();
+            }
+        }
+    }
 }
 
 pin_project! {
@@ -107,6 +115,14 @@ pin_project! {
     pub struct ResponseBody<B> {
         #[pin]
         state: State<B>,
+    }
+
+    impl<B> PinnedDrop for ResponseBody<B> {
+        fn drop(this: Pin<&mut Self>) {
+            if let StateProj::Admitted { guard, .. } = this.project().state.project() {
+                guard.note_unfinished();
+            }
+        }
     }
 }
 

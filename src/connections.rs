@@ -22,12 +22,16 @@ pub(crate) struct OpenConnection {
 
 impl Connections {
     pub(crate) fn open(&self) -> u64 {
+        self.served() + self.watched()
+    }
+
+    pub(crate) fn served(&self) -> u64 {
         // Acquire: pairs with the Release in `drop`; what the connection did has been done.
-        self.served.load(Ordering::Acquire) as u64 + self.watched()
+        self.served.load(Ordering::Acquire) as u64
     }
 
     pub(crate) fn watched(&self) -> u64 {
-        // Acquire: as in `open`.
+        // Acquire: as in `served`.
         self.watched.load(Ordering::Acquire) as u64
     }
 

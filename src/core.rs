@@ -171,6 +171,21 @@ impl Core {
         0
     }
 
+    /// Returns how many are open of our own servers.
+    pub(crate) fn served_connections(&self) -> u64 {
+        #[cfg(feature = "server")]
+        return self.connections.served();
+        #[cfg(not(feature = "server"))]
+        0
+    }
+
+    /// Returns how much there is to wait for at the end of a drain, all in all.
+    pub(crate) fn left(&self) -> u64 {
+        let tasks = self.tasks.running(&[Role::Task]);
+        let (servers, starts) = (self.servers.running(), self.services.starting());
+        self.gate.in_flight() + tasks + servers + starts + self.open_connections()
+    }
+
     /// Returns until when requests that arrive are served, in a drain that begins now.
     pub(crate) fn late_until(&self, notice: &ShutdownNotice) -> Option<Instant> {
         let time = match self.config.serves_late() {

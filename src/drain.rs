@@ -624,9 +624,8 @@ impl<F, ReqBody> State<F, ReqBody> {
     fn answer<B>(mut self: Pin<&mut Self>) -> Response<ResponseBody<B>> {
         match self.as_mut().project() {
             StateProj::Admitted { guard, .. } => {
-                guard.note_aborted();
                 let facts = Facts::noted(guard);
-                self.set(State::done());
+                self.set(State::done()); // which notes that it was cut
                 tell_here!(warn, "cut by the shutdown: the request had no response yet");
                 into_response(reject::cut(facts))
             }

@@ -139,6 +139,12 @@ impl InFlightGuard {
         Self(self.0.take())
     }
 
+    /// See [`Entry::note_unfinished`].
+    #[inline]
+    pub(crate) fn note_unfinished(&self) {
+        self.0.note_unfinished();
+    }
+
     fn shard(&self) -> &Shard {
         (self.0.shard()).expect("a layer's guard is used by nobody when it has been taken")
     }
@@ -357,7 +363,17 @@ impl<W: Way> Entry<W> {
         }
     }
 
+    /// Notes that what this entry counts is dropped before its end: after a force it was cut by that,
+    /// whoever drops it.
+    #[inline]
+    pub(crate) fn note_unfinished(&self) {
+        if self.is_forced() {
+            self.note_aborted();
+        }
+    }
+
     /// Notes that what this entry counts is being cut.
+    #[cold]
     pub(crate) fn note_aborted(&self) {
         if let Some(shard) = self.shard() {
             shard.note_aborted();
@@ -408,11 +424,12 @@ impl<W: Way> Drop for Held<W> {
     }
 }
 
-/// Lets one go that was not taken. `extern "C"`, for what could panic in it is contained. It is generic and
+/// Lets one go that was not taken, so that what it counts is not finished. `extern "C"`, for what could panic in it is contained. It is generic and
 /// not `inline(never)`, or else this crate's own copy would be called: of that the compiler of another crate
 /// must think that it keeps the pointer, and moves the whole future once more for it.
 #[cold]
 extern "C" fn let_untaken_go<W: Way>(entry: &mut Entry<W>) {
+    entry.note_unfinished();
     drop(entry.take());
 }
 

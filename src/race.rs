@@ -1,4 +1,4 @@
-//! Two small combinators, so that tokio's macros and their compile time are not needed.
+//! Small combinators, so that tokio's macros and their compile time are not needed.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -34,4 +34,22 @@ pub(crate) async fn until<F: Future>(deadline: Option<Instant>, future: F) -> Op
         Some(deadline) => timeout_at(deadline, future).await.ok(),
         None => Some(future.await),
     }
+}
+
+/// Waits until the tasks that have been woken before have had their turn, more or less.
+///
+/// The yield of tokio comes back after some sixty tasks, however many are waiting. This one goes to the
+/// end of the queue. It is a task of its own, since the caller may be polled by `block_on`, which stands
+/// in no queue.
+pub(crate) async fn let_others_run() {
+    let mut has_waited = false;
+    let turn = poll_fn(move |cx| {
+        if std::mem::replace(&mut has_waited, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    });
+    // It fails when the runtime ends, and the caller with it.
+    let _ = tokio::spawn(turn).await;
 }

@@ -80,6 +80,7 @@ pub(crate) struct Facts {
     pub(crate) abandoned_servers: u64,
     pub(crate) abandoned_starts: u64,
     pub(crate) abandoned_connections: u64,
+    pub(crate) connections_cut: u64,
     pub(crate) startup_failure: Option<StartupFailure>,
     pub(crate) server_errors: Vec<Arc<dyn std::error::Error + Send + Sync>>,
     pub(crate) tasks: Vec<TaskReport>,
@@ -335,6 +336,27 @@ impl ShutdownReport {
         self.facts.in_flight_at_force
     }
 
+    /// Returns how many connections of our own [servers](crate::serve) were closed by force.
+    ///
+    /// These are the ones that were still open when those whose requests had been cut had had the time to
+    /// be told: of clients that do not read, and tunnels. What was in flight on them is counted by
+    /// [`aborted`](Self::aborted).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_lifecycle::{ShutdownController, ShutdownReason};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// let ctl = ShutdownController::new();
+    /// let report = ctl.shutdown(ShutdownReason::Manual).await;
+    /// assert_eq!(report.connections_cut(), 0);
+    /// # }
+    /// ```
+    pub fn connections_cut(&self) -> u64 {
+        self.facts.connections_cut
+    }
+
     /// Returns the states that the shutdown went through, and the time spent in each.
     ///
     /// Of an [interrupted](ShutdownReason::Interrupted) one there is only the state that it had
@@ -587,6 +609,10 @@ impl fmt::Display for ShutdownReport {
                 facts.in_flight_at_force.saturating_sub(gone),
                 facts.abandoned_requests,
             )?;
+        }
+        if facts.connections_cut > 0 {
+            let closed = facts.connections_cut;
+            write!(f, "\n  connections   {closed} closed by force")?;
         }
         if facts.abandoned_starts > 0 {
             let starts = facts.abandoned_starts;

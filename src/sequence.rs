@@ -6,6 +6,7 @@
 //! ```
 
 use std::future::{Future, pending};
+use std::mem;
 use std::pin::pin;
 use std::time::Duration;
 
@@ -21,17 +22,21 @@ use crate::log::tell;
 use crate::milestones::event;
 use crate::notice::{ShutdownNotice, earlier};
 use crate::outcome::SaveReport;
-use crate::race::{Either, race, until};
+use crate::race::{Either, let_others_run, race, until};
 use crate::report::{Facts, PhaseReport, ShutdownReport};
 use crate::services;
 use crate::shutdown::Shutdown;
 use crate::state::{LifecycleState, ShutdownReason};
 use crate::sync::Arc;
-use crate::tasks::{Role, admin, workers};
+use crate::tasks::{Role, admin, none_left, workers};
 use crate::wait::Wait;
 
-/// The longest and the shortest time that cut work is given to be gone.
+/// The shortest and the longest time that cut work is given to be gone, if none of it goes.
 const UNWINDING: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(250));
+/// When that time is over, what is left is waited for while one after another goes. The longest pause
+/// between two of them is this part of it, and somewhat more for each connection that is being closed.
+const STANDSTILL: u32 = 5;
+const STANDSTILL_EACH: Duration = Duration::from_micros(50);
 
 /// Runs one shutdown, which has been announced, to its end; `None` if it was called off.
 pub(crate) async fn shut_down(
@@ -79,6 +84,7 @@ pub(crate) async fn shut_down(
     save_state(core, shutdown, notice.clone()).await;
     // Whoever looked on until now is let go.
     admin::close(core, &notice).await;
+    close_connections(core, &notice).await;
     account.close_phase(LifecycleState::Stopping);
 
     Some(account.report(core))
@@ -125,6 +131,21 @@ async fn save_state(core: &Arc<Core>, shutdown: &Arc<Shutdown>, notice: Shutdown
     }
 }
 
+/// Waits for connections of our own servers that have not come to their end before the clean-up, as long
+/// as one after another does.
+async fn close_connections(core: &Arc<Core>, notice: &ShutdownNotice) {
+    let mut open = core.served_connections();
+    while open > 0 {
+        let look = Some(Instant::now() + standstill(core));
+        let closed = none_left(core, || core.served_connections());
+        until(earlier(look, notice.final_deadline()), closed).await;
+        let before = mem::replace(&mut open, core.served_connections());
+        if open == before || notice.time_remaining() == Some(Duration::ZERO) {
+            return;
+        }
+    }
+}
+
 /// Waits until nothing is in flight, and every server and task has ended.
 async fn drained_and_served(core: &Arc<Core>, notice: &ShutdownNotice) {
     let refused_until = core.refused_until(notice);
@@ -162,6 +183,31 @@ async fn gone(core: &Arc<Core>) {
             reached(core, event::IDLE).await;
         } else {
             return;
+        }
+    }
+}
+
+/// Waits for [`gone`] until `end`, and after that for as long as one after another ends, until
+/// `at_most`: thousands take their time. Gives whether all have gone.
+async fn gone_in_time(core: &Arc<Core>, end: Instant, at_most: Option<Instant>) -> bool {
+    let mut gone = pin!(gone(core));
+    let mut left = core.left();
+    let mut fell_at = Instant::now();
+    loop {
+        let standstill = standstill(core);
+        let look = Some(Instant::now() + standstill / 2);
+        let next = earlier(look, earlier(Some(end.max(fell_at + standstill)), at_most));
+        if until(next, gone.as_mut()).await.is_some() {
+            return true;
+        }
+        let now = Instant::now();
+        let before = mem::replace(&mut left, core.left());
+        if left < before {
+            fell_at = now;
+        }
+        let is_over = now >= end && now >= fell_at + standstill;
+        if is_over || at_most.is_some_and(|at_most| now >= at_most) {
+            return false;
         }
     }
 }
@@ -205,7 +251,7 @@ async fn wake_shards(core: &Arc<Core>, interests: u32) {
     for shard in core.gate.all_shards() {
         let mut cursor = 0;
         while shard.wake_batch(interests, &mut cursor) {
-            yield_now().await;
+            let_others_run().await;
         }
     }
 }
@@ -222,6 +268,15 @@ pub(crate) fn missing(end: Option<Instant>, now: Instant, share: Duration) -> Du
 pub(crate) fn unwinding(core: &Core) -> Duration {
     let (shortest, longest) = UNWINDING;
     (core.config.reserve() / 4).clamp(shortest, longest)
+}
+
+/// Returns how long what is left is waited for when none of it goes.
+fn standstill(core: &Core) -> Duration {
+    let closing = match core.milestones().has(event::DISCONNECT) {
+        true => u32::try_from(core.served_connections()).unwrap_or(u32::MAX),
+        false => 0,
+    };
+    (unwinding(core) / STANDSTILL).saturating_add(STANDSTILL_EACH.saturating_mul(closing))
 }
 
 fn reached(core: &Arc<Core>, events: u32) -> Wait {
@@ -245,6 +300,7 @@ pub(crate) struct Account {
     abandoned_servers: u64,
     abandoned_starts: u64,
     abandoned_connections: u64,
+    connections_cut: u64,
     pub(crate) interrupted: bool,
 }
 
@@ -263,6 +319,7 @@ impl Account {
             abandoned_servers: 0,
             abandoned_starts: 0,
             abandoned_connections: 0,
+            connections_cut: 0,
             interrupted: false,
         }
     }
@@ -300,20 +357,26 @@ impl Account {
         core.tasks.cut(&[Role::Task]);
         wake_shards(core, interest::FORCED).await;
         let unwinding = unwinding(core);
+        let (told_by, gone_by) = (now + unwinding / 2, now + unwinding);
+        // Thousands take longer. The last quarter of the reserve is the hooks' in any case.
+        let reserve = core.config.reserve();
+        let told_at_most = now.checked_add(reserve / 2);
+        let gone_at_most = now.checked_add(reserve / 4 * 3);
         // Only admitted work is cut at once: after an early force, late clients are still refused
         // for a while, as they would be without it.
         if core.listener_waits() {
             let refused_until = self.phase_began.checked_add(core.config.refuse_for);
-            let refused_until = earlier(refused_until, Some(now + unwinding / 2));
+            let refused_until = earlier(refused_until, Some(told_by));
             until(refused_until, pending::<()>()).await;
         }
         core.milestones().reach(event::STOP_ACCEPTING);
         // Those who were cut are told so, before their connections are closed.
-        if until(Some(now + unwinding / 2), gone(core)).await.is_some() {
+        if gone_in_time(core, told_by, told_at_most).await {
             return;
         }
+        self.connections_cut = core.served_connections();
         core.milestones().reach(event::DISCONNECT);
-        if until(Some(now + unwinding), gone(core)).await.is_none() {
+        if !gone_in_time(core, gone_by, gone_at_most).await {
             self.note_abandoned(core);
         }
     }
@@ -404,6 +467,7 @@ impl Account {
             abandoned_servers: self.abandoned_servers,
             abandoned_starts: self.abandoned_starts,
             abandoned_connections: self.abandoned_connections,
+            connections_cut: self.connections_cut,
             server_errors: core.servers.errors(),
             tasks: core.tasks.reports(),
             tasks_forgotten: core.tasks.forgotten(),

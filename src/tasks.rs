@@ -79,7 +79,7 @@ pub(crate) async fn ended(core: &Arc<Core>, roles: &[Role]) {
 }
 
 /// Waits until `left`, of which each end is told as `WORK_ENDED`, is none.
-async fn none_left(core: &Arc<Core>, left: impl Fn() -> u64) {
+pub(crate) async fn none_left(core: &Arc<Core>, left: impl Fn() -> u64) {
     loop {
         // Taken back before looking: an end between the look and the wait is not missed.
         core.milestones().take_back(event::WORK_ENDED);

@@ -83,6 +83,14 @@ pin_project! {
         state: State<F>,
         mode: PhantomData<fn() -> M>,
     }
+
+    impl<F, M> PinnedDrop for ResponseFuture<F, M> {
+        fn drop(this: Pin<&mut Self>) {
+            if let StateProj::Live { guard, .. } = this.project().state.project() {
+                guard.note_unfinished();
+            }
+        }
+    }
 }
 
 pin_project! {

@@ -27,6 +27,14 @@ pin_project! {
         #[pin]
         kind: AnyKind<F>,
     }
+
+    impl<F> PinnedDrop for AnyResponseFuture<F> {
+        fn drop(this: Pin<&mut Self>) {
+            if let AnyKindProj::Admitted { guard, .. } = this.project().kind.project() {
+                guard.note_unfinished();
+            }
+        }
+    }
 }
 
 pin_project! {

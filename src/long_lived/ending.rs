@@ -26,6 +26,14 @@ pin_project! {
         state: State<B>,
         farewell: Farewell,
     }
+
+    impl<B> PinnedDrop for Ending<B> {
+        fn drop(this: Pin<&mut Self>) {
+            if let StateProj::Live { guard, .. } = this.project().state.project() {
+                guard.note_unfinished();
+            }
+        }
+    }
 }
 
 pin_project! {

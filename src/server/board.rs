@@ -7,9 +7,9 @@
 use std::task::{Context, Waker};
 use std::time::Duration;
 
-use tokio::task::yield_now;
 use tokio::time::Instant;
 
+use crate::race::let_others_run;
 use crate::sync::{AtomicU32, Mutex, Ordering, lock};
 use crate::wakers::{Slot, WakerSet};
 
@@ -82,7 +82,7 @@ impl Board {
         let edition = self.edition.fetch_add(1, Ordering::Release).wrapping_add(1);
         let mut cursor = 0;
         while self.readers.wake_batch(waiting_for(edition), &mut cursor) {
-            yield_now().await;
+            let_others_run().await;
         }
     }
 

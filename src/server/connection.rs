@@ -71,7 +71,7 @@ where
         app,
         extensions,
         number,
-        open: _open,
+        open,
     } = newcomer;
     let activity = Arc::new(Activity::default());
     let mut orders = Orders::new(board, &activity, number, settings);
@@ -93,7 +93,7 @@ where
         activity: Arc::clone(&activity),
         extensions,
     };
-    let streams = Streams::default();
+    let streams = Streams::new(Arc::new(open));
     let ending = converse(wire, answers, &line, &streams, &mut orders, settings).await;
     streams.cut();
     if activity.is_tunnel() {

@@ -8,6 +8,7 @@ use hyper::rt::Executor;
 use tokio::task::{JoinError, JoinSet};
 
 use super::activity::Activity;
+use crate::connections::OpenConnection;
 use crate::log::tell;
 use crate::panic;
 use crate::sync::{Arc, Mutex, Weak, lock};
@@ -35,11 +36,14 @@ pub struct StreamExecutor {
     /// Weak: the tasks hold their executor.
     tasks: Weak<Mutex<JoinSet<()>>>,
     activity: Arc<Activity>,
+    open: Arc<OpenConnection>,
 }
 
 /// The tasks themselves: dropped, they are cut.
-#[derive(Default)]
-pub(super) struct Streams(Arc<Mutex<JoinSet<()>>>);
+pub(super) struct Streams {
+    tasks: Arc<Mutex<JoinSet<()>>>,
+    open: Arc<OpenConnection>,
+}
 
 // ===== impl StreamExecutor =====
 
@@ -60,8 +64,10 @@ where
             while let Some(result) = tasks.try_join_next() {
                 ended.extend(result.err());
             }
+            // The connection is open until the last of its tasks is gone.
+            let held = (Arc::clone(&self.open), under_way);
             tasks.spawn(async move {
-                let _under_way = under_way;
+                let _held = held;
                 future.await;
             });
         }
@@ -78,16 +84,23 @@ impl fmt::Debug for StreamExecutor {
 // ===== impl Streams =====
 
 impl Streams {
+    /// None yet, of the connection that is `open`.
+    pub(super) fn new(open: Arc<OpenConnection>) -> Self {
+        let tasks = Arc::default();
+        Self { tasks, open }
+    }
+
     pub(super) fn executor(&self, activity: &Arc<Activity>) -> StreamExecutor {
         StreamExecutor {
-            tasks: Arc::downgrade(&self.0),
+            tasks: Arc::downgrade(&self.tasks),
             activity: Arc::clone(activity),
+            open: Arc::clone(&self.open),
         }
     }
 
     /// Cuts those that are left.
     pub(super) fn cut(&self) {
-        lock(&self.0).abort_all();
+        lock(&self.tasks).abort_all();
     }
 
     /// Waits until all have ended.
@@ -98,7 +111,7 @@ impl Streams {
     }
 
     fn poll_next(&self, cx: &mut std::task::Context<'_>) -> Poll<Option<Result<(), JoinError>>> {
-        lock(&self.0).poll_join_next(cx)
+        lock(&self.tasks).poll_join_next(cx)
     }
 }
 
