@@ -133,10 +133,14 @@ impl InFlightGuard {
         Self(Entry::of(Some(entered)))
     }
 
-    /// See [`Entry::take`].
     #[inline]
-    pub(crate) fn take(&mut self) -> Self {
-        Self(self.0.take())
+    pub(crate) fn of(entry: Entry<Arc<Shard>>) -> Self {
+        Self(entry)
+    }
+
+    #[inline]
+    pub(crate) fn into_entry(self) -> Entry<Arc<Shard>> {
+        self.0
     }
 
     /// See [`Entry::note_unfinished`].

@@ -145,7 +145,11 @@ impl ShutdownReport {
         self.facts.reason
     }
 
-    /// Returns how many requests we cut, in their handler or in their body.
+    /// Returns how many requests were cut, in their handler or in their body.
+    ///
+    /// That is each whose future or body had not ended when it was dropped after the force: by a layer, by
+    /// the server that closed its connection, or because its client had gone. A body that had ended was not
+    /// cut, though a server may not have sent all of it: see [`connections_cut`](Self::connections_cut).
     ///
     /// # Examples
     ///
@@ -340,7 +344,8 @@ impl ShutdownReport {
     ///
     /// These are the ones that were still open when those whose requests had been cut had had the time to
     /// be told: of clients that do not read, and tunnels. What was in flight on them is counted by
-    /// [`aborted`](Self::aborted).
+    /// [`aborted`](Self::aborted), too. An answer whose body had ended, but of which the client had not
+    /// taken all, is lost with its connection, and counted here only.
     ///
     /// # Examples
     ///

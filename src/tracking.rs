@@ -14,7 +14,8 @@ use tower_service::Service;
 use crate::body::TrackedBody;
 use crate::controller::ShutdownController;
 use crate::error::POLLED_AFTER_COMPLETION;
-use crate::guard::InFlightGuard;
+use crate::gate::Shard;
+use crate::guard::{Held, InFlightGuard};
 use crate::layer_shard::LayerHandle;
 use crate::mode::{AnyService, Http};
 use crate::sync::{Arc, OnceLock};
@@ -83,14 +84,6 @@ pin_project! {
         state: State<F>,
         mode: PhantomData<fn() -> M>,
     }
-
-    impl<F, M> PinnedDrop for ResponseFuture<F, M> {
-        fn drop(this: Pin<&mut Self>) {
-            if let StateProj::Live { guard, .. } = this.project().state.project() {
-                guard.note_unfinished();
-            }
-        }
-    }
 }
 
 pin_project! {
@@ -100,7 +93,7 @@ pin_project! {
             // Declared first, so that it is dropped first.
             #[pin]
             inner: F,
-            guard: InFlightGuard,
+            guard: Held<Arc<Shard>>,
         },
         Done,
     }
@@ -261,6 +254,7 @@ impl<S: fmt::Debug, M> fmt::Debug for RequestTracking<S, M> {
 impl<F, M> ResponseFuture<F, M> {
     #[inline]
     fn new(inner: F, guard: InFlightGuard) -> Self {
+        let guard = Held::new(guard.into_entry());
         Self {
             state: State::Live { inner, guard },
             mode: PhantomData,
@@ -286,7 +280,7 @@ where
         if polled.is_pending() {
             return Poll::Pending;
         }
-        taken = guard.take();
+        taken = InFlightGuard::of(guard.take());
         state.set(State::Done);
         polled.map_ok(|response| response.map(|body| TrackedBody::new(body, taken)))
     }
@@ -298,10 +292,13 @@ impl<F: Future> Future for ResponseFuture<F, AnyService> {
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let mut state = self.project().state;
-        let StateProj::Live { inner, .. } = state.as_mut().project() else {
+        let StateProj::Live { inner, guard } = state.as_mut().project() else {
             panic!("{POLLED_AFTER_COMPLETION}")
         };
+        // As above.
+        let _taken;
         let output = ready!(inner.poll(cx));
+        _taken = guard.take();
         state.set(State::Done);
         Poll::Ready(output)
     }

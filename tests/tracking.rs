@@ -3,6 +3,8 @@
 
 mod common_layers;
 
+use std::task::Poll;
+
 use common_layers::{
     App, Broken, Plan, Script, Stage, Step, app, dropped_first, frame, headers, send, settle,
 };
@@ -150,16 +152,21 @@ async fn force_neither_wakes_nor_cuts_but_reports_what_is_left_as_abandoned() {
 #[tokio::test(start_paused = true)]
 async fn force_waits_shortly_for_what_ends_by_itself() {
     let stage = Stage::new();
-    let future = send(&mut tracked(&stage), stage.request(Plan::Stall));
+    let body = stage.body([Step::Wait]);
+    let mut ends = task::spawn(send(&mut tracked(&stage), stage.request(body.into())));
+    let mut ends = assert_ready_ok!(ends.poll()).into_body();
+    let dropped = send(&mut tracked(&stage), stage.request(Plan::Stall));
     let release = tokio::spawn(async move {
         settle().await;
-        drop(future);
+        while !matches!(frame(&mut ends), Poll::Ready(None)) {}
+        drop(dropped);
     });
     stage.ctl.force();
     let report = stage.ctl.shutdown(MANUAL).await;
     release.await.unwrap();
-    assert_eq!((report.aborted(), report.abandoned()), (0, 0));
-    assert_eq!(report.in_flight_at_force(), 1);
+    // Whoever drops what has not ended has cut it.
+    assert_eq!((report.aborted(), report.abandoned()), (1, 0));
+    assert_eq!(report.in_flight_at_force(), 2);
 }
 
 #[test]

@@ -1,10 +1,11 @@
 //! What goes on in one connection, as far as its end is concerned.
 
+use std::cell::Cell;
 use std::task::Waker;
 
 use tokio::time::Instant;
 
-use crate::sync::{Arc, AtomicBool, AtomicUsize, Mutex, Ordering, lock};
+use crate::sync::{Arc, AtomicBool, AtomicU64, AtomicUsize, Mutex, Ordering, lock};
 use crate::upgrade::UpgradeGuard;
 
 /// Shared by the connection, its socket and its requests. Mostly one task uses it, so that nothing
@@ -13,8 +14,15 @@ use crate::upgrade::UpgradeGuard;
 #[derive(Debug, Default)]
 pub(super) struct Activity {
     /// Parts of answers that are under way: in the handler, in the body, or handed to hyper and not
-    /// yet in its buffer.
-    under_way: AtomicUsize,
+    /// yet in its buffer. The upper half counts those of answers that are owed.
+    under_way: AtomicU64,
+    /// Bytes of an owed answer were handed over since bytes were last written: what is written next has
+    /// them.
+    handed_over: AtomicBool,
+    /// How often bytes were written.
+    writes: AtomicUsize,
+    /// Bytes of an owed answer have not been taken by the socket.
+    unsent: AtomicBool,
     /// The socket takes no more bytes at the moment.
     stalled: AtomicBool,
     /// Bytes have come since the last answer ended: part of a head, perhaps.
@@ -40,6 +48,8 @@ pub(super) struct Activity {
 struct Quiet {
     /// When the last answer ended.
     since: Option<Instant>,
+    /// When the last answer that was owed ended.
+    paid: Option<Instant>,
     /// The connection, which waits for that.
     waker: Option<Waker>,
 }
@@ -57,8 +67,20 @@ pub(super) enum Parting {
 }
 
 /// One part of an answer under way.
+///
+/// An answer is owed unless the request was refused: a client that does not read it is waited for as long
+/// as the drain lasts.
 #[derive(Debug)]
-pub(super) struct UnderWay(Arc<Activity>);
+pub(super) struct UnderWay {
+    activity: Arc<Activity>,
+    /// What it adds to `Activity::under_way`.
+    part: u64,
+    /// How often bytes had been written when its own were looked at last, if it has any.
+    looked_at: Cell<Option<usize>>,
+}
+
+const PART: u64 = 1;
+const OWED: u64 = 1 << 32;
 
 // ===== impl Activity =====
 
@@ -70,12 +92,20 @@ impl Activity {
             && !self.tunnel.load(Ordering::Relaxed)
     }
 
+    /// What the client has asked for, and was not refused, is under way, or has not been sent.
+    pub(super) fn owes(&self) -> bool {
+        self.under_way.load(Ordering::Relaxed) >= OWED
+            || self.has_unsent()
+            || (self.is_stalled() && self.handed_over.load(Ordering::Relaxed))
+            || self.tunnel.load(Ordering::Relaxed)
+    }
+
     pub(super) fn begin(self: &Arc<Self>, is_http1: bool, has_body: bool) -> UnderWay {
         self.requests.fetch_add(1, Ordering::Relaxed);
         if is_http1 {
             self.note_may_send(has_body);
         }
-        self.under_way()
+        self.owed()
     }
 
     pub(super) fn note_heard(&self) {
@@ -93,14 +123,47 @@ impl Activity {
     }
 
     fn note_quiet(&self) {
+        self.note_ended(|quiet| &mut quiet.since);
+    }
+
+    fn note_ended(&self, at: impl FnOnce(&mut Quiet) -> &mut Option<Instant>) {
         if self.parting() == Parting::Now {
             let waker = {
                 let mut quiet = lock(&self.quiet);
-                quiet.since = Some(Instant::now());
+                *at(&mut quiet) = Some(Instant::now());
                 quiet.waker.take()
             };
             waker.into_iter().for_each(Waker::wake);
         }
+    }
+
+    /// Notes that bytes are being written. Gives whether some of an owed answer were handed over since the
+    /// last time.
+    pub(super) fn begin_writing(&self) -> bool {
+        self.writes.fetch_add(1, Ordering::Relaxed);
+        self.take_handed_over()
+    }
+
+    pub(super) fn take_handed_over(&self) -> bool {
+        self.handed_over.load(Ordering::Relaxed) && self.handed_over.swap(false, Ordering::Relaxed)
+    }
+
+    pub(super) fn has_unsent(&self) -> bool {
+        self.unsent.load(Ordering::Relaxed)
+    }
+
+    /// Notes whether bytes of an owed answer have not been taken.
+    pub(super) fn note_unsent(&self, unsent: bool) {
+        self.unsent.store(unsent, Ordering::Relaxed);
+        if !unsent {
+            self.note_ended(|quiet| &mut quiet.paid);
+        }
+    }
+
+    /// When the last answer that was owed had been sent, if that was after answers have begun to say
+    /// that they are the last.
+    pub(super) fn paid_at(&self) -> Option<Instant> {
+        lock(&self.quiet).paid
     }
 
     pub(super) fn quiet_since(&self) -> Option<Instant> {
@@ -167,10 +230,23 @@ impl Activity {
         self.tunnel.load(Ordering::Relaxed)
     }
 
-    /// Counts one more part.
-    pub(super) fn under_way(self: &Arc<Self>) -> UnderWay {
-        self.under_way.fetch_add(1, Ordering::Relaxed);
-        UnderWay(Arc::clone(self))
+    /// Counts one more part, of an answer that is owed.
+    pub(super) fn owed(self: &Arc<Self>) -> UnderWay {
+        self.add(PART | OWED)
+    }
+
+    /// Counts one more part, for which nobody who does not read is waited for.
+    pub(super) fn not_owed(self: &Arc<Self>) -> UnderWay {
+        self.add(PART)
+    }
+
+    fn add(self: &Arc<Self>, part: u64) -> UnderWay {
+        self.under_way.fetch_add(part, Ordering::Relaxed);
+        UnderWay {
+            activity: Arc::clone(self),
+            part,
+            looked_at: Cell::new(None),
+        }
     }
 
     /// Notes that what follows is not HTTP's. `upgrade` counts it, where there is a layer that
@@ -187,18 +263,54 @@ impl Activity {
 
 // ===== impl UnderWay =====
 
+impl UnderWay {
+    /// Notes that its bytes are looked at: to be written, or to be copied.
+    pub(super) fn note_look(&self) {
+        let writes = self.activity.writes.load(Ordering::Relaxed);
+        self.looked_at.set(Some(writes));
+    }
+
+    /// Its bytes were copied, and not written since: whoever writes its own drops them afterwards.
+    fn is_handed_over(&self) -> bool {
+        let writes = self.activity.writes.load(Ordering::Relaxed);
+        self.looked_at
+            .get()
+            .is_none_or(|looked_at| looked_at == writes)
+    }
+
+    /// It is the answer to a request that was refused.
+    pub(super) fn disown(&mut self) {
+        // Nothing of it has been handed over yet.
+        self.activity.under_way.fetch_sub(OWED, Ordering::Relaxed);
+        self.part = PART;
+    }
+}
+
 impl Clone for UnderWay {
     fn clone(&self) -> Self {
-        self.0.under_way()
+        self.activity.add(self.part)
     }
 }
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
         // AcqRel: pairs with that of `wake_when_quiet`.
-        if self.0.under_way.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.0.heard.store(false, Ordering::Relaxed);
-            self.0.note_quiet();
+        let before = self
+            .activity
+            .under_way
+            .fetch_sub(self.part, Ordering::AcqRel);
+        let left = before - self.part;
+        if self.part >= OWED {
+            if self.is_handed_over() {
+                self.activity.handed_over.store(true, Ordering::Relaxed);
+            }
+            if left < OWED {
+                self.activity.note_ended(|quiet| &mut quiet.paid);
+            }
+        }
+        if left == 0 {
+            self.activity.heard.store(false, Ordering::Relaxed);
+            self.activity.note_quiet();
         }
     }
 }
@@ -207,6 +319,6 @@ impl std::ops::Deref for UnderWay {
     type Target = Activity;
 
     fn deref(&self) -> &Activity {
-        &self.0
+        &self.activity
     }
 }

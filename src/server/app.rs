@@ -17,6 +17,7 @@ use tower_service::Service;
 use super::activity::{Activity, Parting, UnderWay};
 use crate::error::BoxError;
 use crate::facts::AskedToLeave;
+use crate::rejection::Rejection;
 use crate::sync::Arc;
 use crate::upgrade::UpgradeGuard;
 
@@ -72,8 +73,7 @@ pin_project! {
 /// Bytes of an answer. hyper drops them when they have been written, or copied into its buffer.
 pub(super) struct AnswerData<D> {
     inner: D,
-    /// Held for its drop.
-    _under_way: UnderWay,
+    under_way: UnderWay,
 }
 
 // ===== impl App =====
@@ -141,6 +141,9 @@ where
             }
         };
         let (mut head, body) = response.into_parts();
+        if !head.extensions.is_empty() && head.extensions.get::<Rejection>().is_some() {
+            this.under_way.disown();
+        }
         let tunnels = head.status == StatusCode::SWITCHING_PROTOCOLS
             || (*this.is_connect && head.status.is_success());
         if tunnels && *this.is_http1 {
@@ -196,7 +199,7 @@ impl<B: Body> Body for AnswerBody<B> {
             frame.map(|frame| {
                 frame.map_data(|data| AnswerData {
                     inner: data,
-                    _under_way: this.under_way.clone(),
+                    under_way: this.under_way.clone(),
                 })
             })
         }))
@@ -219,10 +222,12 @@ impl<D: Buf> Buf for AnswerData<D> {
     }
 
     fn chunk(&self) -> &[u8] {
+        self.under_way.note_look();
         self.inner.chunk()
     }
 
     fn chunks_vectored<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
+        self.under_way.note_look();
         self.inner.chunks_vectored(slices)
     }
 
@@ -231,6 +236,7 @@ impl<D: Buf> Buf for AnswerData<D> {
     }
 
     fn copy_to_bytes(&mut self, count: usize) -> Bytes {
+        self.under_way.note_look();
         self.inner.copy_to_bytes(count)
     }
 }

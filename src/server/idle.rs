@@ -66,14 +66,14 @@ impl Idle {
 
     #[cold]
     fn look(&mut self, activity: &Activity, cx: &mut Context<'_>) -> Poll<()> {
-        let is_quiet = activity.is_quiet() && !activity.is_lingering();
+        let is_idle = !activity.owes() && !activity.is_lingering();
         let requests = activity.requests();
         while self.alarm.as_mut().poll(cx).is_ready() {
             if requests != self.requests {
                 self.requests = requests;
                 self.looks = 0;
             }
-            match (is_quiet, self.looks) {
+            match (is_idle, self.looks) {
                 (false, _) => self.looks = 0,
                 (true, LOOKS) => return Poll::Ready(()),
                 (true, _) => self.looks += 1,

@@ -193,12 +193,21 @@ impl<'a> Orders<'a> {
                 self.poll_idle(cx)
             }
             Plan::Drain(drain) => loop {
+                let stuck = self.stuck_until(&drain);
+                let is_stuck = || stuck.is_some_and(|until| until <= Instant::now());
                 if self.owes_goodbye() {
                     let due = self.goodbye_due(&drain, cx);
-                    ready!(self.alarm.poll(due, cx));
-                    return Poll::Ready(self.announce());
+                    ready!(self.alarm.poll(earlier(due, stuck), cx));
+                    return Poll::Ready(match is_stuck() {
+                        true => Order::Cut,
+                        false => self.announce(),
+                    });
                 }
-                ready!(self.alarm.poll(self.deadline(&drain), cx));
+                let due = earlier(self.deadline(&drain), stuck);
+                ready!(self.alarm.poll(due, cx));
+                if is_stuck() {
+                    return Poll::Ready(Order::Cut);
+                }
                 if self.activity.is_quiet() {
                     return Poll::Ready(self.last_order());
                 }
@@ -207,7 +216,7 @@ impl<'a> Orders<'a> {
                 let last = drain.quiet_until;
                 let is_last_look = last.is_some_and(|until| until <= Instant::now());
                 if self.protocol == Protocol::Http1 || is_last_look {
-                    return Poll::Pending;
+                    return self.alarm.poll(stuck, cx).map(|()| Order::Cut);
                 }
                 self.next_look = Some(Instant::now() + LOOK_AGAIN);
             },
@@ -312,6 +321,20 @@ impl<'a> Orders<'a> {
         let next_look = self.next_look;
         let deadline = deadline.map(|deadline| next_look.map_or(deadline, |l| l.max(deadline)));
         earlier(deadline, quiet_until)
+    }
+
+    /// Returns until when a peer is waited for that does not take what is there for it, if none of that is
+    /// the answer to an admitted request.
+    fn stuck_until(&self, drain: &Drain) -> Option<Instant> {
+        let speaks_http = matches!(self.protocol, Protocol::Http1 | Protocol::Http2);
+        let activity = self.activity;
+        let is_stuck = !activity.is_quiet() && !activity.owes() && !activity.is_lingering();
+        if !speaks_http || !is_stuck {
+            return None;
+        }
+        let came_at = drain.since.max(self.accepted_at);
+        let since = (activity.paid_at()).map_or(came_at, |paid_at| paid_at.max(came_at));
+        earlier(since.checked_add(self.grace), drain.quiet_until)
     }
 
     /// Ready when the connection's own moment of the lame duck has come.

@@ -1,5 +1,6 @@
 //! The tasks of one HTTP/2 connection, a task for each stream.
 
+use std::any::TypeId;
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::task::Poll;
@@ -34,15 +35,23 @@ use crate::sync::{Arc, Mutex, Weak, lock};
 #[derive(Clone)]
 pub struct StreamExecutor {
     /// Weak: the tasks hold their executor.
-    tasks: Weak<Mutex<JoinSet<()>>>,
+    tasks: Weak<Mutex<Tasks>>,
     activity: Arc<Activity>,
     open: Arc<OpenConnection>,
 }
 
 /// The tasks themselves: dropped, they are cut.
 pub(super) struct Streams {
-    tasks: Arc<Mutex<JoinSet<()>>>,
+    tasks: Arc<Mutex<Tasks>>,
     open: Arc<OpenConnection>,
+}
+
+#[derive(Default)]
+struct Tasks {
+    set: JoinSet<()>,
+    /// What hyper serves a request by, the first time. Anything else is a tunnel, which comes after the
+    /// request for it.
+    request: Option<TypeId>,
 }
 
 // ===== impl StreamExecutor =====
@@ -57,16 +66,20 @@ where
             return;
         };
         let mut ended = Vec::new();
-        // A tunnel has no answer under way, but a task that hyper gives us.
-        let under_way = self.activity.under_way();
         {
             let mut tasks = lock(&tasks);
-            while let Some(result) = tasks.try_join_next() {
+            while let Some(result) = tasks.set.try_join_next() {
                 ended.extend(result.err());
             }
+            let request = *tasks.request.get_or_insert(TypeId::of::<F>());
+            // The answer to a request tells itself whether it is owed. A tunnel has no answer under way.
+            let under_way = match request == TypeId::of::<F>() {
+                true => self.activity.not_owed(),
+                false => self.activity.owed(),
+            };
             // The connection is open until the last of its tasks is gone.
             let held = (Arc::clone(&self.open), under_way);
-            tasks.spawn(async move {
+            tasks.set.spawn(async move {
                 let _held = held;
                 future.await;
             });
@@ -100,7 +113,7 @@ impl Streams {
 
     /// Cuts those that are left.
     pub(super) fn cut(&self) {
-        lock(&self.tasks).abort_all();
+        lock(&self.tasks).set.abort_all();
     }
 
     /// Waits until all have ended.
@@ -111,7 +124,7 @@ impl Streams {
     }
 
     fn poll_next(&self, cx: &mut std::task::Context<'_>) -> Poll<Option<Result<(), JoinError>>> {
-        lock(&self.tasks).poll_join_next(cx)
+        lock(&self.tasks).set.poll_join_next(cx)
     }
 }
 

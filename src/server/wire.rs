@@ -44,6 +44,10 @@ struct Shared<I> {
     writer: Option<Waker>,
     ending: Ending,
     limits: Limits,
+    /// How many bytes the socket has taken.
+    taken: u64,
+    /// Up to there they may be of an answer that is owed; none has been sent if it is less.
+    owed: Option<u64>,
     /// The wire has been dropped.
     hung_up: bool,
     /// The connection, which waits for that.
@@ -70,6 +74,8 @@ impl<I> Line<I> {
             writer: None,
             ending: Ending::None,
             limits,
+            taken: 0,
+            owed: None,
             hung_up: false,
             waiting: None,
         }));
@@ -117,7 +123,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Line<I> {
                 if written == 0 && activity.is_stalled() {
                     return Poll::Ready(Ok(()));
                 }
-                match wire.poll_writing(cx, |io, cx| io.poll_write(cx, rest)) {
+                match wire.poll_writing(cx, 0, |io, cx| io.poll_write(cx, rest)) {
                     Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                     Poll::Ready(Ok(count)) => written += count,
                     Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
@@ -125,7 +131,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Line<I> {
                     Poll::Pending => return Poll::Pending,
                 }
             }
-            wire.poll_writing(cx, |io, cx| io.poll_flush(cx))
+            wire.poll_flushing(cx)
         })
         .await
     }
@@ -200,18 +206,30 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
         poll
     }
 
-    /// Writes, and notes whether the socket takes it.
-    fn poll_writing<T>(
+    /// Writes, and notes whether the socket takes what it is offered.
+    fn poll_writing(
         &self,
         cx: &mut Context<'_>,
-        write: impl FnOnce(Pin<&mut I>, &mut Context<'_>) -> Poll<io::Result<T>>,
-    ) -> Poll<io::Result<T>> {
+        offered: usize,
+        write: impl FnOnce(Pin<&mut I>, &mut Context<'_>) -> Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
         let mut former = None;
         let mut shared = lock(&self.shared);
+        if offered > 0 && self.activity.begin_writing() {
+            shared.owed = Some(shared.taken + offered as u64);
+            self.activity.note_unsent(true);
+        }
         let poll = match &mut shared.io {
             Some(io) => write(Pin::new(io), cx),
             None => Poll::Ready(Err(cut())),
         };
+        if let Poll::Ready(Ok(count)) = poll {
+            shared.taken += count as u64;
+            let has_sent = shared.owed.is_some() && shared.poll_sent(cx);
+            if has_sent {
+                self.activity.note_unsent(false);
+            }
+        }
         if poll.is_pending() {
             former = keep(&mut shared.writer, cx);
         }
@@ -222,13 +240,25 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
         poll
     }
 
+    fn poll_flushing(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flush = |io: Pin<&mut I>, cx: &mut Context<'_>| io.poll_flush(cx).map_ok(|()| 0);
+        ready!(self.poll_writing(cx, 0, flush))?;
+        // hyper flushes when it has nothing left to write.
+        if self.activity.take_handed_over() || self.activity.has_unsent() {
+            lock(&self.shared).owed = None;
+            self.activity.note_unsent(false);
+        }
+        Poll::Ready(Ok(()))
+    }
+
     /// Says that nothing more will come, once: by FIN (RFC 9293 §3.6), or before that by TLS's
     /// close_notify (RFC 8446 §6.1).
     fn poll_end(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !matches!(lock(&self.shared).ending, Ending::None) {
             return Poll::Ready(Ok(()));
         }
-        self.poll_writing(cx, |io, cx| io.poll_shutdown(cx))
+        let end = |io: Pin<&mut I>, cx: &mut Context<'_>| io.poll_shutdown(cx).map_ok(|()| 0);
+        self.poll_writing(cx, 0, end).map_ok(drop)
     }
 
     /// Waits for the client to have sent what it is sending.
@@ -274,7 +304,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<I> {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.poll_writing(cx, |io, cx| io.poll_write(cx, bytes))
+        self.poll_writing(cx, bytes.len(), |io, cx| io.poll_write(cx, bytes))
     }
 
     fn poll_write_vectored(
@@ -282,7 +312,8 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<I> {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.poll_writing(cx, |io, cx| io.poll_write_vectored(cx, slices))
+        let offered = slices.iter().map(|slice| slice.len()).sum();
+        self.poll_writing(cx, offered, |io, cx| io.poll_write_vectored(cx, slices))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -291,7 +322,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<I> {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll_writing(cx, |io, cx| io.poll_flush(cx))
+        self.poll_flushing(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -360,6 +391,22 @@ impl<I: AsyncRead + Unpin> Shared<I> {
             self.ending = Ending::Ended;
         }
         poll
+    }
+}
+
+impl<I: AsyncWrite + Unpin> Shared<I> {
+    /// Looks whether all that is owed has been sent. A transport with a buffer of its own, such as that of
+    /// TLS, has then not only taken it.
+    fn poll_sent(&mut self, cx: &mut Context<'_>) -> bool {
+        let is_taken = self.owed.is_some_and(|owed| owed <= self.taken);
+        let Some(io) = self.io.as_mut().filter(|_| is_taken) else {
+            return false;
+        };
+        let is_sent = matches!(Pin::new(io).poll_flush(cx), Poll::Ready(Ok(())));
+        if is_sent {
+            self.owed = None;
+        }
+        is_sent
     }
 }
 
