@@ -13,8 +13,9 @@ use pin_project_lite::pin_project;
 
 use crate::error::{BoxError, Forced};
 use crate::facts::Facts;
+use crate::gate::Shard;
 use crate::grpc;
-use crate::guard::{Entry, InFlightGuard};
+use crate::guard::Entry;
 use crate::log::tell_here;
 use crate::long_lived::{Class, Ending, Farewell};
 use crate::rare::Rare;
@@ -74,7 +75,7 @@ pin_project! {
             // Declared first, so that it is dropped first.
             #[pin]
             inner: B,
-            guard: InFlightGuard,
+            guard: Entry<Arc<Shard>>,
         },
         Ended,
     }
@@ -188,7 +189,7 @@ pub(crate) type Polled<D> = Poll<Option<Result<Frame<D>, BoxError>>>;
 
 impl<B> TrackedBody<B> {
     #[inline]
-    pub(crate) fn new(inner: B, guard: InFlightGuard) -> Self {
+    pub(crate) fn new(inner: B, guard: Entry<Arc<Shard>>) -> Self {
         Self {
             state: Tracked::Live { inner, guard },
         }

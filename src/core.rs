@@ -287,6 +287,17 @@ impl Core {
         }
     }
 
+    /// Cuts what is left of a shutdown that is interrupted. Gives how much was in flight, or had been dropped
+    /// by the end of its runtime.
+    pub(crate) fn interrupt(&self) -> u64 {
+        let in_flight = self.gate.interrupt();
+        // A force may have been before.
+        let _ = self.in_flight_at_force.set(in_flight);
+        self.cut();
+        self.tasks.cut(&Role::ALL);
+        in_flight
+    }
+
     pub(crate) fn add_hook(&self, hook: Hook) -> Result<(), HookError> {
         self.hooks.add(hook, || self.is_triggered())
     }

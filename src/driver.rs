@@ -20,7 +20,6 @@ use crate::sequence::{Account, roll_back, shut_down};
 use crate::shutdown::Shutdown;
 use crate::state::{LifecycleState, ShutdownReason};
 use crate::sync::{Arc, AtomicBool, Ordering};
-use crate::tasks::Role;
 use crate::wait::Wait;
 
 /// How long after its final deadline a shutdown is given up.
@@ -183,12 +182,12 @@ fn give_up(core: &Core, shutdown: &Arc<Shutdown>) {
     let mut account = Account::open(shutdown);
     account.reason = ShutdownReason::Interrupted;
     account.interrupted = true;
-    core.cut();
-    core.tasks.cut(&Role::ALL);
+    let aborted = core.gate.aborted();
+    let in_flight = core.interrupt();
     for shard in core.gate.all_shards() {
         shard.wake_all(interest::CLOSED | interest::DRAINING | interest::FORCED);
     }
-    account.note_abandoned(core);
+    account.note_abandoned(core, in_flight, aborted);
     account.close_phase(core.state());
     core.milestones()
         .reach(event::STOP_ACCEPTING | event::CLOSE_ADMIN);

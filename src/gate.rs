@@ -44,6 +44,8 @@
 //! 9. *The count of the admitted never falls.* Who enters and finds the top bit of the word set takes
 //!    it out, and adds what it stood for to `carried`; both under `turn`, where the count is read, too.
 //!    Whoever is admitted is counted once it is certain, and not taken back.
+//! 10. *What its runtime kills is in flight or killed, and never both.* It leaves under `turn`, where an
+//!    interrupted shutdown counts the two before it sets F.
 
 mod shard;
 
@@ -71,6 +73,8 @@ pub(crate) struct Gate {
 #[derive(Debug, Default)]
 struct Turn {
     closed_for_good: bool,
+    /// How many entries were dropped by the end of their runtime, since a shutdown began.
+    killed: u64,
 }
 
 // ===== impl Gate =====
@@ -221,6 +225,17 @@ impl Gate {
         let _turn = self.turn();
         self.end_late();
         self.add_to_all(FORCED);
+    }
+
+    /// As [`force`](Self::force), when the shutdown is interrupted. Gives how many were in flight then, or had
+    /// been dropped by the end of their runtime.
+    pub(crate) fn interrupt(&self) -> u64 {
+        let turn = self.turn();
+        self.end_late();
+        // Counted before it is forced (invariant 10): what finds itself forced leaves without the lock.
+        let in_flight = self.in_flight() + turn.killed;
+        self.add_to_all(FORCED);
+        in_flight
     }
 
     fn add_to_all(&self, bits: u64) {

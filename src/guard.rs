@@ -9,6 +9,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use crate::arrivals;
+use crate::ending::runtime_is_ending;
 use crate::gate::{Shard, interest};
 use crate::panic;
 use crate::sync::Arc;
@@ -126,31 +127,8 @@ impl InFlightGuard {
         Self(Entry::of(Some(shard.enter_always(|_| ()))))
     }
 
-    /// As [`track`](Self::track), for a request: in a shutdown it is noted as a late one.
-    #[inline]
-    pub(crate) fn track_request(shard: &Arc<Shard>) -> Self {
-        let entered = shard.enter_always(arrivals::note);
-        Self(Entry::of(Some(entered)))
-    }
-
-    #[inline]
-    pub(crate) fn of(entry: Entry<Arc<Shard>>) -> Self {
-        Self(entry)
-    }
-
-    #[inline]
-    pub(crate) fn into_entry(self) -> Entry<Arc<Shard>> {
-        self.0
-    }
-
-    /// See [`Entry::note_unfinished`].
-    #[inline]
-    pub(crate) fn note_unfinished(&self) {
-        self.0.note_unfinished();
-    }
-
     fn shard(&self) -> &Shard {
-        (self.0.shard()).expect("a layer's guard is used by nobody when it has been taken")
+        (self.0.shard()).expect("it has its way until it is dropped")
     }
 
     /// Resolves when draining has begun: the work should come to its end.
@@ -214,6 +192,14 @@ impl InFlightGuard {
     /// ```
     pub fn forced(&self) -> GuardWait<'_> {
         GuardWait::new(self.shard(), interest::FORCED)
+    }
+}
+
+impl Drop for InFlightGuard {
+    fn drop(&mut self) {
+        if self.0.is_shedding() && runtime_is_ending() {
+            self.0.leave_killed();
+        }
     }
 }
 
@@ -367,17 +353,34 @@ impl<W: Way> Entry<W> {
         }
     }
 
-    /// Notes that what this entry counts is dropped before its end: after a force it was cut by that,
-    /// whoever drops it.
+    /// Notes that what this entry counts is dropped before its end: cut after a force, whoever drops it, or
+    /// killed by the end of its runtime.
     #[inline]
-    pub(crate) fn note_unfinished(&self) {
+    pub(crate) fn note_unfinished(&mut self) {
+        if self.shard().is_some_and(Shard::is_shedding) {
+            self.note_broken_off();
+        }
+    }
+
+    #[cold]
+    fn note_broken_off(&mut self) {
         if self.is_forced() {
             self.note_aborted();
+        } else if runtime_is_ending() {
+            self.leave_killed();
+        }
+    }
+
+    /// Leaves, as what is dropped by the end of its runtime.
+    fn leave_killed(&mut self) {
+        if let Some(way) = self.way.take() {
+            way.as_ref().deregister(self.slot.take());
+            way.as_ref().leave_killed();
+            way.let_go();
         }
     }
 
     /// Notes that what this entry counts is being cut.
-    #[cold]
     pub(crate) fn note_aborted(&self) {
         if let Some(shard) = self.shard() {
             shard.note_aborted();
@@ -391,6 +394,14 @@ impl<W: Way> Drop for Entry<W> {
         if let Some(way) = self.way.take() {
             leave(way, self.slot.take_last());
         }
+    }
+}
+
+impl Entry<Arc<Shard>> {
+    /// Enters for a request, whatever the gate says. In a shutdown it is noted as a late one.
+    #[inline]
+    pub(crate) fn track_request(shard: &Arc<Shard>) -> Self {
+        Self::of(Some(shard.enter_always(arrivals::note)))
     }
 }
 

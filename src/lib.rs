@@ -127,6 +127,7 @@ mod drain;
 #[cfg(feature = "axum")]
 mod drain_listener;
 mod driver;
+mod ending;
 mod error;
 mod exit;
 mod facts;

@@ -177,7 +177,9 @@ impl ShutdownReport {
     /// Returns how much was still alive when we stopped waiting.
     ///
     /// That is requests and guards that did not let go and tasks that could not be cut (a blocked
-    /// thread), servers that did not end (a stalled socket), and starts of services that blocked.
+    /// thread), servers that did not end (a stalled socket), and starts of services that blocked. In an
+    /// [interrupted](ShutdownReason::Interrupted) shutdown it is also what the end of the runtime has dropped
+    /// since the trigger.
     ///
     /// # Examples
     ///

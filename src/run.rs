@@ -10,6 +10,7 @@ use pin_project_lite::pin_project;
 
 use crate::controller::ShutdownController;
 use crate::core::ENDED;
+use crate::ending::runtime_is_ending;
 use crate::error::{BoxError, Chain};
 use crate::into_result::IntoResult;
 use crate::log::tell;
@@ -138,7 +139,13 @@ impl Post {
 impl Drop for Post {
     fn drop(&mut self) {
         if self.manned {
-            self.leave(None);
+            let core = self.ctl.core();
+            if core.is_triggered() && runtime_is_ending() {
+                core.servers.end_killed();
+                core.milestones().reach(event::WORK_ENDED);
+            } else {
+                self.leave(None);
+            }
             self.ctl.trigger(ShutdownReason::ServerExited);
         }
     }

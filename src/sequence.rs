@@ -377,7 +377,7 @@ impl Account {
         self.connections_cut = core.served_connections();
         core.milestones().reach(event::DISCONNECT);
         if !gone_in_time(core, gone_by, gone_at_most).await {
-            self.note_abandoned(core);
+            self.note_abandoned(core, core.gate.in_flight(), core.gate.aborted());
         }
     }
 
@@ -393,10 +393,12 @@ impl Account {
         }
     }
 
-    pub(crate) fn note_abandoned(&mut self, core: &Core) {
-        self.aborted = Some(core.gate.aborted());
-        self.abandoned_requests = core.gate.in_flight();
-        self.abandoned_servers = core.servers.running();
+    /// Notes what is left when it is waited for no more: so many of what was in flight, after so many had
+    /// been cut.
+    pub(crate) fn note_abandoned(&mut self, core: &Core, in_flight: u64, aborted: u64) {
+        self.aborted = Some(aborted);
+        self.abandoned_requests = in_flight;
+        self.abandoned_servers = core.servers.abandoned();
         self.abandoned_starts = core.services.starting();
         self.abandoned_connections = core.watched_connections();
         let (requests, servers) = (self.abandoned_requests, self.abandoned_servers);

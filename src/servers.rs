@@ -15,6 +15,8 @@ pub(crate) struct Servers(Mutex<Inner>);
 struct Inner {
     begun: u64,
     running: u64,
+    /// Dropped by the end of their runtime.
+    killed: u64,
     errors: Vec<ServerError>,
 }
 
@@ -45,6 +47,19 @@ impl Servers {
 
     pub(crate) fn running(&self) -> u64 {
         lock(&self.0).running
+    }
+
+    /// Notes that one is dropped by the end of its runtime, in a shutdown.
+    pub(crate) fn end_killed(&self) {
+        let mut servers = lock(&self.0);
+        servers.running -= 1;
+        servers.killed += 1;
+    }
+
+    /// Returns how many are running, or were dropped by the end of their runtime.
+    pub(crate) fn abandoned(&self) -> u64 {
+        let servers = lock(&self.0);
+        servers.running + servers.killed
     }
 
     pub(crate) fn errors(&self) -> Vec<ServerError> {

@@ -144,12 +144,13 @@ impl Tasks {
         }
     }
 
-    /// Notes that a task has ended: by itself, or else because it was cut or dropped with its
-    /// runtime. Gives what there is to tell of it, and what its end means.
+    /// Notes that a task has ended: by itself, or else because it was cut or dropped. One that is killed is
+    /// dropped by the end of its runtime, in a shutdown. Gives what there is to tell of it, and what its end means.
     fn end(
         &self,
         id: u64,
         ended: Option<Outcome>,
+        is_killed: bool,
         shutdown: Option<Arc<Shutdown>>,
     ) -> Option<(TaskReport, TaskPolicy)> {
         let mut tasks = lock(&self.0);
@@ -161,6 +162,7 @@ impl Tasks {
                 let policy = task.policies.of(&outcome, shutdown.is_some())?;
                 (outcome, policy)
             }
+            None if is_killed && task.role.is_work() => (Outcome::Abandoned, TaskPolicy::Note),
             None if is_cut => (Outcome::Cut, TaskPolicy::Note),
             // Aborted by its owner, or dropped with its runtime: not ours to report.
             None => return None,

@@ -15,7 +15,7 @@ use crate::body::TrackedBody;
 use crate::controller::ShutdownController;
 use crate::error::POLLED_AFTER_COMPLETION;
 use crate::gate::Shard;
-use crate::guard::{Held, InFlightGuard};
+use crate::guard::{Entry, Held};
 use crate::layer_shard::LayerHandle;
 use crate::mode::{AnyService, Http};
 use crate::sync::{Arc, OnceLock};
@@ -208,7 +208,7 @@ where
 
     #[inline]
     fn call(&mut self, request: Req) -> Self::Future {
-        let guard = InFlightGuard::track_request(&self.handle.shard);
+        let guard = Entry::track_request(&self.handle.shard);
         ResponseFuture::new(self.inner.call(request), guard)
     }
 }
@@ -225,7 +225,7 @@ impl<S: Service<Req>, Req> Service<Req> for RequestTracking<S, AnyService> {
 
     #[inline]
     fn call(&mut self, request: Req) -> Self::Future {
-        let guard = InFlightGuard::track_request(&self.handle.shard);
+        let guard = Entry::track_request(&self.handle.shard);
         ResponseFuture::new(self.inner.call(request), guard)
     }
 }
@@ -253,8 +253,8 @@ impl<S: fmt::Debug, M> fmt::Debug for RequestTracking<S, M> {
 
 impl<F, M> ResponseFuture<F, M> {
     #[inline]
-    fn new(inner: F, guard: InFlightGuard) -> Self {
-        let guard = Held::new(guard.into_entry());
+    fn new(inner: F, guard: Entry<Arc<Shard>>) -> Self {
+        let guard = Held::new(guard);
         Self {
             state: State::Live { inner, guard },
             mode: PhantomData,
@@ -280,7 +280,7 @@ where
         if polled.is_pending() {
             return Poll::Pending;
         }
-        taken = InFlightGuard::of(guard.take());
+        taken = guard.take();
         state.set(State::Done);
         polled.map_ok(|response| response.map(|body| TrackedBody::new(body, taken)))
     }

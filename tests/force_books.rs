@@ -187,3 +187,60 @@ async fn what_has_ended_was_not_cut() {
     drop((drained, tracked));
     assert_eq!(ctl.shutdown(MANUAL).await.aborted(), 0);
 }
+
+/// Whatever the order in which a runtime drops its tasks, each is abandoned: once, and in no other way.
+#[test]
+fn what_the_end_of_the_runtime_kills_is_counted_once() {
+    for round in 0..40 {
+        let threads = round % 2 == 0;
+        let mut runtime = match threads {
+            true => tokio::runtime::Builder::new_multi_thread(),
+            false => tokio::runtime::Builder::new_current_thread(),
+        };
+        let runtime = runtime.worker_threads(2).enable_all().build().unwrap();
+        let ctl = runtime.block_on(async {
+            let ctl = ShutdownController::new();
+            let (connector, server) = start(&ctl, app(&ctl));
+            let mut clients = Vec::new();
+            for _ in 0..2 {
+                let mut client = Http1::new(connector.pipe(1024));
+                client.send(server_support::get("/sleep")).await;
+                clients.push(client);
+            }
+            let mut http2 = Http2::new(connector.pipe(256 * 1024), &[]).await;
+            http2.send(Frame::get(1, "/sleep")).await;
+            let guard = ctl.track();
+            tokio::spawn(async move {
+                let _guard = guard;
+                pending::<()>().await
+            });
+            drop(ctl.spawn("job", pending::<()>()));
+            in_time(async {
+                while ctl.in_flight() < 4 {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            })
+            .await;
+            ctl.trigger(MANUAL);
+            // All of them have been polled in the drain.
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            tokio::spawn(async move {
+                let _clients = (clients, http2, connector, server);
+                pending::<()>().await
+            });
+            ctl
+        });
+        drop(runtime);
+        let mut other = tokio::runtime::Builder::new_current_thread();
+        let other = other.enable_all().build().unwrap();
+        let report = other.block_on(ctl.shutdown(MANUAL));
+        assert_eq!(report.reason(), ShutdownReason::Interrupted);
+        // Three requests, a guard, a task, and the server.
+        let counted = (report.aborted(), report.abandoned());
+        assert_eq!(
+            counted,
+            (0, 6),
+            "round {round}, threads: {threads}: {report}"
+        );
+    }
+}

@@ -273,6 +273,19 @@ impl Shard {
         }
     }
 
+    /// Takes one out that is dropped by the end of its runtime (invariant 10).
+    pub(crate) fn leave_killed(&self) {
+        let Some(gate) = self.gate.upgrade() else {
+            return self.leave();
+        };
+        let mut turn = gate.turn();
+        turn.killed += 1;
+        // Release: as in `leave`.
+        self.word.fetch_sub(ONE_IN_FLIGHT, Ordering::Release);
+        drop(turn);
+        gate.scan();
+    }
+
     /// `extern "C"`, since a function of that kind does not unwind: the drop of a guard then needs no
     /// landing pads for it. What could panic in it is contained.
     #[cold]

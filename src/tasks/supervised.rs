@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 use super::{Role, TaskPolicy};
 use crate::cleanup::BoxFuture;
 use crate::controller::ShutdownController;
+use crate::ending::runtime_is_ending;
 use crate::log::tell;
 use crate::milestones::event;
 use crate::outcome::{Outcome, TaskReport};
@@ -92,7 +93,9 @@ impl Entry {
         if (self.watches.as_ref()).is_some_and(|name| services.stop_has_begun(name)) {
             outcome = None;
         }
-        let end = core.tasks.end(self.id, outcome, core.shutdown());
+        let shutdown = core.shutdown();
+        let is_killed = outcome.is_none() && shutdown.is_some() && runtime_is_ending();
+        let end = core.tasks.end(self.id, outcome, is_killed, shutdown);
         core.milestones().reach(event::WORK_ENDED);
         let Some((report, policy)) = end else {
             return;
