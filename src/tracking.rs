@@ -15,7 +15,7 @@ use crate::body::TrackedBody;
 use crate::controller::ShutdownController;
 use crate::error::POLLED_AFTER_COMPLETION;
 use crate::gate::Shard;
-use crate::guard::{Entry, Held};
+use crate::guard::Entry;
 use crate::layer_shard::LayerHandle;
 use crate::mode::{AnyService, Http};
 use crate::sync::{Arc, OnceLock};
@@ -84,6 +84,14 @@ pin_project! {
         state: State<F>,
         mode: PhantomData<fn() -> M>,
     }
+
+    impl<F, M> PinnedDrop for ResponseFuture<F, M> {
+        fn drop(this: Pin<&mut Self>) {
+            if let StateProj::Live { guard, .. } = this.project().state.project() {
+                guard.note_unfinished();
+            }
+        }
+    }
 }
 
 pin_project! {
@@ -93,7 +101,7 @@ pin_project! {
             // Declared first, so that it is dropped first.
             #[pin]
             inner: F,
-            guard: Held<Arc<Shard>>,
+            guard: Entry<Arc<Shard>>,
         },
         Done,
     }
@@ -254,7 +262,6 @@ impl<S: fmt::Debug, M> fmt::Debug for RequestTracking<S, M> {
 impl<F, M> ResponseFuture<F, M> {
     #[inline]
     fn new(inner: F, guard: Entry<Arc<Shard>>) -> Self {
-        let guard = Held::new(guard);
         Self {
             state: State::Live { inner, guard },
             mode: PhantomData,
@@ -292,13 +299,10 @@ impl<F: Future> Future for ResponseFuture<F, AnyService> {
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let mut state = self.project().state;
-        let StateProj::Live { inner, guard } = state.as_mut().project() else {
+        let StateProj::Live { inner, .. } = state.as_mut().project() else {
             panic!("{POLLED_AFTER_COMPLETION}")
         };
-        // As above.
-        let _taken;
         let output = ready!(inner.poll(cx));
-        _taken = guard.take();
         state.set(State::Done);
         Poll::Ready(output)
     }

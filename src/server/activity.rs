@@ -5,7 +5,7 @@ use std::task::Waker;
 
 use tokio::time::Instant;
 
-use crate::sync::{Arc, AtomicBool, AtomicU64, AtomicUsize, Mutex, Ordering, lock};
+use crate::sync::{Arc, AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Mutex, Ordering, lock};
 use crate::upgrade::UpgradeGuard;
 
 /// Shared by the connection, its socket and its requests. Mostly one task uses it, so that nothing
@@ -16,11 +16,10 @@ pub(super) struct Activity {
     /// Parts of answers that are under way: in the handler, in the body, or handed to hyper and not
     /// yet in its buffer. The upper half counts those of answers that are owed.
     under_way: AtomicU64,
-    /// Bytes of an owed answer were handed over since bytes were last written: what is written next has
-    /// them.
+    /// Bytes of an owed answer were handed over, and not all that is there was flushed since.
     handed_over: AtomicBool,
-    /// How often bytes were written.
-    writes: AtomicUsize,
+    /// How often bytes were written; by the connection's own task only. It wraps.
+    writes: AtomicU32,
     /// Bytes of an owed answer have not been taken by the socket.
     unsent: AtomicBool,
     /// The socket takes no more bytes at the moment.
@@ -73,19 +72,27 @@ pub(super) enum Parting {
 #[derive(Debug)]
 pub(super) struct UnderWay {
     activity: Arc<Activity>,
-    /// What it adds to `Activity::under_way`.
-    part: u64,
-    /// How often bytes had been written when its own were looked at last, if it has any.
-    looked_at: Cell<Option<usize>>,
+    is_owed: bool,
+    /// How often bytes had been written when its own were looked at last, or `NEVER`.
+    looked_at: Cell<u32>,
 }
 
-const PART: u64 = 1;
+/// Is no number of writes.
+const NEVER: u32 = u32::MAX;
+
+/// One part of an answer that is owed, in the upper half of `Activity::under_way`.
 const OWED: u64 = 1 << 32;
+
+/// Returns what one part adds to `Activity::under_way`.
+fn part(is_owed: bool) -> u64 {
+    if is_owed { 1 + OWED } else { 1 }
+}
 
 // ===== impl Activity =====
 
 impl Activity {
     /// Nothing is in flight for the client, and all that was has been written.
+    #[inline]
     pub(super) fn is_quiet(&self) -> bool {
         self.under_way.load(Ordering::Relaxed) == 0
             && !self.is_stalled()
@@ -93,6 +100,7 @@ impl Activity {
     }
 
     /// What the client has asked for, and was not refused, is under way, or has not been sent.
+    #[inline]
     pub(super) fn owes(&self) -> bool {
         self.under_way.load(Ordering::Relaxed) >= OWED
             || self.has_unsent()
@@ -100,6 +108,7 @@ impl Activity {
             || self.tunnel.load(Ordering::Relaxed)
     }
 
+    #[inline]
     pub(super) fn begin(self: &Arc<Self>, is_http1: bool, has_body: bool) -> UnderWay {
         self.requests.fetch_add(1, Ordering::Relaxed);
         if is_http1 {
@@ -108,46 +117,68 @@ impl Activity {
         self.owed()
     }
 
+    #[inline]
     pub(super) fn note_heard(&self) {
         self.heard.store(true, Ordering::Relaxed);
     }
 
+    #[inline]
     pub(super) fn note_stalled(&self, stalled: bool) {
         if self.stalled.swap(stalled, Ordering::Relaxed) && !stalled {
             self.note_quiet();
         }
     }
 
+    #[inline]
     pub(super) fn is_stalled(&self) -> bool {
         self.stalled.load(Ordering::Relaxed)
     }
 
+    #[inline]
     fn note_quiet(&self) {
         self.note_ended(|quiet| &mut quiet.since);
     }
 
-    fn note_ended(&self, at: impl FnOnce(&mut Quiet) -> &mut Option<Instant>) {
+    #[inline]
+    fn note_ended(&self, at: fn(&mut Quiet) -> &mut Option<Instant>) {
         if self.parting() == Parting::Now {
-            let waker = {
-                let mut quiet = lock(&self.quiet);
-                *at(&mut quiet) = Some(Instant::now());
-                quiet.waker.take()
-            };
-            waker.into_iter().for_each(Waker::wake);
+            self.note_end(at);
         }
     }
 
-    /// Notes that bytes are being written. Gives whether some of an owed answer were handed over since the
-    /// last time.
-    pub(super) fn begin_writing(&self) -> bool {
-        self.writes.fetch_add(1, Ordering::Relaxed);
-        self.take_handed_over()
+    #[cold]
+    fn note_end(&self, at: fn(&mut Quiet) -> &mut Option<Instant>) {
+        let waker = {
+            let mut quiet = lock(&self.quiet);
+            *at(&mut quiet) = Some(Instant::now());
+            quiet.waker.take()
+        };
+        waker.into_iter().for_each(Waker::wake);
     }
 
+    /// Notes that bytes are being written.
+    #[inline]
+    pub(super) fn note_write(&self) {
+        // Not one operation: nobody else writes.
+        let writes = self.writes.load(Ordering::Relaxed).wrapping_add(1);
+        let writes = if writes == NEVER { 0 } else { writes };
+        self.writes.store(writes, Ordering::Relaxed);
+    }
+
+    /// Takes the note that bytes of an owed answer were handed over.
     pub(super) fn take_handed_over(&self) -> bool {
         self.handed_over.load(Ordering::Relaxed) && self.handed_over.swap(false, Ordering::Relaxed)
     }
 
+    /// Notes that nothing is left of what was handed over: all has been flushed.
+    #[inline]
+    pub(super) fn note_flushed(&self) {
+        if self.handed_over.load(Ordering::Relaxed) {
+            self.handed_over.store(false, Ordering::Relaxed);
+        }
+    }
+
+    #[inline]
     pub(super) fn has_unsent(&self) -> bool {
         self.unsent.load(Ordering::Relaxed)
     }
@@ -195,14 +226,17 @@ impl Activity {
         self.lingering.load(Ordering::Relaxed)
     }
 
+    #[inline]
     pub(super) fn has_heard(&self) -> bool {
         self.heard.load(Ordering::Relaxed)
     }
 
+    #[inline]
     pub(super) fn requests(&self) -> usize {
         self.requests.load(Ordering::Relaxed)
     }
 
+    #[inline]
     pub(super) fn note_may_send(&self, may_send: bool) {
         self.may_send.store(may_send, Ordering::Relaxed);
     }
@@ -218,6 +252,7 @@ impl Activity {
         self.parting.store(parting as usize, Ordering::Relaxed);
     }
 
+    #[inline]
     pub(super) fn parting(&self) -> Parting {
         match self.parting.load(Ordering::Relaxed) {
             0 => Parting::None,
@@ -226,26 +261,30 @@ impl Activity {
         }
     }
 
+    #[inline]
     pub(super) fn is_tunnel(&self) -> bool {
         self.tunnel.load(Ordering::Relaxed)
     }
 
     /// Counts one more part, of an answer that is owed.
+    #[inline]
     pub(super) fn owed(self: &Arc<Self>) -> UnderWay {
-        self.add(PART | OWED)
+        self.add(true)
     }
 
     /// Counts one more part, for which nobody who does not read is waited for.
+    #[inline]
     pub(super) fn not_owed(self: &Arc<Self>) -> UnderWay {
-        self.add(PART)
+        self.add(false)
     }
 
-    fn add(self: &Arc<Self>, part: u64) -> UnderWay {
-        self.under_way.fetch_add(part, Ordering::Relaxed);
+    #[inline]
+    fn add(self: &Arc<Self>, is_owed: bool) -> UnderWay {
+        self.under_way.fetch_add(part(is_owed), Ordering::Relaxed);
         UnderWay {
             activity: Arc::clone(self),
-            part,
-            looked_at: Cell::new(None),
+            is_owed,
+            looked_at: Cell::new(NEVER),
         }
     }
 
@@ -265,42 +304,41 @@ impl Activity {
 
 impl UnderWay {
     /// Notes that its bytes are looked at: to be written, or to be copied.
+    #[inline]
     pub(super) fn note_look(&self) {
         let writes = self.activity.writes.load(Ordering::Relaxed);
-        self.looked_at.set(Some(writes));
+        self.looked_at.set(writes);
     }
 
     /// Its bytes were copied, and not written since: whoever writes its own drops them afterwards.
+    #[inline]
     fn is_handed_over(&self) -> bool {
-        let writes = self.activity.writes.load(Ordering::Relaxed);
-        self.looked_at
-            .get()
-            .is_none_or(|looked_at| looked_at == writes)
+        let looked_at = self.looked_at.get();
+        looked_at == NEVER || looked_at == self.activity.writes.load(Ordering::Relaxed)
     }
 
     /// It is the answer to a request that was refused.
     pub(super) fn disown(&mut self) {
         // Nothing of it has been handed over yet.
         self.activity.under_way.fetch_sub(OWED, Ordering::Relaxed);
-        self.part = PART;
+        self.is_owed = false;
     }
 }
 
 impl Clone for UnderWay {
+    #[inline]
     fn clone(&self) -> Self {
-        self.activity.add(self.part)
+        self.activity.add(self.is_owed)
     }
 }
 
 impl Drop for UnderWay {
+    #[inline]
     fn drop(&mut self) {
         // AcqRel: pairs with that of `wake_when_quiet`.
-        let before = self
-            .activity
-            .under_way
-            .fetch_sub(self.part, Ordering::AcqRel);
-        let left = before - self.part;
-        if self.part >= OWED {
+        let part = part(self.is_owed);
+        let left = self.activity.under_way.fetch_sub(part, Ordering::AcqRel) - part;
+        if self.is_owed {
             if self.is_handed_over() {
                 self.activity.handed_over.store(true, Ordering::Relaxed);
             }

@@ -215,21 +215,21 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
     ) -> Poll<io::Result<usize>> {
         let mut former = None;
         let mut shared = lock(&self.shared);
-        if offered > 0 && self.activity.begin_writing() {
-            shared.owed = Some(shared.taken + offered as u64);
-            self.activity.note_unsent(true);
+        if offered > 0 {
+            self.activity.note_write();
         }
         let poll = match &mut shared.io {
             Some(io) => write(Pin::new(io), cx),
             None => Poll::Ready(Err(cut())),
         };
-        if let Poll::Ready(Ok(count)) = poll {
-            shared.taken += count as u64;
-            let has_sent = shared.owed.is_some() && shared.poll_sent(cx);
-            if has_sent {
-                self.activity.note_unsent(false);
-            }
+        let taken = match poll {
+            Poll::Ready(Ok(count)) => count,
+            _ => 0,
+        };
+        if taken < offered || shared.owed.is_some() {
+            shared.note_unsent(&self.activity, offered, taken, cx);
         }
+        shared.taken += taken as u64;
         if poll.is_pending() {
             former = keep(&mut shared.writer, cx);
         }
@@ -244,7 +244,8 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
         let flush = |io: Pin<&mut I>, cx: &mut Context<'_>| io.poll_flush(cx).map_ok(|()| 0);
         ready!(self.poll_writing(cx, 0, flush))?;
         // hyper flushes when it has nothing left to write.
-        if self.activity.take_handed_over() || self.activity.has_unsent() {
+        self.activity.note_flushed();
+        if self.activity.has_unsent() {
             lock(&self.shared).owed = None;
             self.activity.note_unsent(false);
         }
@@ -395,18 +396,29 @@ impl<I: AsyncRead + Unpin> Shared<I> {
 }
 
 impl<I: AsyncWrite + Unpin> Shared<I> {
-    /// Looks whether all that is owed has been sent. A transport with a buffer of its own, such as that of
-    /// TLS, has then not only taken it.
-    fn poll_sent(&mut self, cx: &mut Context<'_>) -> bool {
-        let is_taken = self.owed.is_some_and(|owed| owed <= self.taken);
-        let Some(io) = self.io.as_mut().filter(|_| is_taken) else {
-            return false;
-        };
-        let is_sent = matches!(Pin::new(io).poll_flush(cx), Poll::Ready(Ok(())));
-        if is_sent {
-            self.owed = None;
+    /// Notes what is unsent of answers that are owed, when the socket has taken only so much of what it was
+    /// offered, or something was unsent before.
+    #[cold]
+    fn note_unsent(
+        &mut self,
+        activity: &Activity,
+        offered: usize,
+        taken: usize,
+        cx: &mut Context<'_>,
+    ) {
+        if activity.take_handed_over() {
+            self.owed = Some(self.taken + offered as u64);
+            activity.note_unsent(true);
         }
-        is_sent
+        let is_taken = (self.owed).is_some_and(|owed| owed <= self.taken + taken as u64);
+        let Some(io) = self.io.as_mut().filter(|_| is_taken) else {
+            return;
+        };
+        // A transport with a buffer of its own, such as that of TLS, may only have taken it.
+        if let Poll::Ready(Ok(())) = Pin::new(io).poll_flush(cx) {
+            self.owed = None;
+            activity.note_unsent(false);
+        }
     }
 }
 
