@@ -1,5 +1,7 @@
-//! P10: what the hot path costs in memory. `allocation_counter` is this binary's allocator, and
-//! counts for the calling thread only.
+//! P10: what the hot path costs in memory.
+//!
+//! A program of its own, for `allocation_counter` is its allocator. It counts for the calling thread
+//! only, so that the tests may run beside each other.
 #![allow(clippy::unwrap_used)]
 
 use std::convert::Infallible;
@@ -266,6 +268,42 @@ fn what_is_dropped_leaves_no_memory_behind() {
     };
     kinds(); // what is made once for the process
     assert_eq!(allocation_counter::measure(kinds).bytes_current, 0);
+}
+
+/// Servers make the services of a layer for every connection; a layer has one table for all.
+#[test]
+fn the_services_of_a_layer_share_what_they_need() {
+    let layer = DrainLayer::new(ShutdownController::new());
+    let _first = layer.layer(());
+    let made = allocation_counter::measure(|| {
+        for _ in 0..1_000 {
+            let _ = layer.clone().layer(());
+        }
+    });
+    assert_eq!(made.count_total, 0);
+}
+
+/// Thousands are refused while the last ones finish.
+#[test]
+fn a_refusal_takes_no_memory_for_the_handler_that_is_not_called() {
+    const LARGE: usize = 64 * 1024;
+    let large = |_: Request<Empty<Bytes>>| async {
+        let data = [0_u8; LARGE];
+        pending::<()>().await;
+        black_box(&data);
+        Ok::<Response<Empty<Bytes>>, Infallible>(Response::default())
+    };
+    let ctl = ShutdownController::new();
+    let mut service = DrainLayer::new(ctl.clone()).layer(service_fn(large));
+    ctl.pause();
+    let cx = &mut Context::from_waker(Waker::noop());
+    assert!(service.poll_ready(cx).is_ready());
+    let memory = allocation_counter::measure(|| {
+        let mut refused = pin!(service.call(Request::new(Empty::new())));
+        assert!(size_of_val(&*refused) >= LARGE);
+        assert!(refused.as_mut().poll(cx).is_ready());
+    });
+    assert!(memory.bytes_total < LARGE as u64 / 8, "{memory:?}");
 }
 
 // ===== wakers =====

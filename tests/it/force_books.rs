@@ -1,0 +1,242 @@
+//! A force is counted as it was: what `serve` breaks off is cut, and each thing is counted once.
+
+use std::future::pending;
+use std::io;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::routing::get;
+use futures_util::{StreamExt, stream};
+use http::{Request, Response};
+use http_body_util::BodyExt;
+use tokio::io::AsyncReadExt;
+use tower::{Layer, Service, ServiceExt, service_fn};
+use tower_lifecycle::{
+    DrainLayer, RequestTrackingLayer, ShutdownConfig, ShutdownController, ShutdownReason,
+};
+
+use crate::support::server::{self, Frame, Http1, Http2, in_time, start};
+
+const MANUAL: ShutdownReason = ShutdownReason::Manual;
+
+fn controller() -> ShutdownController {
+    let config = ShutdownConfig::default().shutdown_timeout(Duration::from_secs(4));
+    ShutdownController::with_config(config).unwrap()
+}
+
+/// Answers 64 MiB on `/big`, a chunk after another on `/chunks`, and never on `/sleep`.
+fn app(ctl: &ShutdownController) -> Router {
+    let chunk = || Ok::<_, io::Error>(Bytes::from(vec![b'x'; 64 * 1024]));
+    let chunks = move || stream::repeat_with(chunk).take(1024);
+    Router::new()
+        .route("/big", get(|| async { vec![b'x'; 64 << 20] }))
+        .route("/chunks", get(async move || Body::from_stream(chunks())))
+        .route("/sleep", get(|| pending::<()>()))
+        .layer(DrainLayer::new(ctl.clone()))
+        .with_state(())
+}
+
+/// The body of one chunk has ended when hyper has it: of that, only the connection is counted.
+#[tokio::test(start_paused = true)]
+async fn a_body_that_its_client_has_not_taken_is_cut() {
+    let ctl = controller();
+    let (connector, server) = start(&ctl, app(&ctl));
+    let mut clients = Vec::new();
+    for path in ["/big", "/chunks"] {
+        let mut client = Http1::new(connector.pipe(64 * 1024));
+        client.send(server::get(path)).await;
+        in_time(client.io.read_exact(&mut vec![0; 2 << 20]))
+            .await
+            .unwrap();
+        clients.push(client);
+    }
+    ctl.trigger(MANUAL);
+    let report = server.report().await;
+    assert!(report.is_forced());
+    assert_eq!(report.in_flight_at_force(), 1, "{report}");
+    assert_eq!((report.aborted(), report.abandoned()), (1, 0), "{report}");
+    assert_eq!(report.connections_cut(), 2, "{report}");
+    let text = report.to_string();
+    assert!(text.contains("1 cut, 0 ended by themselves"), "{text}");
+    assert!(text.contains("2 closed by force"), "{text}");
+}
+
+/// The same by HTTP/2: with a window of nothing, and with one that is used up.
+#[tokio::test(start_paused = true)]
+async fn a_stream_whose_window_is_used_up_is_cut() {
+    const INITIAL_WINDOW_SIZE_ZERO: &[u8] = &[0, 4, 0, 0, 0, 0];
+    for settings in [INITIAL_WINDOW_SIZE_ZERO, &[]] {
+        let ctl = controller();
+        let (connector, server) = start(&ctl, app(&ctl));
+        let mut client = Http2::new(connector.pipe(256 * 1024), settings).await;
+        for stream in [1, 3] {
+            client.send(Frame::get(stream, "/chunks")).await;
+        }
+        in_time(async {
+            while ctl.in_flight() < 2 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        })
+        .await;
+        ctl.trigger(MANUAL);
+        let report = server.report().await;
+        assert!(report.is_forced());
+        assert_eq!((report.aborted(), report.abandoned()), (2, 0), "{report}");
+    }
+}
+
+/// A client that reads is told in its answer. That is a cut, and its connection is closed in order.
+#[tokio::test(start_paused = true)]
+async fn what_is_told_of_its_cut_is_counted_once() {
+    let ctl = controller();
+    let (connector, server) = start(&ctl, app(&ctl));
+    let mut client = Http1::new(connector.pipe(64 * 1024));
+    client.send(server::get("/sleep")).await;
+    in_time(async {
+        while ctl.in_flight() < 1 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await;
+    ctl.trigger(MANUAL);
+    assert_eq!(client.answer().await.status, 503);
+    client.end().await;
+    let report = server.report().await;
+    assert_eq!((report.aborted(), report.abandoned()), (1, 0), "{report}");
+    assert_eq!(report.connections_cut(), 0, "{report}");
+}
+
+/// Whoever drops it: the layers know what had not ended.
+#[tokio::test]
+async fn what_is_dropped_before_its_end_after_a_force_was_cut() {
+    let request = || Request::new(Body::empty());
+    let answer = service_fn(|_: Request<Body>| async {
+        let (one, endless) = (stream::iter([Ok(Bytes::from("one"))]), stream::pending());
+        let body = Body::from_stream(one.chain(endless).map(|item: Result<_, io::Error>| item));
+        Ok::<_, io::Error>(Response::new(body))
+    });
+    let sleep = service_fn(|_: Request<Body>| pending::<Result<Response<Body>, io::Error>>());
+
+    for drops_body in [true, false] {
+        for tracks in [true, false] {
+            let ctl = controller();
+            // Polled once, and dropped after the force.
+            if tracks {
+                let layer = RequestTrackingLayer::new(ctl.clone());
+                if drops_body {
+                    let mut body = layer.layer(answer).oneshot(request()).await.unwrap();
+                    body.frame().await.unwrap().unwrap();
+                    ctl.force();
+                    drop(body);
+                } else {
+                    let call = layer.layer(sleep).ready().await.unwrap().call(request());
+                    ctl.force();
+                    drop(call);
+                }
+            } else {
+                let layer = DrainLayer::new(ctl.clone());
+                if drops_body {
+                    let mut body = layer.layer(answer).oneshot(request()).await.unwrap();
+                    body.frame().await.unwrap().unwrap();
+                    ctl.force();
+                    drop(body);
+                } else {
+                    let call = layer.layer(sleep).ready().await.unwrap().call(request());
+                    ctl.force();
+                    drop(call);
+                }
+            }
+            let report = ctl.shutdown(MANUAL).await;
+            assert_eq!(report.aborted(), 1, "body: {drops_body}, tracked: {tracks}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_call_of_any_service_that_is_dropped_after_a_force_was_cut() {
+    let sleep = || service_fn(|_: u32| pending::<Result<(), tower::BoxError>>());
+    let ctl = controller();
+    let layer = DrainLayer::new(ctl.clone()).reject_with_error();
+    let cut = layer.layer(sleep()).ready().await.unwrap().call(1);
+    let layer = RequestTrackingLayer::new(ctl.clone()).until_response();
+    let tracked = layer.layer(sleep()).ready().await.unwrap().call(1);
+    ctl.force();
+    drop((cut, tracked));
+    assert_eq!(ctl.shutdown(MANUAL).await.aborted(), 2);
+}
+
+/// What has come to its end has not been cut, though it is dropped after the force.
+#[tokio::test]
+async fn what_has_ended_was_not_cut() {
+    let ctl = controller();
+    let answer = service_fn(|_: Request<Body>| async {
+        Ok::<_, io::Error>(Response::new(Body::from("whole")))
+    });
+    let drain = DrainLayer::new(ctl.clone()).layer(answer);
+    let tracking = RequestTrackingLayer::new(ctl.clone()).layer(answer);
+    let mut drained = drain.oneshot(Request::new(Body::empty())).await.unwrap();
+    let mut tracked = tracking.oneshot(Request::new(Body::empty())).await.unwrap();
+    drained.frame().await.unwrap().unwrap();
+    tracked.frame().await.unwrap().unwrap();
+    ctl.force();
+    drop((drained, tracked));
+    assert_eq!(ctl.shutdown(MANUAL).await.aborted(), 0);
+}
+
+/// Whatever the order in which a runtime drops its tasks, each is abandoned: once, and in no other way.
+#[test]
+fn what_the_end_of_the_runtime_kills_is_counted_once() {
+    for round in 0..40 {
+        let threads = round % 2 == 0;
+        let mut runtime = match threads {
+            true => tokio::runtime::Builder::new_multi_thread(),
+            false => tokio::runtime::Builder::new_current_thread(),
+        };
+        let runtime = runtime.worker_threads(2).enable_all().build().unwrap();
+        let ctl = runtime.block_on(async {
+            let ctl = ShutdownController::new();
+            let (connector, server) = start(&ctl, app(&ctl));
+            let mut clients = Vec::new();
+            for _ in 0..2 {
+                let mut client = Http1::new(connector.pipe(1024));
+                client.send(server::get("/sleep")).await;
+                clients.push(client);
+            }
+            let mut http2 = Http2::new(connector.pipe(256 * 1024), &[]).await;
+            http2.send(Frame::get(1, "/sleep")).await;
+            let guard = ctl.track();
+            tokio::spawn(async move {
+                let _guard = guard;
+                pending::<()>().await
+            });
+            drop(ctl.spawn("job", pending::<()>()));
+            in_time(async {
+                while ctl.in_flight() < 4 {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            })
+            .await;
+            ctl.trigger(MANUAL);
+            // All of them have been polled in the drain.
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            tokio::spawn(async move {
+                let _clients = (clients, http2, connector, server);
+                pending::<()>().await
+            });
+            ctl
+        });
+        drop(runtime);
+        let mut other = tokio::runtime::Builder::new_current_thread();
+        let other = other.enable_all().build().unwrap();
+        let report = other.block_on(ctl.shutdown(MANUAL));
+        assert_eq!(report.reason(), ShutdownReason::Interrupted);
+        // Three requests, a guard, a task, and the server.
+        let counted = (report.aborted(), report.abandoned());
+        assert_eq!(
+            counted,
+            (0, 6),
+            "round {round}, threads: {threads}: {report}"
+        );
+    }
+}

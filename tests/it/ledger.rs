@@ -1,0 +1,834 @@
+//! Whole shutdowns as their clients see them: nothing is lost, and nothing is ambiguous.
+//!
+//! In each round a service is shut down at a random moment while its clients go on asking, and each
+//! of them notes what became of every request that it sent. It has to be answered in full, also if
+//! it was sent while draining, or refused in a way after which it may be sent again; and the server's
+//! books have to say the same as the clients'. No client here tries anything again by itself, except
+//! what it never sent.
+
+use std::convert::Infallible;
+use std::error::Error;
+use std::fmt;
+use std::future::{Future, pending, poll_fn};
+use std::io;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use futures_util::{SinkExt, StreamExt};
+use http::{Method, Request, Response};
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::{self, Message};
+use tokio_tungstenite::{WebSocketStream, client_async};
+use tower_lifecycle::{LifecycleState, ShutdownConfig, ShutdownController, ShutdownReason};
+
+use crate::support::ledger::{
+    Books, Entries, Fate, Kind, Ledger, STREAM_SIZE, Service, UPLOAD_SIZE, chain, fate_of,
+    first_events, random, random_millis,
+};
+
+const ROUNDS: usize = 20;
+const LAME_DUCK: Duration = Duration::from_millis(300);
+/// How long an idle connection may still bring a request when draining has begun.
+const IDLE: Duration = Duration::from_millis(200);
+const MILLISECOND: Duration = Duration::from_millis(1);
+/// How long one round may take before a test fails.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+// ===== with a lame duck =====
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keep_alive_by_hyper_loses_nothing() {
+    play(lame_duck(), |round| {
+        for _ in 0..20 {
+            round.spawn(|round| round.visit(Protocol::Http1, Errand::download));
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keep_alive_by_reqwest_loses_nothing() {
+    play(lame_duck(), |round| {
+        for _ in 0..20 {
+            round.spawn(Round::visit_by_reqwest);
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hundred_streams_of_each_http_2_connection_lose_nothing() {
+    play(lame_duck(), |round| {
+        for _ in 0..2 {
+            round.spawn(|round| round.visit(Protocol::Http2(100), Errand::download));
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn uploads_lose_nothing() {
+    play(lame_duck(), |round| {
+        for protocol in [Protocol::Http1, Protocol::Http2(4)] {
+            round.spawn(move |round| round.visit(protocol, Errand::upload));
+            round.spawn(move |round| round.visit(protocol, Errand::upload_in_vain));
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn server_sent_events_lose_nothing() {
+    play(lame_duck(), |round| {
+        for protocol in [Protocol::Http1, Protocol::Http2(10)] {
+            for _ in 0..10 {
+                round.spawn(move |round| round.visit(protocol, Errand::events));
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn web_sockets_lose_nothing() {
+    play(lame_duck(), |round| {
+        for _ in 0..20 {
+            round.spawn(Round::talk);
+        }
+    })
+    .await;
+}
+
+// ===== without =====
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_that_do_not_rest_lose_nothing_without_a_lame_duck() {
+    let total = play(Service::config(), invite_those_who_do_not_rest).await;
+    assert!(total.late > total.refused, "not served: {total}");
+}
+
+// ===== when the listener stays open, and refuses =====
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_that_an_open_listener_refuses_lose_nothing() {
+    for lame_duck in [Duration::ZERO, LAME_DUCK] {
+        let config = Service::config().lame_duck(lame_duck);
+        let total = play(config.refuse_for(IDLE), invite_those_who_do_not_rest).await;
+        assert_eq!(total.late, 0, "{total}");
+        // The listener is open for longer than most of them pause.
+        assert!(total.refused > 2 * total.turned_away, "not told: {total}");
+    }
+}
+
+fn invite_those_who_do_not_rest(round: &mut Clients) {
+    for _ in 0..15 {
+        round.spawn(|round| round.visit(Protocol::Http1, Errand::download));
+    }
+    round.spawn(|round| round.visit(Protocol::Http2(100), Errand::download));
+}
+
+// ===== when the time for late requests is over =====
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_busy_http_2_connection_is_refused_in_the_end_and_loses_nothing() {
+    let config = Service::config().late_for(10 * MILLISECOND);
+    let total = play(config, |round| {
+        round.spawn(|round| round.visit(Protocol::Http2(100), Errand::download));
+    })
+    .await;
+    assert!(total.late > 0, "not served: {total}");
+    assert!(total.refused > 0, "not told: {total}");
+}
+
+// ===== axum's accept loop, which resets what waits in its backlog =====
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement of 100 s, which judges nothing: run it with --nocapture"]
+async fn figures_of_axum_serve_with_and_without_us() {
+    for kind in [Kind::PlainAxum, Kind::Axum] {
+        let mut total = Entries::default();
+        for _ in 0..ROUNDS {
+            let round = play_once(kind, Service::config(), &invite_those_who_do_not_rest);
+            let (entries, _) = timeout(PATIENCE, round).await.unwrap();
+            total += entries;
+        }
+        println!("{kind:?}: {total}");
+    }
+}
+
+// ===== the one case that HTTP/1 leaves open =====
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_lame_duck_no_connection_is_closed_under_a_request() {
+    play(lame_duck(), |round| {
+        for _ in 0..50 {
+            round.spawn(Round::visit_as_it_closes);
+        }
+        round.spawn(Round::keep_it_draining);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement, which judges nothing: run it with --nocapture"]
+async fn requests_sent_on_connections_that_are_closed_at_that_instant() {
+    for lame_duck in [Duration::ZERO, LAME_DUCK] {
+        let config = Service::config().lame_duck(lame_duck);
+        let invite = |round: &mut Clients| {
+            for _ in 0..50 {
+                round.spawn(Round::visit_as_it_closes);
+            }
+            round.spawn(Round::keep_it_draining);
+        };
+        let total = tally(&config, invite, |_, _| ()).await;
+        println!("lame duck of {lame_duck:?}: {total}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement, which judges nothing: run it with --nocapture"]
+async fn requests_of_clients_that_connect_as_the_listener_is_closed() {
+    let config = lame_duck();
+    let total = tally(
+        &config,
+        |round| {
+            for _ in 0..20 {
+                round.spawn(Round::visit_until_nobody_listens);
+            }
+        },
+        |_, _| (),
+    );
+    println!("{}", total.await);
+}
+
+// ===== rounds =====
+
+/// One shutdown, for those who take part in it.
+#[derive(Clone)]
+struct Round {
+    ctl: ShutdownController,
+    address: SocketAddr,
+    ledger: Arc<Ledger>,
+    draining_since: Arc<OnceLock<Instant>>,
+}
+
+/// The clients of a round.
+struct Clients {
+    round: Round,
+    tasks: JoinSet<()>,
+}
+
+fn lame_duck() -> ShutdownConfig {
+    Service::config().lame_duck(LAME_DUCK)
+}
+
+/// Plays shutdowns in which nothing may be lost.
+async fn play(config: ShutdownConfig, invite: impl Fn(&mut Clients)) -> Entries {
+    let total = tally(&config, invite, Entries::check).await;
+    println!("{total}");
+    assert!(total.answered > 0, "too tame: {total}");
+    let sent_away = total.refused + total.turned_away;
+    assert!(sent_away >= ROUNDS as u64, "not until the end: {total}");
+    total
+}
+
+/// Plays shutdowns at random moments, each judged by itself, and adds up their ledgers.
+async fn tally(
+    config: &ShutdownConfig,
+    invite: impl Fn(&mut Clients),
+    judge: fn(&Entries, &Books),
+) -> Entries {
+    let mut total = Entries::default();
+    for _ in 0..ROUNDS {
+        let round = timeout(PATIENCE, play_once(Kind::Ours, config.clone(), &invite));
+        let (entries, books) = round.await.expect("it should not take this long");
+        judge(&entries, &books);
+        total += entries;
+    }
+    total
+}
+
+async fn play_once(
+    kind: Kind,
+    config: ShutdownConfig,
+    invite: &impl Fn(&mut Clients),
+) -> (Entries, Books) {
+    let service = Service::start_with(kind, config).await;
+    let mut clients = Clients {
+        round: Round {
+            ctl: service.ctl.clone(),
+            address: service.address,
+            ledger: Arc::default(),
+            draining_since: Arc::default(),
+        },
+        tasks: JoinSet::new(),
+    };
+    let draining_since = Arc::clone(&clients.round.draining_since);
+    service.ctl.on_state_change(move |_, new| {
+        if new == LifecycleState::Draining {
+            draining_since.get_or_init(Instant::now);
+        }
+    });
+    invite(&mut clients);
+
+    sleep(random_millis(20..170)).await;
+    service.ctl.trigger(ShutdownReason::Manual);
+    // They go on until they are refused or find nobody.
+    while let Some(result) = clients.tasks.join_next().await {
+        result.unwrap();
+    }
+    (clients.round.ledger.read(), service.books().await)
+}
+
+impl Clients {
+    fn spawn<Fut>(&mut self, client: impl FnOnce(Round) -> Fut)
+    where
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        self.tasks.spawn(client(self.round.clone()));
+    }
+}
+
+// ===== clients =====
+
+/// What a client asks for.
+struct Errand {
+    method: Method,
+    path: String,
+    upload: Bytes,
+    answer: Answer,
+}
+
+/// What it is to be answered.
+#[derive(Clone)]
+enum Answer {
+    Exactly(Bytes),
+    Events,
+}
+
+/// What a client does after a request.
+#[derive(Debug, PartialEq, Eq)]
+enum Next {
+    Again,
+    /// It needs another connection.
+    Reconnect,
+    /// It goes elsewhere.
+    Stop,
+}
+
+impl Round {
+    /// Asks on one connection after the other, as long as they last.
+    async fn visit(self, protocol: Protocol, errand: fn() -> Errand) {
+        loop {
+            think().await;
+            let Some(streams) = self.connect(protocol).await else {
+                return;
+            };
+            let visits: JoinSet<_> = streams
+                .into_iter()
+                .map(|stream| self.clone().ask_until_told(stream, errand))
+                .collect();
+            if visits.join_all().await.contains(&Next::Stop) {
+                return;
+            }
+        }
+    }
+
+    async fn ask_until_told(self, mut stream: Stream, errand: fn() -> Errand) -> Next {
+        loop {
+            match self.ask(&mut stream, errand()).await {
+                Next::Again => think().await,
+                next => return next,
+            }
+        }
+    }
+
+    /// Sends one request, and notes what became of it.
+    async fn ask(&self, stream: &mut Stream, errand: Errand) -> Next {
+        let what = errand.to_string();
+        let answer = errand.answer.clone();
+        let is_late = self.ctl.is_draining();
+        let (fate, leaves) = match stream.exchange(errand).await {
+            Ok(response) => {
+                let fate = fate_of(&response, |body| answer.is(body, &self.ledger));
+                (fate, asks_to_leave(&response))
+            }
+            Err(Fate::Lost(why)) if self.has_crossed(stream) => (
+                Fate::Crossed(format!("{what}, {}: {why}", self.now())),
+                true,
+            ),
+            Err(fate) => (fate, true),
+        };
+        let next = match fate {
+            Fate::Refused => Next::Stop, // it is told to come back when the service will be gone
+            _ if leaves => Next::Reconnect,
+            _ => Next::Again,
+        };
+        self.note(&what, is_late, fate);
+        next
+    }
+
+    /// Asks by a client that looks after its connections itself.
+    async fn visit_by_reqwest(self) {
+        let client = reqwest::Client::builder()
+            .no_proxy()
+            .retry(reqwest::retry::never())
+            .build()
+            .unwrap();
+        loop {
+            think().await;
+            let errand = Errand::download();
+            let url = format!("http://{}{}", self.address, errand.path);
+            let is_late = self.ctl.is_draining();
+            let fate = match whole(client.get(url)).await {
+                Ok(response) => fate_of(&response, |body| errand.answer.is(body, &self.ledger)),
+                Err(error) if found_nobody(&error) => Fate::TurnedAway,
+                Err(error) => Fate::Lost(chain(&error)),
+            };
+            let is_over = matches!(fate, Fate::Refused | Fate::TurnedAway);
+            self.note(&errand.to_string(), is_late, fate);
+            if is_over {
+                return;
+            }
+        }
+    }
+
+    /// Sends messages and waits for their echoes, on one WebSocket after the other.
+    async fn talk(self) {
+        while let Some(stream) = self.connect_tcp().await {
+            let is_late = self.ctl.is_draining();
+            let fate = match client_async("ws://test/echo", stream).await {
+                Ok((socket, _)) => match self.converse(socket).await {
+                    Ok(()) => Fate::Answered,
+                    Err(error) => Fate::Lost(chain(&error)),
+                },
+                Err(tungstenite::Error::Http(response)) => {
+                    let response = response.map(|body| Bytes::from(body.unwrap_or_default()));
+                    fate_of(&response, |_| false)
+                }
+                Err(error) => Fate::Lost(chain(&error)),
+            };
+            let is_over = matches!(fate, Fate::Refused);
+            self.note("a socket", is_late, fate);
+            if is_over {
+                return;
+            }
+            think().await;
+        }
+    }
+
+    /// Ends when the server says that it is going away, and the connection is closed in good order.
+    async fn converse(&self, mut socket: WebSocketStream<TcpStream>) -> tungstenite::Result<()> {
+        let mut goodbye = false;
+        while !goodbye {
+            let message = Message::text(random(0..u64::MAX).to_string());
+            socket.send(message.clone()).await?;
+            match socket
+                .next()
+                .await
+                .ok_or(tungstenite::Error::AlreadyClosed)??
+            {
+                Message::Close(Some(frame)) if frame.code == CloseCode::Away => goodbye = true,
+                echo => {
+                    assert_eq!(echo, message);
+                    self.ledger.note_pieces(1);
+                    think().await;
+                }
+            }
+        }
+        match socket.next().await {
+            None | Some(Err(tungstenite::Error::ConnectionClosed)) => Ok(()),
+            Some(Err(error)) => Err(error),
+            Some(Ok(message)) => panic!("{message} after the goodbye"),
+        }
+    }
+
+    /// Asks as others do, and has its next request ready when idle connections are closed.
+    async fn visit_as_it_closes(self) {
+        let mut draining = pin!(self.ctl.draining());
+        let mut connection = None;
+        loop {
+            tokio::select! {
+                () = &mut draining => break,
+                () = think() => connection = self.ask_again(connection).await,
+            }
+        }
+        sleep(IDLE - MILLISECOND + random_millis(0..3)).await;
+        self.ask_again(connection).await;
+    }
+
+    /// Asks on this connection, or on a new one, and gives it back if it can be used again.
+    async fn ask_again(&self, connection: Option<Stream>) -> Option<Stream> {
+        let mut stream = match connection {
+            Some(stream) => stream,
+            None => self.connect(Protocol::Http1).await?.pop()?,
+        };
+        let next = self.ask(&mut stream, Errand::quick()).await;
+        (next == Next::Again).then_some(stream)
+    }
+
+    /// Comes back at once, whatever it is told.
+    async fn visit_until_nobody_listens(self) {
+        while let Some(mut streams) = self.connect(Protocol::Http1).await {
+            self.ask(&mut streams[0], Errand::quick()).await;
+            sleep(random_millis(0..3)).await;
+        }
+    }
+
+    /// Has a request in flight until the others have seen idle connections closed.
+    async fn keep_it_draining(self) {
+        let mut streams = self.connect(Protocol::Http1).await.unwrap();
+        self.ctl.triggered().await;
+        let time = self.ctl.config().lame_duck + IDLE + Duration::from_millis(300);
+        self.ask(&mut streams[0], Errand::wait(time)).await;
+    }
+
+    /// Makes a connection; `None` if nobody listens any more.
+    async fn connect(&self, protocol: Protocol) -> Option<Vec<Stream>> {
+        let stream = self.connect_tcp().await?;
+        Some(match protocol {
+            Protocol::Http1 => {
+                let (stream, last_write) = Timed::new(stream);
+                let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
+                tokio::spawn(connection);
+                vec![Stream::Http1(sender, last_write)]
+            }
+            Protocol::Http2(streams) => {
+                let (sender, connection) = h2::client::handshake(stream).await.unwrap();
+                tokio::spawn(connection);
+                (0..streams)
+                    .map(|_| Stream::Http2(sender.clone()))
+                    .collect()
+            }
+        })
+    }
+
+    async fn connect_tcp(&self) -> Option<TcpStream> {
+        match TcpStream::connect(self.address).await {
+            Ok(stream) => Some(stream),
+            Err(error) => {
+                assert!(is_nobody(&error), "{error}");
+                self.ledger.note(Fate::TurnedAway);
+                None
+            }
+        }
+    }
+
+    /// Notes what became of a request, and whether it was sent while draining.
+    fn note(&self, what: &str, is_late: bool, fate: Fate) {
+        self.ledger.note(match fate {
+            Fate::Answered if is_late => Fate::AnsweredLate,
+            Fate::Lost(why) => Fate::Lost(format!("{what}, {}: {why}", self.now())),
+            fate => fate,
+        });
+    }
+
+    fn now(&self) -> String {
+        let since = self.draining_since.get().map(Instant::elapsed);
+        format!("{}, draining since {since:?}", self.ctl.state())
+    }
+
+    /// Returns whether a request was sent when idle connections of HTTP/1 were being closed already.
+    fn has_crossed(&self, stream: &Stream) -> bool {
+        let Stream::Http1(_, last_write) = stream else {
+            return false;
+        };
+        let closed_at = self.draining_since.get().map(|since| *since + IDLE);
+        closed_at.is_some_and(|closed_at| *last_write.lock().unwrap() >= closed_at)
+    }
+}
+
+/// Half of the clients' pauses are none.
+async fn think() {
+    if random(0..2) == 1 {
+        sleep(random_millis(0..50)).await;
+    }
+}
+
+fn asks_to_leave(response: &Response<Bytes>) -> bool {
+    let connection = response.headers().get("connection");
+    connection.is_some_and(|value| value == "close")
+}
+
+/// The peer says that it has not looked at this request (RFC 9113 §8.7).
+fn was_never_begun(error: &h2::Error) -> bool {
+    let past_the_last = error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR);
+    let refused = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
+    error.is_remote() && (past_the_last || refused)
+}
+
+async fn whole(request: reqwest::RequestBuilder) -> reqwest::Result<Response<Bytes>> {
+    let (head, body) = Response::from(request.send().await?).into_parts();
+    Ok(Response::from_parts(head, body.collect().await?.to_bytes()))
+}
+
+/// So ends an attempt to connect when nobody listens, or nobody does any more.
+fn is_nobody(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionRefused, ConnectionReset};
+    matches!(error.kind(), ConnectionRefused | ConnectionReset)
+}
+
+fn found_nobody(error: &reqwest::Error) -> bool {
+    let mut source = error.source().filter(|_| error.is_connect());
+    while let Some(cause) = source {
+        if let Some(error) = cause.downcast_ref::<io::Error>() {
+            return is_nobody(error);
+        }
+        source = cause.source();
+    }
+    false
+}
+
+// ===== impl Errand =====
+
+impl Errand {
+    fn quick() -> Self {
+        Self::get("/".to_owned(), Bytes::from_static(b"quick"))
+    }
+
+    /// At once, later, or at length.
+    fn download() -> Self {
+        match random(0..10) {
+            0 => Self::get(
+                "/stream".to_owned(),
+                Bytes::from_static(&[b's'; STREAM_SIZE]),
+            ),
+            1..6 => Self::wait(Duration::from_millis(random(0..50))),
+            _ => Self::quick(),
+        }
+    }
+
+    /// It ends when the service does.
+    fn events() -> Self {
+        Self {
+            answer: Answer::Events,
+            ..Self::get("/events".to_owned(), Bytes::new())
+        }
+    }
+
+    fn wait(time: Duration) -> Self {
+        let millis = time.as_millis();
+        let answer = format!("waited {millis} ms");
+        Self::get(format!("/wait/{millis}"), answer.into())
+    }
+
+    fn upload() -> Self {
+        let answer = format!("{UPLOAD_SIZE} bytes").into();
+        Self::post("/upload", answer)
+    }
+
+    /// It is answered before it has arrived.
+    fn upload_in_vain() -> Self {
+        Self::post("/early", Bytes::from_static(b"no need"))
+    }
+
+    fn get(path: String, answer: Bytes) -> Self {
+        Self {
+            method: Method::GET,
+            path,
+            upload: Bytes::new(),
+            answer: Answer::Exactly(answer),
+        }
+    }
+
+    fn post(path: &str, answer: Bytes) -> Self {
+        Self {
+            method: Method::POST,
+            path: path.to_owned(),
+            upload: Bytes::from_static(&[b'u'; UPLOAD_SIZE]),
+            answer: Answer::Exactly(answer),
+        }
+    }
+
+    fn request(&self) -> http::request::Builder {
+        let request = Request::builder().method(self.method.clone());
+        request.uri(format!("http://test{}", self.path))
+    }
+}
+
+impl Answer {
+    /// Returns whether that is the whole answer.
+    fn is(&self, body: &Bytes, ledger: &Ledger) -> bool {
+        match self {
+            Self::Exactly(answer) => body == answer,
+            Self::Events => {
+                let (whole, count) = first_events(body);
+                ledger.note_pieces(count);
+                whole
+            }
+        }
+    }
+}
+
+impl fmt::Display for Errand {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.method, self.path)
+    }
+}
+
+// ===== connections =====
+
+#[derive(Debug, Clone, Copy)]
+enum Protocol {
+    Http1,
+    /// With so many streams at once.
+    Http2(usize),
+}
+
+/// When the last byte was written.
+type LastWrite = Arc<Mutex<Instant>>;
+
+/// Notes when it is written to.
+struct Timed {
+    stream: TcpStream,
+    last_write: LastWrite,
+}
+
+/// One request at a time goes through it.
+enum Stream {
+    Http1(http1::SendRequest<Full<Bytes>>, LastWrite),
+    /// hyper's client does not tell a GOAWAY that spares its request from one that does not.
+    Http2(h2::client::SendRequest<Bytes>),
+}
+
+impl Timed {
+    fn new(stream: TcpStream) -> (Self, LastWrite) {
+        let last_write = Arc::new(Mutex::new(Instant::now()));
+        let noted = Arc::clone(&last_write);
+        (Self { stream, last_write }, noted)
+    }
+}
+
+impl AsyncRead for Timed {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Timed {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut self.stream).poll_write(cx, bytes));
+        *self.last_write.lock().unwrap() = Instant::now();
+        Poll::Ready(written)
+    }
+
+    // Without it, hyper copies each upload and writes it in other pieces.
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, slices));
+        *self.last_write.lock().unwrap() = Instant::now();
+        Poll::Ready(written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+impl Stream {
+    /// Sends a request, and reads the whole response.
+    async fn exchange(&mut self, errand: Errand) -> Result<Response<Bytes>, Fate> {
+        match self {
+            Self::Http1(sender, _) => exchange_by_http1(sender, errand).await,
+            Self::Http2(sender) => exchange_by_http2(sender.clone(), errand).await,
+        }
+    }
+}
+
+async fn exchange_by_http1(
+    sender: &mut http1::SendRequest<Full<Bytes>>,
+    errand: Errand,
+) -> Result<Response<Bytes>, Fate> {
+    let lost = |error: hyper::Error| Fate::Lost(chain(&error));
+    let request = errand.request().body(Full::new(errand.upload)).unwrap();
+    sender.ready().await.map_err(|_| Fate::Unsent)?;
+    let sent = sender.try_send_request(request).await;
+    let response = sent.map_err(|mut error| match error.take_message() {
+        Some(_) => Fate::Unsent,
+        None => lost(error.into_error()),
+    })?;
+    let (head, body) = response.into_parts();
+    let body = body.collect().await.map_err(lost)?;
+    Ok(Response::from_parts(head, body.to_bytes()))
+}
+
+async fn exchange_by_http2(
+    sender: h2::client::SendRequest<Bytes>,
+    errand: Errand,
+) -> Result<Response<Bytes>, Fate> {
+    let mut sender = sender.ready().await.map_err(|_| Fate::Unsent)?;
+    let request = errand.request().body(()).unwrap();
+    let sent = sender.send_request(request, errand.upload.is_empty());
+    let (response, sending) = sent.map_err(|_| Fate::Unsent)?;
+    let received = async {
+        let (head, mut body) = response.await?.into_parts();
+        let mut received = BytesMut::new();
+        while let Some(chunk) = body.data().await {
+            let chunk = chunk?;
+            body.flow_control().release_capacity(chunk.len())?;
+            received.extend_from_slice(&chunk);
+        }
+        Ok(Response::from_parts(head, received.freeze()))
+    };
+    // Who has the whole response need not send the rest.
+    let received = tokio::select! {
+        received = received => received,
+        never = upload(sending, errand.upload) => match never {},
+    };
+    received.map_err(|error: h2::Error| {
+        if was_never_begun(&error) {
+            Fate::Unprocessed
+        } else {
+            Fate::Lost(chain(&error))
+        }
+    })
+}
+
+/// Sends as much as is taken, and never ends.
+async fn upload(mut sending: h2::SendStream<Bytes>, mut upload: Bytes) -> Infallible {
+    while !upload.is_empty() {
+        sending.reserve_capacity(upload.len());
+        match poll_fn(|cx| sending.poll_capacity(cx)).await {
+            Some(Ok(capacity)) => {
+                let chunk = upload.split_to(capacity);
+                let is_last = upload.is_empty();
+                if sending.send_data(chunk, is_last).is_err() {
+                    break;
+                }
+            }
+            // It was reset, of which the response will tell.
+            _ => break,
+        }
+    }
+    pending().await
+}

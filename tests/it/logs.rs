@@ -1,0 +1,133 @@
+//! What a person on call reads: one line for each request that is cut, in its own span, and now and
+//! then what a drain waits for.
+
+use std::future::pending;
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use http::{Request, Response};
+use http_body_util::Full;
+use tokio::time::sleep;
+use tokio_test::{assert_pending, assert_ready_ok, task};
+use tower::{Layer, Service, service_fn};
+use tower_lifecycle::{DrainLayer, ShutdownConfig, ShutdownController, ShutdownReason};
+use tracing::Instrument;
+use tracing_subscriber::fmt::MakeWriter;
+
+/// The lines that were logged.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    /// Listens to this thread until the guard is dropped.
+    fn listen(&self) -> tracing::subscriber::DefaultGuard {
+        let subscriber = tracing_subscriber::fmt()
+            .with_writer(self.clone())
+            .with_ansi(false)
+            .without_time()
+            .finish();
+        tracing::subscriber::set_default(subscriber)
+    }
+
+    fn lines(&self, containing: &str) -> Vec<String> {
+        let bytes = self.0.lock().unwrap().clone();
+        let text = String::from_utf8(bytes).unwrap();
+        let lines = text.lines().filter(|line| line.contains(containing));
+        lines.map(str::to_owned).collect()
+    }
+}
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for Log {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        self.clone()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cut_request_logs_one_warning_inside_its_span_and_nothing_of_the_client() {
+    let log = Log::default();
+    let _listening = log.listen();
+    let ctl = ShutdownController::new();
+    let mut app = DrainLayer::new(ctl.clone()).layer(service_fn(|_: Request<String>| {
+        pending::<Result<Response<Full<bytes::Bytes>>, std::convert::Infallible>>()
+    }));
+    assert_ready_ok!(
+        task::spawn(()).enter(|cx, _| { Service::<Request<String>>::poll_ready(&mut app, cx) })
+    );
+    let request = Request::get("/secret?token=1").body(String::new()).unwrap();
+    let span = tracing::info_span!("request", id = 7);
+    let mut response = task::spawn(app.call(request).instrument(span));
+    assert_pending!(response.poll());
+    ctl.force();
+    assert_ready_ok!(response.poll());
+
+    let warnings = log.lines("WARN");
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(warnings[0].contains("request{id=7}"), "{}", warnings[0]);
+    assert!(
+        warnings[0].contains("cut by the shutdown"),
+        "{}",
+        warnings[0]
+    );
+    assert!(log.lines("secret").is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_says_at_each_interval_what_it_waits_for() {
+    let log = Log::default();
+    let _listening = log.listen();
+    let config = ShutdownConfig::default().progress_interval(Duration::from_secs(4));
+    let ctl = ShutdownController::with_config(config).unwrap();
+    let guard = ctl.track();
+    tokio::spawn(async move {
+        sleep(Duration::from_secs(10)).await;
+        drop(guard);
+    });
+    ctl.shutdown(ShutdownReason::Manual).await;
+    let progress = log.lines("in_flight=1 tasks=0 workers=0 servers=0");
+    assert_eq!(progress.len(), 2, "{progress:?}");
+    assert!(
+        progress[0].contains("drain_remaining=21s"),
+        "{}",
+        progress[0]
+    );
+    assert!(
+        progress[1].contains("drain_remaining=17s"),
+        "{}",
+        progress[1]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_nobody_tells_to_stop_is_warned_of_at_the_trigger() {
+    let log = Log::default();
+    let _listening = log.listen();
+    for (asks, warnings) in [(true, 0), (false, 1)] {
+        let ctl = ShutdownController::new();
+        let stop = asks.then(|| ctl.stop_accepting());
+        let run = ctl.run(async {
+            match stop {
+                Some(stop) => stop.await,
+                None => pending().await,
+            }
+        });
+        ctl.trigger(ShutdownReason::Manual);
+        let report = run.await;
+        assert_eq!(report.is_graceful(), asks, "{report}");
+        let warned = log.lines("nobody has asked for `stop_accepting`");
+        assert_eq!(warned.len(), warnings, "{warned:?}");
+    }
+}

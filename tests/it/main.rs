@@ -1,0 +1,114 @@
+//! The tests, in one program: a build that links twice takes twice as long.
+//!
+//! They run beside each other in one process. So none of them changes what belongs to all of it (the
+//! environment, the subscriber of all threads, what a signal does), looks at all of its threads, or
+//! starts a child, which would hold the sockets of others open for a moment. What has to do so is
+//! in `process`. What measures memory is in `hot_path`, and what needs installed programs in `programs`.
+#![allow(clippy::unwrap_used)]
+
+#[path = "../support"]
+mod support {
+    pub mod grpc;
+    #[cfg(feature = "health")]
+    pub mod health;
+    pub mod layers;
+    #[cfg(feature = "server")]
+    pub mod ledger;
+    #[cfg(feature = "server")]
+    pub mod server;
+    pub mod sockets;
+    pub mod startup;
+    #[cfg(feature = "persist")]
+    pub mod store;
+}
+
+#[cfg(feature = "health")]
+mod admin;
+mod adversity;
+mod auto_traits;
+mod axum_routes;
+mod body;
+mod config;
+mod controller;
+mod controller_random;
+mod drain;
+#[cfg(feature = "axum")]
+mod drain_listener;
+#[cfg(feature = "server")]
+mod force_books;
+#[cfg(feature = "server")]
+mod force_scale;
+mod grpc;
+mod grpc_cut;
+#[cfg(feature = "health")]
+mod health;
+#[cfg(feature = "health")]
+mod health_checks;
+#[cfg(feature = "health")]
+mod health_layer;
+mod hooks;
+mod hot_path_on_call;
+mod late_arrivals;
+mod late_requests;
+#[cfg(feature = "server")]
+mod ledger;
+#[cfg(feature = "axum")]
+mod listener;
+mod logs;
+mod long_lived;
+mod maintenance;
+mod metrics;
+#[cfg(all(target_os = "linux", feature = "server"))]
+mod newcomers;
+#[cfg(all(feature = "health", feature = "persist"))]
+mod on_call;
+mod parallel;
+mod readiness;
+mod refused_uploads;
+mod rejection;
+#[cfg(feature = "persist")]
+mod saves;
+#[cfg(feature = "server")]
+mod server;
+#[cfg(feature = "server")]
+mod server_endings;
+#[cfg(feature = "server")]
+mod server_goodbyes;
+#[cfg(feature = "server")]
+mod server_handover;
+#[cfg(feature = "server")]
+mod server_idle;
+#[cfg(feature = "server")]
+mod server_on_call;
+#[cfg(all(feature = "server", unix))]
+mod server_shared;
+#[cfg(feature = "server")]
+mod server_stuck;
+mod service_watch;
+mod sockets;
+mod startup;
+mod startup_random;
+#[cfg(feature = "persist")]
+mod store;
+#[cfg(feature = "persist")]
+mod store_folder;
+#[cfg(all(
+    feature = "health",
+    feature = "persist",
+    feature = "serde",
+    feature = "signal"
+))]
+mod story;
+mod task_policies;
+mod tasks;
+mod tracking;
+#[cfg(all(unix, feature = "server"))]
+mod unix_socket;
+mod upgrade;
+#[cfg(feature = "server")]
+mod watch;
+#[cfg(feature = "server")]
+mod watch_handshake;
+#[cfg(feature = "server")]
+mod watch_http2;
+mod workers;

@@ -1,0 +1,32 @@
+//! Tests of whole processes: signals, exit codes, limits, the environment, deaths in the middle of a write.
+//!
+//! Their processes are this program once more, running one test of it: the `child` of a file, as a
+//! rule. Apart from `it`, whose sockets and locks a child that is just being started would hold open.
+#![allow(clippy::unwrap_used)]
+
+#[path = "../support"]
+mod support {
+    #[cfg(all(unix, feature = "signal"))]
+    pub mod sockets;
+    #[cfg(all(unix, feature = "signal"))]
+    pub mod startup;
+    #[cfg(all(unix, feature = "persist"))]
+    pub mod store;
+}
+
+mod alone;
+#[cfg(all(target_os = "linux", feature = "persist", feature = "signal"))]
+mod broken_logs;
+#[cfg(all(unix, feature = "server"))]
+mod descriptors;
+mod environment;
+#[cfg(unix)]
+mod exit_after;
+#[cfg(all(unix, feature = "persist", feature = "signal"))]
+mod frozen;
+#[cfg(all(target_os = "linux", feature = "signal"))]
+mod signal_choice;
+#[cfg(all(unix, feature = "signal"))]
+mod signals;
+#[cfg(all(unix, feature = "persist"))]
+mod store_kill;

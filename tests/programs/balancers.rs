@@ -1,0 +1,121 @@
+//! Deploys behind balancers that others wrote: three processes, each restarted twice in turn.
+//!
+//! A balancer has its default retries, and its clients keep the ledger: whatever the balancer does
+//! not answer whole is lost, since they do not retry. The servers say which orders they execute.
+//!
+//! The table of all cases, with at least so many requests in each:
+//!
+//! ```text
+//! TOWER_LIFECYCLE_TEST_REQUESTS=100000 cargo test --all-features --test programs -- \
+//!     --ignored --nocapture --test-threads=1 balancers::
+//! ```
+
+mod support;
+
+use std::process::ExitStatus;
+use std::time::{Duration, Instant};
+
+use tokio::runtime::Runtime;
+
+use support::app::App;
+use support::load::{Ledger, Load};
+use support::process::{APP, Balancer, CHECK, Executed, Kind, LIFE, PORT, Server, free_ports};
+use support::random;
+
+/// How many requests our own server gets at least, and each of the two that are compared.
+const REQUESTS: u64 = 100_000;
+const COMPARED: u64 = 20_000;
+/// What may be lost by chance: one at a time, or a few at once.
+const CHANCE: u64 = 16;
+/// Twice each of three, in turn.
+const RESTARTS: u64 = 6;
+
+#[test]
+#[ignore = "needs haproxy"]
+fn haproxys_clients_lose_nothing_in_a_deploy() {
+    deploy_all(Kind::HaProxy);
+}
+
+#[test]
+#[ignore = "needs nginx"]
+fn nginxs_clients_lose_nothing_in_a_deploy() {
+    deploy_all(Kind::Nginx);
+}
+
+fn deploy_all(kind: Kind) {
+    let of_all = std::env::var("TOWER_LIFECYCLE_TEST_REQUESTS").ok();
+    let of_all = of_all.map(|number| number.parse().unwrap());
+    println!("\n| balancer | app | requests | failed | longest answer, exit | time |");
+    println!("|---|---|---|---|---|---|");
+    let exits = deploy(kind, App::Exits, 0);
+    let axum = deploy(kind, App::Axum, of_all.unwrap_or(COMPARED));
+    let quick_start = deploy(kind, App::QuickStart, of_all.unwrap_or(COMPARED));
+    let serve = deploy(kind, App::Serve, of_all.unwrap_or(REQUESTS));
+
+    assert_ne!(exits.failures(), 0, "a loss would not be seen");
+    assert_eq!(serve.failures(), 0, "{:?}", serve.failed);
+    let (axum, quick_start) = (axum.failures(), quick_start.failures());
+    assert!(
+        quick_start <= axum + CHANCE,
+        "{quick_start} failed, with plain axum {axum}"
+    );
+}
+
+/// Restarts the servers in turn while at least so many requests are sent; gives the clients' ledger.
+fn deploy(kind: Kind, app: App, requests: u64) -> Ledger {
+    let began = Instant::now();
+    let executed = Executed::default();
+    let ports = free_ports::<3>();
+    let mut servers = ports.map(|port| Server::start(app, port, &executed));
+    let balancer = Balancer::start(kind, &ports);
+    let load = Load::start(balancer.address);
+    let mut longest_exit = Duration::ZERO;
+    let mut check = |(status, took): (ExitStatus, Duration)| {
+        assert!(app == App::Exits || status.success(), "{status}");
+        longest_exit = longest_exit.max(took);
+    };
+    servers.iter().for_each(Server::wait_for_an_order);
+    for restart in 0..RESTARTS {
+        load.wait_for_sent(requests / RESTARTS * restart);
+        // Any moment between two looks of the balancer.
+        std::thread::sleep(CHECK.mul_f64(random() as f64 / u64::MAX as f64));
+        let server = &mut servers[restart as usize % 3];
+        check(server.restart());
+        server.wait_for_an_order();
+    }
+    load.wait_for_sent(requests);
+    let ledger = load.end();
+    drop(balancer);
+    servers.iter_mut().map(Server::stop).for_each(check);
+    // Also what they said last has been read then.
+    drop(servers);
+
+    println!(
+        "| {} | {} | {} | {} {:?} | {:.1?}, {longest_exit:.1?} | {:.1?} |",
+        kind.name(),
+        app.name(),
+        ledger.requests(),
+        ledger.failures(),
+        ledger.failed,
+        ledger.longest,
+        began.elapsed(),
+    );
+    assert_eq!(executed.more_than_once(), 0);
+    assert!(ledger.orders.iter().all(|id| executed.times(*id) == 1));
+    ledger
+}
+
+#[test]
+#[ignore = "started as a process of its own by the tests of this file"]
+fn child() {
+    let (Ok(app), Ok(port)) = (std::env::var(APP), std::env::var(PORT)) else {
+        return;
+    };
+    std::thread::spawn(|| {
+        std::thread::sleep(LIFE);
+        std::process::exit(99);
+    });
+    let app = App::ALL.into_iter().find(|of_all| of_all.name() == app);
+    let run = app.expect("no such app").run(port.parse().unwrap());
+    Runtime::new().unwrap().block_on(run);
+}

@@ -1,0 +1,165 @@
+//! Services that say when they are started and stopped.
+#![allow(dead_code)] // Each of the programs uses a part of it.
+
+use std::future::{Future, pending};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread;
+use std::time::Duration;
+
+use tokio::runtime::{Builder, Runtime};
+use tokio::time::{Instant, sleep};
+use tower_lifecycle::{BoxError, LifecycleState, ServiceReport, ShutdownConfig, Startup};
+
+/// How long anything may take before a test fails.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+pub type Name = &'static str;
+pub type Stopping = Pin<Box<dyn Future<Output = Result<(), BoxError>> + Send>>;
+
+pub const fn ms(n: u64) -> Duration {
+    Duration::from_millis(n)
+}
+
+/// A total of 10 s, of which 2 s are reserved.
+pub fn ten_seconds() -> ShutdownConfig {
+    ShutdownConfig::default()
+        .shutdown_timeout(ms(10_000))
+        .cleanup_reserve(ms(2_000))
+}
+
+pub fn startup() -> Startup {
+    Startup::new(ten_seconds()).unwrap()
+}
+
+/// Runs a test on a thread of its own, and fails if it takes for ever, also if that is because the
+/// thread is blocked.
+pub fn in_time<T: Send + 'static>(test: impl FnOnce() -> T + Send + 'static) -> T {
+    let (over, end) = mpsc::channel();
+    let thread = thread::spawn(move || {
+        let result = test();
+        over.send(()).unwrap();
+        result
+    });
+    if let Err(mpsc::RecvTimeoutError::Timeout) = end.recv_timeout(PATIENCE) {
+        panic!("it takes for ever");
+    }
+    thread
+        .join()
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+pub fn one_thread() -> Runtime {
+    Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+pub fn threads(count: usize) -> Runtime {
+    let mut builder = Builder::new_multi_thread();
+    builder.worker_threads(count).enable_all().build().unwrap()
+}
+
+/// How a stop behaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    After(u64),
+    Errs,
+    Panics,
+    Hangs,
+}
+
+/// What happened, in its order, and when.
+#[derive(Clone)]
+pub struct Log {
+    entries: Arc<Mutex<Vec<(String, Duration)>>>,
+    since: Instant,
+}
+
+impl Log {
+    pub fn new() -> Self {
+        Self {
+            entries: Arc::default(),
+            since: Instant::now(),
+        }
+    }
+
+    pub fn note(&self, what: impl Into<String>) {
+        let entry = (what.into(), self.since.elapsed());
+        self.entries.lock().unwrap().push(entry);
+    }
+
+    /// A start that takes `takes` milliseconds, and notes `+name` when it is done.
+    pub fn up(
+        &self,
+        name: Name,
+        takes: u64,
+    ) -> impl Future<Output = Result<Name, BoxError>> + use<> {
+        let log = self.clone();
+        async move {
+            if takes > 0 {
+                sleep(ms(takes)).await;
+            }
+            log.note(format!("+{name}"));
+            Ok(name)
+        }
+    }
+
+    /// A stop that notes `-name` when it begins.
+    pub fn down(&self, how: Stop) -> impl FnOnce(Name) -> Stopping + Send + use<> {
+        let log = self.clone();
+        move |name| {
+            log.note(format!("-{name}"));
+            Box::pin(async move {
+                match how {
+                    Stop::After(0) => Ok(()),
+                    Stop::After(takes) => {
+                        sleep(ms(takes)).await;
+                        Ok(())
+                    }
+                    Stop::Errs => Err(format!("{name} does not close").into()),
+                    Stop::Panics => panic!("scripted: {name} panics"),
+                    Stop::Hangs => pending().await,
+                }
+            })
+        }
+    }
+
+    /// Starts, at once, a service that is stopped at once.
+    pub async fn start(&self, startup: &mut Startup, name: Name) {
+        self.start_with(startup, name, Stop::After(0)).await;
+    }
+
+    pub async fn start_with(&self, startup: &mut Startup, name: Name, stop: Stop) {
+        let started = startup.start(name, self.up(name, 0), self.down(stop)).await;
+        assert_eq!(started.unwrap(), name);
+    }
+
+    pub fn entries(&self) -> Vec<(String, Duration)> {
+        self.entries.lock().unwrap().clone()
+    }
+
+    pub fn names(&self) -> Vec<String> {
+        self.entries().into_iter().map(|(what, _)| what).collect()
+    }
+
+    /// Records every move of the state as `old -> new`.
+    pub fn observe(&self, startup: &Startup) {
+        let log = self.clone();
+        startup
+            .controller()
+            .on_state_change(move |old: LifecycleState, new| log.note(format!("{old} -> {new}")));
+    }
+}
+
+pub fn outcomes(services: &[ServiceReport]) -> Vec<String> {
+    let outcome = |service: &ServiceReport| format!("{}: {}", service.name(), service.outcome());
+    services.iter().map(outcome).collect()
+}
+
+/// As `outcomes`, and how long each took.
+pub fn timed_outcomes(services: &[ServiceReport]) -> Vec<String> {
+    let outcome = |service: &ServiceReport| {
+        let (name, outcome) = (service.name(), service.outcome());
+        format!("{name}: {outcome} {:?}", service.duration())
+    };
+    services.iter().map(outcome).collect()
+}
