@@ -14,7 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::Builder;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
@@ -25,38 +25,13 @@ use tower_lifecycle::{
     ShutdownReason, ShutdownReport,
 };
 
+use crate::support::log::listen;
+use crate::support::runtime::{PATIENCE, in_time, one_thread, threads};
+
 const MANUAL: ShutdownReason = ShutdownReason::Manual;
-/// How long anything may take before a test fails.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 const fn ms(n: u64) -> Duration {
     Duration::from_millis(n)
-}
-
-/// Runs a test on a thread of its own, and fails if it takes for ever, also if that is because the
-/// thread is blocked.
-fn in_time<T: Send + 'static>(test: impl FnOnce() -> T + Send + 'static) -> T {
-    let (over, end) = mpsc::channel();
-    let thread = thread::spawn(move || {
-        let result = test();
-        over.send(()).unwrap();
-        result
-    });
-    if let Err(mpsc::RecvTimeoutError::Timeout) = end.recv_timeout(PATIENCE) {
-        panic!("it takes for ever");
-    }
-    thread
-        .join()
-        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-}
-
-fn one_thread() -> Runtime {
-    Builder::new_current_thread().enable_all().build().unwrap()
-}
-
-fn threads(count: usize) -> Runtime {
-    let mut builder = Builder::new_multi_thread();
-    builder.worker_threads(count).enable_all().build().unwrap()
 }
 
 fn taking(total: Duration) -> ShutdownConfig {
@@ -516,11 +491,9 @@ impl std::error::Error for Unspeakable {}
 
 #[tokio::test(start_paused = true)]
 async fn an_error_that_cannot_be_shown_harms_only_its_hook() {
-    use tracing_subscriber::util::SubscriberInitExt;
-
     // Somebody reads the log, so that the error is shown there.
     let log = tracing_subscriber::fmt().with_writer(std::io::sink);
-    let _read = log.finish().set_default();
+    let _read = listen(log.finish());
     let ctl = ShutdownController::new();
     ctl.on_shutdown("bad", |_| async { Err(Unspeakable.into()) })
         .unwrap();

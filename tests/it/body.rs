@@ -6,10 +6,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use crate::support::layers::{
-    App, Broken, Handler, Plan, Script, Stage, Step, app, comes_from_force, dropped_first, frame,
-    send, settle, text,
-};
 use bytes::Bytes;
 use http::header::{
     ACCEPT_ENCODING, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_REQUEST_METHOD, CONTENT_ENCODING,
@@ -25,6 +21,11 @@ use tower_http::cors::CorsLayer;
 use tower_lifecycle::{
     DrainLayer, RequestTrackingLayer, ResponseBody, ShutdownConfig, ShutdownController,
     ShutdownReason,
+};
+
+use crate::support::layers::{
+    App, Broken, Handler, Plan, Script, Stage, Step, app, comes_from_force, dropped_first, frame,
+    send, settle, text,
 };
 
 /// A controller whose layers refuse all that arrives while draining.

@@ -6,7 +6,7 @@ use std::future::{Future, pending, poll_fn};
 use std::mem;
 use std::pin::Pin;
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex, Once, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -25,6 +25,7 @@ use tower_lifecycle::{
     ShutdownConfig, ShutdownController, ShutdownNotice, ShutdownReason, ShutdownReport, Wait,
 };
 
+use crate::support::panics::hush_scripted_panics;
 use LifecycleState::{Draining, LameDuck, Running, Stopped, Stopping};
 
 // ===== what is done =====
@@ -1620,19 +1621,6 @@ fn check_tasks(model: &Model, report: &ShutdownReport, ended: &[EndedTask]) {
         assert_eq!(found.is_in_shutdown(), in_shutdown, "{task:?}");
     }
     assert!(reported.is_empty(), "{reported:?}");
-}
-
-/// What is planned is not worth a word on stderr.
-fn hush_scripted_panics() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        let hook = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |info| {
-            if info.payload().downcast_ref() != Some(&"scripted") {
-                hook(info);
-            }
-        }));
-    });
 }
 
 /// As many as asked for by the usual variable.

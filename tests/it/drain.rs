@@ -6,9 +6,6 @@ use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
 
-use crate::support::layers::{
-    Broken, Plan, Script, Stage, Step, app, frame, headers, send, settle, text,
-};
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER};
 use http::{Method, Request, Response, StatusCode, Version};
@@ -24,6 +21,10 @@ use tower_lifecycle::{
     ShutdownController, ShutdownReason, ShuttingDown,
 };
 use tower_test::mock;
+
+use crate::support::layers::{
+    Broken, Plan, Script, Stage, Step, app, frame, headers, send, settle, text,
+};
 
 type Mock = mock::Mock<Request<String>, Response<Full<Bytes>>>;
 type Handle = mock::Handle<Request<String>, Response<Full<Bytes>>>;

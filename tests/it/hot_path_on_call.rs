@@ -25,6 +25,8 @@ use tower_lifecycle::{
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
 
+use crate::support::log::listen;
+
 const MANUAL: ShutdownReason = ShutdownReason::Manual;
 
 /// Lets every other task run until it waits. The clock is paused, so no real time passes.
@@ -113,8 +115,8 @@ async fn a_body_is_cut_once_also_when_the_log_panics() {
         let mut body = Box::pin(response.into_body());
         ctl.force();
         for _ in 0..2 {
+            let _log = listen(BadLog);
             let poll = || drop(body.as_mut().poll_frame(cx));
-            let poll = || tracing::subscriber::with_default(BadLog, poll);
             let _ = catch_unwind(AssertUnwindSafe(poll));
         }
         let figures = (ctl.in_flight(), ctl.metrics().aborted);

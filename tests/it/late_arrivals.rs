@@ -4,7 +4,6 @@
 use std::convert::Infallible;
 use std::future::{Ready, pending, ready};
 use std::io;
-use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -12,7 +11,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use http::{Request, Response};
 use http_body_util::Full;
-use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::time::{advance, sleep};
 use tower::{Layer, Service, service_fn};
@@ -20,7 +19,9 @@ use tower_lifecycle::{
     DrainLayer, LifecycleState, RequestTrackingLayer, ShutdownConfig, ShutdownController,
     ShutdownReason, ShutdownReport,
 };
-use tracing_subscriber::fmt::MakeWriter;
+
+use crate::support::log::Lines;
+use crate::support::runtime::one_thread;
 
 const MANUAL: ShutdownReason = ShutdownReason::Manual;
 
@@ -210,7 +211,7 @@ async fn the_figures_are_of_the_last_lame_duck() {
 
 #[tokio::test(start_paused = true)]
 async fn a_lame_duck_that_was_called_off_leaves_no_trace() {
-    let log = Log::default();
+    let log = Lines::default();
     let _listening = log.listen();
     let ctl = lame_duck();
     let _stop = ctl.stop_accepting();
@@ -227,7 +228,7 @@ async fn a_lame_duck_that_was_called_off_leaves_no_trace() {
     assert_eq!(report.phases()[0].state(), LifecycleState::Draining);
     assert_eq!(figures(&report), (0, None));
     assert!(!report.lame_duck_was_too_short());
-    assert!(log.warnings().is_empty());
+    assert!(log.containing("WARN").is_empty());
 }
 
 // ===== threads =====
@@ -287,50 +288,7 @@ fn outside_a_runtime_requests_are_counted_too() {
     assert!(report.last_arrival().unwrap() <= report.phases()[0].duration());
 }
 
-fn one_thread() -> Runtime {
-    Builder::new_current_thread().enable_all().build().unwrap()
-}
-
 // ===== too short =====
-
-/// The lines that were logged by this thread.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Log {
-    fn listen(&self) -> tracing::subscriber::DefaultGuard {
-        let subscriber = tracing_subscriber::fmt()
-            .with_writer(self.clone())
-            .with_ansi(false)
-            .without_time()
-            .finish();
-        tracing::subscriber::set_default(subscriber)
-    }
-
-    fn warnings(&self) -> Vec<String> {
-        let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
-        let lines = text.lines().filter(|line| line.contains("WARN"));
-        lines.map(str::to_owned).collect()
-    }
-}
-
-impl io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl<'a> MakeWriter<'a> for Log {
-    type Writer = Self;
-
-    fn make_writer(&'a self) -> Self {
-        self.clone()
-    }
-}
 
 /// A whole shutdown, with requests at 100 ms and at `last` into 5 s of lame duck, in which `then` is
 /// done afterwards; gives its report, and the warnings that were logged.
@@ -338,7 +296,7 @@ async fn shutdown<F: Future<Output = ()>>(
     last: Duration,
     then: impl FnOnce(ShutdownController) -> F,
 ) -> (ShutdownReport, Vec<String>) {
-    let log = Log::default();
+    let log = Lines::default();
     let _listening = log.listen();
     let ctl = lame_duck();
     ctl.trigger(MANUAL);
@@ -349,7 +307,7 @@ async fn shutdown<F: Future<Output = ()>>(
     then(ctl.clone()).await;
     let report = ctl.shutdown(MANUAL).await;
     assert_eq!(figures(&report), (2, Some(last)));
-    (report, log.warnings())
+    (report, log.containing("WARN"))
 }
 
 #[tokio::test(start_paused = true)]

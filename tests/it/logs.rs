@@ -2,8 +2,6 @@
 //! then what a drain waits for.
 
 use std::future::pending;
-use std::io;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use http::{Request, Response};
@@ -13,52 +11,12 @@ use tokio_test::{assert_pending, assert_ready_ok, task};
 use tower::{Layer, Service, service_fn};
 use tower_lifecycle::{DrainLayer, ShutdownConfig, ShutdownController, ShutdownReason};
 use tracing::Instrument;
-use tracing_subscriber::fmt::MakeWriter;
 
-/// The lines that were logged.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Log {
-    /// Listens to this thread until the guard is dropped.
-    fn listen(&self) -> tracing::subscriber::DefaultGuard {
-        let subscriber = tracing_subscriber::fmt()
-            .with_writer(self.clone())
-            .with_ansi(false)
-            .without_time()
-            .finish();
-        tracing::subscriber::set_default(subscriber)
-    }
-
-    fn lines(&self, containing: &str) -> Vec<String> {
-        let bytes = self.0.lock().unwrap().clone();
-        let text = String::from_utf8(bytes).unwrap();
-        let lines = text.lines().filter(|line| line.contains(containing));
-        lines.map(str::to_owned).collect()
-    }
-}
-
-impl io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl<'a> MakeWriter<'a> for Log {
-    type Writer = Self;
-
-    fn make_writer(&'a self) -> Self {
-        self.clone()
-    }
-}
+use crate::support::log::Lines;
 
 #[tokio::test(start_paused = true)]
 async fn a_cut_request_logs_one_warning_inside_its_span_and_nothing_of_the_client() {
-    let log = Log::default();
+    let log = Lines::default();
     let _listening = log.listen();
     let ctl = ShutdownController::new();
     let mut app = DrainLayer::new(ctl.clone()).layer(service_fn(|_: Request<String>| {
@@ -74,7 +32,7 @@ async fn a_cut_request_logs_one_warning_inside_its_span_and_nothing_of_the_clien
     ctl.force();
     assert_ready_ok!(response.poll());
 
-    let warnings = log.lines("WARN");
+    let warnings = log.containing("WARN");
     assert_eq!(warnings.len(), 1, "{warnings:?}");
     assert!(warnings[0].contains("request{id=7}"), "{}", warnings[0]);
     assert!(
@@ -82,12 +40,12 @@ async fn a_cut_request_logs_one_warning_inside_its_span_and_nothing_of_the_clien
         "{}",
         warnings[0]
     );
-    assert!(log.lines("secret").is_empty());
+    assert!(log.containing("secret").is_empty());
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_drain_says_at_each_interval_what_it_waits_for() {
-    let log = Log::default();
+    let log = Lines::default();
     let _listening = log.listen();
     let config = ShutdownConfig::default().progress_interval(Duration::from_secs(4));
     let ctl = ShutdownController::with_config(config).unwrap();
@@ -97,7 +55,7 @@ async fn a_drain_says_at_each_interval_what_it_waits_for() {
         drop(guard);
     });
     ctl.shutdown(ShutdownReason::Manual).await;
-    let progress = log.lines("in_flight=1 tasks=0 workers=0 servers=0");
+    let progress = log.containing("in_flight=1 tasks=0 workers=0 servers=0");
     assert_eq!(progress.len(), 2, "{progress:?}");
     assert!(
         progress[0].contains("drain_remaining=21s"),
@@ -113,7 +71,7 @@ async fn a_drain_says_at_each_interval_what_it_waits_for() {
 
 #[tokio::test(start_paused = true)]
 async fn a_server_that_nobody_tells_to_stop_is_warned_of_at_the_trigger() {
-    let log = Log::default();
+    let log = Lines::default();
     let _listening = log.listen();
     for (asks, warnings) in [(true, 0), (false, 1)] {
         let ctl = ShutdownController::new();
@@ -127,7 +85,7 @@ async fn a_server_that_nobody_tells_to_stop_is_warned_of_at_the_trigger() {
         ctl.trigger(ShutdownReason::Manual);
         let report = run.await;
         assert_eq!(report.is_graceful(), asks, "{report}");
-        let warned = log.lines("nobody has asked for `stop_accepting`");
+        let warned = log.containing("nobody has asked for `stop_accepting`");
         assert_eq!(warned.len(), warnings, "{warned:?}");
     }
 }

@@ -2,16 +2,11 @@
 
 use std::convert::Infallible;
 use std::future::poll_fn;
-use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use crate::support::layers::{
-    App, Handler, Script, Stage, Step, app, dropped_first, frame, send, settle, text,
-};
-use crate::support::sockets::{Server, client, in_time, with_each_server_and_protocol};
 use axum::Router;
 use axum::response::sse::{Event, Sse};
 use axum::routing::get;
@@ -28,6 +23,12 @@ use tower_lifecycle::{
     Drain, DrainLayer, Forced, LifecycleState, LongLived, ResponseBody, ShutdownConfig,
     ShutdownController, ShutdownReason,
 };
+
+use crate::support::layers::{
+    App, Handler, Script, Stage, Step, app, dropped_first, frame, send, settle, text,
+};
+use crate::support::log::Lines;
+use crate::support::sockets::{Server, client, in_time, with_each_server_and_protocol};
 
 const MANUAL: ShutdownReason = ShutdownReason::Manual;
 const SSE: &str = "text/event-stream";
@@ -704,40 +705,18 @@ async fn after_trailers_of_its_own_a_stream_gets_no_others() {
 
 // ===== the log =====
 
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn the_log_has_one_line_for_a_class_with_its_figures() {
-    let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_writer(move || writer.clone())
-        .with_ansi(false)
-        .finish();
-    let _listening = tracing::subscriber::set_default(subscriber);
+    let log = Lines::default();
+    let _listening = log.listen();
     let stage = Stage::new();
     let mut service = layer(&stage).layer(app());
     let readers = many(10, &mut service, &stage);
     settle().await;
     stage.ctl.trigger(MANUAL);
     ends_of(readers).await;
-    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
-    let lines: Vec<_> = text
-        .lines()
-        .filter(|line| line.contains("long-lived"))
-        .collect();
-    assert_eq!(lines.len(), 1, "{text}");
+    let lines = log.containing("long-lived");
+    assert_eq!(lines.len(), 1, "{lines:?}");
     for part in ["INFO", "alive=10", "interval=5ms", "text/event-stream"] {
         assert!(lines[0].contains(part), "{}", lines[0]);
     }

@@ -14,6 +14,9 @@ mod support {
     pub mod layers;
     #[cfg(feature = "server")]
     pub mod ledger;
+    pub mod log;
+    pub mod panics;
+    pub mod runtime;
     #[cfg(feature = "server")]
     pub mod server;
     pub mod sockets;

@@ -13,6 +13,7 @@ use tower_lifecycle::{
     LifecycleState, PhaseReport, ShutdownConfig, ShutdownController, ShutdownReason, Startup, Wait,
 };
 
+use crate::support::runtime::one_thread;
 use LifecycleState::*;
 
 const MANUAL: ShutdownReason = ShutdownReason::Manual;
@@ -36,10 +37,6 @@ fn ten_seconds() -> ShutdownConfig {
 /// As that, of which 3 s are the lame duck's.
 fn lame_duck() -> ShutdownController {
     controller(ten_seconds().lame_duck(ms(3_000)))
-}
-
-fn one_thread() -> Runtime {
-    Builder::new_current_thread().enable_all().build().unwrap()
 }
 
 /// For controllers that many threads use, none of which has a runtime.

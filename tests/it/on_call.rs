@@ -11,6 +11,8 @@ use std::time::Duration;
 use tokio::time::timeout;
 use tower_lifecycle::*;
 
+use crate::support::log::listen;
+
 fn lame() -> ShutdownConfig {
     ShutdownConfig::default().lame_duck(Duration::from_secs(5))
 }
@@ -131,7 +133,7 @@ impl tracing::Subscriber for Panics {
 
 #[tokio::test]
 async fn a_log_that_panics_at_the_last_line_does_not_keep_the_end_away() {
-    let _logs = tracing::subscriber::set_default(Panics("shutdown complete"));
+    let _logs = listen(Panics("shutdown complete"));
     let ctl = ShutdownController::new();
     let ended = timeout(Duration::from_secs(3), ctl.shutdown(ShutdownReason::Manual)).await;
     assert!(
@@ -185,7 +187,7 @@ impl Error for Top {
 
 #[tokio::test]
 async fn an_error_whose_source_cannot_be_shown_harms_only_its_hook() {
-    let _logs = tracing::subscriber::set_default(Panics("")); // formats every field
+    let _logs = listen(Panics("")); // formats every field
     let ctl = ShutdownController::new();
     let ran = Arc::new(AtomicBool::new(false));
     ctl.on_shutdown("bad", |_| async { Err(Top(Source).into()) })
@@ -1060,7 +1062,7 @@ async fn a_service_that_was_ready_in_a_pause_does_not_say_afterwards_that_it_shu
 #[tokio::test]
 async fn over_http_it_says_so_too_and_accuses_nobody() {
     use tower::{Service, ServiceExt};
-    let _logs = tracing::subscriber::set_default(Panics("called before it was ready"));
+    let _logs = listen(Panics("called before it was ready"));
     let ctl = ShutdownController::new();
     let mut app = tower::ServiceBuilder::new()
         .layer(DrainLayer::new(ctl.clone()))

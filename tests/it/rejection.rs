@@ -2,7 +2,6 @@
 
 use std::convert::Infallible;
 use std::future::{Future, pending, ready};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,7 +18,8 @@ use tower_http::trace::TraceLayer;
 use tower_lifecycle::{
     DrainLayer, LongLived, Rejection, ShutdownConfig, ShutdownController, ShutdownReason,
 };
-use tracing_subscriber::fmt::MakeWriter;
+
+use crate::support::log::Lines;
 
 type Body = Full<Bytes>;
 
@@ -179,27 +179,6 @@ impl ClassifyResponse for Unplanned {
     }
 }
 
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl std::io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().write(bytes)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-impl MakeWriter<'_> for Log {
-    type Writer = Self;
-
-    fn make_writer(&self) -> Self {
-        self.clone()
-    }
-}
-
 /// How many error lines are logged for an answer through `service`.
 async fn errors<S, B>(service: S) -> usize
 where
@@ -208,13 +187,11 @@ where
     B: http_body::Body,
     B::Error: std::fmt::Debug,
 {
-    let log = Log::default();
-    let subscriber = tracing_subscriber::fmt().with_writer(log.clone()).finish();
-    let _default = tracing::subscriber::set_default(subscriber);
+    let log = Lines::default();
+    let _listening = log.listen();
     let response = service.oneshot(Request::new(Body::default())).await;
     response.unwrap().into_body().collect().await.unwrap();
-    let lines = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
-    lines.lines().filter(|line| line.contains("ERROR")).count()
+    log.containing("ERROR").len()
 }
 
 #[tokio::test(start_paused = true)]

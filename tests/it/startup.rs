@@ -15,11 +15,11 @@ use tower_lifecycle::{
     BoxError, Hook, LifecycleState, Outcome, ServiceReport, ShutdownConfig, ShutdownReason,
     Startup, StartupCause, StartupError, Step, step,
 };
-use tracing_subscriber::fmt::MakeWriter;
 
+use crate::support::log::Lines;
+use crate::support::runtime::{in_time, one_thread, threads};
 use crate::support::startup::{
-    Log, Name, Stop, in_time, ms, one_thread, outcomes, startup, ten_seconds, threads,
-    timed_outcomes,
+    Log, Name, Stop, ms, outcomes, startup, ten_seconds, timed_outcomes,
 };
 use LifecycleState::{Failed, Initializing, Running, Starting, Stopped};
 use ShutdownReason::Manual;
@@ -821,46 +821,6 @@ async fn dropping_finish_before_its_first_poll_rolls_back() {
     end(ctl.stopped()).await;
     assert_eq!(ctl.state(), Failed);
     assert_eq!(log.names(), ["+a", "-a"]);
-}
-
-/// The lines that were logged.
-#[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<u8>>>);
-
-impl Lines {
-    /// Listens to this thread until the guard is dropped.
-    fn listen(&self) -> tracing::subscriber::DefaultGuard {
-        let subscriber = tracing_subscriber::fmt()
-            .with_writer(self.clone())
-            .with_ansi(false)
-            .without_time()
-            .finish();
-        tracing::subscriber::set_default(subscriber)
-    }
-
-    fn containing(&self, text: &str) -> Vec<String> {
-        let all = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
-        let lines = all.lines().filter(|line| line.contains(text));
-        lines.map(str::to_owned).collect()
-    }
-}
-
-impl io::Write for Lines {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl<'a> MakeWriter<'a> for Lines {
-    type Writer = Self;
-
-    fn make_writer(&'a self) -> Self {
-        self.clone()
-    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -2,7 +2,7 @@
 
 use std::future::pending;
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex, Once};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -11,6 +11,8 @@ use tower_lifecycle::{
     BoxError, LifecycleState, ShutdownConfig, ShutdownController, ShutdownReason, ShutdownReport,
     Startup, StartupCause, StartupError, Step, step,
 };
+
+use crate::support::panics::hush_scripted_panics;
 
 // ===== what is played =====
 
@@ -639,19 +641,6 @@ fn check_stops(expected: &Expected, report: &ShutdownReport, events: &[(Event, u
         "what did not start is not stopped"
     );
     assert!(stops.next().is_none(), "stopped once");
-}
-
-/// What is planned is not worth a word on stderr.
-fn hush_scripted_panics() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        let hook = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |info| {
-            if info.payload().downcast_ref() != Some(&"scripted") {
-                hook(info);
-            }
-        }));
-    });
 }
 
 proptest! {

@@ -8,7 +8,7 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::Builder;
 use tokio::sync::oneshot;
 use tokio::task::yield_now;
 use tokio::time::{Instant, advance, sleep};
@@ -17,6 +17,8 @@ use tower_lifecycle::{
     BoxError, LifecycleState, Outcome, ShutdownConfig, ShutdownController, ShutdownReason,
     ShutdownReport, Startup, Task, TaskPolicy::Note,
 };
+
+use crate::support::runtime::{one_thread, threads};
 
 const MANUAL: ShutdownReason = ShutdownReason::Manual;
 /// How many bad ends a report names.
@@ -42,15 +44,6 @@ fn short() -> ShutdownConfig {
     ShutdownConfig::default()
         .shutdown_timeout(ms(400))
         .cleanup_reserve(ms(200))
-}
-
-fn one_thread() -> Runtime {
-    Builder::new_current_thread().enable_all().build().unwrap()
-}
-
-fn threads(count: usize) -> Runtime {
-    let mut builder = Builder::new_multi_thread();
-    builder.worker_threads(count).enable_all().build().unwrap()
 }
 
 /// Lets every other task run until it waits. The clock is paused, so no real time passes.

@@ -2,9 +2,6 @@
 
 use std::task::Poll;
 
-use crate::support::layers::{
-    App, Broken, Plan, Script, Stage, Step, app, dropped_first, frame, headers, send, settle,
-};
 use http::{Request, Response, StatusCode};
 use http_body::Body;
 use tokio_test::{assert_pending, assert_ready, assert_ready_err, assert_ready_ok, task};
@@ -14,6 +11,10 @@ use tower_lifecycle::{
     ShutdownReason, TrackedBody,
 };
 use tower_test::mock;
+
+use crate::support::layers::{
+    App, Broken, Plan, Script, Stage, Step, app, dropped_first, frame, headers, send, settle,
+};
 
 const MANUAL: ShutdownReason = ShutdownReason::Manual;
 

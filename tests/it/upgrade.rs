@@ -8,10 +8,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
-use crate::support::layers::{
-    Broken, Script, Stage, Step, app, dropped_first, frame, send, settle, text,
-};
-use crate::support::sockets::{Event, Kind, Server, in_time};
 use axum::Router;
 use axum::extract::Extension;
 use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade};
@@ -34,6 +30,11 @@ use tower_lifecycle::{
     DrainLayer, Forced, LifecycleState, ResponseBody, ShutdownConfig, ShutdownController,
     ShutdownReason, UpgradeGuard,
 };
+
+use crate::support::layers::{
+    Broken, Script, Stage, Step, app, dropped_first, frame, send, settle, text,
+};
+use crate::support::sockets::{Event, Kind, Server, in_time};
 
 const MANUAL: ShutdownReason = ShutdownReason::Manual;
 

@@ -2,7 +2,7 @@
 
 use std::any::type_name;
 use std::convert::Infallible;
-use std::future::{Future, pending, ready};
+use std::future::{Future, ready};
 use std::panic::{AssertUnwindSafe, catch_unwind, panic_any};
 use std::process::Command;
 use std::sync::Arc;
@@ -46,6 +46,8 @@ fn alone<T>(_test: &T) -> bool {
 
 #[cfg(all(unix, feature = "signal"))]
 mod signals {
+    use std::future::pending;
+
     use nix::sys::signal::{Signal, raise};
     use tokio::time::timeout;
     use tower_lifecycle::BoxError;

@@ -6,6 +6,8 @@
 
 #[path = "../support"]
 mod support {
+    #[cfg(all(target_os = "linux", feature = "persist", feature = "signal"))]
+    pub mod log;
     #[cfg(all(unix, feature = "signal"))]
     pub mod sockets;
     #[cfg(all(unix, feature = "signal"))]

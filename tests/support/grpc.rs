@@ -1,6 +1,5 @@
 //! An echo service over gRPC, its servers and its client; by hand, where `tonic-prost-build` would
 //! have written some of it.
-#![allow(dead_code)] // Each of the test files uses a part of it.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;

@@ -1,5 +1,4 @@
 //! Probes, and checks that say how often they were run.
-#![allow(dead_code)] // Each of the test files uses a part of it.
 
 use std::future::Future;
 use std::pin::Pin;

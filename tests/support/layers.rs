@@ -1,9 +1,6 @@
 //! What the tests of the layers share: a service that does as its request tells it, a body that
 //! follows a script, and a log of when each was polled and dropped.
 
-// Every test binary uses its own part.
-#![allow(dead_code)]
-
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::error::Error;

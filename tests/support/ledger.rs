@@ -1,5 +1,5 @@
 //! A service, under [`serve`] or another server, and the ledger in which its clients note what became of each request.
-#![allow(dead_code)] // Each of the test files uses a part of it.
+#![allow(dead_code)] // Each of the programs uses a part of it.
 
 use std::convert::Infallible;
 use std::fmt;

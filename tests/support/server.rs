@@ -1,5 +1,4 @@
 //! A server on pipes or sockets, and clients that speak byte by byte.
-#![allow(dead_code)] // Each of the test files uses a part of it.
 
 use std::collections::VecDeque;
 use std::fmt;

@@ -1,5 +1,5 @@
 //! Servers on loopback, and what tests need to put events in order.
-#![allow(dead_code)] // Each of the test files uses a part of it.
+#![allow(dead_code)] // Each of the programs uses a part of it.
 
 use std::convert::Infallible;
 use std::future::Future;

@@ -3,16 +3,11 @@
 
 use std::future::{Future, pending};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, mpsc};
-use std::thread;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::runtime::{Builder, Runtime};
 use tokio::time::{Instant, sleep};
 use tower_lifecycle::{BoxError, LifecycleState, ServiceReport, ShutdownConfig, Startup};
-
-/// How long anything may take before a test fails.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 pub type Name = &'static str;
 pub type Stopping = Pin<Box<dyn Future<Output = Result<(), BoxError>> + Send>>;
@@ -30,32 +25,6 @@ pub fn ten_seconds() -> ShutdownConfig {
 
 pub fn startup() -> Startup {
     Startup::new(ten_seconds()).unwrap()
-}
-
-/// Runs a test on a thread of its own, and fails if it takes for ever, also if that is because the
-/// thread is blocked.
-pub fn in_time<T: Send + 'static>(test: impl FnOnce() -> T + Send + 'static) -> T {
-    let (over, end) = mpsc::channel();
-    let thread = thread::spawn(move || {
-        let result = test();
-        over.send(()).unwrap();
-        result
-    });
-    if let Err(mpsc::RecvTimeoutError::Timeout) = end.recv_timeout(PATIENCE) {
-        panic!("it takes for ever");
-    }
-    thread
-        .join()
-        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-}
-
-pub fn one_thread() -> Runtime {
-    Builder::new_current_thread().enable_all().build().unwrap()
-}
-
-pub fn threads(count: usize) -> Runtime {
-    let mut builder = Builder::new_multi_thread();
-    builder.worker_threads(count).enable_all().build().unwrap()
 }
 
 /// How a stop behaves.

@@ -1,5 +1,5 @@
 //! Folders that go away, and states that show whether they are whole.
-#![allow(dead_code)] // Each of the test files uses a part of it.
+#![allow(dead_code)] // Each of the programs uses a part of it.
 
 use std::fs;
 use std::path::{Path, PathBuf};

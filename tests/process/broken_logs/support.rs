@@ -41,7 +41,7 @@ struct Broken {
 /// Listens to the calling thread until the guard is dropped.
 pub(crate) fn listen(fault: Fault, messages: &Messages) -> DefaultGuard {
     let messages = messages.clone();
-    tracing::subscriber::set_default(Broken { fault, messages })
+    crate::support::log::listen(Broken { fault, messages })
 }
 
 /// Listens to the whole process.
