@@ -225,8 +225,9 @@ fn a_start_that_blocks_its_thread_is_in_the_report() {
         runtime.unwrap().block_on(async move {
             let config = ShutdownConfig::default().shutdown_timeout(ms(200));
             let mut startup = Startup::new(config).unwrap();
-            started.send(startup.controller()).unwrap();
+            let ctl = startup.controller();
             let start = async move {
+                started.send(ctl).unwrap();
                 blocked.recv().ok();
                 Ok::<_, BoxError>(())
             };
@@ -234,9 +235,6 @@ fn a_start_that_blocks_its_thread_is_in_the_report() {
         });
     });
     let ctl = starts.recv().unwrap();
-    while ctl.state() != LifecycleState::Starting {
-        std::thread::yield_now();
-    }
     ctl.trigger(ShutdownReason::Manual);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .build()
