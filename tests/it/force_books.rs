@@ -32,7 +32,7 @@ fn app(ctl: &ShutdownController) -> Router {
     Router::new()
         .route("/big", get(|| async { vec![b'x'; 64 << 20] }))
         .route("/chunks", get(async move || Body::from_stream(chunks())))
-        .route("/sleep", get(|| pending::<()>()))
+        .route("/sleep", get(pending::<()>))
         .layer(DrainLayer::new(ctl.clone()))
         .with_state(())
 }
