@@ -2,8 +2,8 @@
 //!
 //! They run beside each other in one process. So none of them changes what belongs to all of it (the
 //! environment, the subscriber of all threads, what a signal does), looks at all of its threads, or
-//! starts a child, which would hold the sockets of others open for a moment. What has to do so is
-//! in `process`. What measures memory is in `hot_path`, and what needs installed programs in `programs`.
+//! starts a child, which would hold the sockets of others open for a moment. What has to do so is in
+//! `process`. `hot_path` and `soak` have allocators of their own; `programs` needs installed programs.
 #![allow(clippy::unwrap_used)]
 
 #[path = "../support"]
