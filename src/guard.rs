@@ -198,7 +198,7 @@ impl InFlightGuard {
 impl Drop for InFlightGuard {
     fn drop(&mut self) {
         if self.0.is_shedding() && runtime_is_ending() {
-            self.0.take().leave_killed();
+            self.0.leave_killed();
         }
     }
 }
@@ -357,16 +357,22 @@ impl<W: Way> Entry<W> {
     /// killed by the end of its runtime.
     #[inline]
     pub(crate) fn note_unfinished(&mut self) {
-        let Some(shard) = self.shard() else { return };
-        // By the shard, and then by value: who is given the entry's own address has all of it in memory.
-        if shard.is_shedding() && is_killed(shard) {
-            self.take().leave_killed();
+        if self.shard().is_some_and(Shard::is_shedding) {
+            self.note_broken_off();
+        }
+    }
+
+    #[cold]
+    fn note_broken_off(&mut self) {
+        if self.is_forced() {
+            self.note_aborted();
+        } else if runtime_is_ending() {
+            self.leave_killed();
         }
     }
 
     /// Leaves, as what is dropped by the end of its runtime.
-    #[cold]
-    fn leave_killed(mut self) {
+    fn leave_killed(&mut self) {
         if let Some(way) = self.way.take() {
             way.as_ref().deregister(self.slot.take());
             way.as_ref().leave_killed();
@@ -397,18 +403,6 @@ impl Entry<Arc<Shard>> {
     pub(crate) fn track_request(shard: &Arc<Shard>) -> Self {
         Self::of(Some(shard.enter_always(arrivals::note)))
     }
-}
-
-/// Notes that what the shard counts is broken off. Returns whether the end of its runtime does it, which is
-/// counted as it leaves.
-#[cold]
-#[inline(never)]
-fn is_killed(shard: &Shard) -> bool {
-    let is_forced = shard.is_forced();
-    if is_forced {
-        shard.note_aborted();
-    }
-    !is_forced && runtime_is_ending()
 }
 
 // ===== impl Held =====

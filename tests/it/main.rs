@@ -32,6 +32,8 @@ mod auto_traits;
 mod axum_routes;
 mod body;
 mod config;
+#[cfg(feature = "server")]
+mod conformance;
 mod controller;
 mod controller_random;
 mod drain;
@@ -40,7 +42,6 @@ mod drain_listener;
 #[cfg(feature = "server")]
 mod force_books;
 #[cfg(feature = "server")]
-mod force_scale;
 mod grpc;
 mod grpc_cut;
 #[cfg(feature = "health")]

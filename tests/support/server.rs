@@ -298,7 +298,7 @@ impl Frame {
         Self::new(WINDOW_UPDATE, 0, stream, &bytes.to_be_bytes())
     }
 
-    fn bytes(&self) -> Vec<u8> {
+    pub fn bytes(&self) -> Vec<u8> {
         let mut bytes = (self.payload.len() as u32).to_be_bytes()[1..].to_vec();
         bytes.extend([self.kind, self.flags]);
         bytes.extend(self.stream.to_be_bytes());

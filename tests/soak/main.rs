@@ -1,0 +1,16 @@
+//! Many connections, and many servers: what takes a minute, or both cores.
+//!
+//! Apart from `it`, since it would disturb tests that run beside it, and looks at the whole process: its
+//! descriptors, threads and memory.
+#![cfg(feature = "server")]
+#![allow(clippy::unwrap_used)]
+
+#[path = "../support"]
+mod support {
+    #[allow(dead_code)] // Only a part of it is needed here.
+    pub mod server;
+}
+
+#[cfg(target_os = "linux")]
+mod cycles;
+mod force_scale;
