@@ -49,6 +49,8 @@ pub(crate) struct Core {
     /// Somebody makes the report.
     reporting: AtomicBool,
     in_flight_at_force: OnceLock<u64>,
+    /// How much had been cut when what was left was counted as abandoned.
+    aborted: OnceLock<u64>,
     /// What a start-up failed by, if not by a trigger.
     startup_failure: OnceLock<StartupFailure>,
     /// The latest signal that was heard.
@@ -101,6 +103,7 @@ impl Core {
             report: OnceLock::new(),
             reporting: AtomicBool::new(false),
             in_flight_at_force: OnceLock::new(),
+            aborted: OnceLock::new(),
             startup_failure: OnceLock::new(),
             signal: Mutex::default(),
             listener_waits: AtomicBool::new(false),
@@ -208,6 +211,17 @@ impl Core {
             false => self.config.refuse_for,
         };
         in_first_half(notice, time)
+    }
+
+    /// Notes how much has been cut: what is cut later is counted as abandoned.
+    pub(crate) fn note_aborted(&self, aborted: u64) {
+        // Whoever was first has counted what is abandoned, too.
+        let _ = self.aborted.set(aborted);
+    }
+
+    pub(crate) fn aborted(&self) -> u64 {
+        let noted = self.aborted.get().copied();
+        noted.unwrap_or_else(|| self.gate.aborted())
     }
 
     pub(crate) fn in_flight_at_force(&self) -> u64 {

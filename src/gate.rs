@@ -45,7 +45,7 @@
 //!    it out, and adds what it stood for to `carried`; both under `turn`, where the count is read, too.
 //!    Whoever is admitted is counted once it is certain, and not taken back.
 //! 10. *What its runtime kills is in flight or killed, and never both.* It leaves under `turn`, where an
-//!    interrupted shutdown counts the two before it sets F.
+//!     interrupted shutdown counts the two before it sets F.
 
 mod shard;
 

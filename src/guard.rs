@@ -364,6 +364,9 @@ impl<W: Way> Entry<W> {
 
     #[cold]
     fn note_broken_off(&mut self) {
+        if self.note() & WHOLE != 0 {
+            return;
+        }
         if self.is_forced() {
             self.note_aborted();
         } else if runtime_is_ending() {
@@ -403,7 +406,17 @@ impl Entry<Arc<Shard>> {
     pub(crate) fn track_request(shard: &Arc<Shard>) -> Self {
         Self::of(Some(shard.enter_always(arrivals::note)))
     }
+
+    /// Notes that what it counts has come to its end, though it may be dropped later.
+    #[inline]
+    pub(crate) fn whole(self) -> Self {
+        self.with_note(WHOLE)
+    }
 }
+
+/// The note that the body has ended before it was polled. Only entries of a tracking layer have it, and no
+/// `Facts` has this bit.
+const WHOLE: u32 = 1 << 6;
 
 // ===== impl Held =====
 

@@ -95,7 +95,7 @@ impl ShutdownController {
             refused: core.gate.refused(),
             late_arrivals: core.gate.arrivals().0,
             late_requests: core.gate.late_requests(),
-            aborted: core.gate.aborted(),
+            aborted: core.aborted(),
             abandoned: core.report().map_or(0, |report| report.abandoned()),
             tasks: core.tasks.running(&[Role::Task, Role::Worker, Role::Admin]),
             hooks: core.hooks.len(),

@@ -187,29 +187,38 @@ async fn gone(core: &Arc<Core>) {
     }
 }
 
-/// Waits for [`gone`] until `end`, and after that for as long as one after another ends, until
-/// `at_most`: thousands take their time. Gives whether all have gone.
+/// Waits for [`gone`] until `end`; for connections of our own servers, of which there may be thousands,
+/// longer than that, as long as one after another ends, until `at_most`. Gives whether all have gone.
 async fn gone_in_time(core: &Arc<Core>, end: Instant, at_most: Option<Instant>) -> bool {
     let mut gone = pin!(gone(core));
-    let mut left = core.left();
+    // Those that went long before the end do not tell that others will.
     let mut fell_at = Instant::now();
-    loop {
+    if let Some(last_part) = end.checked_sub(standstill(core)) {
+        fell_at = fell_at.max(last_part);
+    }
+    if until(Some(fell_at), gone.as_mut()).await.is_some() {
+        return true;
+    }
+    let mut left = core.left();
+    if until(Some(end), gone.as_mut()).await.is_some() {
+        return true;
+    }
+    // Other servers are not known to go on.
+    while core.served_connections() > 0 {
+        let now = Instant::now();
+        if mem::replace(&mut left, core.left()) > left {
+            fell_at = now;
+        }
         let standstill = standstill(core);
-        let look = Some(Instant::now() + standstill / 2);
-        let next = earlier(look, earlier(Some(end.max(fell_at + standstill)), at_most));
+        if now >= fell_at + standstill || at_most.is_some_and(|at_most| now >= at_most) {
+            break;
+        }
+        let next = earlier(Some(now + standstill / 2), at_most);
         if until(next, gone.as_mut()).await.is_some() {
             return true;
         }
-        let now = Instant::now();
-        let before = mem::replace(&mut left, core.left());
-        if left < before {
-            fell_at = now;
-        }
-        let is_over = now >= end && now >= fell_at + standstill;
-        if is_over || at_most.is_some_and(|at_most| now >= at_most) {
-            return false;
-        }
     }
+    false
 }
 
 /// Waits until there were servers, and all of them have ended.
@@ -293,8 +302,6 @@ pub(crate) struct Account {
     phase_began: Instant,
     /// With how long the process had not run until then.
     cut_at: Option<(Instant, Duration)>,
-    /// As of the end of the unwinding: what is cut later has been counted as abandoned.
-    aborted: Option<u64>,
     in_flight_at_trigger: u64,
     abandoned_requests: u64,
     abandoned_servers: u64,
@@ -313,7 +320,6 @@ impl Account {
             phases: Vec::new(),
             phase_began: notice.triggered_at(),
             cut_at: None,
-            aborted: None,
             in_flight_at_trigger: shutdown.in_flight_at_trigger,
             abandoned_requests: 0,
             abandoned_servers: 0,
@@ -396,7 +402,7 @@ impl Account {
     /// Notes what is left when it is waited for no more: so many of what was in flight, after so many had
     /// been cut.
     pub(crate) fn note_abandoned(&mut self, core: &Core, in_flight: u64, aborted: u64) {
-        self.aborted = Some(aborted);
+        core.note_aborted(aborted);
         self.abandoned_requests = in_flight;
         self.abandoned_servers = core.servers.abandoned();
         self.abandoned_starts = core.services.starting();
@@ -451,6 +457,7 @@ impl Account {
     }
 
     pub(crate) fn report(self, core: &Core) -> ShutdownReport {
+        core.note_aborted(core.gate.aborted());
         let late_arrivals = self.late_arrivals(core);
         ShutdownReport::new(Facts {
             reason: self.reason,
@@ -464,7 +471,7 @@ impl Account {
             in_flight_at_force: core.in_flight_at_force(),
             admitted: core.gate.admitted(),
             refused: core.gate.refused(),
-            aborted: self.aborted.unwrap_or_else(|| core.gate.aborted()),
+            aborted: core.aborted(),
             abandoned_requests: self.abandoned_requests,
             abandoned_servers: self.abandoned_servers,
             abandoned_starts: self.abandoned_starts,

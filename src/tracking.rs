@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use http::Response;
+use http_body::Body;
 use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
@@ -204,6 +205,7 @@ impl<S, M> RequestTracking<S, M> {
 impl<S, Req, B> Service<Req> for RequestTracking<S, Http>
 where
     S: Service<Req, Response = Response<B>>,
+    B: Body,
 {
     type Response = Response<TrackedBody<B>>;
     type Error = S::Error;
@@ -272,6 +274,7 @@ impl<F, M> ResponseFuture<F, M> {
 impl<F, B, E> Future for ResponseFuture<F, Http>
 where
     F: Future<Output = Result<Response<B>, E>>,
+    B: Body,
 {
     type Output = Result<Response<TrackedBody<B>>, E>;
 
@@ -289,7 +292,16 @@ where
         }
         taken = guard.take();
         state.set(State::Done);
-        polled.map_ok(|response| response.map(|body| TrackedBody::new(body, taken)))
+        polled.map_ok(|response| {
+            response.map(|body| {
+                let guard = match body.is_end_stream() {
+                    // Servers do not poll it, and drop it.
+                    true => taken.whole(),
+                    false => taken,
+                };
+                TrackedBody::new(body, guard)
+            })
+        })
     }
 }
 

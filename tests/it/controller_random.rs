@@ -413,6 +413,8 @@ struct Model {
     waiters: Vec<Waiter>,
     in_flight_at_force: Option<u64>,
     abandoned: u64,
+    /// What is dropped from now on has been counted as abandoned.
+    is_counted: bool,
     report: Option<Report>,
 }
 
@@ -550,6 +552,7 @@ impl Model {
             waiters: Vec::new(),
             in_flight_at_force: None,
             abandoned: 0,
+            is_counted: false,
             report: None,
         }
     }
@@ -898,6 +901,7 @@ impl Model {
                     self.begin_cleanup(shutdown);
                 } else if is_over {
                     self.abandoned = self.in_flight();
+                    self.is_counted = true;
                     self.begin_cleanup(shutdown);
                 }
             }
@@ -975,6 +979,7 @@ impl Model {
         }
         self.make(Stopped);
         self.tell();
+        self.is_counted = true;
         self.report = Some(Report {
             admitted: self.admitted,
             refused: self.refused,
@@ -1411,6 +1416,8 @@ fn carry_out(op: Op, model: &mut Model, world: &mut World) {
                 let held = Held::Request(layer);
                 let place = model.leases.iter().position(|lease| *lease == held);
                 model.leases.swap_remove(place.unwrap());
+                // Whoever drops it: it had not ended.
+                model.aborted += u64::from(model.forced && !model.is_counted);
                 model.look();
             }
         }

@@ -240,3 +240,15 @@ fn what_the_end_of_the_runtime_kills_is_counted_once() {
         );
     }
 }
+
+/// Servers do not poll a body that is empty, and drop it.
+#[tokio::test]
+async fn an_empty_body_was_not_cut() {
+    let ctl = controller();
+    let answer =
+        service_fn(|_: Request<Body>| async { Ok::<_, io::Error>(Response::new(Body::empty())) });
+    let tracking = RequestTrackingLayer::new(ctl.clone()).layer(answer);
+    ctl.force();
+    drop(tracking.oneshot(Request::new(Body::empty())).await.unwrap());
+    assert_eq!(ctl.shutdown(MANUAL).await.aborted(), 0);
+}

@@ -303,7 +303,7 @@ async fn cycle(chance: &mut Chance, clients: &Handle, books: &Arc<Books>) -> Cam
     let config = ShutdownConfig::default()
         .shutdown_timeout(ms(900 + chance.below(600)))
         .lame_duck(ms(chance.one_of(&[0, 0, 20, 60])))
-        .late_for(ms(chance.one_of(&[0, 50, 200])))
+        .late_for(ms(chance.one_of(&[200, 300])))
         .cleanup_reserve(ms(500));
     let ctl = ShutdownController::with_config(config).unwrap();
     add_hooks(&ctl);
