@@ -538,7 +538,7 @@ fn app() -> Router {
     Router::new()
         .route("/", any(|| async { "hello" }))
         .route("/echo", any(echo))
-        .route("/never", any(|| pending::<()>()))
+        .route("/never", any(pending::<()>))
         .route(
             "/204",
             get(|| async { (StatusCode::NO_CONTENT, Body::from("hello")) }),

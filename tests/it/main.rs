@@ -3,7 +3,7 @@
 //! They run beside each other in one process. So none of them changes what belongs to all of it (the
 //! environment, the subscriber of all threads, what a signal does), looks at all of its threads, or
 //! starts a child, which would hold the sockets of others open for a moment. What has to do so is in
-//! `process`. `hot_path` and `soak` have allocators of their own; `programs` needs installed programs.
+//! `process`. `hot_path` counts allocations, `soak` takes both cores, `programs` needs installed programs.
 #![allow(clippy::unwrap_used)]
 
 #[path = "../support"]
@@ -41,7 +41,6 @@ mod drain;
 mod drain_listener;
 #[cfg(feature = "server")]
 mod force_books;
-#[cfg(feature = "server")]
 mod grpc;
 mod grpc_cut;
 #[cfg(feature = "health")]

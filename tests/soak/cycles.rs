@@ -114,7 +114,7 @@ fn app(ctl: &ShutdownController, books: &Arc<Books>) -> Router {
             }),
         )
         .route("/big", get(async move || Body::from_stream(big())))
-        .route("/never", get(|| pending::<()>()))
+        .route("/never", get(pending::<()>))
         .route("/panic", get(panics))
         .route(
             "/spawn",
