@@ -28,10 +28,10 @@ struct Beat {
 }
 
 impl Pulse {
-    /// Begins at `now`, by the clock of the shutdown. Somebody has to beat every 10 ms from then on.
-    pub(crate) fn start(now: Instant) -> Self {
+    /// Begins now, by the clock of the shutdown. Somebody has to beat every 10 ms from then on.
+    pub(crate) fn start(clock: impl Fn() -> Instant) -> Self {
         Self(Mutex::new(Beats {
-            last: Some(Beat::at(now)),
+            last: Some(Beat::now(clock)),
             lost: Duration::ZERO,
         }))
     }
@@ -40,13 +40,13 @@ impl Pulse {
         lock(&self.0).last = None;
     }
 
-    /// Gives a sign of life at `now`; returns how long the process was frozen since the start, in all.
+    /// Gives a sign of life; returns how long the process was frozen since the start, in all.
     /// Whoever finds a limit passed asks before it acts on it: after a freeze all timers fire at once,
     /// in any order.
-    pub(crate) fn beat(&self, now: Instant) -> Duration {
+    pub(crate) fn beat(&self, clock: impl Fn() -> Instant) -> Duration {
         let mut beats = lock(&self.0);
         if let Some(last) = beats.last {
-            let beat = *beats.last.insert(Beat::at(now));
+            let beat = *beats.last.insert(Beat::now(clock));
             let gap = beat.system.saturating_duration_since(last.system);
             let by_clock = beat.clock.saturating_duration_since(last.clock);
             // A clock that did not go along is paused: its limits were not missed.
@@ -60,10 +60,16 @@ impl Pulse {
 }
 
 impl Beat {
-    fn at(now: Instant) -> Self {
-        Self {
-            system: SystemInstant::now(),
-            clock: now,
+    /// Reads both clocks, and once more if the process was frozen between the two: that would look like a
+    /// clock that is paused.
+    fn now(clock: impl Fn() -> Instant) -> Self {
+        loop {
+            let before = SystemInstant::now();
+            let clock = clock();
+            let system = SystemInstant::now();
+            if system.saturating_duration_since(before) < FROZEN / 2 {
+                return Self { system, clock };
+            }
         }
     }
 }
@@ -73,28 +79,43 @@ mod tests {
     use std::thread;
 
     use super::*;
+    use crate::sync::{AtomicBool, Ordering};
 
     const STEP: Duration = Duration::from_millis(60);
 
     #[test]
     fn a_gap_is_lost_if_both_clocks_went_through_it() {
         let start = Instant::now();
-        let pulse = Pulse::start(start);
-        assert_eq!(pulse.beat(start), Duration::ZERO, "no gap");
+        let pulse = Pulse::start(|| start);
+        assert_eq!(pulse.beat(|| start), Duration::ZERO, "no gap");
         thread::sleep(STEP);
-        let lost = pulse.beat(Instant::now());
+        let lost = pulse.beat(Instant::now);
         assert!(lost >= STEP, "{lost:?}");
-        assert_eq!(pulse.beat(Instant::now()), lost, "counted once");
+        assert_eq!(pulse.beat(Instant::now), lost, "counted once");
+    }
+
+    #[test]
+    fn a_gap_between_the_readings_of_the_clocks_is_lost_too() {
+        let pulse = Pulse::start(Instant::now);
+        let is_first = AtomicBool::new(true);
+        let lost = pulse.beat(|| {
+            let now = Instant::now();
+            if is_first.swap(false, Ordering::Relaxed) {
+                thread::sleep(STEP);
+            }
+            now
+        });
+        assert!(lost >= STEP, "{lost:?}");
     }
 
     #[test]
     fn a_clock_that_is_paused_or_leaps_has_lost_nothing() {
         let start = Instant::now();
-        let pulse = Pulse::start(start);
+        let pulse = Pulse::start(|| start);
         thread::sleep(STEP);
-        assert_eq!(pulse.beat(start), Duration::ZERO, "paused");
+        assert_eq!(pulse.beat(|| start), Duration::ZERO, "paused");
         thread::sleep(STEP);
         let leap = start + Duration::from_secs(25);
-        assert_eq!(pulse.beat(leap), Duration::ZERO, "leapt");
+        assert_eq!(pulse.beat(|| leap), Duration::ZERO, "leapt");
     }
 }

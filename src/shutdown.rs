@@ -24,7 +24,7 @@ pub(crate) struct Shutdown {
 impl Shutdown {
     pub(crate) fn new(notice: ShutdownNotice, in_flight_at_trigger: u64) -> Self {
         Self {
-            pulse: Pulse::start(notice.now()),
+            pulse: Pulse::start(|| notice.now()),
             notice,
             in_flight_at_trigger,
             exit_code: OnceLock::new(),
@@ -40,7 +40,7 @@ impl Shutdown {
 
     /// Returns how long the process did not run since the trigger, in all. To be called every 10 ms.
     pub(crate) fn frozen(&self) -> Duration {
-        self.pulse.beat(self.notice.now())
+        self.pulse.beat(|| self.notice.now())
     }
 
     pub(crate) fn note_exit_code(&self, code: u8) {
