@@ -108,7 +108,18 @@
 //! `TaskTracker` waits for tasks, and admits more after `close`. `drain` waits, and lets go at the
 //! response head. hyper-util's `GracefulShutdown` and `axum::serve` wait for connections, without a
 //! deadline. The README has the whole table.
-
+//!
+#![cfg_attr(
+    all(
+        feature = "axum",
+        feature = "health",
+        feature = "persist",
+        feature = "serde",
+        feature = "server",
+        feature = "signal"
+    ),
+    doc = "The module [`guide`] answers one question after another."
+)]
 #![forbid(unsafe_code)]
 #![warn(missing_docs, missing_debug_implementations, unreachable_pub)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -266,6 +277,16 @@ pub mod future {
     pub use crate::tracking::ResponseFuture as RequestTrackingFuture;
 }
 
-#[cfg(all(doctest, feature = "axum", feature = "health", feature = "signal"))]
+#[cfg(all(
+    feature = "axum",
+    feature = "health",
+    feature = "persist",
+    feature = "serde",
+    feature = "server",
+    feature = "signal"
+))]
+pub mod guide;
+
+#[cfg(all(doctest, feature = "health", feature = "server", feature = "signal"))]
 #[doc = include_str!("../README.md")]
 struct Readme;

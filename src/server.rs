@@ -55,7 +55,7 @@ use crate::wait::Wait;
 /// |---|---|
 /// | lame duck | New ones are served. Each is asked to leave at a moment of its own in the first half of the window, so that clients do not come back all at once: on HTTP/1 its next answer says `Connection: close`, on HTTP/2 the goodbye follows its next answer. |
 /// | draining | The listener is closed when its backlog is empty. For [`late_for`](crate::ShutdownConfig::late_for) what comes is served, each answer being the last of its connection; after that it is refused. Idle connections are closed after 200 ms. One with half a request, or one that has just come, has the [`grace`](Serve::grace). |
-/// | forced | What the layer has cut is answered if the client takes it, for 125 ms at most; then every socket is closed, whatever is on it. |
+/// | forced | What the layer has cut is answered if the client takes it within 125 ms, or as long as one after another does; then every socket is closed, whatever is on it. The clean-up begins when all are closed, or when none has been for a while, or with the last quarter of its reserve. |
 ///
 /// HTTP/2's goodbye is that of RFC 9113 §6.8: a GOAWAY with the highest id, 50 ms and a round trip, and
 /// a GOAWAY with the real last id, so no stream is lost in the air, and a client knows that it may
@@ -69,6 +69,10 @@ use crate::wait::Wait;
 /// draining, until [`stop_accepting`](ShutdownController::stop_accepting), and what comes is refused.
 /// Idle connections are closed, and HTTP/2's goodbye begins, when that time is over.
 ///
+/// A client that does not read is waited for as long as the drain lasts if it is the answer to an admitted
+/// request that it does not read. For anything else, a refusal or the answers to its PINGs, it has the
+/// [`grace`](Serve::grace).
+///
 /// A connection is closed in order: its client is told, behind TLS by close_notify (RFC 8446 §6.1). Not
 /// so one that is cut in the middle of an HTTP/1 answer, which would look whole.
 ///
@@ -80,7 +84,7 @@ use crate::wait::Wait;
 ///
 /// What is not promised: HTTP/1 has no way to close an idle connection without a chance that a
 /// request is on its way to it in that instant. Such a client sees the connection close without an
-/// answer. A lame duck longer than the clients' pauses between requests makes that chance nought.
+/// answer. A lame duck that is longer than the clients' pauses between requests avoids that.
 ///
 /// Give an axum `Router` its state, also an empty one, by `.with_state(())`: it then prepares its
 /// handlers once, and not for every request (as `axum::serve` has it do).
@@ -396,9 +400,10 @@ impl<L: Listener, S, H> Serve<L, S, H> {
     ///
     /// It goes from the beginning of draining, or from the moment when the connection was accepted,
     /// whatever is later, for: a handshake, the head of a request of which a part has come, the first
-    /// request of a connection that has just been accepted, and the answer to HTTP/2's goodbye. Two
-    /// bytes of a head cannot hold up a deploy for longer, nor can many, one after another. It never
-    /// goes beyond three quarters of the drain. Default: 1 s.
+    /// request of a connection that has just been accepted, and the answer to HTTP/2's goodbye. So the
+    /// beginning of a head cannot hold up a deploy for longer, however slowly it goes on. A peer that does
+    /// not read has the same time, from the last answer on that it was owed. It never goes beyond three
+    /// quarters of the drain. Default: 1 s.
     ///
     /// # Examples
     ///

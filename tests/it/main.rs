@@ -57,6 +57,7 @@ mod late_requests;
 mod ledger;
 #[cfg(feature = "axum")]
 mod listener;
+mod logged_events;
 mod logs;
 mod long_lived;
 mod maintenance;

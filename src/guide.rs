@@ -1,0 +1,38 @@
+//! The guide: one page for each question, in the order in which they come.
+//!
+//! It is here with all features only, since its examples are compiled.
+
+#[doc = include_str!("../docs/guide/shutdown.md")]
+pub mod shutdown {}
+#[doc = include_str!("../docs/guide/times.md")]
+pub mod times {}
+#[doc = include_str!("../docs/guide/layer.md")]
+pub mod layer {}
+#[doc = include_str!("../docs/guide/balancers.md")]
+pub mod balancers {}
+#[doc = include_str!("../docs/guide/server.md")]
+pub mod server {}
+#[doc = include_str!("../docs/guide/axum.md")]
+pub mod axum_serve {}
+#[doc = include_str!("../docs/guide/accept_loop.md")]
+pub mod accept_loop {}
+#[doc = include_str!("../docs/guide/tasks.md")]
+pub mod tasks {}
+#[doc = include_str!("../docs/guide/admin.md")]
+pub mod admin {}
+#[doc = include_str!("../docs/guide/streams.md")]
+pub mod streams {}
+#[doc = include_str!("../docs/guide/grpc.md")]
+pub mod grpc {}
+#[doc = include_str!("../docs/guide/startup.md")]
+pub mod startup {}
+#[doc = include_str!("../docs/guide/logs.md")]
+pub mod logs {}
+#[doc = include_str!("../docs/guide/testing.md")]
+pub mod testing {}
+#[doc = include_str!("../docs/guide/session.md")]
+pub mod session {}
+#[doc = include_str!("../docs/guide/cost.md")]
+pub mod cost {}
+#[doc = include_str!("../docs/guide/limits.md")]
+pub mod limits {}
