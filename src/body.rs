@@ -11,6 +11,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
+use crate::cold_box::ColdBox;
 use crate::error::{BoxError, Forced};
 use crate::facts::Facts;
 use crate::gate::Shard;
@@ -18,7 +19,6 @@ use crate::grpc;
 use crate::guard::Entry;
 use crate::log::tell_here;
 use crate::long_lived::{Class, Ending, Farewell};
-use crate::rare::Rare;
 use crate::reject::Admission;
 use crate::sync::Arc;
 use crate::upgrade::{UpgradeGuard, UpgradedHold};
@@ -139,7 +139,7 @@ pin_project! {
             guard: Admission,
         },
         /// Boxed, so that an admitted one is not larger for it; none when it has ended.
-        Special { special: Rare<Pin<Box<Special<B>>>> },
+        Special { special: ColdBox<Pin<Box<Special<B>>>> },
     }
 }
 
@@ -337,7 +337,7 @@ impl<B> ResponseBody<B> {
     }
 
     fn special(special: Special<B>) -> Self {
-        let special = Rare::of(Box::pin(special));
+        let special = ColdBox::of(Box::pin(special));
         Self {
             state: State::Special { special },
         }
@@ -409,7 +409,7 @@ impl<B> State<B> {
     #[inline]
     fn ended() -> Self {
         Self::Special {
-            special: Rare::none(),
+            special: ColdBox::none(),
         }
     }
 }

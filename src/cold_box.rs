@@ -7,9 +7,9 @@ use std::mem::ManuallyDrop;
 ///
 /// It is dropped out of line, so that the drop of the whole stays small enough for the compiler to see
 /// through it: else whatever is moved at that time is written to memory, and copied once more.
-pub(crate) struct Rare<P>(ManuallyDrop<Option<P>>);
+pub(crate) struct ColdBox<P>(ManuallyDrop<Option<P>>);
 
-impl<P> Rare<P> {
+impl<P> ColdBox<P> {
     #[inline]
     pub(crate) fn none() -> Self {
         Self(ManuallyDrop::new(None))
@@ -35,7 +35,7 @@ impl<P> Rare<P> {
     }
 }
 
-impl<P> Drop for Rare<P> {
+impl<P> Drop for ColdBox<P> {
     #[inline]
     fn drop(&mut self) {
         if self.0.is_some() {
@@ -50,7 +50,7 @@ fn discard<P>(pointer: &mut Option<P>) {
     drop(pointer.take());
 }
 
-impl<P: fmt::Debug> fmt::Debug for Rare<P> {
+impl<P: fmt::Debug> fmt::Debug for ColdBox<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.as_ref().fmt(f)
     }

@@ -119,7 +119,7 @@ impl ShutdownController {
         &self.core
     }
 
-    // ----- what is -----
+    // ----- state -----
 
     /// Returns the times that the controller was made with.
     ///
@@ -241,7 +241,7 @@ impl ShutdownController {
         self.core.notice()
     }
 
-    // ----- what is to be done at the end -----
+    // ----- hooks and saves -----
 
     /// Registers clean-up, to run while stopping, also after a forced drain.
     ///
@@ -344,7 +344,7 @@ impl ShutdownController {
         self.core.observe(Arc::new(observer));
     }
 
-    // ----- work that is no tower call -----
+    // ----- guards -----
 
     /// Counts a unit of work, whatever the state.
     ///
@@ -400,7 +400,7 @@ impl ShutdownController {
         })
     }
 
-    // ----- ending it -----
+    // ----- shutting down -----
 
     /// Begins the shutdown; returns `false` if one is under way or over.
     ///

@@ -264,8 +264,8 @@ impl Core {
         self.listener_waits.load(Ordering::Relaxed)
     }
 
-    /// Marks all admitted work to be cut, which is draining. The sequence wakes it, off the caller's
-    /// path.
+    /// Has admitted work cut, in a shutdown that drains. The sequence wakes it, so that the caller does not
+    /// have to.
     pub(crate) fn cut(&self) {
         if self.milestones().has(ENDED) {
             return;

@@ -29,6 +29,7 @@ use tower_service::Service;
 use self::entrance::{Entrance, Late};
 use self::unread::Refused;
 use crate::body::ResponseBody;
+use crate::cold_box::ColdBox;
 use crate::controller::ShutdownController;
 use crate::error::POLLED_AFTER_COMPLETION;
 use crate::facts::Facts;
@@ -37,7 +38,6 @@ use crate::layer_shard::LayerHandle;
 use crate::log::tell_here;
 use crate::long_lived::LongLived;
 use crate::mode::{AnyService, Http};
-use crate::rare::Rare;
 use crate::reject::{self, Admission, Options, into_response};
 use crate::sync::{Arc, OnceLock};
 use crate::wakers::Remembered;
@@ -164,7 +164,7 @@ pin_project! {
             remembered: Remembered,
         },
         // None when it has completed.
-        Over { refused: Rare<Box<Refused<B>>> },
+        Over { refused: ColdBox<Box<Refused<B>>> },
     }
 }
 
@@ -561,7 +561,7 @@ impl<F, B> ResponseFuture<F, B> {
     #[cold]
     #[inline(never)]
     fn refused(refused: Refused<B>) -> Self {
-        let refused = Rare::of(Box::new(refused));
+        let refused = ColdBox::of(Box::new(refused));
         Self {
             state: State::Over { refused },
         }
@@ -573,7 +573,7 @@ impl<F, ReqBody> State<F, ReqBody> {
     #[inline]
     fn done() -> Self {
         Self::Over {
-            refused: Rare::none(),
+            refused: ColdBox::none(),
         }
     }
 
@@ -640,7 +640,7 @@ impl<F, ReqBody> State<F, ReqBody> {
 impl<F, B> fmt::Debug for ResponseFuture<F, B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = match &self.state {
-            State::Admitted { guard, .. } if guard.way().is_none() => "exempt",
+            State::Admitted { guard, .. } if guard.shard_ref().is_none() => "exempt",
             State::Admitted { .. } => "admitted",
             State::Over { refused } if refused.as_ref().is_none() => "done",
             State::Over { .. } => "refused",

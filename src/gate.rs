@@ -256,7 +256,7 @@ impl Gate {
         fence(Ordering::SeqCst);
         // Acquire: pairs with the Release in `unpause`.
         let openings = self.openings.load(Ordering::Acquire);
-        if self.untold() != 0 && self.is_empty() {
+        if self.pending_events() != 0 && self.is_empty() {
             self.tell_empty(openings);
         }
     }
@@ -264,7 +264,7 @@ impl Gate {
     /// Tells that the gate was found empty, unless it was opened since (invariant 8).
     fn tell_empty(&self, openings: u64) {
         let turn = self.turn();
-        let events = self.untold();
+        let events = self.pending_events();
         // Relaxed: it is changed under `turn`.
         let is_closed = self.openings.load(Ordering::Relaxed) == openings;
         if is_closed && events != 0 {
@@ -283,7 +283,7 @@ impl Gate {
     }
 
     /// What an empty gate would have to tell.
-    fn untold(&self) -> u32 {
+    fn pending_events(&self) -> u32 {
         let reached = self.milestones.reached();
         let empty = if reached & event::CLOSED != 0 {
             event::DRAINED | event::IDLE

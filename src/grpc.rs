@@ -1,4 +1,4 @@
-//! gRPC, as far as one must speak it who refuses, cuts or ends a call.
+//! The part of gRPC that is needed to refuse, cut and end a call.
 //!
 //! A status is told in trailers; in an answer without a body those are its headers ("trailers-only"
 //! in the gRPC over HTTP/2 protocol). A client that gets none takes the call for broken.

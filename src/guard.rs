@@ -56,10 +56,10 @@ use crate::wakers::{Remembered, Slot};
 pub struct InFlightGuard(Entry<Arc<Shard>>);
 
 /// What every guard is: one entry in the books of the shard that `W` leads to, until it is dropped.
-pub(crate) struct Entry<W: Way> {
+pub(crate) struct Entry<W: ShardRef> {
     /// None when it counts nothing: it has left, or was let past a closed gate. By hand, since dropping
-    /// it must not unwind (see [`Way::let_go`]).
-    way: ManuallyDrop<Option<W>>,
+    /// it must not unwind (see [`ShardRef::release`]).
+    shard_ref: ManuallyDrop<Option<W>>,
     /// Where the request's own waker is registered, from its first `Pending` on.
     slot: Slot,
     /// What its owner notes beside it, in what would else be padding: that would have a response moved
@@ -68,13 +68,13 @@ pub(crate) struct Entry<W: Way> {
 }
 
 /// A counted reference that leads to a shard.
-pub(crate) trait Way: AsRef<Shard> {
+pub(crate) trait ShardRef: AsRef<Shard> {
     /// Drops it, without a panic: whoever drops an entry needs no landing pad for one.
-    fn let_go(self);
+    fn release(self);
 }
 
 /// An entry that is taken, as a rule, before it is dropped: a look is all that its drop is then.
-pub(crate) struct Held<W: Way>(ManuallyDrop<Entry<W>>);
+pub(crate) struct Held<W: ShardRef>(ManuallyDrop<Entry<W>>);
 
 /// The future of `draining` and `forced` of an [`InFlightGuard`] and an
 /// [`UpgradeGuard`](crate::UpgradeGuard).
@@ -128,7 +128,7 @@ impl InFlightGuard {
     }
 
     fn shard(&self) -> &Shard {
-        (self.0.shard()).expect("it has its way until it is dropped")
+        (self.0.shard()).expect("it leads to a shard until it is dropped")
     }
 
     /// Resolves when draining has begun: the work should come to its end.
@@ -214,22 +214,22 @@ impl fmt::Debug for InFlightGuard {
 
 // ===== impl Entry =====
 
-impl<W: Way> Entry<W> {
-    /// Enters unless the gate is closed, and takes the way to the shard along. In a lame duck
+impl<W: ShardRef> Entry<W> {
+    /// Enters unless the gate is closed, and keeps a reference to the shard. In a lame duck
     /// `arrived` is called.
     #[inline]
     pub(crate) fn admit(
-        way: &W,
+        shard_ref: &W,
         share: impl FnOnce(&W) -> W,
         arrived: impl FnOnce(),
     ) -> Option<Self> {
-        let admitted = way.as_ref().enter(arrived);
-        admitted.then(|| Self::of(Some(share(way))))
+        let admitted = shard_ref.as_ref().enter(arrived);
+        admitted.then(|| Self::of(Some(share(shard_ref))))
     }
 
-    /// One that has entered the shard that `way` leads to.
-    pub(crate) fn entered(way: W) -> Self {
-        Self::of(Some(way))
+    /// One that has entered the shard that `shard_ref` leads to.
+    pub(crate) fn entered(shard_ref: W) -> Self {
+        Self::of(Some(shard_ref))
     }
 
     /// One that counts nothing, for what is let past a closed gate. Force does not come to it.
@@ -238,9 +238,9 @@ impl<W: Way> Entry<W> {
     }
 
     #[inline]
-    fn of(way: Option<W>) -> Self {
+    fn of(shard_ref: Option<W>) -> Self {
         Self {
-            way: ManuallyDrop::new(way),
+            shard_ref: ManuallyDrop::new(shard_ref),
             slot: Slot::NONE,
             note: NonZeroU32::MIN,
         }
@@ -250,7 +250,7 @@ impl<W: Way> Entry<W> {
     #[inline]
     pub(crate) fn take(&mut self) -> Self {
         Self {
-            way: ManuallyDrop::new(self.way.take()),
+            shard_ref: ManuallyDrop::new(self.shard_ref.take()),
             slot: self.slot.take(),
             note: self.note,
         }
@@ -275,24 +275,24 @@ impl<W: Way> Entry<W> {
         self.note.get()
     }
 
-    /// The same entry by another way to the same shard.
-    pub(crate) fn map_way(mut self, other: impl FnOnce(&W) -> W) -> Self {
-        if let Some(way) = &mut *self.way {
-            let other = other(way);
-            mem::replace(way, other).let_go();
+    /// The same entry by another reference to the same shard.
+    pub(crate) fn map_shard_ref(mut self, other: impl FnOnce(&W) -> W) -> Self {
+        if let Some(shard_ref) = &mut *self.shard_ref {
+            let other = other(shard_ref);
+            mem::replace(shard_ref, other).release();
         }
         self
     }
 
-    /// The way to the shard, or none if it counts nothing.
+    /// The reference to the shard, or none if it counts nothing.
     #[inline]
-    pub(crate) fn way(&self) -> Option<&W> {
-        self.way.as_ref()
+    pub(crate) fn shard_ref(&self) -> Option<&W> {
+        self.shard_ref.as_ref()
     }
 
     #[inline]
     fn shard(&self) -> Option<&Shard> {
-        self.way().map(W::as_ref)
+        self.shard_ref().map(W::as_ref)
     }
 
     /// Whether the clients are to be asked to leave; by what has no shard, as what was let past the closed
@@ -310,8 +310,12 @@ impl<W: Way> Entry<W> {
     /// Has the task woken at any of `interests`; `false` if one has come already.
     #[inline]
     pub(crate) fn register(&mut self, cx: &mut Context<'_>, interests: u32) -> bool {
-        let Some(way) = &*self.way else { return true };
-        way.as_ref().register(&mut self.slot, cx.waker(), interests)
+        let Some(shard_ref) = &*self.shard_ref else {
+            return true;
+        };
+        shard_ref
+            .as_ref()
+            .register(&mut self.slot, cx.waker(), interests)
     }
 
     #[inline]
@@ -336,10 +340,10 @@ impl<W: Way> Entry<W> {
         cx: &mut Context<'_>,
         remembered: &mut Remembered,
     ) -> Poll<()> {
-        let Some(way) = &*self.way else {
+        let Some(shard_ref) = &*self.shard_ref else {
             return Poll::Pending;
         };
-        let shard = way.as_ref();
+        let shard = shard_ref.as_ref();
         match shard.register_for_force(&mut self.slot, remembered, cx.waker()) {
             true => Poll::Pending,
             false => Poll::Ready(()),
@@ -348,8 +352,8 @@ impl<W: Way> Entry<W> {
 
     /// Has nobody woken any more, until it is polled again.
     pub(crate) fn deregister(&mut self) {
-        if let Some(way) = &*self.way {
-            way.as_ref().deregister(self.slot.take());
+        if let Some(shard_ref) = &*self.shard_ref {
+            shard_ref.as_ref().deregister(self.slot.take());
         }
     }
 
@@ -376,10 +380,10 @@ impl<W: Way> Entry<W> {
 
     /// Leaves, as what is dropped by the end of its runtime.
     fn leave_killed(&mut self) {
-        if let Some(way) = self.way.take() {
-            way.as_ref().deregister(self.slot.take());
-            way.as_ref().leave_killed();
-            way.let_go();
+        if let Some(shard_ref) = self.shard_ref.take() {
+            shard_ref.as_ref().deregister(self.slot.take());
+            shard_ref.as_ref().leave_killed();
+            shard_ref.release();
         }
     }
 
@@ -391,11 +395,11 @@ impl<W: Way> Entry<W> {
     }
 }
 
-impl<W: Way> Drop for Entry<W> {
+impl<W: ShardRef> Drop for Entry<W> {
     #[inline]
     fn drop(&mut self) {
-        if let Some(way) = self.way.take() {
-            leave(way, self.slot.take_last());
+        if let Some(shard_ref) = self.shard_ref.take() {
+            leave(shard_ref, self.slot.take_last());
         }
     }
 }
@@ -420,14 +424,14 @@ const WHOLE: u32 = 1 << 6;
 
 // ===== impl Held =====
 
-impl<W: Way> Held<W> {
+impl<W: ShardRef> Held<W> {
     #[inline]
     pub(crate) fn new(entry: Entry<W>) -> Self {
         Self(ManuallyDrop::new(entry))
     }
 }
 
-impl<W: Way> Deref for Held<W> {
+impl<W: ShardRef> Deref for Held<W> {
     type Target = Entry<W>;
 
     #[inline]
@@ -436,18 +440,18 @@ impl<W: Way> Deref for Held<W> {
     }
 }
 
-impl<W: Way> DerefMut for Held<W> {
+impl<W: ShardRef> DerefMut for Held<W> {
     #[inline]
     fn deref_mut(&mut self) -> &mut Entry<W> {
         &mut self.0
     }
 }
 
-impl<W: Way> Drop for Held<W> {
+impl<W: ShardRef> Drop for Held<W> {
     #[inline]
     fn drop(&mut self) {
-        if self.way().is_some() {
-            let_untaken_go(self);
+        if self.shard_ref().is_some() {
+            drop_untaken(self);
         }
     }
 }
@@ -456,32 +460,32 @@ impl<W: Way> Drop for Held<W> {
 /// not `inline(never)`, or else this crate's own copy would be called: of that the compiler of another crate
 /// must think that it keeps the pointer, and moves the whole future once more for it.
 #[cold]
-extern "C" fn let_untaken_go<W: Way>(entry: &mut Entry<W>) {
+extern "C" fn drop_untaken<W: ShardRef>(entry: &mut Entry<W>) {
     entry.note_unfinished();
     drop(entry.take());
 }
 
 /// By value and out of line, so that an entry need not be in memory where it is dropped.
 #[inline(never)]
-fn leave(way: impl Way, slot: Slot) {
-    let shard = way.as_ref();
+fn leave(shard_ref: impl ShardRef, slot: Slot) {
+    let shard = shard_ref.as_ref();
     if slot.is_registered() {
         shard.deregister(slot);
     }
     shard.leave();
-    way.let_go();
+    shard_ref.release();
 }
 
-impl Way for Arc<Shard> {
+impl ShardRef for Arc<Shard> {
     #[inline]
-    fn let_go(self) {
-        let_go(self);
+    fn release(self) {
+        release(self);
     }
 }
 
-/// What [`Way::let_go`] is for an `Arc`.
+/// What [`ShardRef::release`] is for an `Arc`.
 #[inline]
-pub(crate) fn let_go<T>(counted: Arc<T>) {
+pub(crate) fn release<T>(counted: Arc<T>) {
     if let Some(last) = Arc::into_inner(counted) {
         discard(&mut Some(last));
     }
@@ -495,10 +499,10 @@ extern "C" fn discard<T>(last: &mut Option<T>) {
     panic::contained(|| drop(last.take()));
 }
 
-impl<W: Way> fmt::Debug for Entry<W> {
+impl<W: ShardRef> fmt::Debug for Entry<W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Entry")
-            .field("counted", &self.way().is_some())
+            .field("counted", &self.shard_ref().is_some())
             .field("draining", &self.is_draining())
             .field("forced", &self.is_forced())
             .finish_non_exhaustive()

@@ -12,7 +12,7 @@ use std::fmt;
 
 use crate::core::Core;
 use crate::gate::Shard;
-use crate::guard::{Way, let_go};
+use crate::guard::{ShardRef, release};
 use crate::sync::{Arc, Mutex, OnceLock, Weak, lock};
 use crate::thread_index::thread_index;
 use crate::upgrade::Offer;
@@ -118,10 +118,10 @@ impl<O> AsRef<Shard> for LayerHandle<O> {
     }
 }
 
-impl<O> Way for LayerHandle<O> {
+impl<O> ShardRef for LayerHandle<O> {
     #[inline]
-    fn let_go(self) {
-        let_go(self.0);
+    fn release(self) {
+        release(self.0);
     }
 }
 

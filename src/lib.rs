@@ -129,6 +129,7 @@ mod arrivals;
 mod backlog;
 mod body;
 mod cleanup;
+mod cold_box;
 mod config;
 #[cfg(feature = "server")]
 mod connections;
@@ -164,7 +165,6 @@ mod panic;
 mod persist;
 mod pulse;
 mod race;
-mod rare;
 mod readiness;
 mod reject;
 mod rejection;

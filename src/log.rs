@@ -35,7 +35,8 @@ const IDLE: Duration = Duration::from_secs(1);
 macro_rules! tell {
     ($level:ident, $($event:tt)+) => {
         if $crate::log::is_wanted($crate::log::level::$level) {
-            $crate::log::say(move || ::tracing::$level!($($event)+));
+            const TARGET: &str = $crate::log::target(module_path!());
+            $crate::log::say(move || ::tracing::$level!(target: TARGET, $($event)+));
         }
     };
 }
@@ -43,7 +44,8 @@ macro_rules! tell {
 /// Logs an event here and now, in the current span. The subscriber may block the caller.
 macro_rules! tell_here {
     ($level:ident, $($event:tt)+) => {{
-        $crate::panic::contained(|| ::tracing::$level!($($event)+));
+        const TARGET: &str = $crate::log::target(module_path!());
+        $crate::panic::contained(|| ::tracing::$level!(target: TARGET, $($event)+));
     }};
 }
 
@@ -76,6 +78,49 @@ static LOGGED: Condvar = Condvar::new();
 
 thread_local! {
     static IS_LOGGING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Returns the target of what a module logs. There are few of them, and they stay when a module is moved.
+pub(crate) const fn target(module: &str) -> &'static str {
+    const TARGETS: &[(&str, &str)] = &[
+        ("body", "tower_lifecycle::layer"),
+        ("drain", "tower_lifecycle::layer"),
+        ("drain_listener", "tower_lifecycle::server"),
+        ("long_lived", "tower_lifecycle::layer"),
+        ("server", "tower_lifecycle::server"),
+        ("services", "tower_lifecycle::startup"),
+        ("signal", "tower_lifecycle::signal"),
+        ("startup", "tower_lifecycle::startup"),
+        ("tasks", "tower_lifecycle::tasks"),
+        ("unix_socket", "tower_lifecycle::server"),
+        ("watch", "tower_lifecycle::server"),
+    ];
+    let mut n = 0;
+    while n < TARGETS.len() {
+        if is_in(module, TARGETS[n].0) {
+            return TARGETS[n].1;
+        }
+        n += 1;
+    }
+    "tower_lifecycle::shutdown"
+}
+
+/// Whether a path is `tower_lifecycle::part`, or begins with that and `::`.
+const fn is_in(path: &str, part: &str) -> bool {
+    const ROOT: usize = "tower_lifecycle::".len();
+    let (path, part) = (path.as_bytes(), part.as_bytes());
+    let end = ROOT + part.len();
+    if path.len() < end || (path.len() > end && path[end] != b':') {
+        return false;
+    }
+    let mut n = 0;
+    while n < part.len() {
+        if path[ROOT + n] != part[n] {
+            return false;
+        }
+        n += 1;
+    }
+    true
 }
 
 /// The levels, by the names of the macros.
@@ -151,7 +196,7 @@ fn log_lines() {
     while let Some((line, dropped)) = next_line() {
         let Line { dispatch, event } = line;
         if dropped > 0 {
-            let warning = || warn!(dropped, "the log did not keep up: events were dropped");
+            let warning = || warn!(target: "tower_lifecycle::log", dropped, "the log did not keep up: events were dropped");
             panic::contained(|| dispatcher::with_default(&dispatch, warning));
         }
         panic::contained(|| dispatcher::with_default(&dispatch, event));
@@ -201,6 +246,24 @@ mod tests {
         });
         begins.recv().expect("the thread has taken the line");
         release
+    }
+
+    #[test]
+    fn a_module_logs_with_the_target_of_its_part() {
+        assert_eq!(
+            target("tower_lifecycle::server::accept"),
+            "tower_lifecycle::server"
+        );
+        assert_eq!(target("tower_lifecycle::drain"), "tower_lifecycle::layer");
+        assert_eq!(
+            target("tower_lifecycle::drain_listener"),
+            "tower_lifecycle::server"
+        );
+        assert_eq!(
+            target("tower_lifecycle::servers"),
+            "tower_lifecycle::shutdown"
+        );
+        assert_eq!(target("tower_lifecycle"), "tower_lifecycle::shutdown");
     }
 
     #[test]

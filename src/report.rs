@@ -63,7 +63,6 @@ pub struct PhaseReport {
     pub(crate) duration: Duration,
 }
 
-#[derive(Debug)]
 pub(crate) struct Facts {
     pub(crate) reason: ShutdownReason,
     pub(crate) interrupted: bool,
@@ -557,7 +556,22 @@ impl ShutdownReport {
 
 impl fmt::Debug for ShutdownReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.facts.fmt(f)
+        let facts = &*self.facts;
+        f.debug_struct("ShutdownReport")
+            .field("reason", &facts.reason)
+            .field("graceful", &self.is_graceful())
+            .field("forced", &facts.forced)
+            .field("phases", &facts.phases)
+            .field("admitted", &facts.admitted)
+            .field("refused", &facts.refused)
+            .field("aborted", &facts.aborted)
+            .field("abandoned", &self.abandoned())
+            .field("connections_cut", &facts.connections_cut)
+            .field("tasks", &facts.tasks)
+            .field("hooks", &facts.hooks)
+            .field("services", &facts.services)
+            .field("saves", &facts.saves)
+            .finish_non_exhaustive()
     }
 }
 
@@ -596,7 +610,7 @@ impl fmt::Display for ShutdownReport {
                 "\n  late requests {count} in the lame duck, the last {last:.3?} into it"
             )?;
             if late.lame_duck_was_too_short {
-                f.write_str(", which was too short")?;
+                f.write_str(": the lame duck was too short")?;
             }
         }
         if facts.late_requests > 0 {

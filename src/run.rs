@@ -40,7 +40,7 @@ pin_project! {
         // Declared first, so that the server is dropped before its end is told.
         #[pin]
         server: Option<F>,
-        post: Post,
+        registration: Registration,
         drain_over: Wait,
         report: Wait<ShutdownReport>,
     }
@@ -48,9 +48,9 @@ pin_project! {
 
 /// Tells the controller that a server has ended, once, on whatever path.
 #[derive(Debug)]
-struct Post {
+struct Registration {
     ctl: ShutdownController,
-    manned: bool,
+    is_registered: bool,
 }
 
 // ===== impl Run =====
@@ -60,9 +60,9 @@ impl<F> Run<F> {
         ctl.core().servers.begin();
         Self {
             server: Some(server),
-            post: Post {
+            registration: Registration {
                 ctl: ctl.clone(),
-                manned: true,
+                is_registered: true,
             },
             drain_over: Wait::new(ctl.core(), event::DROP_SERVERS | ENDED),
             report: Wait::new(ctl.core(), ENDED),
@@ -83,16 +83,17 @@ where
             // Looked at first: when the drain is over the server is not polled again, but dropped.
             if Pin::new(&mut *this.drain_over).poll(cx).is_ready() {
                 this.server.set(None);
-                this.post.leave(None);
+                this.registration.leave(None);
             } else {
                 match catch_unwind(AssertUnwindSafe(|| server.poll(cx))) {
                     Ok(Poll::Ready(output)) => {
                         this.server.set(None);
-                        this.post.server_ended(output.into_result());
+                        this.registration.server_ended(output.into_result());
                     }
                     Ok(Poll::Pending) => {}
                     Err(panic) => {
-                        this.post.server_ended(Err("the server panicked".into()));
+                        this.registration
+                            .server_ended(Err("the server panicked".into()));
                         resume_unwind(panic);
                     }
                 }
@@ -110,9 +111,9 @@ impl<F> fmt::Debug for Run<F> {
     }
 }
 
-// ===== impl Post =====
+// ===== impl Registration =====
 
-impl Post {
+impl Registration {
     /// The server has ended by itself: on request, or else that begins the shutdown.
     fn server_ended(&mut self, result: Result<(), BoxError>) {
         let (reason, cause) = match result {
@@ -128,7 +129,7 @@ impl Post {
     }
 
     fn leave(&mut self, error: Option<ServerError>) {
-        if std::mem::take(&mut self.manned) {
+        if std::mem::take(&mut self.is_registered) {
             let core = self.ctl.core();
             core.servers.end(error);
             core.milestones().reach(event::WORK_ENDED);
@@ -136,9 +137,9 @@ impl Post {
     }
 }
 
-impl Drop for Post {
+impl Drop for Registration {
     fn drop(&mut self) {
-        if self.manned {
+        if self.is_registered {
             let core = self.ctl.core();
             if core.is_triggered() && runtime_is_ending() {
                 core.servers.end_killed();

@@ -7,7 +7,6 @@ mod accept;
 mod activity;
 mod alarm;
 mod app;
-mod board;
 mod connection;
 mod idle;
 mod lingering;
@@ -16,9 +15,10 @@ mod moment;
 #[cfg(target_os = "linux")]
 mod newcomers;
 mod orders;
+mod plan;
 mod settings;
+mod shared_io;
 mod streams;
-mod wire;
 
 pub use self::app::App;
 pub use self::listener::Listener;
@@ -35,8 +35,8 @@ use http::Extensions;
 use hyper::server::conn::{http1, http2};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use self::board::Board;
 use self::connection::Common;
+use self::plan::PlanChannel;
 use self::settings::Settings;
 use crate::controller::ShutdownController;
 use crate::report::ShutdownReport;
@@ -529,7 +529,7 @@ where
         let common = Common {
             handshake: self.handshake,
             settings: self.settings,
-            board: Board::new(),
+            plans: PlanChannel::new(),
         };
         let server = accept::run(
             core,

@@ -30,7 +30,7 @@ pub(super) struct Life {
     /// The one under way, or over.
     pub(super) shutdown: Option<Arc<Shutdown>>,
     /// The moves that have been made and not yet told, and whom to tell.
-    untold: VecDeque<(LifecycleState, LifecycleState)>,
+    pending: VecDeque<(LifecycleState, LifecycleState)>,
     observers: Vec<Observer>,
     /// A thread is telling; it will tell what is added meanwhile, too.
     telling: bool,
@@ -125,7 +125,7 @@ impl Core {
         self.milestones()
             .take_back(event::TRIGGERED | LifecycleState::LameDuck.bit());
         self.gate.unshed();
-        life.untold.push_back((state, LifecycleState::Running));
+        life.pending.push_back((state, LifecycleState::Running));
         if let Some(shutdown) = life.shutdown.take() {
             shutdown.call_off();
         }
@@ -175,7 +175,7 @@ impl Core {
             _ => {}
         }
         self.milestones().publish(events);
-        life.untold.push_back((now, next));
+        life.pending.push_back((now, next));
         true
     }
 
@@ -201,7 +201,7 @@ impl Core {
 
     pub(crate) fn observe(&self, observer: Observer) {
         let mut life = lock(&self.life);
-        if life.untold.is_empty() && self.state().is_terminal() {
+        if life.pending.is_empty() && self.state().is_terminal() {
             // There is nothing left to tell, and it may hold the controller.
             drop(life);
             return drop(observer);
@@ -217,7 +217,7 @@ impl Core {
         }
         life.telling = true;
         let _done = Telling(&self.life);
-        while let Some((old, new)) = life.untold.pop_front() {
+        while let Some((old, new)) = life.pending.pop_front() {
             let observers = life.observers.clone();
             drop(life);
             tell!(debug, from = %old, to = %new, "state changed");

@@ -43,7 +43,7 @@ pub(super) fn offer_upgrade(
 ) -> Admission {
     let offered = UpgradeGuard::new(&handle.shard);
     // If nothing is counted, whoever extracts a guard still finds one.
-    let guard = guard.map_way(|way| way.offering(offered.offer()));
+    let guard = guard.map_shard_ref(|handle| handle.offering(offered.offer()));
     extensions.insert(offered);
     guard
 }
@@ -63,7 +63,7 @@ pub(super) fn is_ordinary<B: Body>(response: &Response<B>, guard: &Admission) ->
 #[inline(never)]
 pub(super) fn adapt<B: Body>(response: &mut Response<B>, guard: &mut Admission) -> Option<Lasting> {
     let facts = Facts::noted(guard);
-    let Some(way) = guard.way() else {
+    let Some(shard_ref) = guard.shard_ref() else {
         // Let past the gate: while draining every response asks to leave.
         facts.close_connection(response.status(), response.headers_mut());
         return None;
@@ -72,7 +72,7 @@ pub(super) fn adapt<B: Body>(response: &mut Response<B>, guard: &mut Admission) 
         facts.ask_to_leave(response);
     }
     if facts.asks_to_upgrade() && facts.is_upgraded_by(response.status()) {
-        let handle = way.offer.guard(&way.shard);
+        let handle = shard_ref.offer.guard(&shard_ref.shard);
         // For a server that keeps it until the socket is closed.
         response.extensions_mut().insert(handle.clone());
         return Some(Lasting::Upgrade(handle));
@@ -82,7 +82,7 @@ pub(super) fn adapt<B: Body>(response: &mut Response<B>, guard: &mut Admission) 
         return None;
     }
     let headers = response.headers();
-    let classes = way.options.long_lived();
+    let classes = shard_ref.options.long_lived();
     let class = classes.of_response(facts.path_class(), headers);
     if ends_with_status(facts, headers) {
         facts.ending_with_status().note_in(guard);

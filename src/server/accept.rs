@@ -10,9 +10,9 @@ use tokio::task::{JoinSet, yield_now};
 use tokio::time::{Instant, sleep};
 
 use super::app::App;
-use super::board::{Board, Drain, Plan};
 use super::connection::{Common, Newcomer, serve_connection};
 use super::listener::Listener;
+use super::plan::{Drain, Plan, PlanChannel};
 use super::{Handshake, Introduce, streams};
 use crate::backlog::Backlog;
 use crate::connections::OpenConnection;
@@ -53,7 +53,7 @@ pub(super) async fn run<L, S, H>(
         accepted: 0,
     };
     let serving = server.serve(stop_accepting);
-    race(serving, follow(&core, &common.board)).await;
+    race(serving, follow(&core, &common.plans)).await;
 }
 
 struct Server<L: Listener, S, H> {
@@ -122,7 +122,7 @@ where
                     pause = PAUSES.0;
                     self.spawn(connection);
                 }
-                Err(error) if befell_one_connection(&error) => {
+                Err(error) if is_of_one_connection(&error) => {
                     tell!(debug, %error, "not accepted");
                     // There may be many of them, and no wait in between.
                     yield_now().await;
@@ -141,13 +141,13 @@ where
     async fn accept(&mut self, stop: &mut Wait) -> Option<io::Result<(L::Io, L::Addr)>> {
         let accept = self.listener.accept();
         let connections = &mut self.connections;
-        let bury = poll_fn(|cx| {
+        let reap = poll_fn(|cx| {
             while let Poll::Ready(Some(result)) = connections.poll_join_next(cx) {
                 result.err().into_iter().for_each(streams::log);
             }
             Poll::<()>::Pending
         });
-        match race(stop, race(accept, bury)).await {
+        match race(stop, race(accept, reap)).await {
             Either::Right(Either::Left(result)) => Some(result),
             _ => None,
         }
@@ -158,7 +158,7 @@ where
         while let Some(result) = backlog.next(self.listener.accept()).await {
             match result {
                 Ok(connection) => self.spawn(connection),
-                Err(error) if befell_one_connection(&error) => {}
+                Err(error) if is_of_one_connection(&error) => {}
                 Err(_) => backlog.pause().await,
             }
         }
@@ -193,7 +193,7 @@ where
 }
 
 /// Tells the connections how far the shutdown has come. Never resolves.
-async fn follow(core: &Arc<Core>, board: &Board) {
+async fn follow(core: &Arc<Core>, plans: &PlanChannel) {
     let reached = |events| Wait::<()>::new(core, events);
     // A lame duck may be called off, any number of times.
     loop {
@@ -204,19 +204,19 @@ async fn follow(core: &Arc<Core>, board: &Board) {
         if core.state() == LifecycleState::LameDuck {
             let since = shutdown.notice.triggered_at();
             let window = core.config.lame_duck;
-            board.post(Plan::Leave { since, window }).await;
+            plans.send(Plan::Leave { since, window }).await;
         }
         match race(reached(event::CLOSED), shutdown.called_off()).await {
             Either::Left(()) => break,
-            Either::Right(()) => board.post(Plan::Serve).await,
+            Either::Right(()) => plans.send(Plan::Serve).await,
         }
     }
     // Not that of a lame duck that was called off in the meantime.
     if let Some(notice) = core.notice() {
-        board.post(drain(core, &notice)).await;
+        plans.send(drain(core, &notice)).await;
     }
     reached(event::DISCONNECT | ENDED).await;
-    board.post(Plan::Close).await;
+    plans.send(Plan::Close).await;
     pending().await
 }
 
@@ -234,7 +234,7 @@ fn drain(core: &Core, notice: &ShutdownNotice) -> Plan {
 }
 
 /// The next one may be accepted at once.
-fn befell_one_connection(error: &io::Error) -> bool {
+fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::ConnectionAborted

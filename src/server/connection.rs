@@ -12,12 +12,12 @@ use tokio::time::timeout;
 use super::Handshake;
 use super::activity::Activity;
 use super::app::{Answers, App};
-use super::board::Board;
 use super::lingering::{BRIEF, Limits};
 use super::orders::{ANNOUNCEMENT, Order, Orders, Protocol};
+use super::plan::PlanChannel;
 use super::settings::Settings;
+use super::shared_io::{HyperIo, IoHandle};
 use super::streams::Streams;
-use super::wire::{Line, Wire};
 use crate::connections::OpenConnection;
 use crate::error::Chain;
 use crate::log::tell;
@@ -29,7 +29,7 @@ use crate::watch::GracefulConnection;
 pub(super) struct Common<H> {
     pub(super) handshake: H,
     pub(super) settings: Settings,
-    pub(super) board: Board,
+    pub(super) plans: PlanChannel,
 }
 
 /// One that has just been accepted.
@@ -64,7 +64,7 @@ where
     let Common {
         handshake,
         settings,
-        board,
+        plans,
     } = &*common;
     let Newcomer {
         io,
@@ -74,7 +74,7 @@ where
         open,
     } = newcomer;
     let activity = Arc::new(Activity::default());
-    let mut orders = Orders::new(board, &activity, number, settings);
+    let mut orders = Orders::new(plans, &activity, number, settings);
 
     // The transport's own handshake.
     let handshake = within(settings.handshake_timeout, handshake.handshake(io));
@@ -87,37 +87,49 @@ where
         Either::Right(()) => return,
     };
 
-    let (line, wire) = Line::new(io, Arc::clone(&activity), settings.lingering);
+    let (io_handle, hyper_io) = IoHandle::new(io, Arc::clone(&activity), settings.lingering);
     let answers = Answers {
         app,
         activity: Arc::clone(&activity),
         extensions,
     };
     let streams = Streams::new(Arc::new(open));
-    let ending = converse(wire, answers, &line, &streams, &mut orders, settings).await;
+    let ending = converse(
+        hyper_io,
+        answers,
+        &io_handle,
+        &streams,
+        &mut orders,
+        settings,
+    )
+    .await;
     streams.cut();
     if activity.is_tunnel() {
         // Whoever speaks something else on it has it until it is closed.
         orders.speak(Protocol::Tunnel);
         let upgrade = activity.take_upgrade();
-        let ended = race(line.hung_up(), orders.cut()).await;
+        let ended = race(io_handle.hung_up(), orders.cut()).await;
         if let (Either::Right(()), Some(upgrade)) = (ended, upgrade) {
             upgrade.note_aborted();
         }
     } else if ending != Ending::BrokenOff {
         orders.speak(Protocol::Over);
-        race(line.close(&activity, ending == Ending::Said), orders.end()).await;
+        race(
+            io_handle.close(&activity, ending == Ending::Said),
+            orders.end(),
+        )
+        .await;
     }
     // Before the streams: one that blocks its thread does not hold the socket.
-    drop(line);
+    drop(io_handle);
     streams.ended().await;
 }
 
 /// Speaks HTTP on a connection, until all is said or it has to go.
 async fn converse<I, S>(
-    mut wire: Wire<I>,
+    mut hyper_io: HyperIo<I>,
     answers: Answers<S>,
-    line: &Line<I>,
+    io_handle: &IoHandle<I>,
     streams: &Streams,
     orders: &mut Orders<'_>,
     settings: &Settings,
@@ -128,7 +140,7 @@ where
 {
     // The protocol is told by the first bytes.
     orders.speak(Protocol::Unknown);
-    let sniffing = within(settings.header_read_timeout, wire.begins_with_preface());
+    let sniffing = within(settings.header_read_timeout, hyper_io.begins_with_preface());
     let is_http2 = match race(sniffing, orders.end()).await {
         Either::Left(Some(Ok(is_http2))) => is_http2,
         Either::Left(Some(Err(error))) => {
@@ -142,26 +154,31 @@ where
         Either::Right(()) => return Ending::Told,
     };
     let activity = Arc::clone(&answers.activity);
-    let wire = TokioIo::new(wire);
+    let hyper_io = TokioIo::new(hyper_io);
     if is_http2 {
         orders.speak(Protocol::Http2);
         activity.note_may_send(true);
         // It sends no uploads then, but frames that nobody needs.
-        line.limit_lingering(Limits {
+        io_handle.limit_lingering(Limits {
             bytes: BRIEF.bytes,
             time: settings.grace,
         });
         let builder = settings.http2(streams.executor(&activity));
-        drive(builder.serve_connection(wire, answers), line, orders).await
+        drive(
+            builder.serve_connection(hyper_io, answers),
+            io_handle,
+            orders,
+        )
+        .await
     } else {
         orders.speak(Protocol::Http1);
-        let connection = settings.http1().serve_connection(wire, answers);
-        drive(connection.with_upgrades(), line, orders).await
+        let connection = settings.http1().serve_connection(hyper_io, answers);
+        drive(connection.with_upgrades(), io_handle, orders).await
     }
 }
 
 /// Drives hyper's connection to its end, by the server's orders.
-async fn drive<C, I>(connection: C, line: &Line<I>, orders: &mut Orders<'_>) -> Ending
+async fn drive<C, I>(connection: C, io_handle: &IoHandle<I>, orders: &mut Orders<'_>) -> Ending
 where
     C: GracefulConnection<Error = hyper::Error>,
     I: AsyncRead + AsyncWrite + Unpin,
@@ -174,7 +191,7 @@ where
         };
         match order {
             Order::Announce => {
-                let frame = line.insert(orders.activity(), &ANNOUNCEMENT);
+                let frame = io_handle.insert(orders.activity(), &ANNOUNCEMENT);
                 if let Either::Right(()) = race(frame, orders.cut()).await {
                     return cut(orders);
                 }

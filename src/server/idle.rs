@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::time::{Sleep, sleep};
 
 use super::activity::Activity;
-use super::board::Reader;
+use super::plan::PlanReceiver;
 
 pub(super) struct Idle {
     times: Times,
@@ -48,19 +48,19 @@ impl Idle {
         }
     }
 
-    /// Ready when it has waited too long. `reader` tells whether the task's waker has changed.
+    /// Ready when it has waited too long. `receiver` tells whether the task's waker has changed.
     #[inline]
     pub(super) fn poll(
         &mut self,
         activity: &Activity,
-        reader: &Reader,
+        receiver: &PlanReceiver,
         cx: &mut Context<'_>,
     ) -> Poll<()> {
         // The alarm will wake the task, and has not yet.
-        if self.registrations == reader.registrations() && !self.alarm.is_elapsed() {
+        if self.registrations == receiver.registrations() && !self.alarm.is_elapsed() {
             return Poll::Pending;
         }
-        self.registrations = reader.registrations();
+        self.registrations = receiver.registrations();
         self.look(activity, cx)
     }
 

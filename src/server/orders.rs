@@ -14,9 +14,9 @@ use tokio::time::Instant;
 use self::goodbye::Goodbye;
 use super::activity::{Activity, Parting};
 use super::alarm::Alarm;
-use super::board::{Board, Drain, Plan, Reader};
 use super::idle::{Idle, Times};
 use super::moment;
+use super::plan::{Drain, Plan, PlanChannel, PlanReceiver};
 use super::settings::Settings;
 use crate::notice::earlier;
 use crate::race::Either;
@@ -54,9 +54,9 @@ pub(super) enum Protocol {
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 pub(super) struct Orders<'a> {
-    board: &'a Board,
+    plans: &'a PlanChannel,
     activity: &'a Arc<Activity>,
-    reader: Reader,
+    receiver: PlanReceiver,
     plan: Plan,
     protocol: Protocol,
     /// In the order in which connections came.
@@ -84,15 +84,15 @@ pub(super) struct Orders<'a> {
 
 impl<'a> Orders<'a> {
     pub(super) fn new(
-        board: &'a Board,
+        plans: &'a PlanChannel,
         activity: &'a Arc<Activity>,
         number: u32,
         settings: &Settings,
     ) -> Self {
         Self {
-            board,
+            plans,
             activity,
-            reader: Reader::new(),
+            receiver: PlanReceiver::new(),
             plan: Plan::Serve,
             protocol: Protocol::Handshake,
             number,
@@ -159,7 +159,7 @@ impl<'a> Orders<'a> {
 
     #[inline]
     fn read(&mut self, cx: &mut Context<'_>) {
-        if let Some(plan) = self.reader.news(self.board, cx) {
+        if let Some(plan) = self.receiver.changed(self.plans, cx) {
             self.follow(plan);
         }
         if self.moment.is_some_and(|moment| moment <= Instant::now()) {
@@ -234,7 +234,7 @@ impl<'a> Orders<'a> {
         };
         let times = Times { first, next };
         let idle = self.idle.get_or_insert_with(|| Idle::new(times));
-        ready!(idle.poll(self.activity, &self.reader, cx));
+        ready!(idle.poll(self.activity, &self.receiver, cx));
         Poll::Ready(self.last_order())
     }
 
@@ -349,6 +349,6 @@ impl<'a> Orders<'a> {
 
 impl Drop for Orders<'_> {
     fn drop(&mut self) {
-        self.reader.leave(self.board);
+        self.receiver.leave(self.plans);
     }
 }

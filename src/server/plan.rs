@@ -40,89 +40,89 @@ pub(super) struct Drain {
 }
 
 #[derive(Debug)]
-pub(super) struct Board {
+pub(super) struct PlanChannel {
     plan: Mutex<Plan>,
-    edition: AtomicU32,
+    version: AtomicU32,
     readers: WakerSet,
 }
 
-/// One who reads the board.
+/// One who reads the plans.
 #[derive(Debug)]
-pub(super) struct Reader {
+pub(super) struct PlanReceiver {
     slot: Slot,
     waker: Option<Waker>,
-    edition: u32,
+    version: u32,
     /// How often it has been registered: changes with the waker.
     registrations: u32,
 }
 
-/// Returns what those are registered for who wait for this edition. Two in turn, so that one who has
-/// read an edition already, and waits for the next, is not woken for this one: it would find nothing
+/// Returns what those are registered for who wait for this version. Two in turn, so that one who has
+/// read a version already, and waits for the next, is not woken for this one: it would find nothing
 /// new, and not be registered any more.
-fn waiting_for(edition: u32) -> u32 {
-    1 << (edition & 1)
+fn waiting_for(version: u32) -> u32 {
+    1 << (version & 1)
 }
 
-// ===== impl Board =====
+// ===== impl PlanChannel =====
 
-impl Board {
+impl PlanChannel {
     pub(super) fn new() -> Self {
         Self {
             plan: Mutex::new(Plan::Serve),
-            edition: AtomicU32::new(0),
+            version: AtomicU32::new(0),
             readers: WakerSet::new(),
         }
     }
 
     /// Tells everybody, a batch at a time.
-    pub(super) async fn post(&self, plan: Plan) {
+    pub(super) async fn send(&self, plan: Plan) {
         *lock(&self.plan) = plan;
-        // Release: pairs with the Acquire in `edition`; who sees the number reads this plan or a
+        // Release: pairs with the Acquire in `version`; who sees the number reads this plan or a
         // later one.
-        let edition = self.edition.fetch_add(1, Ordering::Release).wrapping_add(1);
+        let version = self.version.fetch_add(1, Ordering::Release).wrapping_add(1);
         let mut cursor = 0;
-        while self.readers.wake_batch(waiting_for(edition), &mut cursor) {
+        while self.readers.wake_batch(waiting_for(version), &mut cursor) {
             let_others_run().await;
         }
     }
 
-    fn edition(&self) -> u32 {
+    fn version(&self) -> u32 {
         // Acquire: pairs with the Release in `post`.
-        self.edition.load(Ordering::Acquire)
+        self.version.load(Ordering::Acquire)
     }
 }
 
-// ===== impl Reader =====
+// ===== impl PlanReceiver =====
 
-impl Reader {
+impl PlanReceiver {
     pub(super) fn new() -> Self {
         Self {
             slot: Slot::NONE,
             waker: None,
-            edition: 0,
+            version: 0,
             registrations: 0,
         }
     }
 
     /// Returns what is new, if anything is; else sees to it that the task is woken when there is.
     #[inline]
-    pub(super) fn news(&mut self, board: &Board, cx: &Context<'_>) -> Option<Plan> {
+    pub(super) fn changed(&mut self, plans: &PlanChannel, cx: &Context<'_>) -> Option<Plan> {
         let registered = self.waker.as_ref().is_some_and(|w| w.will_wake(cx.waker()));
-        if registered && self.edition == board.edition() {
+        if registered && self.version == plans.version() {
             return None;
         }
-        self.read(board, cx)
+        self.read(plans, cx)
     }
 
     #[cold]
-    fn read(&mut self, board: &Board, cx: &Context<'_>) -> Option<Plan> {
-        let before = self.waker.as_ref().map(|_| self.edition);
+    fn read(&mut self, plans: &PlanChannel, cx: &Context<'_>) -> Option<Plan> {
+        let before = self.waker.as_ref().map(|_| self.version);
         // A wake-up has taken the waker out of its slot, so it is put there again each time.
         loop {
-            self.edition = board.edition();
-            let stale = || board.edition() != self.edition;
-            let next = waiting_for(self.edition.wrapping_add(1));
-            let readers = &board.readers;
+            self.version = plans.version();
+            let stale = || plans.version() != self.version;
+            let next = waiting_for(self.version.wrapping_add(1));
+            let readers = &plans.readers;
             let registered = readers.register(&mut self.slot, cx.waker(), next, stale);
             if registered.is_some() {
                 break;
@@ -130,7 +130,7 @@ impl Reader {
         }
         self.waker = Some(cx.waker().clone());
         self.registrations = self.registrations.wrapping_add(1);
-        (before != Some(self.edition)).then(|| *lock(&board.plan))
+        (before != Some(self.version)).then(|| *lock(&plans.plan))
     }
 
     pub(super) fn registrations(&self) -> u32 {
@@ -138,7 +138,7 @@ impl Reader {
     }
 
     /// Is read no more.
-    pub(super) fn leave(&mut self, board: &Board) {
-        board.readers.remove(self.slot.take());
+    pub(super) fn leave(&mut self, plans: &PlanChannel) {
+        plans.readers.remove(self.slot.take());
     }
 }

@@ -1,6 +1,6 @@
 //! The socket of a connection, with a second hand on it.
 //!
-//! hyper, or whoever it is upgraded to, holds the [`Wire`]; the connection keeps a [`Line`] on the
+//! hyper, or whoever it is upgraded to, holds the [`HyperIo`]; the connection keeps a [`IoHandle`] on the
 //! same socket, by which it learns whether bytes are waiting to be written, and can close it.
 
 use std::future::poll_fn;
@@ -24,13 +24,13 @@ const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const CLOSING: Duration = Duration::from_millis(100);
 
 /// What hyper reads and writes.
-pub(super) struct Wire<I> {
+pub(super) struct HyperIo<I> {
     shared: Arc<Mutex<Shared<I>>>,
     activity: Arc<Activity>,
 }
 
 /// The connection's own hand on the socket, which is closed with it.
-pub(super) struct Line<I> {
+pub(super) struct IoHandle<I> {
     shared: Arc<Mutex<Shared<I>>>,
 }
 
@@ -48,7 +48,7 @@ struct Shared<I> {
     taken: u64,
     /// Up to there they may be of an answer that is owed; none has been sent if it is less.
     owed: Option<u64>,
-    /// The wire has been dropped.
+    /// The `HyperIo` has been dropped.
     hung_up: bool,
     /// The connection, which waits for that.
     waiting: Option<Waker>,
@@ -62,10 +62,10 @@ enum Ending {
     Ended,
 }
 
-// ===== impl Line =====
+// ===== impl IoHandle =====
 
-impl<I> Line<I> {
-    pub(super) fn new(io: I, activity: Arc<Activity>, limits: Limits) -> (Self, Wire<I>) {
+impl<I> IoHandle<I> {
+    pub(super) fn new(io: I, activity: Arc<Activity>, limits: Limits) -> (Self, HyperIo<I>) {
         let shared = Arc::new(Mutex::new(Shared {
             io: Some(io),
             sniffed: [0; PREFACE.len()],
@@ -79,11 +79,11 @@ impl<I> Line<I> {
             hung_up: false,
             waiting: None,
         }));
-        let wire = Wire {
+        let hyper_io = HyperIo {
             shared: Arc::clone(&shared),
             activity,
         };
-        (Self { shared }, wire)
+        (Self { shared }, hyper_io)
     }
 
     /// Limits how much, and for how long, the client may go on sending after the end.
@@ -92,7 +92,7 @@ impl<I> Line<I> {
         shared.limits = shared.limits.min(limits);
     }
 
-    /// Waits until the wire has been dropped.
+    /// Waits until the `HyperIo` has been dropped.
     pub(super) async fn hung_up(&self) {
         poll_fn(|cx| {
             let mut waiting = Some(cx.waker().clone());
@@ -111,11 +111,11 @@ impl<I> Line<I> {
     }
 }
 
-impl<I: AsyncRead + AsyncWrite + Unpin> Line<I> {
-    /// Writes a frame between those of the wire, whole or not at all: where the socket takes no more
-    /// bytes, the wire may be in the middle of one.
+impl<I: AsyncRead + AsyncWrite + Unpin> IoHandle<I> {
+    /// Writes a frame between those of the `HyperIo`, whole or not at all: where the socket takes no more
+    /// bytes, the `HyperIo` may be in the middle of one.
     pub(super) async fn insert(&self, activity: &Arc<Activity>, frame: &[u8]) -> io::Result<()> {
-        let wire = self.wire(activity);
+        let io = self.hyper_io(activity);
         let mut written = 0;
         poll_fn(|cx| {
             while written < frame.len() {
@@ -123,7 +123,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Line<I> {
                 if written == 0 && activity.is_stalled() {
                     return Poll::Ready(Ok(()));
                 }
-                match wire.poll_writing(cx, 0, |io, cx| io.poll_write(cx, rest)) {
+                match io.poll_writing(cx, 0, |io, cx| io.poll_write(cx, rest)) {
                     Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                     Poll::Ready(Ok(count)) => written += count,
                     Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
@@ -131,31 +131,31 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Line<I> {
                     Poll::Pending => return Poll::Pending,
                 }
             }
-            wire.poll_flushing(cx)
+            io.poll_flushing(cx)
         })
         .await
     }
 
-    fn wire(&self, activity: &Arc<Activity>) -> Wire<I> {
-        Wire {
+    fn hyper_io(&self, activity: &Arc<Activity>) -> HyperIo<I> {
+        HyperIo {
             shared: Arc::clone(&self.shared),
             activity: Arc::clone(activity),
         }
     }
 
-    /// Says the end on a socket that the wire has left open, as hyper does otherwise; if `lingers`,
+    /// Says the end on a socket that the `HyperIo` has left open, as hyper does otherwise; if `lingers`,
     /// then waits for the client to have sent what it is sending.
     pub(super) async fn close(&self, activity: &Arc<Activity>, lingers: bool) {
-        let wire = self.wire(activity);
-        let said = timeout(CLOSING, poll_fn(|cx| wire.poll_end(cx))).await;
+        let io = self.hyper_io(activity);
+        let said = timeout(CLOSING, poll_fn(|cx| io.poll_end(cx))).await;
         if lingers && matches!(said, Ok(Ok(()))) {
-            poll_fn(|cx| wire.poll_lingering(cx)).await;
+            poll_fn(|cx| io.poll_lingering(cx)).await;
         }
     }
 }
 
-impl<I> Drop for Line<I> {
-    /// Closes the socket, whoever holds the wire, and wakes them to see that it is gone.
+impl<I> Drop for IoHandle<I> {
+    /// Closes the socket, whoever holds the `HyperIo`, and wakes them to see that it is gone.
     fn drop(&mut self) {
         // Dropped last, for it is foreign code.
         let (_io, wakers) = {
@@ -167,9 +167,9 @@ impl<I> Drop for Line<I> {
     }
 }
 
-// ===== impl Wire =====
+// ===== impl HyperIo =====
 
-impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
+impl<I: AsyncRead + AsyncWrite + Unpin> HyperIo<I> {
     /// Reads as much as it takes to tell HTTP/2 from anything else; it will be read again.
     pub(super) async fn begins_with_preface(&mut self) -> io::Result<bool> {
         poll_fn(|cx| self.poll_sniff(cx)).await
@@ -277,7 +277,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
     }
 }
 
-impl<I: AsyncRead + AsyncWrite + Unpin> AsyncRead for Wire<I> {
+impl<I: AsyncRead + AsyncWrite + Unpin> AsyncRead for HyperIo<I> {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -299,7 +299,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncRead for Wire<I> {
     }
 }
 
-impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<I> {
+impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for HyperIo<I> {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -336,8 +336,8 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<I> {
     }
 }
 
-impl<I> Drop for Wire<I> {
-    /// Leaves the socket to the line, which closes it in order. A tunnel ends with who held it.
+impl<I> Drop for HyperIo<I> {
+    /// Leaves the socket to the `IoHandle`, which closes it in order. A tunnel ends with who held it.
     fn drop(&mut self) {
         // Dropped last, for it is foreign code.
         let (_tunnel, waiting) = {

@@ -337,7 +337,7 @@ async fn one_in_whose_last_fifth_a_request_came_is_warned_of_once() {
         assert!(warning.contains(&fields), "{warning}");
         assert!(warning.contains("set a longer `lame_duck`"), "{warning}");
         let line = format!(
-            "  late requests 2 in the lame duck, the last {:.3?} into it, which was too short",
+            "  late requests 2 in the lame duck, the last {:.3?} into it: the lame duck was too short",
             ms(last)
         );
         assert!(report.to_string().lines().any(|l| l == line), "{report}");

@@ -129,8 +129,8 @@ where
 
 // ===== wake-ups =====
 
-/// `Board::post` publishes the new edition, and wakes batch after batch. A connection that is polled
-/// in between registers, knowing the edition; its batch then takes its waker, and it never registers
+/// `PlanChannel::send` publishes the new version, and wakes batch after batch. A connection that is polled
+/// in between registers, knowing the version; its batch then takes its waker, and it never registers
 /// again: it misses all later plans.
 #[tokio::test(start_paused = true)]
 async fn a_connection_that_is_polled_while_a_plan_is_told_hears_of_the_next_one() {

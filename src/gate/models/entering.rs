@@ -579,7 +579,7 @@ fn who_was_cut_is_known_once_drained() {
 
 /// Two that find the gate empty at the same time tell it once.
 ///
-/// Seeded: `tell_empty` that does not ask again what is untold.
+/// Seeded: `tell_empty` that does not ask again what is still to be published.
 #[test]
 fn idle_is_told_once() {
     check(|| {
