@@ -37,7 +37,11 @@ use crate::support::ledger::{
     first_events, random, random_millis,
 };
 
-const ROUNDS: usize = 20;
+/// How many shutdowns are played, at random moments. `LEDGER_ROUNDS` has more of them.
+fn rounds() -> usize {
+    std::env::var("LEDGER_ROUNDS").map_or(6, |rounds| rounds.parse().unwrap())
+}
+
 const LAME_DUCK: Duration = Duration::from_millis(300);
 /// How long an idle connection may still bring a request when draining has begun.
 const IDLE: Duration = Duration::from_millis(200);
@@ -158,7 +162,7 @@ async fn a_busy_http_2_connection_that_has_ten_milliseconds_loses_nothing() {
 async fn figures_of_axum_serve_with_and_without_us() {
     for kind in [Kind::PlainAxum, Kind::Axum] {
         let mut total = Entries::default();
-        for _ in 0..ROUNDS {
+        for _ in 0..rounds() {
             let round = play_once(kind, Service::config(), &invite_those_who_do_not_rest);
             let (entries, _) = timeout(PATIENCE, round).await.unwrap();
             total += entries;
@@ -239,7 +243,7 @@ async fn play(config: ShutdownConfig, invite: impl Fn(&mut Clients)) -> Entries 
     println!("{total}");
     assert!(total.answered > 0, "too tame: {total}");
     let sent_away = total.refused + total.turned_away;
-    assert!(sent_away >= ROUNDS as u64, "not until the end: {total}");
+    assert!(sent_away >= rounds() as u64, "not until the end: {total}");
     total
 }
 
@@ -250,7 +254,7 @@ async fn tally(
     judge: fn(&Entries, &Books),
 ) -> Entries {
     let mut total = Entries::default();
-    for _ in 0..ROUNDS {
+    for _ in 0..rounds() {
         let round = timeout(PATIENCE, play_once(Kind::Ours, config.clone(), &invite));
         let (entries, books) = round.await.expect("it should not take this long");
         judge(&entries, &books);

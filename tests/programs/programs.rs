@@ -179,7 +179,7 @@ mod own_server {
     use super::*;
     use crate::support::ledger::{Service, random_millis};
 
-    const ROUNDS: usize = 20;
+    const ROUNDS: usize = 8;
     const LAME_DUCK: Duration = Duration::from_millis(300);
     /// Each that wrk sends is for another of these.
     const WRK_REQUESTS: &str = r#"
