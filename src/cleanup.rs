@@ -51,15 +51,11 @@ pub(crate) struct Cleanup<'a, C> {
 }
 
 impl<'a, C: Future<Output = ()>> Cleanup<'a, C> {
-    /// `shutdown` is the one whose end this is, and `notice` what the jobs are handed.
-    pub(crate) fn new(
-        shutdown: &Arc<Shutdown>,
-        notice: ShutdownNotice,
-        cut: Pin<&'a mut C>,
-    ) -> Self {
+    /// The jobs are handed `notice`, whose limits allow for the same time as `thaw`.
+    pub(crate) fn new(thaw: Thaw, notice: ShutdownNotice, cut: Pin<&'a mut C>) -> Self {
         Self {
             notice,
-            thaw: Thaw::new(shutdown),
+            thaw,
             cut,
             gone_by: None,
         }
@@ -113,6 +109,11 @@ impl<'a, C: Future<Output = ()>> Cleanup<'a, C> {
             self.notice = self.notice.clone().later_by(frozen);
         }
         self.notice.clone()
+    }
+
+    /// Returns for what time the limits of the last [`notice`](Self::notice) allow.
+    pub(crate) fn thaw(&self) -> Thaw {
+        self.thaw.clone()
     }
 
     async fn is_cut(&mut self) -> bool {
@@ -177,11 +178,17 @@ pub(crate) struct Thaw {
 }
 
 impl Thaw {
+    /// Made before the limits are, so that no time is lost in between.
     pub(crate) fn new(shutdown: &Arc<Shutdown>) -> Self {
         Self {
             shutdown: Arc::clone(shutdown),
             frozen: shutdown.frozen(),
         }
+    }
+
+    /// Returns how long the process had not run, for which the limits have to allow.
+    pub(crate) fn frozen(&self) -> Duration {
+        self.frozen
     }
 
     /// Returns how long the process did not run since the last call, if it did not.

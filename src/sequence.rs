@@ -14,7 +14,7 @@ use tokio::task::yield_now;
 use tokio::time::{Instant, sleep};
 
 use crate::arrivals::Arrivals;
-use crate::cleanup::Cleanup;
+use crate::cleanup::{Cleanup, Thaw};
 use crate::core::Core;
 use crate::gate::interest;
 use crate::hooks;
@@ -71,17 +71,18 @@ pub(crate) async fn shut_down(
 
     // Stopping: the servers have ended or are dropped; the application cleans up.
     core.advance(LifecycleState::Stopping);
-    let notice = account.begin_cleanup(core, shutdown);
+    let thaw = Thaw::new(shutdown);
+    let notice = account.begin_cleanup(core, shutdown, thaw.frozen());
     let cut = pin!(reached(core, event::CUT_CLEANUP));
     let for_saves = core.time_for_saves();
-    let mut cleanup = Cleanup::new(shutdown, notice.earlier_by(for_saves), cut);
+    let mut cleanup = Cleanup::new(thaw, notice.earlier_by(for_saves), cut);
     let stops = core.services.len().min(1);
     hooks::run(core, |core| &core.hooks, &mut cleanup, stops).await;
     stop_services(core, &mut cleanup).await;
 
     // Last of all the state is saved: what may change it has ended.
     let notice = cleanup.notice().later_by(for_saves);
-    save_state(core, shutdown, notice.clone()).await;
+    save_state(core, cleanup.thaw(), notice.clone()).await;
     // Whoever looked on until now is let go.
     admin::close(core, &notice).await;
     close_connections(core, &notice).await;
@@ -99,9 +100,10 @@ pub(crate) async fn roll_back(core: &Arc<Core>, shutdown: &Arc<Shutdown>) -> Shu
     account.drain(core, shutdown).await;
     account.stop_workers(core, shutdown).await;
 
-    let notice = account.begin_cleanup(core, shutdown);
+    let thaw = Thaw::new(shutdown);
+    let notice = account.begin_cleanup(core, shutdown, thaw.frozen());
     let cut = pin!(reached(core, event::CUT_CLEANUP));
-    let mut cleanup = Cleanup::new(shutdown, notice, cut);
+    let mut cleanup = Cleanup::new(thaw, notice, cut);
     stop_services(core, &mut cleanup).await;
     admin::close(core, &cleanup.notice()).await;
     account.close_phase(LifecycleState::Starting);
@@ -122,11 +124,11 @@ where
 
 /// Saves the state, last of all, in the time that is kept for it. A force that cut the rest of the
 /// clean-up does not cut it.
-async fn save_state(core: &Arc<Core>, shutdown: &Arc<Shutdown>, notice: ShutdownNotice) {
+async fn save_state(core: &Arc<Core>, thaw: Thaw, notice: ShutdownNotice) {
     if core.saves.len() > 0 {
         core.milestones().reach(event::SAVING);
         let cut = pin!(reached(core, event::CUT_SAVES));
-        let mut cleanup = Cleanup::new(shutdown, notice, cut);
+        let mut cleanup = Cleanup::new(thaw, notice, cut);
         hooks::run(core, |core| &core.saves, &mut cleanup, 0).await;
     }
 }
@@ -427,21 +429,19 @@ impl Account {
     /// early force has left of the drain; a later force cuts it instead.
     ///
     /// Time in which the process did not run is not taken from the reserve.
-    fn begin_cleanup(&self, core: &Core, shutdown: &Shutdown) -> ShutdownNotice {
+    fn begin_cleanup(&self, core: &Core, shutdown: &Shutdown, frozen: Duration) -> ShutdownNotice {
         core.tasks.cut(&[Role::Task, Role::Worker]);
         // Published before looking for a force: see `Core::cut`.
         core.milestones().reach(event::CLEANUP);
         let notice = shutdown.notice.clone();
         let reserve = core.config.reserve();
         let missing = missing(notice.final_deadline(), notice.now(), reserve);
-        let frozen = shutdown.frozen().min(missing);
-        let notice = notice.later_by(frozen);
+        let notice = notice.later_by(frozen.min(missing));
         if !core.milestones().has(event::FORCED) {
             return notice;
         }
-        let now = (notice.now(), shutdown.frozen());
-        let (cut_at, frozen_before) = self.cut_at.unwrap_or(now);
-        let frozen = now.1.saturating_sub(frozen_before);
+        let (cut_at, frozen_before) = self.cut_at.unwrap_or((notice.now(), frozen));
+        let frozen = frozen.saturating_sub(frozen_before);
         notice.ending_by(cut_at.checked_add(reserve.saturating_add(frozen)))
     }
 

@@ -46,7 +46,8 @@ pub(crate) async fn stop(
         // Some may be left that could not be cut.
         Some(_) => &[Role::Worker],
     };
-    let deadline = deadline(core, shutdown, forced_at);
+    let thaw = Thaw::new(shutdown);
+    let deadline = deadline(core, shutdown, thaw.frozen(), forced_at);
     let over = pin!(race(
         ended(core, roles),
         race(
@@ -54,7 +55,7 @@ pub(crate) async fn stop(
             tell_progress(core, &shutdown.notice)
         )
     ));
-    let over = Thaw::new(shutdown).until(deadline, over).await;
+    let over = thaw.until(deadline, over).await;
     let over_at = Instant::now();
     if !matches!(over, Some(Either::Left(()))) {
         cut(core, roles, over_at + unwinding(core)).await;
@@ -67,10 +68,11 @@ pub(crate) async fn stop(
 fn deadline(
     core: &Core,
     shutdown: &Shutdown,
+    frozen: Duration,
     forced_at: Option<(Instant, Duration)>,
 ) -> Option<Instant> {
     let reserve = core.config.reserve_for_workers();
-    let (notice, frozen) = (&shutdown.notice, shutdown.frozen());
+    let notice = &shutdown.notice;
     let end = notice.worker_deadline();
     let missing = missing(end, notice.now(), reserve);
     let end = end.and_then(|end| end.checked_add(frozen.min(missing)));
