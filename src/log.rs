@@ -36,7 +36,8 @@ macro_rules! tell {
     ($level:ident, $($event:tt)+) => {
         if $crate::log::is_wanted($crate::log::level::$level) {
             const TARGET: &str = $crate::log::target(module_path!());
-            $crate::log::say(move || ::tracing::$level!(target: TARGET, $($event)+));
+            // Not by the macro of the level: the lowest tracing does not take each field after a target.
+            $crate::log::say(move || ::tracing::event!(target: TARGET, $crate::log::level::$level, $($event)+));
         }
     };
 }
@@ -45,7 +46,7 @@ macro_rules! tell {
 macro_rules! tell_here {
     ($level:ident, $($event:tt)+) => {{
         const TARGET: &str = $crate::log::target(module_path!());
-        $crate::panic::contained(|| ::tracing::$level!(target: TARGET, $($event)+));
+        $crate::panic::contained(|| ::tracing::event!(target: TARGET, $crate::log::level::$level, $($event)+));
     }};
 }
 
