@@ -456,9 +456,10 @@ impl<W: ShardRef> Drop for Held<W> {
     }
 }
 
-/// Lets one go that was not taken, so that what it counts is not finished. `extern "C"`, for what could panic in it is contained. It is generic and
-/// not `inline(never)`, or else this crate's own copy would be called: of that the compiler of another crate
-/// must think that it keeps the pointer, and moves the whole future once more for it.
+/// Drops an entry that was not taken: what it counts has not finished. `extern "C"`, for what could panic in
+/// it is contained. It is generic and not `inline(never)`, or else this crate's own copy would be called: of
+/// that the compiler of another crate must think that it keeps the pointer, and moves the whole future once
+/// more for it.
 #[cold]
 extern "C" fn drop_untaken<W: ShardRef>(entry: &mut Entry<W>) {
     entry.note_unfinished();

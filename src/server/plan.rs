@@ -87,7 +87,7 @@ impl PlanChannel {
     }
 
     fn version(&self) -> u32 {
-        // Acquire: pairs with the Release in `post`.
+        // Acquire: pairs with the Release in `send`.
         self.version.load(Ordering::Acquire)
     }
 }
@@ -137,7 +137,7 @@ impl PlanReceiver {
         self.registrations
     }
 
-    /// Is read no more.
+    /// Stops receiving.
     pub(super) fn leave(&mut self, plans: &PlanChannel) {
         plans.readers.remove(self.slot.take());
     }

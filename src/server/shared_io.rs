@@ -1,6 +1,6 @@
-//! The socket of a connection, with a second hand on it.
+//! The socket of a connection, which hyper and the connection share.
 //!
-//! hyper, or whoever it is upgraded to, holds the [`HyperIo`]; the connection keeps a [`IoHandle`] on the
+//! hyper, or whoever it is upgraded to, holds the [`HyperIo`]; the connection keeps an [`IoHandle`] on the
 //! same socket, by which it learns whether bytes are waiting to be written, and can close it.
 
 use std::future::poll_fn;
@@ -29,7 +29,7 @@ pub(super) struct HyperIo<I> {
     activity: Arc<Activity>,
 }
 
-/// The connection's own hand on the socket, which is closed with it.
+/// The connection's own handle on the socket, which is closed with it.
 pub(super) struct IoHandle<I> {
     shared: Arc<Mutex<Shared<I>>>,
 }
@@ -46,7 +46,8 @@ struct Shared<I> {
     limits: Limits,
     /// How many bytes the socket has taken.
     taken: u64,
-    /// Up to there they may be of an answer that is owed; none has been sent if it is less.
+    /// Before this position are bytes of answers that are owed, of which the socket has not taken all;
+    /// `None` if it has.
     owed: Option<u64>,
     /// The `HyperIo` has been dropped.
     hung_up: bool,

@@ -1,7 +1,7 @@
 //! Many connections, and many servers: what takes a minute, or both cores.
 //!
-//! Apart from `it`, since it would disturb tests that run beside it, and looks at the whole process: its
-//! descriptors, threads and memory.
+//! These tests are apart from `it`: they would disturb those beside them, and they look at the whole
+//! process, its descriptors, threads and memory.
 #![cfg(feature = "server")]
 #![allow(clippy::unwrap_used)]
 
