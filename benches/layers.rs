@@ -16,7 +16,8 @@ use bytes::Bytes;
 use criterion::{Criterion, criterion_group, criterion_main};
 use http_body_util::Full;
 use tower::Layer;
-use tower_lifecycle::{HealthLayer, HealthService, ShutdownController};
+use tower_lifecycle::health::HealthLayer;
+use tower_lifecycle::{HealthService, ShutdownController};
 
 use common::peers::{self, Peer};
 use common::request::{self, Served};

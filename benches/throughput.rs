@@ -25,7 +25,8 @@ use axum::routing::get;
 use tokio::net::TcpListener;
 use tower::ServiceBuilder;
 use tower_http::metrics::InFlightRequestsLayer;
-use tower_lifecycle::{DrainLayer, RequestTrackingLayer, ResponseBody, ShutdownController};
+use tower_lifecycle::layers::ResponseBody;
+use tower_lifecycle::{DrainLayer, RequestTrackingLayer, ShutdownController};
 
 mod common;
 #[path = "common/cpu.rs"]

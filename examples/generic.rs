@@ -19,9 +19,8 @@ use tokio::sync::mpsc::{self, Receiver, Sender, UnboundedSender};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tower::{BoxError, Service, ServiceBuilder, ServiceExt, service_fn};
-use tower_lifecycle::{
-    DrainLayer, InFlightGuard, ShutdownController, ShutdownReason, ShuttingDown,
-};
+use tower_lifecycle::error::ShuttingDown;
+use tower_lifecycle::{DrainLayer, InFlightGuard, ShutdownController, ShutdownReason};
 
 type Job = u32;
 

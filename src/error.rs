@@ -8,7 +8,8 @@ use std::fmt;
 /// # Examples
 ///
 /// ```
-/// use tower_lifecycle::{BoxError, ShutdownController, ShuttingDown};
+/// use tower_lifecycle::error::ShuttingDown;
+/// use tower_lifecycle::{BoxError, ShutdownController};
 ///
 /// fn take_job(ctl: &ShutdownController) -> Result<(), BoxError> {
 ///     let _job = ctl.try_admit()?;
@@ -58,7 +59,8 @@ pub struct ShuttingDown {
 /// ```
 /// use std::future::pending;
 /// use tower::{BoxError, Service, ServiceBuilder, ServiceExt, service_fn};
-/// use tower_lifecycle::{DrainLayer, Forced, ShutdownController};
+/// use tower_lifecycle::error::Forced;
+/// use tower_lifecycle::{DrainLayer, ShutdownController};
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() {
 /// let ctl = ShutdownController::new();

@@ -52,12 +52,12 @@
 //! - [`Startup`] starts services one after another, and stops them again when one of them fails.
 //! - [`ShutdownController::spawn`] is for background tasks, [`ShutdownController::spawn_worker`] for
 //!   those that requests feed, [`ShutdownController::spawn_admin`] for a server that ends last. A
-//!   [`TaskPolicy`] says what the end of one means.
+//!   [`TaskPolicy`](controller::TaskPolicy) says what the end of one means.
 //! - [`ShutdownController::pause`] is for maintenance, [`ShutdownController::metrics`] for figures.
 //! - [`Hook`]s clean up, in phases, each in a task of its own and with its own limit.
 //! - `HealthService` answers readiness and liveness probes; `HealthLayer` does so in front of a
 //!   service that has no router.
-//! - [`Readiness`] tells whether to send traffic at each change, for gRPC's health protocol or a
+//! - [`Readiness`](controller::Readiness) tells whether to send traffic at each change, for gRPC's health protocol or a
 //!   registry.
 //! - `StateStore` keeps state over a restart, `FileStore` in files.
 //! - [`ShutdownNotice`] is what everybody is told at the trigger, [`ShutdownReport`] what happened.
@@ -124,157 +124,52 @@
 #![warn(missing_docs, missing_debug_implementations, unreachable_pub)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
-mod arrivals;
-#[cfg(any(feature = "server", feature = "axum"))]
-mod backlog;
-mod body;
-mod cleanup;
-mod cold_box;
-mod config;
-#[cfg(feature = "server")]
-mod connections;
-mod controller;
-mod core;
-mod drain;
-#[cfg(feature = "axum")]
-mod drain_listener;
-mod driver;
-mod ending;
-mod error;
-mod exit;
-mod facts;
-mod gate;
-mod grpc;
-mod guard;
+pub mod config;
+pub mod controller;
+pub mod error;
 #[cfg(feature = "health")]
-mod health;
-mod hooks;
-mod into_result;
-mod layer_shard;
-mod linger;
+pub mod health;
+mod in_flight;
+pub mod layers;
 mod log;
-mod long_lived;
-mod maintenance;
-mod metrics;
-mod milestones;
-mod mode;
-mod notice;
-mod outcome;
 mod panic;
-#[cfg(feature = "persist")]
-mod persist;
-mod pulse;
-mod race;
-mod readiness;
-mod reject;
-mod rejection;
-mod report;
-mod run;
-mod sequence;
-#[cfg(feature = "server")]
-mod server;
-mod servers;
-mod services;
+#[cfg(any(feature = "server", feature = "axum"))]
+pub mod server;
 mod shutdown;
 #[cfg(feature = "signal")]
-mod signal;
-mod startup;
+pub mod signal;
+pub mod startup;
 mod state;
 #[cfg(feature = "persist")]
-mod store;
+pub mod store;
 mod sync;
-mod tasks;
-mod thread_index;
-mod tracking;
-#[cfg(all(unix, any(feature = "server", feature = "axum")))]
-mod unix_socket;
-mod upgrade;
-mod wait;
-mod wakers;
-#[cfg(feature = "server")]
-mod watch;
 
-pub use body::{ResponseBody, TrackedBody};
-pub use config::{ConfigError, ShutdownConfig};
-pub use controller::ShutdownController;
-pub use drain::{Drain, DrainLayer};
-#[cfg(feature = "axum")]
-pub use drain_listener::{DrainIo, DrainListener, DrainSignal};
-pub use error::{BoxError, Forced, ShuttingDown};
-pub use guard::{GuardWait, InFlightGuard};
+pub use config::ShutdownConfig;
+pub use controller::{ShutdownController, Task};
+pub use error::BoxError;
 #[cfg(feature = "health")]
-pub use health::{Health, HealthBody, HealthLayer, HealthService};
-pub use hooks::{Hook, HookError};
-pub use into_result::IntoResult;
-pub use long_lived::LongLived;
-pub use maintenance::ResumeError;
-pub use metrics::Metrics;
-pub use mode::{AnyService, Http};
-pub use notice::ShutdownNotice;
-pub use outcome::{HookReport, Outcome, SaveReport, ServiceReport, TaskReport};
-pub use readiness::Readiness;
-pub use rejection::Rejection;
-pub use report::{PhaseReport, ShutdownReport};
-pub use run::Run;
+pub use health::HealthService;
+pub use in_flight::InFlightGuard;
+pub use layers::{DrainLayer, LongLived, RequestTrackingLayer, UpgradeGuard};
+#[cfg(feature = "axum")]
+pub use server::DrainListener;
 #[cfg(feature = "server")]
-pub use server::{
-    App, Handshake, HandshakeWith, Listener, NoHandshake, Serve, Serving, StreamExecutor, serve,
-};
-#[cfg(feature = "signal")]
-pub use signal::{SignalError, Signals};
-pub use startup::{Start, Starting, Startup, StartupCause, StartupError, Step, Steps, step};
+pub use server::serve;
+pub use shutdown::{Hook, ShutdownNotice, ShutdownReport};
+pub use startup::Startup;
 pub use state::{LifecycleState, ShutdownReason};
-#[cfg(feature = "persist")]
-pub use store::{FileStore, MemoryStore, StateStore, StoreError};
-pub use tasks::{Task, TaskPolicy};
-pub use tracking::{RequestTracking, RequestTrackingLayer};
-#[cfg(all(unix, any(feature = "server", feature = "axum")))]
-pub use unix_socket::UnixSocket;
-pub use upgrade::UpgradeGuard;
-pub use wait::Wait;
-#[cfg(feature = "server")]
-pub use watch::{GracefulConnection, Watch, WatchError, WatchHandshake};
 
-/// The response futures of the services.
-///
-/// They are here to be named, where a service of your own wraps one of ours.
-///
-/// # Examples
-///
-/// ```
-/// use std::convert::Infallible;
-/// use std::task::{Context, Poll};
-/// use tower::{Layer, Service, ServiceExt, service_fn};
-/// use tower_lifecycle::future::AnyDrainFuture;
-/// use tower_lifecycle::{AnyService, BoxError, Drain, DrainLayer, ShutdownController};
-///
-/// struct Jobs<S>(Drain<S, AnyService>);
-///
-/// impl<S: Service<u32, Error: Into<BoxError>>> Service<u32> for Jobs<S> {
-///     type Response = S::Response;
-///     type Error = BoxError;
-///     type Future = AnyDrainFuture<S::Future>; // no box
-///
-///     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-///         self.0.poll_ready(cx)
-///     }
-///
-///     fn call(&mut self, job: u32) -> Self::Future {
-///         self.0.call(job)
-///     }
-/// }
-///
-/// # #[tokio::main(flavor = "current_thread")] async fn main() {
-/// let layer = DrainLayer::new(ShutdownController::new()).reject_with_error();
-/// let double = service_fn(|n: u32| async move { Ok::<_, Infallible>(2 * n) });
-/// assert_eq!(Jobs(layer.layer(double)).oneshot(21).await.unwrap(), 42);
-/// # }
-/// ```
+/// What happened, in the parts of a [`ShutdownReport`].
+pub mod report {
+    pub use crate::shutdown::{
+        HookReport, Outcome, PhaseReport, SaveReport, ServiceReport, TaskReport,
+    };
+}
+
+/// The futures that the controller and the guards give, to be named where a type of your own holds one.
 pub mod future {
-    pub use crate::drain::{AnyResponseFuture as AnyDrainFuture, ResponseFuture as DrainFuture};
-    #[cfg(feature = "health")]
-    pub use crate::health::{HealthFuture, ResponseFuture as HealthServiceFuture};
-    pub use crate::tracking::ResponseFuture as RequestTrackingFuture;
+    pub use crate::in_flight::GuardWait;
+    pub use crate::shutdown::{IntoResult, Wait};
 }
 
 #[cfg(all(

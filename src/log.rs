@@ -84,17 +84,14 @@ thread_local! {
 /// Returns the target of what a module logs. There are few of them, and they stay when a module is moved.
 pub(crate) const fn target(module: &str) -> &'static str {
     const TARGETS: &[(&str, &str)] = &[
-        ("body", "tower_lifecycle::layer"),
-        ("drain", "tower_lifecycle::layer"),
-        ("drain_listener", "tower_lifecycle::server"),
-        ("long_lived", "tower_lifecycle::layer"),
+        ("controller::supervised", "tower_lifecycle::tasks"),
+        ("layers", "tower_lifecycle::layer"),
         ("server", "tower_lifecycle::server"),
-        ("services", "tower_lifecycle::startup"),
+        ("shutdown::sequence::admin", "tower_lifecycle::tasks"),
+        ("shutdown::sequence::workers", "tower_lifecycle::tasks"),
+        ("shutdown::services", "tower_lifecycle::startup"),
         ("signal", "tower_lifecycle::signal"),
         ("startup", "tower_lifecycle::startup"),
-        ("tasks", "tower_lifecycle::tasks"),
-        ("unix_socket", "tower_lifecycle::server"),
-        ("watch", "tower_lifecycle::server"),
     ];
     let mut n = 0;
     while n < TARGETS.len() {
@@ -251,20 +248,25 @@ mod tests {
 
     #[test]
     fn a_module_logs_with_the_target_of_its_part() {
-        assert_eq!(
-            target("tower_lifecycle::server::accept"),
-            "tower_lifecycle::server"
-        );
-        assert_eq!(target("tower_lifecycle::drain"), "tower_lifecycle::layer");
-        assert_eq!(
-            target("tower_lifecycle::drain_listener"),
-            "tower_lifecycle::server"
-        );
-        assert_eq!(
-            target("tower_lifecycle::servers"),
-            "tower_lifecycle::shutdown"
-        );
-        assert_eq!(target("tower_lifecycle"), "tower_lifecycle::shutdown");
+        for (module, part) in [
+            ("tower_lifecycle::server::accept", "tower_lifecycle::server"),
+            ("tower_lifecycle::layers::drain", "tower_lifecycle::layer"),
+            (
+                "tower_lifecycle::shutdown::services",
+                "tower_lifecycle::startup",
+            ),
+            (
+                "tower_lifecycle::shutdown::servers",
+                "tower_lifecycle::shutdown",
+            ),
+            (
+                "tower_lifecycle::controller::supervised",
+                "tower_lifecycle::tasks",
+            ),
+            ("tower_lifecycle", "tower_lifecycle::shutdown"),
+        ] {
+            assert_eq!(target(module), part, "{module}");
+        }
     }
 
     #[test]

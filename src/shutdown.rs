@@ -1,68 +1,56 @@
-//! One shutdown, from its trigger on: to its end, or until it is called off.
+//! What a shutdown is, and how it goes.
+//!
+//! [`Core`] is what the handle, the waits and the sequence share: it holds the gate and the registries of
+//! hooks, services, tasks and servers, which do not know it. [`sequence`] is the way from the trigger to the
+//! report, [`driver`] runs it. [`Wait`] is the future of everything that can be waited for.
 
-use std::time::Duration;
+mod attempt;
+mod cleanup;
+mod core;
+pub(crate) mod driver;
+mod exit;
+mod hooks;
+mod into_result;
+#[cfg(feature = "signal")]
+mod listening;
+mod notice;
+mod outcome;
+mod pulse;
+mod race;
+mod readiness;
+mod report;
+mod sequence;
+mod servers;
+mod services;
+mod startup_failure;
+mod tasks;
+mod wait;
 
-use tokio::sync::watch;
+pub use self::hooks::{Hook, HookError};
+pub use self::into_result::IntoResult;
+pub use self::notice::ShutdownNotice;
+pub use self::outcome::{HookReport, Outcome, SaveReport, ServiceReport, TaskReport};
+pub use self::report::{PhaseReport, ShutdownReport};
+pub use self::startup_failure::StartupCause;
+pub use self::tasks::TaskPolicy;
+pub use self::wait::Wait;
 
-use crate::notice::ShutdownNotice;
-use crate::pulse::Pulse;
-use crate::sync::OnceLock;
-
-/// One shutdown, or the rollback of a start-up that failed.
-#[derive(Debug)]
-pub(crate) struct Shutdown {
-    pub(crate) notice: ShutdownNotice,
-    pub(crate) in_flight_at_trigger: u64,
-    pulse: Pulse,
-    /// Of the report.
-    exit_code: OnceLock<u8>,
-    /// Of its own, and not a milestone: who slept through a `resume` and the next trigger still
-    /// learns that this one is over.
-    called_off: watch::Sender<bool>,
-}
-
-impl Shutdown {
-    pub(crate) fn new(notice: ShutdownNotice, in_flight_at_trigger: u64) -> Self {
-        Self {
-            pulse: Pulse::start(|| notice.now()),
-            notice,
-            in_flight_at_trigger,
-            exit_code: OnceLock::new(),
-            called_off: watch::Sender::new(false),
-        }
-    }
-
-    /// Gives up looking for time in which the process does not run: nobody calls
-    /// [`frozen`](Self::frozen) often enough.
-    pub(crate) fn stop_pulse(&self) {
-        self.pulse.stop();
-    }
-
-    /// Returns how long the process did not run since the trigger, in all. To be called every 10 ms.
-    pub(crate) fn frozen(&self) -> Duration {
-        self.pulse.beat(|| self.notice.now())
-    }
-
-    pub(crate) fn note_exit_code(&self, code: u8) {
-        // There is one report.
-        let _ = self.exit_code.set(code);
-    }
-
-    pub(crate) fn exit_code(&self) -> Option<u8> {
-        self.exit_code.get().copied()
-    }
-
-    pub(crate) fn call_off(&self) {
-        self.called_off.send_replace(true);
-    }
-
-    pub(crate) fn is_called_off(&self) -> bool {
-        *self.called_off.borrow()
-    }
-
-    /// Resolves once it is called off.
-    pub(crate) async fn called_off(&self) {
-        // The sender is not dropped before this borrow ends, so there is no error to come.
-        let _ = self.called_off.subscribe().wait_for(|off| *off).await;
-    }
-}
+#[cfg(feature = "signal")]
+pub(crate) use self::attempt::Shutdown;
+pub(crate) use self::cleanup::{BoxFuture, Job};
+pub(crate) use self::core::{Core, ENDED};
+#[cfg(feature = "signal")]
+pub(crate) use self::listening::Start;
+#[cfg(feature = "server")]
+pub(crate) use self::notice::earlier;
+#[cfg(feature = "server")]
+pub(crate) use self::race::let_others_run;
+#[cfg(feature = "axum")]
+pub(crate) use self::race::until;
+pub(crate) use self::race::{Either, race};
+pub(crate) use self::servers::ServerError;
+#[cfg(feature = "health")]
+pub(crate) use self::services::ServiceHealth;
+pub(crate) use self::services::Stop;
+pub(crate) use self::startup_failure::StartupFailure;
+pub(crate) use self::tasks::{Policies, Role};

@@ -79,7 +79,7 @@ pub enum ShutdownReason {
     /// The server ended by itself.
     ServerExited,
     /// A task or a service ended by itself that was to run to the end: see
-    /// [`TaskPolicy`](crate::TaskPolicy).
+    /// [`TaskPolicy`](crate::controller::TaskPolicy).
     TaskEnded,
     /// The shutdown did not come to its end: the runtime that drove it ended before, or was still
     /// blocked when the final deadline had passed.

@@ -20,11 +20,9 @@ use http_body::{Body, Frame};
 use http_body_util::{Empty, Full};
 use tower::util::{BoxCloneService, Oneshot};
 use tower::{Layer, Service, service_fn};
-use tower_lifecycle::future::{AnyDrainFuture, DrainFuture, RequestTrackingFuture};
-use tower_lifecycle::{
-    AnyService, DrainLayer, Http, LongLived, RequestTrackingLayer, ResponseBody,
-    ShutdownController, TrackedBody,
-};
+use tower_lifecycle::layers::{AnyDrainFuture, DrainFuture, RequestTrackingFuture};
+use tower_lifecycle::layers::{AnyService, Http, ResponseBody, TrackedBody};
+use tower_lifecycle::{DrainLayer, LongLived, RequestTrackingLayer, ShutdownController};
 
 // ===== allocations =====
 

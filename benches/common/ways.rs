@@ -13,7 +13,8 @@ use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::Layer;
-use tower_lifecycle::{DrainLayer, ResponseBody, ShutdownController};
+use tower_lifecycle::layers::ResponseBody;
+use tower_lifecycle::{DrainLayer, ShutdownController};
 
 use crate::common::by_hand::{self, TokenBody};
 use crate::common::request::Served;

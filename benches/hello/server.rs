@@ -93,7 +93,7 @@ impl serve::Listener for Pipe {
     }
 }
 
-impl tower_lifecycle::Listener for Pipe {
+impl tower_lifecycle::server::Listener for Pipe {
     type Io = DuplexStream;
     type Addr = ();
 

@@ -8,7 +8,8 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::routing::get;
 use tokio::sync::Mutex;
-use tower_lifecycle::{BoxError, FileStore, StateStore};
+use tower_lifecycle::BoxError;
+use tower_lifecycle::store::{FileStore, StateStore};
 
 /// The key of its state.
 const KV: &str = "kv";

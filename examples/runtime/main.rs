@@ -29,9 +29,10 @@ use axum::Router;
 use axum::response::Json;
 use axum::routing::{get, post};
 use tokio::net::TcpListener;
+use tower_lifecycle::startup::{StartupError, step};
+use tower_lifecycle::store::FileStore;
 use tower_lifecycle::{
-    BoxError, DrainLayer, FileStore, HealthService, ShutdownController, ShutdownReport, Startup,
-    StartupError, step,
+    BoxError, DrainLayer, HealthService, ShutdownController, ShutdownReport, Startup,
 };
 
 use self::echo::Echo;

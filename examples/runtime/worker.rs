@@ -11,7 +11,9 @@ use axum::http::StatusCode;
 use axum::routing::{get, post};
 use tokio::sync::Notify;
 use tokio::time::sleep;
-use tower_lifecycle::{BoxError, FileStore, ShutdownController, StateStore, Wait};
+use tower_lifecycle::future::Wait;
+use tower_lifecycle::store::{FileStore, StateStore};
+use tower_lifecycle::{BoxError, ShutdownController};
 
 /// The key of its state.
 pub const QUEUE: &str = "queue";

@@ -15,9 +15,9 @@ use http_body_util::{BodyExt, Full};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, duplex, split};
 use tokio::time::{Instant, sleep, timeout};
 use tower::{Layer, service_fn};
-use tower_lifecycle::{
-    DrainLayer, HealthLayer, Listener, ShutdownConfig, ShutdownController, ShutdownReason, serve,
-};
+use tower_lifecycle::health::HealthLayer;
+use tower_lifecycle::server::Listener;
+use tower_lifecycle::{DrainLayer, ShutdownConfig, ShutdownController, ShutdownReason, serve};
 
 use crate::on_paused_clock;
 

@@ -10,7 +10,8 @@ use http_body::Body;
 use http_body_util::{BodyExt, Full};
 use serde_json::Value;
 use tower::{Layer, ServiceExt, service_fn};
-use tower_lifecycle::{HealthLayer, HealthService, ShutdownConfig};
+use tower_lifecycle::health::HealthLayer;
+use tower_lifecycle::{HealthService, ShutdownConfig};
 
 use crate::http_input::{AnyRequest, header_map};
 use crate::on_paused_clock;

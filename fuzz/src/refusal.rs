@@ -15,7 +15,8 @@ use http::{Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::{BodyExt, Full};
 use tower::{Layer, ServiceExt, service_fn};
-use tower_lifecycle::{DrainLayer, Rejection, ResponseBody, ShutdownConfig, ShutdownReason};
+use tower_lifecycle::layers::{Rejection, ResponseBody};
+use tower_lifecycle::{DrainLayer, ShutdownConfig, ShutdownReason};
 
 use crate::http_input::{AnyHead, AnyRequest, Asked, EXEMPT, header_map};
 use crate::on_paused_clock;

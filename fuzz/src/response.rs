@@ -12,8 +12,9 @@ use http::header::{self, HeaderMap, HeaderValue};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use tower::{Layer, ServiceExt, service_fn};
+use tower_lifecycle::error::Forced;
 use tower_lifecycle::{
-    BoxError, DrainLayer, Forced, LongLived, ShutdownConfig, ShutdownController, ShutdownReason,
+    BoxError, DrainLayer, LongLived, ShutdownConfig, ShutdownController, ShutdownReason,
 };
 
 use crate::http_input::{AnyHead, AnyRequest, Asked, EXEMPT, header_map, is_grpc};

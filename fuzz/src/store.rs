@@ -7,7 +7,7 @@ use arbitrary::Arbitrary;
 use bytes::Bytes;
 use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
-use tower_lifecycle::{FileStore, MemoryStore, StateStore};
+use tower_lifecycle::store::{FileStore, MemoryStore, StateStore};
 
 use crate::assert_error_showable;
 
@@ -119,7 +119,7 @@ impl Place {
         let _ = fs::remove_file(&file);
     }
 
-    fn load(&self, key: &str) -> Result<Option<Bytes>, tower_lifecycle::StoreError> {
+    fn load(&self, key: &str) -> Result<Option<Bytes>, tower_lifecycle::store::StoreError> {
         self.runtime.block_on(self.store.load(key))
     }
 

@@ -5,11 +5,8 @@ use std::time::Duration;
 use humantime::DurationError;
 
 use super::error::{Cause, ConfigError};
-use super::{Field, ShutdownConfig};
-
-/// What a duration from outside may be.
-pub(super) const ALLOWED: &str = "seconds such as 45 or 0.25, or units such as 1m 30s, at least \
-                                  zero and below 2^64 seconds";
+use super::field::Field;
+use super::shutdown_config::ShutdownConfig;
 
 // ===== impl ShutdownConfig =====
 
@@ -97,6 +94,7 @@ mod tests {
     use std::error::Error;
 
     use super::*;
+    use crate::config::error::ALLOWED;
 
     #[test]
     fn numbers_are_seconds_and_units_are_understood() {

@@ -4,7 +4,8 @@ use std::env;
 use std::ffi::OsString;
 
 use super::error::ConfigError;
-use super::{Field, ShutdownConfig};
+use super::field::Field;
+use super::shutdown_config::ShutdownConfig;
 
 // ===== impl ShutdownConfig =====
 
@@ -45,7 +46,7 @@ impl ShutdownConfig {
     /// ```
     /// use tower_lifecycle::ShutdownConfig;
     ///
-    /// # fn main() -> Result<(), tower_lifecycle::ConfigError> {
+    /// # fn main() -> Result<(), tower_lifecycle::config::ConfigError> {
     /// let config = ShutdownConfig::from_env("LOCALZURE_SERVER")?;
     /// assert_eq!(config, ShutdownConfig::default()); // none of them is set
     /// # Ok(()) }

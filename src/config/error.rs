@@ -4,8 +4,6 @@ use std::error::Error;
 use std::fmt::{self, Debug};
 use std::time::{Duration, TryFromFloatSecsError};
 
-use super::duration::ALLOWED;
-
 /// Says why a [`ShutdownConfig`](crate::ShutdownConfig) cannot be.
 ///
 /// It names the field, its value, and what is allowed. A value that came from outside is shown
@@ -53,6 +51,10 @@ pub(super) enum Cause {
     Seconds(TryFromFloatSecsError),
     Units(humantime::DurationError),
 }
+
+/// What a duration from outside may be.
+pub(super) const ALLOWED: &str = "seconds such as 45 or 0.25, or units such as 1m 30s, at least \
+                                  zero and below 2^64 seconds";
 
 /// How many characters of a value are shown.
 const SHOWN: usize = 64;

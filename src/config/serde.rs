@@ -6,9 +6,9 @@ use std::time::Duration;
 use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, MapAccess, Visitor};
 use serde::ser::{Serialize, SerializeStruct, Serializer};
 
-use super::duration::ALLOWED;
-use super::error::{Cause, ConfigError, shown};
-use super::{Field, ShutdownConfig};
+use super::error::{ALLOWED, Cause, ConfigError, shown};
+use super::field::Field;
+use super::shutdown_config::ShutdownConfig;
 
 const NAME: &str = "ShutdownConfig";
 

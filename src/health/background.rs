@@ -6,9 +6,9 @@ use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 use tokio::time::sleep;
 
-use super::check::Runs;
+use super::runs::Runs;
 use crate::controller::ShutdownController;
-use crate::race::{Either, race};
+use crate::shutdown::{Either, race};
 use crate::sync::Weak;
 
 /// The task that begins the runs of a check. It ends when the check is gone, or when draining begins,

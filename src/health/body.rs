@@ -8,7 +8,7 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
 pin_project! {
-    /// The response body of [`Health`](crate::Health).
+    /// The response body of [`Health`](crate::health::Health).
     ///
     /// It is the inner body, untouched, or the answer to a probe. Where the inner body has a
     /// default, it has one too.
@@ -19,7 +19,8 @@ pin_project! {
     /// use axum::{Router, body::Body, http::{Request, Response}, routing::get};
     /// use http_body_util::BodyExt;
     /// use tower::{Layer, ServiceExt};
-    /// use tower_lifecycle::{HealthBody, HealthLayer, ShutdownController};
+    /// use tower_lifecycle::health::{HealthBody, HealthLayer};
+    /// use tower_lifecycle::ShutdownController;
     ///
     /// # #[tokio::main(flavor = "current_thread")] async fn main() {
     /// let app = Router::new().route("/", get(|| async { "hello" }));

@@ -1,4 +1,4 @@
-//! A check and its runs, of which there is at most one at a time.
+//! A check, and what a probe gets of it.
 //!
 //! The check keeps its last run for the probes that come later: while it goes on they wait for the
 //! same one, and once it has ended they take its result where that counts, or begin another.
@@ -10,8 +10,9 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 
 use super::background::Background;
-use super::round::{Shown, Step};
-use super::run::{CheckFuture, End, Run, clock, no_answer_within};
+use super::run::{End, clock, no_answer_within};
+use super::runs::Runs;
+use super::step::{Shown, Step};
 use crate::controller::ShutdownController;
 use crate::error::BoxError;
 use crate::sync::{Arc, Mutex, lock};
@@ -22,6 +23,7 @@ pub(super) struct Check {
     pub(super) name: Arc<str>,
     pub(super) is_critical: bool,
     runs: Arc<Runs>,
+    background: Arc<Mutex<Option<Background>>>,
 }
 
 /// How long a check may take, and which of its results count.
@@ -31,21 +33,6 @@ pub(super) struct Times {
     pub(super) cache_for: Duration,
     /// Runs them in the background, unless it is zero.
     pub(super) every: Duration,
-}
-
-/// What a check does, and how that went.
-pub(super) struct Runs {
-    check: Arc<dyn Fn() -> CheckFuture + Send + Sync>,
-    /// Nothing of the check's own runs under the lock: it is called by the task.
-    latest: Mutex<Latest>,
-}
-
-#[derive(Default)]
-struct Latest {
-    run: Option<Arc<Run>>,
-    /// How the one before ended.
-    before: Option<End>,
-    background: Option<Background>,
 }
 
 // ===== impl Check =====
@@ -59,21 +46,19 @@ impl Check {
         Self {
             name,
             is_critical,
-            runs: Arc::new(Runs {
-                check: Arc::new(move || Box::pin(check())),
-                latest: Mutex::default(),
-            }),
+            runs: Runs::new(move || Box::pin(check())),
+            background: Arc::default(),
         }
     }
 
     /// Takes the last result, joins the run that is under way, or begins one.
     pub(super) fn ask(&self, times: Times, ctl: &ShutdownController) -> Step {
         let runtime = Handle::try_current().ok();
-        // Held while a run is begun, so that there is only one.
-        let mut latest = lock(&self.runs.latest);
         if let Some(runtime) = runtime.as_ref().filter(|_| !times.every.is_zero()) {
-            self.keep_running(&mut latest, times.every, ctl, runtime);
+            self.keep_running(times.every, ctl, runtime);
         }
+        // Held while a run is begun, so that there is only one.
+        let mut latest = self.runs.latest();
         let under_way = latest.under_way();
         let remaining = match &under_way {
             Some(run) => run.remaining(times.timeout),
@@ -91,25 +76,20 @@ impl Check {
         let Some(clock) = clock(remaining) else {
             return Step::Ended(Err("a check needs a tokio runtime with a timer".into()).into());
         };
-        let run = under_way.unwrap_or_else(|| latest.begin(&self.runs.check, &runtime));
+        let run = under_way.unwrap_or_else(|| self.runs.begin(&mut latest, &runtime));
         Step::Waiting(Box::pin(run.wait(times.timeout, clock)))
     }
 
     /// Sees to it that it is run in the background at least this often.
-    fn keep_running(
-        &self,
-        latest: &mut Latest,
-        every: Duration,
-        ctl: &ShutdownController,
-        runtime: &Handle,
-    ) {
-        let background = latest.background.as_ref();
-        if background.is_some_and(|background| background.runs_every(every)) {
+    fn keep_running(&self, every: Duration, ctl: &ShutdownController, runtime: &Handle) {
+        let mut background = lock(&self.background);
+        let runs_already = |background: &Background| background.runs_every(every);
+        if background.as_ref().is_some_and(runs_already) {
             return;
         }
         let runs = Arc::downgrade(&self.runs);
-        latest.background = Some(Background::start(runs, every, ctl, runtime));
-        latest.begin_unless_under_way(&self.runs.check, runtime);
+        *background = Some(Background::start(runs, every, ctl, runtime));
+        self.runs.begin_unless_under_way(runtime);
     }
 }
 
@@ -133,46 +113,5 @@ impl Times {
             outcome: end.outcome,
             age: is_background.then_some(age),
         })
-    }
-}
-
-// ===== impl Runs =====
-
-impl Runs {
-    pub(super) fn begin_unless_under_way(&self, runtime: &Handle) {
-        lock(&self.latest).begin_unless_under_way(&self.check, runtime);
-    }
-}
-
-impl Latest {
-    fn under_way(&self) -> Option<Arc<Run>> {
-        self.run.clone().filter(|run| run.is_under_way())
-    }
-
-    /// Returns how the last run ended that has.
-    fn end(&self) -> Option<End> {
-        let end = self.run.as_ref().and_then(|run| run.end());
-        end.or_else(|| self.before.clone())
-    }
-
-    fn begin_unless_under_way(
-        &mut self,
-        check: &Arc<dyn Fn() -> CheckFuture + Send + Sync>,
-        runtime: &Handle,
-    ) {
-        if self.under_way().is_none() {
-            self.begin(check, runtime);
-        }
-    }
-
-    fn begin(
-        &mut self,
-        check: &Arc<dyn Fn() -> CheckFuture + Send + Sync>,
-        runtime: &Handle,
-    ) -> Arc<Run> {
-        self.before = self.end();
-        let check = Arc::clone(check);
-        let run = Arc::new(Run::start(move || check(), runtime));
-        Arc::clone(self.run.insert(run))
     }
 }

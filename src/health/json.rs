@@ -7,8 +7,8 @@ use serde::Serialize;
 use serde::ser::SerializeMap;
 
 use super::check::Check;
-use super::round::Shown;
-use crate::services::ServiceHealth;
+use super::step::Shown;
+use crate::shutdown::ServiceHealth;
 
 /// The body, in the order of its fields.
 #[derive(Serialize)]

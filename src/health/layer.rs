@@ -10,8 +10,9 @@ use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::HealthService;
 use super::body::HealthBody;
+use super::service;
+use super::service::HealthService;
 use crate::controller::ShutdownController;
 use crate::error::POLLED_AFTER_COMPLETION;
 use crate::sync::Arc;
@@ -32,7 +33,8 @@ use crate::sync::Arc;
 /// use http_body_util::{Empty, Full};
 /// use bytes::Bytes;
 /// use tower::{ServiceBuilder, ServiceExt};
-/// use tower_lifecycle::{DrainLayer, HealthLayer, ShutdownController};
+/// use tower_lifecycle::health::HealthLayer;
+/// use tower_lifecycle::{DrainLayer, ShutdownController};
 ///
 /// async fn hello(_: Request<Empty<Bytes>>) -> Result<Response<Full<Bytes>>, Infallible> {
 ///     Ok(Response::new(Full::from("hello")))
@@ -61,7 +63,8 @@ use crate::sync::Arc;
 /// ```
 /// use axum::{Router, body::Body, http::Request, response::Response, routing::get};
 /// use tower::{ServiceBuilder, ServiceExt, make::Shared};
-/// use tower_lifecycle::{DrainLayer, HealthBody, HealthLayer, ShutdownController};
+/// use tower_lifecycle::health::{HealthBody, HealthLayer};
+/// use tower_lifecycle::{DrainLayer, ShutdownController};
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() {
 /// let ctl = ShutdownController::new();
@@ -102,7 +105,8 @@ pub struct HealthLayer {
 /// ```
 /// use axum::{Router, routing::get};
 /// use tower::Layer;
-/// use tower_lifecycle::{Health, HealthLayer, ShutdownController};
+/// use tower_lifecycle::health::{Health, HealthLayer};
+/// use tower_lifecycle::ShutdownController;
 ///
 /// let routes = Router::new().route("/", get(|| async { "hello" }));
 /// let app: Health<Router> = HealthLayer::new(ShutdownController::new()).layer(routes);
@@ -146,7 +150,7 @@ pin_project! {
         S: Service<Req>,
     {
         // Boxed, so that one that is passed on is not larger for it.
-        Probe { answer: Box<super::ResponseFuture> },
+        Probe { answer: Box<service::ResponseFuture> },
         Waiting { inner: S, request: Option<Req> },
         Called { #[pin] response: S::Future },
         Done,
@@ -174,7 +178,8 @@ impl HealthLayer {
     /// ```
     /// use axum::{Router, body::Body, http::Request};
     /// use tower::{Layer, ServiceExt};
-    /// use tower_lifecycle::{HealthLayer, ShutdownController};
+    /// use tower_lifecycle::health::HealthLayer;
+    /// use tower_lifecycle::ShutdownController;
     ///
     /// # #[tokio::main(flavor = "current_thread")] async fn main() {
     /// let layer = HealthLayer::new(ShutdownController::new()).liveness_path("/alive");
@@ -200,7 +205,8 @@ impl HealthLayer {
     /// ```
     /// use axum::{Router, body::Body, http::Request};
     /// use tower::{Layer, ServiceExt};
-    /// use tower_lifecycle::{HealthLayer, ShutdownController};
+    /// use tower_lifecycle::health::HealthLayer;
+    /// use tower_lifecycle::ShutdownController;
     ///
     /// # #[tokio::main(flavor = "current_thread")] async fn main() {
     /// let layer = HealthLayer::new(ShutdownController::new()).readiness_path("/ready");
@@ -228,7 +234,8 @@ impl HealthLayer {
 /// ```
 /// use axum::{Router, body::Body, http::Request};
 /// use tower::{Layer, ServiceExt};
-/// use tower_lifecycle::{HealthLayer, HealthService, ShutdownController};
+/// use tower_lifecycle::health::HealthLayer;
+/// use tower_lifecycle::{HealthService, ShutdownController};
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() {
 /// let health = HealthService::new(ShutdownController::new())

@@ -2,35 +2,15 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::task::{Context, Poll};
 
 use super::check::{Check, Times};
-use super::run::Outcome;
+use super::step::{Shown, Step};
 use crate::controller::ShutdownController;
 
 /// The checks of one probe: waits until each has ended, or for as long as it may take.
 pub(super) struct Round {
     steps: Vec<Step>,
-}
-
-pub(super) enum Step {
-    Waiting(Pin<Box<dyn Future<Output = Outcome> + Send + Sync>>),
-    Ended(Shown),
-}
-
-/// What a probe shows of a check.
-#[derive(Debug, Clone)]
-pub(super) struct Shown {
-    pub(super) outcome: Outcome,
-    /// Of a result that was not made for this probe: how long ago the run ended.
-    pub(super) age: Option<Duration>,
-}
-
-impl From<Outcome> for Shown {
-    fn from(outcome: Outcome) -> Self {
-        Self { outcome, age: None }
-    }
 }
 
 // ===== impl Round =====
@@ -73,15 +53,5 @@ impl Future for Round {
             Step::Waiting(_) => None,
         };
         Poll::Ready(steps.filter_map(shown).collect())
-    }
-}
-
-impl Step {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if let Self::Waiting(wait) = self {
-            let outcome = ready!(wait.as_mut().poll(cx));
-            *self = Self::Ended(outcome.into());
-        }
-        Poll::Ready(())
     }
 }

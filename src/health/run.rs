@@ -17,7 +17,7 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, Sleep, sleep};
 
 use crate::error::BoxError;
-use crate::race::{Either, race};
+use crate::shutdown::{Either, race};
 use crate::sync::Arc;
 
 /// How a check ended, with the text of its error.

@@ -1,7 +1,6 @@
 //! The services and tasks that a health answer shows.
 
-use crate::core::Core;
-use crate::services::ServiceHealth;
+use crate::shutdown::{Core, ServiceHealth};
 
 /// Gives the services that were started, and then the tasks, by their names.
 pub(super) fn health(core: &Core) -> Vec<ServiceHealth> {

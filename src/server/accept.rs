@@ -10,21 +10,21 @@ use tokio::task::{JoinSet, yield_now};
 use tokio::time::{Instant, sleep};
 
 use super::app::App;
+use super::backlog::Backlog;
 use super::connection::{Common, Newcomer, serve_connection};
+use super::handshake::Handshake;
 use super::listener::Listener;
 use super::plan::{Drain, Plan, PlanChannel};
-use super::{Handshake, Introduce, streams};
-use crate::backlog::Backlog;
-use crate::connections::OpenConnection;
-use crate::core::{Core, ENDED};
+use super::streams;
+use crate::in_flight::{OpenConnection, event};
 use crate::log::tell;
-use crate::milestones::event;
-use crate::notice::ShutdownNotice;
 use crate::panic;
-use crate::race::{Either, race};
+use crate::shutdown::{Core, ENDED, Either, ShutdownNotice, Wait, race};
 use crate::state::LifecycleState;
 use crate::sync::Arc;
-use crate::wait::Wait;
+
+/// Puts what is known of a peer into the extensions of its requests.
+pub(super) type Introduce<A> = Box<dyn Fn(&A, &mut Extensions) + Send>;
 
 /// How long the server waits after an error of accepting, the first time and at most.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
@@ -184,7 +184,7 @@ where
             app: self.app.clone(),
             extensions,
             number: self.accepted,
-            open: OpenConnection::served(&self.core),
+            open: OpenConnection::served(&self.core.connections),
         };
         self.accepted = self.accepted.wrapping_add(1);
         let common = Arc::clone(&self.common);

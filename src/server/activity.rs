@@ -5,8 +5,8 @@ use std::task::Waker;
 
 use tokio::time::Instant;
 
+use crate::layers::UpgradeGuard;
 use crate::sync::{Arc, AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Mutex, Ordering, lock};
-use crate::upgrade::UpgradeGuard;
 
 /// Shared by the connection, its socket and its requests. Mostly one task uses it, so that nothing
 /// here is contended; nothing else is published with it, so that Relaxed is enough where nothing

@@ -16,10 +16,8 @@ use tower_service::Service;
 
 use super::activity::{Activity, Parting, UnderWay};
 use crate::error::BoxError;
-use crate::facts::AskedToLeave;
-use crate::rejection::Rejection;
+use crate::layers::{AskedToLeave, Rejection, UpgradeGuard};
 use crate::sync::Arc;
-use crate::upgrade::UpgradeGuard;
 
 /// What a server needs its application to be: it is implemented by whatever is that, an axum
 /// `Router` for example.

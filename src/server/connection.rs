@@ -9,21 +9,21 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 
-use super::Handshake;
 use super::activity::Activity;
 use super::app::{Answers, App};
+use super::handshake::Handshake;
 use super::lingering::{BRIEF, Limits};
 use super::orders::{ANNOUNCEMENT, Order, Orders, Protocol};
 use super::plan::PlanChannel;
 use super::settings::Settings;
 use super::shared_io::{HyperIo, IoHandle};
 use super::streams::Streams;
-use crate::connections::OpenConnection;
+use super::watch::GracefulConnection;
 use crate::error::Chain;
+use crate::in_flight::OpenConnection;
 use crate::log::tell;
-use crate::race::{Either, race};
+use crate::shutdown::{Either, race};
 use crate::sync::Arc;
-use crate::watch::GracefulConnection;
 
 /// What all connections of a server have in common.
 pub(super) struct Common<H> {

@@ -10,8 +10,8 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
-pub(super) use crate::linger::Limits;
-use crate::linger::{LEAST, SILENCE};
+pub(super) use crate::layers::Limits;
+use crate::layers::{LEAST, SILENCE};
 
 /// Reads and throws away what the client still sends, until it closes its side too.
 pub(super) struct Lingering {

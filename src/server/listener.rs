@@ -11,7 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 ///
 /// tokio's [`TcpListener`] is one (its connections get `TCP_NODELAY`), and on Unix its
 /// `UnixListener`. Implement it to bring other transports. To put TLS on one that is there, see
-/// [`Serve::handshake`](crate::Serve::handshake), which does not hold up those who come after.
+/// [`Serve::handshake`](crate::server::Serve::handshake), which does not hold up those who come after.
 ///
 /// # Examples
 ///
@@ -22,7 +22,8 @@ use tokio::net::{TcpListener, TcpStream};
 /// use axum::{Router, routing::get};
 /// use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 /// use tokio::sync::mpsc;
-/// use tower_lifecycle::{Listener, ShutdownController, ShutdownReason, serve};
+/// use tower_lifecycle::server::Listener;
+/// use tower_lifecycle::{ShutdownController, ShutdownReason, serve};
 ///
 /// struct Pipes(mpsc::Receiver<DuplexStream>);
 ///
@@ -80,7 +81,7 @@ pub trait Listener: Send {
     ///
     /// Closing a socket resets whoever has come since the last [`accept`](Self::accept). The server
     /// calls this once, shortly before it drops a listener that is not
-    /// [shared](crate::Serve::shared). The default does nothing; tokio's
+    /// [shared](crate::server::Serve::shared). The default does nothing; tokio's
     /// [`TcpListener`] has Linux ignore newcomers: they ask again a second later, and are refused
     /// then. A listener that wraps another one should call it there, too.
     fn keep_out_newcomers(&mut self) {}

@@ -18,8 +18,7 @@ use super::idle::{Idle, Times};
 use super::moment;
 use super::plan::{Drain, Plan, PlanChannel, PlanReceiver};
 use super::settings::Settings;
-use crate::notice::earlier;
-use crate::race::Either;
+use crate::shutdown::{Either, earlier};
 use crate::sync::Arc;
 
 /// What a connection is to do.

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::race::let_others_run;
+use crate::in_flight::{Slot, WakerSet};
+use crate::shutdown::let_others_run;
 use crate::sync::{AtomicU32, Mutex, Ordering, lock};
-use crate::wakers::{Slot, WakerSet};
 
 /// What is asked of the connections.
 #[derive(Debug, Clone, Copy)]

@@ -9,7 +9,7 @@ use hyper::rt::Executor;
 use tokio::task::{JoinError, JoinSet};
 
 use super::activity::Activity;
-use crate::connections::OpenConnection;
+use crate::in_flight::OpenConnection;
 use crate::log::tell;
 use crate::panic;
 use crate::sync::{Arc, Mutex, Weak, lock};
@@ -21,11 +21,11 @@ use crate::sync::{Arc, Mutex, Weak, lock};
 ///
 /// # Examples
 ///
-/// It is seen in the type of hyper's builder, in [`Serve::http2`](crate::Serve::http2):
+/// It is seen in the type of hyper's builder, in [`Serve::http2`](crate::server::Serve::http2):
 ///
 /// ```
 /// use hyper::server::conn::http2;
-/// use tower_lifecycle::StreamExecutor;
+/// use tower_lifecycle::server::StreamExecutor;
 ///
 /// fn settings(builder: &mut http2::Builder<StreamExecutor>) {
 ///     builder.max_concurrent_streams(100);

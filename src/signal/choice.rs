@@ -9,7 +9,7 @@
 /// # Examples
 ///
 /// ```
-/// use tower_lifecycle::Signals;
+/// use tower_lifecycle::signal::Signals;
 ///
 /// let signals = Signals::default();
 /// # #[cfg(unix)]

@@ -3,13 +3,8 @@
 use std::error::Error;
 use std::fmt;
 use std::process::ExitCode;
-use std::time::Duration;
 
-use crate::error::{BoxError, Chain};
-use crate::outcome::{Outcome, ServiceReport};
-use crate::report::ShutdownReport;
-use crate::state::ShutdownReason;
-use crate::sync::Arc;
+use crate::shutdown::{ServiceReport, ShutdownReport, StartupCause};
 
 /// Says why a start-up failed, and how the rollback of each service went.
 ///
@@ -36,84 +31,6 @@ use crate::sync::Arc;
 #[derive(Debug, Clone)]
 pub struct StartupError {
     report: ShutdownReport,
-}
-
-/// Why a start-up failed.
-///
-/// # Examples
-///
-/// ```
-/// use std::{future::pending, time::Duration};
-/// use tower_lifecycle::{BoxError, ShutdownConfig, Startup, StartupCause};
-///
-/// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), BoxError> {
-/// # tokio::time::pause();
-/// let mut startup = Startup::new(ShutdownConfig::default())?;
-/// let error = startup
-///     .start("database", pending::<Result<(), BoxError>>(), |()| async {})
-///     .timeout(Duration::from_secs(5))
-///     .await
-///     .unwrap_err();
-/// assert!(matches!(error.cause(), StartupCause::TimedOut(_)));
-/// assert_eq!(error.to_string(), "start-up failed at `database`: not started within 5s");
-/// # Ok(()) }
-/// ```
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub enum StartupCause {
-    /// The start returned this error.
-    Failed(Arc<dyn Error + Send + Sync>),
-    /// The start panicked, with this message.
-    Panicked(String),
-    /// The start took longer than its limit, which is this.
-    TimedOut(Duration),
-    /// Another service has this name.
-    Duplicate,
-    /// A shutdown was triggered, for this reason.
-    Triggered(ShutdownReason),
-    /// The [`Startup`](crate::Startup) was dropped before it was finished.
-    Dropped,
-}
-
-/// Which step failed, and why.
-#[derive(Debug, Clone)]
-pub(crate) struct StartupFailure {
-    pub(crate) step: Option<Arc<str>>,
-    pub(crate) cause: StartupCause,
-}
-
-// ===== impl StartupFailure =====
-
-impl StartupFailure {
-    /// Nothing has failed: a signal or the user has ended it.
-    pub(crate) fn was_asked_for(&self) -> bool {
-        use ShutdownReason::{Manual, Signal, Timeout};
-        matches!(
-            self.cause,
-            StartupCause::Triggered(Signal(_) | Manual | Timeout)
-        )
-    }
-
-    /// Whether it has failed, and at which step.
-    fn write_head(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.was_asked_for() {
-            true => "ended",
-            false => "failed",
-        })?;
-        match &self.step {
-            Some(step) => write!(f, " at `{step}`"),
-            None => Ok(()),
-        }
-    }
-
-    pub(crate) fn caused_by(error: BoxError) -> Self {
-        let cause = match Outcome::of(Err(error)) {
-            Outcome::Failed(error) => StartupCause::Failed(error),
-            _ => StartupCause::Dropped,
-        };
-        Self { step: None, cause }
-    }
 }
 
 // ===== impl StartupError =====
@@ -211,37 +128,5 @@ impl Error for StartupError {
             StartupCause::Failed(error) => error.source(),
             _ => None,
         }
-    }
-}
-
-// ===== impl StartupCause =====
-
-impl fmt::Display for StartupCause {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Failed(error) => write!(f, "{error}"),
-            Self::Panicked(message) => write!(f, "panicked: {message}"),
-            Self::TimedOut(limit) => write!(f, "not started within {limit:?}"),
-            Self::Duplicate => f.write_str("another service has this name"),
-            Self::Triggered(reason) => write!(f, "a shutdown was triggered (reason: {reason})"),
-            Self::Dropped => f.write_str("the `Startup` was dropped before `finish`"),
-        }
-    }
-}
-
-impl StartupCause {
-    /// The text of it, with all that caused it.
-    pub(crate) fn chain(&self) -> String {
-        match self {
-            Self::Failed(error) => Chain(&**error).to_string(),
-            other => other.to_string(),
-        }
-    }
-}
-
-impl fmt::Display for StartupFailure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.write_head(f)?;
-        write!(f, ": {}", self.cause.chain())
     }
 }

@@ -8,13 +8,11 @@ use tokio::runtime::Handle;
 use tokio::time::timeout;
 
 use super::step::{AnyStep, Started};
-use super::{StartupCause, StartupFailure};
 use crate::controller::ShutdownController;
-use crate::core::Core;
 use crate::log::tell;
-use crate::outcome::Outcome;
 use crate::panic;
-use crate::services::Stop;
+use crate::shutdown::{Core, Outcome, Stop};
+use crate::shutdown::{StartupCause, StartupFailure};
 use crate::sync::Arc;
 
 /// Starts all of them at the same time; gives the first failure, and drops the others then.

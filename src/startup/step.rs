@@ -1,20 +1,16 @@
-//! One step of a start-up: how services are started and stopped.
+//! One step of a start-up: how a service is started and stopped.
 
 use std::fmt;
-use std::future::{Future, IntoFuture};
+use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use super::watch::Watch;
-use super::{Startup, StartupError};
-use crate::cleanup::{BoxFuture, Job};
 use crate::error::BoxError;
-use crate::into_result::IntoResult;
 use crate::panic;
+use crate::shutdown::{BoxFuture, IntoResult, Job, TaskPolicy};
 use crate::sync::{Arc, Mutex, lock};
-use crate::tasks::TaskPolicy;
 
 type StartFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, BoxError>> + Send + 'a>>;
 
@@ -30,38 +26,6 @@ pub struct Step<'a, T> {
     watch_policy: TaskPolicy,
 }
 
-/// A service that is being started by [`Startup::start`]; awaiting it starts it.
-///
-/// # Examples
-///
-/// ```
-/// use std::time::Duration;
-/// use tower_lifecycle::{BoxError, ShutdownConfig, Startup};
-///
-/// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), BoxError> {
-/// let mut startup = Startup::new(ShutdownConfig::default())?;
-/// let port = startup
-///     .start("echo", async { Ok::<_, BoxError>(7) }, |_port| async {})
-///     .timeout(Duration::from_secs(10))
-///     .stop_timeout(Duration::from_secs(2))
-///     .await?;
-/// assert_eq!(port, 7);
-/// # startup.finish().await?;
-/// # Ok(()) }
-/// ```
-#[must_use = "a service is started when this is awaited"]
-pub struct Start<'a, T> {
-    startup: &'a mut Startup,
-    step: Step<'a, T>,
-}
-
-/// The future of [`Startup::start_all`] and of a [`Start`].
-#[must_use = "futures do nothing unless polled"]
-pub struct Starting<'a, T> {
-    inner: Pin<Box<dyn Future<Output = Result<T, StartupError>> + Send + 'a>>,
-}
-
 /// Several [`Step`]s that are started at the same time: a tuple or a `Vec` of them.
 ///
 /// It cannot be implemented outside this crate.
@@ -70,7 +34,7 @@ pub trait Steps<'a>: sealed::Steps<'a> {}
 impl<'a, S: sealed::Steps<'a>> Steps<'a> for S {}
 
 mod sealed {
-    use super::AnyStep;
+    use crate::startup::step::AnyStep;
 
     pub trait Steps<'a> {
         /// What was started, in the shape of the steps.
@@ -109,7 +73,7 @@ pub(super) struct Started {
 }
 
 /// Where a step leaves what it has started.
-type Place<T> = Arc<Mutex<Option<T>>>;
+pub(super) type Place<T> = Arc<Mutex<Option<T>>>;
 
 // ===== impl Step =====
 
@@ -119,7 +83,7 @@ type Place<T> = Arc<Mutex<Option<T>>>;
 /// `stop` gets what was started, of which a clone is handed out. With a `?` in it, it has to say what
 /// its error is: `Ok::<_, BoxError>(())` at its end.
 ///
-/// See [`Startup::start_all`] for an example.
+/// See [`Startup::start_all`](crate::Startup::start_all) for an example.
 pub fn step<'a, T, E, F, S, Fut>(name: impl Into<String>, start: F, stop: S) -> Step<'a, T>
 where
     T: Clone + Send + 'static,
@@ -171,7 +135,7 @@ impl<'a, T: Clone + Send + 'static> Step<'a, T> {
     ///
     /// Outside a tokio runtime a start that is watched fails.
     ///
-    /// See [`Start::watch`] for an example.
+    /// See [`StartStep::watch`](super::StartStep::watch) for an example.
     pub fn watch<W, F>(mut self, watch: W) -> Self
     where
         W: FnOnce(T) -> F + Send + 'static,
@@ -191,7 +155,7 @@ impl<'a, T: Clone + Send + 'static> Step<'a, T> {
         self
     }
 
-    fn split(self) -> (AnyStep<'a>, Place<T>) {
+    pub(super) fn split(self) -> (AnyStep<'a>, Place<T>) {
         let place = Place::default();
         let started = Arc::clone(&place);
         let run = async move {
@@ -231,141 +195,6 @@ impl<T> fmt::Debug for Step<'_, T> {
             .field("stop_timeout", &self.stop_timeout)
             .field("is_watched", &self.watch.is_some())
             .finish_non_exhaustive()
-    }
-}
-
-// ===== impl Start =====
-
-impl<'a, T: Clone + Send + 'static> Start<'a, T> {
-    pub(super) fn new(startup: &'a mut Startup, step: Step<'a, T>) -> Self {
-        Self { startup, step }
-    }
-
-    /// Sets how long the start may take. Default: as long as it likes.
-    ///
-    /// Then it is dropped, and the start-up has failed.
-    pub fn timeout(mut self, limit: Duration) -> Self {
-        self.step = self.step.timeout(limit);
-        self
-    }
-
-    /// Sets how long the stop may take, after which it is dropped.
-    ///
-    /// It can only shorten the default: the time that is left, divided by the number of steps that
-    /// are left to be stopped.
-    pub fn stop_timeout(mut self, limit: Duration) -> Self {
-        self.step = self.step.stop_timeout(limit);
-        self
-    }
-
-    /// Watches the service from its start until it has been stopped.
-    ///
-    /// `watch` gets a clone of it, and is polled in a task of its own until the stop has ended; then
-    /// it is dropped. When it ends, fails or panics before the stop begins, the service has died:
-    /// health shows that, the report names it among the [tasks](crate::ShutdownReport::tasks) and is
-    /// not graceful, and the shutdown begins, unless another [policy](Self::watch_policy) is set. That
-    /// it ends without an error after the trigger is as it should be.
-    ///
-    /// Outside a tokio runtime a start that is watched fails.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use tokio::sync::watch;
-    /// use tower_lifecycle::{BoxError, ShutdownConfig, ShutdownReason, Startup};
-    ///
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), BoxError> {
-    /// let mut startup = Startup::new(ShutdownConfig::default())?;
-    /// let (connection, alive) = watch::channel(());
-    /// startup
-    ///     .start("broker", async { Ok::<_, BoxError>(alive) }, |_alive| async {})
-    ///     .watch(|mut alive| async move {
-    ///         while alive.changed().await.is_ok() {}
-    ///         Err::<(), _>("connection lost")
-    ///     })
-    ///     .await?;
-    /// let ctl = startup.finish().await?;
-    ///
-    /// drop(connection);
-    /// ctl.stopped().await;
-    /// let report = ctl.shutdown(ShutdownReason::Manual).await;
-    /// assert_eq!(report.reason(), ShutdownReason::Error);
-    /// assert_eq!(report.tasks()[0].name(), "broker");
-    /// # Ok(()) }
-    /// ```
-    pub fn watch<W, F>(mut self, watch: W) -> Self
-    where
-        W: FnOnce(T) -> F + Send + 'static,
-        F: Future<Output: IntoResult> + Send + 'static,
-    {
-        self.step = self.step.watch(watch);
-        self
-    }
-
-    /// Sets what it means when what is [watched](Self::watch) ends before the stop begins, in whatever
-    /// way. Default [`Shutdown`](TaskPolicy::Shutdown).
-    pub fn watch_policy(mut self, policy: TaskPolicy) -> Self {
-        self.step = self.step.watch_policy(policy);
-        self
-    }
-}
-
-impl<'a, T: Clone + Send + 'static> IntoFuture for Start<'a, T> {
-    type Output = Result<T, StartupError>;
-    type IntoFuture = Starting<'a, T>;
-
-    fn into_future(self) -> Starting<'a, T> {
-        let (step, place) = self.step.split();
-        Starting::new(self.startup, vec![step], move || lock(&place).take())
-    }
-}
-
-impl<T> fmt::Debug for Start<'_, T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Start").field("step", &self.step).finish()
-    }
-}
-
-// ===== impl Starting =====
-
-impl<'a, T> Starting<'a, T> {
-    /// `collect` gives what was started, if all of it was.
-    pub(super) fn new(
-        startup: &'a mut Startup,
-        steps: Vec<AnyStep<'a>>,
-        collect: impl FnOnce() -> Option<T> + Send + 'a,
-    ) -> Self {
-        let inner = Box::pin(async move {
-            let failure = match startup.run(steps).await {
-                // Each has left what it started, since all of them succeeded.
-                Ok(()) => match collect() {
-                    Some(started) => return Ok(started),
-                    None => None,
-                },
-                Err(failure) => {
-                    // The clones that would have been handed out go before the stops begin.
-                    drop(collect);
-                    failure
-                }
-            };
-            Err(startup.failed(failure).await)
-        });
-        Self { inner }
-    }
-}
-
-impl<T> Future for Starting<'_, T> {
-    type Output = Result<T, StartupError>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.get_mut().inner.as_mut().poll(cx)
-    }
-}
-
-impl<T> fmt::Debug for Starting<'_, T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Starting").finish_non_exhaustive()
     }
 }
 

@@ -3,12 +3,11 @@
 use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 
-use super::StartupCause;
-use crate::cleanup::{BoxFuture, Job};
-use crate::controller::ShutdownController;
+use crate::controller::{self, ShutdownController, Task};
 use crate::error::BoxError;
+use crate::shutdown::StartupCause;
+use crate::shutdown::{BoxFuture, Job, TaskPolicy};
 use crate::sync::Arc;
-use crate::tasks::{self, Task, TaskPolicy};
 
 /// What is watched of a service, and what its end means.
 pub(super) struct Watch {
@@ -34,7 +33,7 @@ impl Watch {
             return (stop, Err(StartupCause::Failed(error.into())));
         }
         let task = Task::watch(Arc::clone(name), self.policy, self.future);
-        let watching = AbortOnDrop(tasks::start(ctl, task).abort_handle());
+        let watching = AbortOnDrop(controller::start(ctl, task).abort_handle());
         let Job { run, timeout } = stop;
         let run = move |notice| -> BoxFuture {
             let stopping = run(notice);

@@ -6,8 +6,6 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-use super::key::KeyFault;
-
 /// Says why a state could not be saved or loaded.
 ///
 /// It names the key or the path, what is wrong with it, and what would help. An error of the
@@ -16,7 +14,7 @@ use super::key::KeyFault;
 /// # Examples
 ///
 /// ```
-/// use tower_lifecycle::{MemoryStore, StateStore};
+/// use tower_lifecycle::store::{MemoryStore, StateStore};
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() {
 /// let error = MemoryStore::new().load("../passwd").await.unwrap_err();
@@ -61,6 +59,19 @@ enum Kind {
     },
 }
 
+/// The file names made of it stay below the 143 bytes that the strictest file system in use allows
+/// (eCryptfs).
+pub(super) const LONGEST_KEY: usize = 128;
+
+/// Why a key cannot be one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum KeyFault {
+    Empty,
+    TooLong(usize),
+    Character(char),
+    LeadingDot,
+}
+
 /// What is wrong with a file of ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Damage {
@@ -76,7 +87,11 @@ pub(super) enum Damage {
 pub(super) enum Origin {
     NoFile,
     NoHeader,
-    Version(u32),
+    /// Of another version of the format than ours.
+    Version {
+        found: u32,
+        ours: u32,
+    },
     /// Another key, where the file system does not tell two names apart.
     Key(String),
 }
@@ -136,7 +151,7 @@ impl StoreError {
         matches!(self.kind, Kind::Key { .. })
     }
 
-    /// Returns whether the file was written by a [`FileStore`](crate::FileStore) and is not what it
+    /// Returns whether the file was written by a [`FileStore`](crate::store::FileStore) and is not what it
     /// was: cut off, longer or changed.
     ///
     /// A load leaves it as it is. The next save replaces it.
@@ -144,7 +159,7 @@ impl StoreError {
     /// # Examples
     ///
     /// ```
-    /// use tower_lifecycle::{FileStore, StateStore};
+    /// use tower_lifecycle::store::{FileStore, StateStore};
     ///
     /// # #[tokio::main(flavor = "current_thread")] async fn main() {
     /// # let folder = std::env::temp_dir().join(format!("damaged-{}", std::process::id()));
@@ -173,7 +188,7 @@ impl StoreError {
     /// # Examples
     ///
     /// ```
-    /// use tower_lifecycle::{FileStore, StateStore};
+    /// use tower_lifecycle::store::{FileStore, StateStore};
     ///
     /// # #[tokio::main(flavor = "current_thread")] async fn main() {
     /// # let folder = std::env::temp_dir().join(format!("foreign-{}", std::process::id()));
@@ -191,7 +206,7 @@ impl StoreError {
 
     /// Returns whether another store has the folder for itself.
     ///
-    /// See [`FileStore::exclusive`](crate::FileStore::exclusive). Nothing was touched.
+    /// See [`FileStore::exclusive`](crate::store::FileStore::exclusive). Nothing was touched.
     pub fn is_in_use(&self) -> bool {
         matches!(self.kind, Kind::InUse { .. })
     }
@@ -273,12 +288,27 @@ impl fmt::Display for Origin {
         match self {
             Self::NoFile => f.write_str("is not a regular file"),
             Self::NoHeader => f.write_str("was not written by a `FileStore`"),
-            Self::Version(version) => write!(
+            Self::Version { found, ours } => write!(
                 f,
-                "has version {version} of the format, where this one knows {}",
-                super::format::VERSION
+                "has version {found} of the format, where this one knows {ours}"
             ),
             Self::Key(key) => write!(f, "holds the state of the key `{key}`"),
         }
+    }
+}
+
+impl fmt::Display for KeyFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Empty => f.write_str("is empty"),
+            Self::TooLong(bytes) => write!(f, "has {bytes} bytes"),
+            Self::Character(c) => write!(f, "has `{}` in it", c.escape_default()),
+            Self::LeadingDot => f.write_str("begins with `.`"),
+        }?;
+        write!(
+            f,
+            ": allowed are 1 to {LONGEST_KEY} ASCII letters, digits, `.`, `_` and `-`, not beginning \
+             with `.`"
+        )
     }
 }

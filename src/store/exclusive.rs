@@ -4,9 +4,10 @@ use std::ops::ControlFlow;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::error::StoreError;
+use super::file::FileStore;
 use super::folder::Claim;
 use super::worker::RETRY;
-use super::{FileStore, StoreError};
 
 /// How long it is waited for a save that another is making at this moment.
 const LONGEST_SAVE: Duration = Duration::from_secs(1);
@@ -33,7 +34,7 @@ impl FileStore {
     /// # Examples
     ///
     /// ```
-    /// use tower_lifecycle::{FileStore, StoreError};
+    /// use tower_lifecycle::store::{FileStore, StoreError};
     ///
     /// # fn main() -> Result<(), StoreError> {
     /// # let folder = std::env::temp_dir().join(format!("exclusive-{}", std::process::id()));
@@ -79,7 +80,7 @@ impl FileStore {
     ///
     /// ```
     /// use std::time::Duration;
-    /// use tower_lifecycle::{FileStore, StateStore, StoreError};
+    /// use tower_lifecycle::store::{FileStore, StateStore, StoreError};
     ///
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), StoreError> {
     /// # let folder = std::env::temp_dir().join(format!("waits-{}", std::process::id()));

@@ -6,11 +6,12 @@ use std::path::Path;
 
 use bytes::Bytes;
 
+use super::error::StoreError;
 use super::folder::Folder;
 use super::format::header;
 use super::state_file::StateFile;
+use super::state_store::StateStore;
 use super::worker::Worker;
-use super::{StateStore, StoreError};
 use crate::sync::Arc;
 
 /// Keeps states in the files of a folder, one for each key.
@@ -55,7 +56,7 @@ use crate::sync::Arc;
 /// # Examples
 ///
 /// ```
-/// use tower_lifecycle::{FileStore, StateStore, StoreError};
+/// use tower_lifecycle::store::{FileStore, StateStore, StoreError};
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), StoreError> {
 /// # let folder = std::env::temp_dir().join(format!("store-{}", std::process::id()));
@@ -91,7 +92,7 @@ impl FileStore {
     /// # Examples
     ///
     /// ```
-    /// use tower_lifecycle::FileStore;
+    /// use tower_lifecycle::store::FileStore;
     ///
     /// # let folder = std::env::temp_dir().join(format!("made-{}", std::process::id()));
     /// assert!(FileStore::new(folder.join("a/b")).is_ok());

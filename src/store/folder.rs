@@ -7,8 +7,7 @@ use std::time::Duration;
 
 use fs4::TryLockError;
 
-use super::StoreError;
-use super::error::Origin;
+use super::error::{Origin, StoreError};
 use super::name::{LOCK, OWNER, PROBE};
 use super::retry::{retry, retry_to_create};
 use crate::sync::OnceLock;

@@ -18,7 +18,7 @@ use std::io::{self, ErrorKind, Read};
 use super::error::{Damage, Origin};
 
 const MAGIC: &[u8; 8] = b"TLCSTATE";
-pub(super) const VERSION: u32 = 1;
+const VERSION: u32 = 1;
 
 /// The length of everything before the key.
 const FIXED: usize = 29;
@@ -70,7 +70,10 @@ impl Header {
         }
         match number(&header, 8).map(u32::from_le_bytes) {
             Some(VERSION) | None => {}
-            Some(other) => return Err(Flaw::Foreign(Origin::Version(other))),
+            Some(found) => {
+                let ours = VERSION;
+                return Err(Flaw::Foreign(Origin::Version { found, ours }));
+            }
         }
         let Some(&key_length) = header.get(FIXED - 1) else {
             return Err(Flaw::Damaged(Damage::CutInHeader));

@@ -5,18 +5,20 @@ use std::fmt;
 
 use bytes::Bytes;
 
-use super::{StateStore, StoreError, check_key};
+use super::error::StoreError;
+use super::key::check_key;
+use super::state_store::StateStore;
 use crate::sync::{Arc, Mutex, lock};
 
 /// Keeps states in memory, for tests and as a stand-in.
 ///
 /// Clones share the states; they are gone with the last clone. The keys are those of a
-/// [`FileStore`](crate::FileStore), so that a test finds a bad one too.
+/// [`FileStore`](crate::store::FileStore), so that a test finds a bad one too.
 ///
 /// # Examples
 ///
 /// ```
-/// use tower_lifecycle::{MemoryStore, StateStore, StoreError};
+/// use tower_lifecycle::store::{MemoryStore, StateStore, StoreError};
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), StoreError> {
 /// let store = MemoryStore::new();

@@ -6,12 +6,12 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 
-use super::error::Origin;
+use super::error::{Origin, StoreError};
 use super::folder::{Folder, create, remove};
 use super::format::{Flaw, Header};
+use super::key::check_key;
 use super::name::{STATE, TEMPORARY, file_name};
 use super::retry::retry;
-use super::{StoreError, check_key};
 use crate::sync::Arc;
 
 pub(super) struct StateFile {

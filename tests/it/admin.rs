@@ -13,9 +13,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Builder;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout};
+use tower_lifecycle::future::Wait;
 use tower_lifecycle::{
     BoxError, HealthService, Hook, LifecycleState, ShutdownConfig, ShutdownController,
-    ShutdownReason, ShutdownReport, Startup, Wait,
+    ShutdownReason, ShutdownReport, Startup,
 };
 
 const MANUAL: ShutdownReason = ShutdownReason::Manual;

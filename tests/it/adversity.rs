@@ -20,8 +20,9 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 use tower::limit::ConcurrencyLimitLayer;
 use tower::{BoxError, Layer, Service, ServiceBuilder, ServiceExt, service_fn};
+use tower_lifecycle::error::Forced;
 use tower_lifecycle::{
-    DrainLayer, Forced, Hook, InFlightGuard, LifecycleState, ShutdownConfig, ShutdownController,
+    DrainLayer, Hook, InFlightGuard, LifecycleState, ShutdownConfig, ShutdownController,
     ShutdownReason, ShutdownReport,
 };
 
@@ -97,7 +98,7 @@ fn endless_hook(name: &str) -> (Hook, mpsc::Receiver<()>) {
 }
 
 fn outcomes(report: &ShutdownReport) -> Vec<String> {
-    let outcome = |hook: &tower_lifecycle::HookReport| hook.outcome().to_string();
+    let outcome = |hook: &tower_lifecycle::report::HookReport| hook.outcome().to_string();
     report.hooks().iter().map(outcome).collect()
 }
 

@@ -6,13 +6,20 @@ use std::marker::PhantomPinned;
 
 use bytes::Bytes;
 use http_body_util::Full;
-use tower_lifecycle::future::{AnyDrainFuture, DrainFuture, RequestTrackingFuture};
+use tower_lifecycle::config::ConfigError;
+use tower_lifecycle::controller::Run;
+use tower_lifecycle::controller::{HookError, Readiness, TaskPolicy};
+use tower_lifecycle::error::{Forced, ShuttingDown};
+use tower_lifecycle::future::{GuardWait, Wait};
+use tower_lifecycle::layers::{AnyDrainFuture, DrainFuture, RequestTrackingFuture};
+use tower_lifecycle::layers::{
+    AnyService, Drain, Http, Rejection, RequestTracking, ResponseBody, TrackedBody,
+};
+use tower_lifecycle::report::{HookReport, Outcome, PhaseReport, TaskReport};
 use tower_lifecycle::{
-    AnyService, BoxError, ConfigError, Drain, DrainLayer, Forced, GuardWait, Hook, HookError,
-    HookReport, Http, InFlightGuard, LifecycleState, LongLived, Outcome, PhaseReport, Readiness,
-    Rejection, RequestTracking, RequestTrackingLayer, ResponseBody, Run, ShutdownConfig,
-    ShutdownController, ShutdownNotice, ShutdownReason, ShutdownReport, ShuttingDown, Task,
-    TaskPolicy, TaskReport, TrackedBody, UpgradeGuard, Wait,
+    BoxError, DrainLayer, Hook, InFlightGuard, LifecycleState, LongLived, RequestTrackingLayer,
+    ShutdownConfig, ShutdownController, ShutdownNotice, ShutdownReason, ShutdownReport, Task,
+    UpgradeGuard,
 };
 
 fn is_all<T: Send + Sync + Unpin + Debug + 'static>() {}
@@ -110,28 +117,29 @@ fn handles_layers_services_and_values_can_be_cloned() {
 fn the_health_service_is_send_sync_and_clone() {
     is_all::<tower_lifecycle::HealthService>();
     is_clone::<tower_lifecycle::HealthService>();
-    is_all::<tower_lifecycle::future::HealthServiceFuture>();
+    is_all::<tower_lifecycle::health::HealthServiceFuture>();
 }
 
 #[cfg(feature = "signal")]
 #[test]
 fn the_signal_error_is_an_error() {
-    is_error::<tower_lifecycle::SignalError>();
+    is_error::<tower_lifecycle::signal::SignalError>();
 }
 
 #[cfg(feature = "signal")]
 #[test]
 fn the_choice_of_signals_is_send_sync_and_clone() {
-    is_all::<tower_lifecycle::Signals>();
-    is_clone::<tower_lifecycle::Signals>();
+    is_all::<tower_lifecycle::signal::Signals>();
+    is_clone::<tower_lifecycle::signal::Signals>();
 }
 
 /// A server is run by one task: it need not be `Sync`.
 #[cfg(feature = "server")]
 #[test]
 fn servers_and_watched_connections_are_send() {
-    use tower_lifecycle::{
-        NoHandshake, Serve, Serving, StreamExecutor, Watch, WatchError, WatchHandshake,
+    use tower_lifecycle::server::{
+        NoHandshake, Serve, Serving, StreamExecutor, WatchError, WatchedConnection,
+        WatchedHandshake,
     };
 
     type Connection = hyper::server::conn::http2::Connection<
@@ -142,8 +150,8 @@ fn servers_and_watched_connections_are_send() {
 
     is_send::<Serve<tokio::net::TcpListener, axum::Router>>();
     is_send::<Serving>();
-    is_send::<Watch<Connection>>();
-    is_send::<WatchHandshake<Ready<std::io::Result<Connection>>, Connection>>();
+    is_send::<WatchedConnection<Connection>>();
+    is_send::<WatchedHandshake<Ready<std::io::Result<Connection>>, Connection>>();
     is_error::<WatchError<std::io::Error, hyper::Error>>();
     is_error::<WatchError<std::io::Error, BoxError>>();
     is_all::<NoHandshake>();
@@ -154,7 +162,8 @@ fn servers_and_watched_connections_are_send() {
 #[cfg(feature = "axum")]
 #[test]
 fn the_listener_for_axum_is_send() {
-    use tower_lifecycle::{DrainIo, DrainListener, DrainSignal};
+    use tower_lifecycle::DrainListener;
+    use tower_lifecycle::server::{DrainIo, DrainSignal};
 
     is_all::<DrainListener<tokio::net::TcpListener>>();
     is_all::<DrainIo<tokio::net::TcpStream>>();
@@ -164,5 +173,5 @@ fn the_listener_for_axum_is_send() {
 #[cfg(all(unix, any(feature = "server", feature = "axum")))]
 #[test]
 fn the_unix_socket_is_send() {
-    is_all::<tower_lifecycle::UnixSocket>();
+    is_all::<tower_lifecycle::server::UnixSocket>();
 }

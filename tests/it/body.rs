@@ -18,9 +18,9 @@ use tokio_test::{assert_pending, assert_ready, assert_ready_ok, task};
 use tower::{Layer, Service, service_fn};
 use tower_http::compression::CompressionLayer;
 use tower_http::cors::CorsLayer;
+use tower_lifecycle::layers::ResponseBody;
 use tower_lifecycle::{
-    DrainLayer, RequestTrackingLayer, ResponseBody, ShutdownConfig, ShutdownController,
-    ShutdownReason,
+    DrainLayer, RequestTrackingLayer, ShutdownConfig, ShutdownController, ShutdownReason,
 };
 
 use crate::support::layers::{
@@ -399,7 +399,7 @@ fn a_default_body_is_the_inner_ones_default() {
 
 // ----- other layers outside ours -----
 
-type Compressed = tower_http::compression::Compression<tower_lifecycle::Drain<App>>;
+type Compressed = tower_http::compression::Compression<tower_lifecycle::layers::Drain<App>>;
 
 const LONG: &str = "a text that is long enough to be worth compressing, and long enough again";
 

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use proptest::prelude::*;
-use tower_lifecycle::{ConfigError, ShutdownConfig, ShutdownController};
+use tower_lifecycle::config::ConfigError;
+use tower_lifecycle::{ShutdownConfig, ShutdownController};
 
 const fn secs(n: u64) -> Duration {
     Duration::from_secs(n)

@@ -8,9 +8,8 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, advance, sleep};
 use tokio_test::{assert_pending, assert_ready, task};
-use tower_lifecycle::{
-    LifecycleState, PhaseReport, ShutdownConfig, ShutdownController, ShutdownReason,
-};
+use tower_lifecycle::report::PhaseReport;
+use tower_lifecycle::{LifecycleState, ShutdownConfig, ShutdownController, ShutdownReason};
 
 use LifecycleState::*;
 
@@ -389,7 +388,7 @@ async fn a_wait_resolves_at_or_past_its_state() {
     let ctl = controller(ten_seconds());
     assert_eq!(ctl.wait_for(Initializing).await, Running);
     assert_eq!(ctl.wait_for(Running).await, Running);
-    let mut lame_duck = task::spawn(ctl.lame_duck());
+    let mut lame_duck = task::spawn(ctl.lame_duck_begun());
     let mut stopping = task::spawn(ctl.wait_for(Stopping));
     let mut forced = task::spawn(ctl.forced());
     assert_pending!(lame_duck.poll());

@@ -19,10 +19,11 @@ use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_test::task::{self, Spawn};
 use tower::{Layer, ServiceExt, service_fn};
-use tower_lifecycle::TaskPolicy::Note;
+use tower_lifecycle::controller::TaskPolicy::Note;
+use tower_lifecycle::future::Wait;
 use tower_lifecycle::{
     BoxError, DrainLayer, Hook, InFlightGuard, LifecycleState, RequestTrackingLayer,
-    ShutdownConfig, ShutdownController, ShutdownNotice, ShutdownReason, ShutdownReport, Wait,
+    ShutdownConfig, ShutdownController, ShutdownNotice, ShutdownReason, ShutdownReport,
 };
 
 use crate::support::panics::hush_scripted_panics;
@@ -1234,7 +1235,7 @@ impl World {
         }
         let ctl = &self.ctl;
         let future: Pin<Box<dyn Future<Output = Answer> + Send>> = match kind {
-            Kind::LameDuck => unit(ctl.lame_duck()),
+            Kind::LameDuck => unit(ctl.lame_duck_begun()),
             Kind::Draining => unit(ctl.draining()),
             Kind::Drained => unit(ctl.drained()),
             Kind::Forced => unit(ctl.forced()),
@@ -1494,7 +1495,7 @@ fn compare(model: &Model, world: &World) {
     assert_eq!(metrics.state, model.state);
     assert_eq!(metrics.paused, model.is_paused());
     assert_eq!(metrics.late_requests, model.late_requests);
-    assert_eq!(metrics.in_flight_requests, model.in_flight());
+    assert_eq!(metrics.in_flight, model.in_flight());
     assert_eq!(metrics.admitted, model.admitted);
     assert_eq!(metrics.refused, model.refused);
     assert_eq!(metrics.tasks, model.tasks.len() as u64);

@@ -16,9 +16,11 @@ use tower::buffer::Buffer;
 use tower::limit::ConcurrencyLimit;
 use tower::util::ServiceFn;
 use tower::{BoxError, Layer, Service, service_fn};
+use tower_lifecycle::error::{Forced, ShuttingDown};
+use tower_lifecycle::layers::{Drain, ResponseBody};
 use tower_lifecycle::{
-    Drain, DrainLayer, Forced, LifecycleState, RequestTrackingLayer, ResponseBody, ShutdownConfig,
-    ShutdownController, ShutdownReason, ShuttingDown,
+    DrainLayer, LifecycleState, RequestTrackingLayer, ShutdownConfig, ShutdownController,
+    ShutdownReason,
 };
 use tower_test::mock;
 
@@ -1204,7 +1206,7 @@ async fn a_drain_around_tracking_counts_twice_and_cuts_both() {
 
 // ===== any service =====
 
-type Jobs = mock::Spawn<Drain<mock::Mock<u32, u32>, tower_lifecycle::AnyService>>;
+type Jobs = mock::Spawn<Drain<mock::Mock<u32, u32>, tower_lifecycle::layers::AnyService>>;
 
 fn jobs(ctl: &ShutdownController) -> (Jobs, mock::Handle<u32, u32>) {
     mock::spawn_layer(DrainLayer::new(ctl.clone()).reject_with_error())

@@ -11,9 +11,9 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use tokio_test::{assert_pending, assert_ready, task};
 use tower::{Layer, ServiceExt, service_fn};
-use tower_lifecycle::{
-    BoxError, DrainLayer, Forced, LongLived, ResponseBody, ShutdownController, ShutdownReason,
-};
+use tower_lifecycle::error::Forced;
+use tower_lifecycle::layers::ResponseBody;
+use tower_lifecycle::{BoxError, DrainLayer, LongLived, ShutdownController, ShutdownReason};
 
 type AppBody = UnsyncBoxBody<Bytes, Infallible>;
 type LastFrame = Result<HeaderMap, BoxError>;

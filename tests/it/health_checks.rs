@@ -13,9 +13,8 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_test::{assert_pending, task};
 use tower::{Layer, ServiceExt};
-use tower_lifecycle::{
-    HealthLayer, HealthService, ShutdownConfig, ShutdownController, ShutdownReason,
-};
+use tower_lifecycle::health::HealthLayer;
+use tower_lifecycle::{HealthService, ShutdownConfig, ShutdownController, ShutdownReason};
 
 use crate::support::health::{CheckFuture, Counted, cached, db, failed, get, healthy, ms};
 

@@ -22,10 +22,10 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_test::{assert_pending, assert_ready, assert_ready_err, assert_ready_ok, task};
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
-use tower_lifecycle::future::{HealthFuture, HealthServiceFuture};
+use tower_lifecycle::health::{Health, HealthBody, HealthLayer};
+use tower_lifecycle::health::{HealthFuture, HealthServiceFuture};
 use tower_lifecycle::{
-    DrainLayer, Health, HealthBody, HealthLayer, HealthService, ShutdownConfig, ShutdownController,
-    ShutdownReason,
+    DrainLayer, HealthService, ShutdownConfig, ShutdownController, ShutdownReason,
 };
 use tower_test::mock::{self, Mock, Spawn};
 

@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
+use tower_lifecycle::report::Outcome;
 use tower_lifecycle::{
-    Hook, LifecycleState, Outcome, ShutdownConfig, ShutdownController, ShutdownReason,
-    ShutdownReport,
+    Hook, LifecycleState, ShutdownConfig, ShutdownController, ShutdownReason, ShutdownReport,
 };
 
 const fn ms(n: u64) -> Duration {
@@ -43,7 +43,7 @@ impl Log {
 }
 
 fn outcomes(report: &ShutdownReport) -> Vec<String> {
-    let outcome = |hook: &tower_lifecycle::HookReport| {
+    let outcome = |hook: &tower_lifecycle::report::HookReport| {
         format!("{}: {} {:?}", hook.name(), hook.outcome(), hook.duration())
     };
     report.hooks().iter().map(outcome).collect()

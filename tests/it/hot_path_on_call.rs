@@ -18,9 +18,9 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, Empty};
 use tokio_test::{assert_pending, assert_ready, task};
 use tower::{Layer, Service, service_fn};
+use tower_lifecycle::layers::ResponseBody;
 use tower_lifecycle::{
-    DrainLayer, LongLived, RequestTrackingLayer, ResponseBody, ShutdownConfig, ShutdownController,
-    ShutdownReason,
+    DrainLayer, LongLived, RequestTrackingLayer, ShutdownConfig, ShutdownController, ShutdownReason,
 };
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};

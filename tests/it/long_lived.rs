@@ -19,9 +19,10 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, advance, sleep};
 use tokio_test::{assert_ready, assert_ready_ok, task};
 use tower::Layer;
+use tower_lifecycle::error::Forced;
+use tower_lifecycle::layers::{Drain, ResponseBody};
 use tower_lifecycle::{
-    Drain, DrainLayer, Forced, LifecycleState, LongLived, ResponseBody, ShutdownConfig,
-    ShutdownController, ShutdownReason,
+    DrainLayer, LifecycleState, LongLived, ShutdownConfig, ShutdownController, ShutdownReason,
 };
 
 use crate::support::layers::{

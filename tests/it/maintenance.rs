@@ -9,8 +9,10 @@ use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::{Instant, advance, sleep};
 use tokio_test::{assert_pending, assert_ready, task};
+use tower_lifecycle::future::Wait;
+use tower_lifecycle::report::PhaseReport;
 use tower_lifecycle::{
-    LifecycleState, PhaseReport, ShutdownConfig, ShutdownController, ShutdownReason, Startup, Wait,
+    LifecycleState, ShutdownConfig, ShutdownController, ShutdownReason, Startup,
 };
 
 use crate::support::runtime::one_thread;
@@ -100,7 +102,7 @@ async fn resume_in_the_lame_duck_makes_all_as_it_was() {
     ctl.resume().unwrap();
     assert_eq!(ctl.state(), Running);
     assert!(ctl.notice().is_none() && !ctl.is_draining() && !ctl.is_paused());
-    none_resolves!(ctl.triggered(), ctl.lame_duck());
+    none_resolves!(ctl.triggered(), ctl.lame_duck_begun());
     drop(ctl.try_admit().unwrap());
     settle().await;
     assert_eq!(
@@ -507,7 +509,7 @@ async fn a_pause_refuses_new_work_and_shuts_nothing_down() {
     drop(guard);
     none_resolves!(
         ctl.triggered(),
-        ctl.lame_duck(),
+        ctl.lame_duck_begun(),
         ctl.draining(),
         ctl.drained(),
         ctl.forced(),
@@ -840,7 +842,7 @@ async fn the_figures_are_exact_over_pauses() {
         (admitted, refused) = (admitted + round + 1, refused + round + 1);
         let figures = ctl.metrics();
         assert_eq!((figures.admitted, figures.refused), (admitted, refused));
-        assert_eq!(figures.in_flight_requests, round);
+        assert_eq!(figures.in_flight, round);
         ctl.unpause();
         let figures = ctl.metrics();
         assert_eq!((figures.admitted, figures.refused), (admitted, refused));

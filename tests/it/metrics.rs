@@ -7,9 +7,9 @@ use std::time::Duration;
 use tokio::time::sleep;
 use tokio_test::{assert_pending, task};
 use tower::{Layer, Service, service_fn};
+use tower_lifecycle::controller::Metrics;
 use tower_lifecycle::{
-    DrainLayer, LifecycleState, Metrics, ShutdownConfig, ShutdownController, ShutdownReason,
-    Startup,
+    DrainLayer, LifecycleState, ShutdownConfig, ShutdownController, ShutdownReason, Startup,
 };
 
 use LifecycleState::*;
@@ -29,13 +29,7 @@ fn config() -> ShutdownConfig {
 /// What counts requests.
 fn requests(metrics: &Metrics) -> [u64; 5] {
     let m = metrics;
-    [
-        m.in_flight_requests,
-        m.admitted,
-        m.refused,
-        m.aborted,
-        m.abandoned,
-    ]
+    [m.in_flight, m.admitted, m.refused, m.aborted, m.abandoned]
 }
 
 #[tokio::test(start_paused = true)]
@@ -169,7 +163,7 @@ async fn the_snapshot_can_be_exported() {
     let expected = serde_json::json!({
         "state": "lame_duck",
         "paused": true,
-        "in_flight_requests": 1,
+        "in_flight": 1,
         "admitted": 1,
         "refused": 1,
         "late_arrivals": 0,

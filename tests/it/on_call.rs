@@ -9,7 +9,10 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use tokio::time::timeout;
-use tower_lifecycle::*;
+use tower_lifecycle::controller::*;
+use tower_lifecycle::startup::*;
+use tower_lifecycle::store::*;
+use tower_lifecycle::{error::*, *};
 
 use crate::support::log::listen;
 

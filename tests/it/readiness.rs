@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use tokio_test::{assert_pending, assert_ready, task};
+use tower_lifecycle::controller::Readiness;
 use tower_lifecycle::{
-    LifecycleState, Readiness, ShutdownConfig, ShutdownController, ShutdownReason, Startup,
+    LifecycleState, ShutdownConfig, ShutdownController, ShutdownReason, Startup,
 };
 
 const MANUAL: ShutdownReason = ShutdownReason::Manual;

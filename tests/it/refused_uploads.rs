@@ -27,8 +27,9 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, advance, sleep};
 use tokio_test::{assert_pending, assert_ready_ok, task};
 use tower::{Layer, Service, service_fn};
-use tower_lifecycle::future::DrainFuture;
-use tower_lifecycle::{Drain, DrainLayer, ShutdownConfig, ShutdownController, ShutdownReason};
+use tower_lifecycle::layers::Drain;
+use tower_lifecycle::layers::DrainFuture;
+use tower_lifecycle::{DrainLayer, ShutdownConfig, ShutdownController, ShutdownReason};
 
 use crate::support::sockets::{Kind, Protocol, Server, client, eventually, in_time};
 

@@ -15,9 +15,8 @@ use tower_http::classify::{
     ServerErrorsFailureClass, SharedClassifier,
 };
 use tower_http::trace::TraceLayer;
-use tower_lifecycle::{
-    DrainLayer, LongLived, Rejection, ShutdownConfig, ShutdownController, ShutdownReason,
-};
+use tower_lifecycle::layers::Rejection;
+use tower_lifecycle::{DrainLayer, LongLived, ShutdownConfig, ShutdownController, ShutdownReason};
 
 use crate::support::log::Lines;
 

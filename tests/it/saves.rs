@@ -5,9 +5,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
+use tower_lifecycle::report::Outcome;
+use tower_lifecycle::store::{MemoryStore, StateStore};
 use tower_lifecycle::{
-    BoxError, Hook, LifecycleState, MemoryStore, Outcome, ShutdownConfig, ShutdownController,
-    ShutdownReason, ShutdownReport, Startup, StateStore,
+    BoxError, Hook, LifecycleState, ShutdownConfig, ShutdownController, ShutdownReason,
+    ShutdownReport, Startup,
 };
 
 const fn ms(n: u64) -> Duration {

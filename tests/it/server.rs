@@ -1459,7 +1459,7 @@ async fn send_until_closed(io: &mut DuplexStream, size: usize, pause: Duration) 
 #[tokio::test(start_paused = true)]
 async fn the_rest_of_an_upload_is_read_for_no_longer_than_the_limits() {
     let ctl = refusing();
-    let limits = |serve: tower_lifecycle::Serve<_, _>| serve.linger(256 * 1024, 3 * SECOND);
+    let limits = |serve: tower_lifecycle::server::Serve<_, _>| serve.linger(256 * 1024, 3 * SECOND);
     let (connector, server) = start_with(&ctl, app(&ctl), limits);
     let working = ctl.track();
     trigger(&ctl).await;
@@ -1654,7 +1654,7 @@ async fn a_tunnel_is_cut_at_the_drain_deadline_and_its_task_told() {
     let error = ends.recv().await.unwrap().unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::ConnectionAborted);
     let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
-    assert!(matches!(cause, Some(tower_lifecycle::Forced { .. })));
+    assert!(matches!(cause, Some(tower_lifecycle::error::Forced { .. })));
     let report = server.report().await;
     assert!(report.is_forced());
     assert_eq!(report.abandoned(), 0, "{report}");

@@ -26,8 +26,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::{JoinHandle, unconstrained};
 use tokio::time::{Instant, sleep, timeout};
+use tower_lifecycle::server::Listener;
 use tower_lifecycle::{
-    DrainLayer, Listener, ShutdownConfig, ShutdownController, ShutdownReason, ShutdownReport, serve,
+    DrainLayer, ShutdownConfig, ShutdownController, ShutdownReason, ShutdownReport, serve,
 };
 
 const HOUR: Duration = Duration::from_secs(3_600);

@@ -8,9 +8,11 @@ use std::time::Duration;
 
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
+use tower_lifecycle::controller::TaskPolicy;
+use tower_lifecycle::startup::{StartupCause, step};
 use tower_lifecycle::{
     BoxError, LifecycleState, ShutdownConfig, ShutdownController, ShutdownReason, ShutdownReport,
-    Startup, StartupCause, TaskPolicy, step,
+    Startup,
 };
 
 const MANUAL: ShutdownReason = ShutdownReason::Manual;
@@ -31,7 +33,8 @@ async fn shut_down(ctl: &ShutdownController) -> ShutdownReport {
 
 fn ends(report: &ShutdownReport) -> Vec<String> {
     let tasks = report.tasks().iter();
-    let end = |task: &tower_lifecycle::TaskReport| format!("{}: {}", task.name(), task.outcome());
+    let end =
+        |task: &tower_lifecycle::report::TaskReport| format!("{}: {}", task.name(), task.outcome());
     tasks.map(end).collect()
 }
 

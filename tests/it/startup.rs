@@ -11,10 +11,9 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
 use tokio_test::{assert_pending, assert_ready, task};
-use tower_lifecycle::{
-    BoxError, Hook, LifecycleState, Outcome, ServiceReport, ShutdownConfig, ShutdownReason,
-    Startup, StartupCause, StartupError, Step, step,
-};
+use tower_lifecycle::report::{Outcome, ServiceReport};
+use tower_lifecycle::startup::{StartupCause, StartupError, Step, step};
+use tower_lifecycle::{BoxError, Hook, LifecycleState, ShutdownConfig, ShutdownReason, Startup};
 
 use crate::support::log::Lines;
 use crate::support::runtime::{in_time, one_thread, threads};
@@ -1265,7 +1264,7 @@ async fn everybody_who_waits_is_told_of_a_failed_start_up() {
     ];
     let states = states.map(|state| tokio::spawn(ctl.wait_for(state)));
     let waits = [
-        ctl.lame_duck(),
+        ctl.lame_duck_begun(),
         ctl.draining(),
         ctl.drained(),
         ctl.stopped(),

@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tower_lifecycle::startup::{StartupCause, StartupError, Step, step};
 use tower_lifecycle::{
     BoxError, LifecycleState, ShutdownConfig, ShutdownController, ShutdownReason, ShutdownReport,
-    Startup, StartupCause, StartupError, Step, step,
+    Startup,
 };
 
 use crate::support::panics::hush_scripted_panics;

@@ -17,7 +17,8 @@ use futures_util::FutureExt;
 use tokio::runtime::Builder;
 use tokio::sync::RwLock;
 use tokio::task::JoinSet;
-use tower_lifecycle::{BoxError, FileStore, MemoryStore, StateStore, StoreError};
+use tower_lifecycle::BoxError;
+use tower_lifecycle::store::{FileStore, MemoryStore, StateStore, StoreError};
 
 use crate::support::store::{Folder, check_whole, made_state};
 

@@ -9,7 +9,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Builder;
-use tower_lifecycle::{FileStore, StateStore};
+use tower_lifecycle::store::{FileStore, StateStore};
 
 use crate::support::store::Folder;
 

@@ -12,10 +12,12 @@ use http_body_util::{BodyExt, Full};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 use tower::{Layer, ServiceExt, service_fn};
+use tower_lifecycle::report::Outcome;
+use tower_lifecycle::startup::{StartupCause, step};
+use tower_lifecycle::store::{MemoryStore, StateStore};
 use tower_lifecycle::{
-    BoxError, DrainLayer, HealthService, Hook, LifecycleState, MemoryStore, Outcome,
-    ShutdownConfig, ShutdownController, ShutdownReason, ShutdownReport, Startup, StartupCause,
-    StateStore, step,
+    BoxError, DrainLayer, HealthService, Hook, LifecycleState, ShutdownConfig, ShutdownController,
+    ShutdownReason, ShutdownReport, Startup,
 };
 
 const fn secs(n: u64) -> Duration {

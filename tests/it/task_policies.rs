@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout};
+use tower_lifecycle::controller::TaskPolicy;
+use tower_lifecycle::startup::StartupCause;
 use tower_lifecycle::{
     BoxError, LifecycleState, ShutdownConfig, ShutdownController, ShutdownReason, ShutdownReport,
-    Startup, StartupCause, Task, TaskPolicy,
+    Startup, Task,
 };
 
 use TaskPolicy::{Ignore, Note, Shutdown};
@@ -74,7 +76,7 @@ async fn shut_down(ctl: &ShutdownController) -> ShutdownReport {
 fn ends(report: &ShutdownReport) -> Vec<(&str, String, bool)> {
     let tasks = report.tasks().iter();
     let end = |task: &_| {
-        let task: &tower_lifecycle::TaskReport = task;
+        let task: &tower_lifecycle::report::TaskReport = task;
         let outcome = task.outcome().to_string();
         (outcome, task.is_in_shutdown())
     };

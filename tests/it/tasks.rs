@@ -13,9 +13,11 @@ use tokio::sync::oneshot;
 use tokio::task::yield_now;
 use tokio::time::{Instant, advance, sleep};
 use tokio_test::{assert_pending, assert_ready, task};
+use tower_lifecycle::controller::TaskPolicy::Note;
+use tower_lifecycle::report::Outcome;
 use tower_lifecycle::{
-    BoxError, LifecycleState, Outcome, ShutdownConfig, ShutdownController, ShutdownReason,
-    ShutdownReport, Startup, Task, TaskPolicy::Note,
+    BoxError, LifecycleState, ShutdownConfig, ShutdownController, ShutdownReason, ShutdownReport,
+    Startup, Task,
 };
 
 use crate::support::runtime::{one_thread, threads};
@@ -107,7 +109,7 @@ async fn a_task_is_counted_apart_from_requests() {
     let task = ctl.spawn("outbox", stopped);
     let figures = || {
         let metrics = ctl.metrics();
-        (metrics.tasks, metrics.in_flight_requests, metrics.admitted)
+        (metrics.tasks, metrics.in_flight, metrics.admitted)
     };
     assert_eq!(figures(), (1, 0, 0));
     assert_eq!(ctl.in_flight(), 0);

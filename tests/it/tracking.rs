@@ -6,10 +6,8 @@ use http::{Request, Response, StatusCode};
 use http_body::Body;
 use tokio_test::{assert_pending, assert_ready, assert_ready_err, assert_ready_ok, task};
 use tower::Layer;
-use tower_lifecycle::{
-    AnyService, LifecycleState, RequestTracking, RequestTrackingLayer, ShutdownController,
-    ShutdownReason, TrackedBody,
-};
+use tower_lifecycle::layers::{AnyService, RequestTracking, TrackedBody};
+use tower_lifecycle::{LifecycleState, RequestTrackingLayer, ShutdownController, ShutdownReason};
 use tower_test::mock;
 
 use crate::support::layers::{

@@ -11,7 +11,8 @@ use axum::routing::get;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinHandle;
-use tower_lifecycle::{ShutdownController, ShutdownReason, ShutdownReport, UnixSocket, serve};
+use tower_lifecycle::server::UnixSocket;
+use tower_lifecycle::{ShutdownController, ShutdownReason, ShutdownReport, serve};
 
 /// A path of its own, removed at the end.
 struct Place(PathBuf);

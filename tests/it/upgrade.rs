@@ -26,9 +26,10 @@ use tokio::sync::oneshot;
 use tokio_test::{assert_pending, assert_ready, assert_ready_ok, task};
 use tokio_tungstenite::tungstenite;
 use tower::{Layer, Service, service_fn};
+use tower_lifecycle::error::Forced;
+use tower_lifecycle::layers::ResponseBody;
 use tower_lifecycle::{
-    DrainLayer, Forced, LifecycleState, ResponseBody, ShutdownConfig, ShutdownController,
-    ShutdownReason, UpgradeGuard,
+    DrainLayer, LifecycleState, ShutdownConfig, ShutdownController, ShutdownReason, UpgradeGuard,
 };
 
 use crate::support::layers::{

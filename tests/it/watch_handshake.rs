@@ -17,7 +17,8 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::rustls::pki_types::{PrivateKeyDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
-use tower_lifecycle::{DrainLayer, ShutdownController, ShutdownReason, WatchError, WatchHandshake};
+use tower_lifecycle::server::{WatchError, WatchedHandshake};
+use tower_lifecycle::{DrainLayer, ShutdownController, ShutdownReason};
 
 type Http1<I> = Connection<TokioIo<I>, TowerToHyperService<Router>>;
 
@@ -38,7 +39,7 @@ where
 type Endless = Pending<io::Result<Http1<DuplexStream>>>;
 
 /// A handshake that does not end.
-fn endless(ctl: &ShutdownController) -> WatchHandshake<Endless, Http1<DuplexStream>> {
+fn endless(ctl: &ShutdownController) -> WatchedHandshake<Endless, Http1<DuplexStream>> {
     ctl.watch_handshake(pending())
 }
 

@@ -14,9 +14,11 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, timeout};
 use tower::{Layer, ServiceExt, service_fn};
+use tower_lifecycle::future::Wait;
+use tower_lifecycle::report::Outcome;
 use tower_lifecycle::{
-    BoxError, DrainLayer, Hook, LifecycleState, Outcome, ShutdownConfig, ShutdownController,
-    ShutdownReason, ShutdownReport, Startup, Task, Wait,
+    BoxError, DrainLayer, Hook, LifecycleState, ShutdownConfig, ShutdownController, ShutdownReason,
+    ShutdownReport, Startup, Task,
 };
 
 const MANUAL: ShutdownReason = ShutdownReason::Manual;
@@ -50,7 +52,8 @@ async fn shut_down(ctl: &ShutdownController) -> ShutdownReport {
 
 fn ends(report: &ShutdownReport) -> Vec<String> {
     let tasks = report.tasks().iter();
-    let end = |task: &tower_lifecycle::TaskReport| format!("{}: {}", task.name(), task.outcome());
+    let end =
+        |task: &tower_lifecycle::report::TaskReport| format!("{}: {}", task.name(), task.outcome());
     tasks.map(end).collect()
 }
 

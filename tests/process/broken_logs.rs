@@ -22,9 +22,12 @@ use nix::unistd::{dup2_stderr, dup2_stdout, pipe};
 use tokio::time::{advance, timeout};
 use tokio_test::{assert_pending, assert_ready};
 use tower::{Layer, Service, ServiceExt, service_fn};
+use tower_lifecycle::controller::TaskPolicy;
+use tower_lifecycle::report::TaskReport;
+use tower_lifecycle::store::{MemoryStore, StateStore};
 use tower_lifecycle::{
-    BoxError, DrainLayer, Hook, LifecycleState, MemoryStore, ShutdownConfig, ShutdownController,
-    ShutdownReason, Startup, StateStore, Task, TaskPolicy, TaskReport,
+    BoxError, DrainLayer, Hook, LifecycleState, ShutdownConfig, ShutdownController, ShutdownReason,
+    Startup, Task,
 };
 
 use support::{Fault, Messages, listen, told};

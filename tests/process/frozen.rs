@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal::{self, SIGCONT, SIGSTOP, SIGTERM};
 use nix::unistd::Pid;
-use tower_lifecycle::{Hook, MemoryStore, ShutdownConfig, ShutdownController};
+use tower_lifecycle::store::MemoryStore;
+use tower_lifecycle::{Hook, ShutdownConfig, ShutdownController};
 
 /// Set for the child: in which phase it is to be stopped.
 const STOPPED_IN: &str = "TOWER_LIFECYCLE_STOPPED_IN";

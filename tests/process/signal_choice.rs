@@ -13,8 +13,9 @@ use nix::sys::signal::Signal::{
     SIGUSR2, SIGVTALRM, SIGXCPU, SIGXFSZ,
 };
 use nix::unistd::Pid;
+use tower_lifecycle::signal::Signals;
 use tower_lifecycle::{
-    BoxError, LifecycleState, ShutdownConfig, ShutdownController, ShutdownReason, Signals, Startup,
+    BoxError, LifecycleState, ShutdownConfig, ShutdownController, ShutdownReason, Startup,
 };
 
 const ROLE: &str = "TOWER_LIFECYCLE_SIGNAL_ROLE";

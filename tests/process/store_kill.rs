@@ -12,7 +12,7 @@ use std::process::{ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::{Builder, Runtime};
-use tower_lifecycle::{FileStore, StateStore};
+use tower_lifecycle::store::{FileStore, StateStore};
 
 use crate::support::store::{Folder, check_whole, made_state, mix};
 

@@ -18,7 +18,8 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use tower::util::ServiceFn;
 use tower::{Service, service_fn};
-use tower_lifecycle::{Forced, ShutdownController};
+use tower_lifecycle::ShutdownController;
+use tower_lifecycle::error::Forced;
 
 /// The inner service of most tests: its requests say what becomes of them.
 pub type App = ServiceFn<fn(Request<Handler>) -> Handler>;

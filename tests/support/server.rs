@@ -12,7 +12,8 @@ use axum::body::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, duplex};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
-use tower_lifecycle::{App, Listener, Serve, ShutdownController, ShutdownReport, serve};
+use tower_lifecycle::server::{App, Listener, Serve};
+use tower_lifecycle::{ShutdownController, ShutdownReport, serve};
 
 /// How long anything may take before a test fails: of the paused clock, or else of the real one.
 pub const PATIENCE: Duration = Duration::from_secs(60);

@@ -23,7 +23,8 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{JoinHandle, JoinSet};
 use tower::{Layer, Service};
-use tower_lifecycle::{DrainLayer, ResponseBody, ShutdownController, ShutdownReport};
+use tower_lifecycle::layers::ResponseBody;
+use tower_lifecycle::{DrainLayer, ShutdownController, ShutdownReport};
 
 /// How long anything may take before a test fails.
 pub const PATIENCE: Duration = Duration::from_secs(30);

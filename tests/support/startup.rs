@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
-use tower_lifecycle::{BoxError, LifecycleState, ServiceReport, ShutdownConfig, Startup};
+use tower_lifecycle::report::ServiceReport;
+use tower_lifecycle::{BoxError, LifecycleState, ShutdownConfig, Startup};
 
 pub type Name = &'static str;
 pub type Stopping = Pin<Box<dyn Future<Output = Result<(), BoxError>> + Send>>;

@@ -10,8 +10,8 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::{Order, Orders, Protocol};
-use crate::notice::earlier;
 use crate::server::plan::{Drain, Plan};
+use crate::shutdown::earlier;
 
 /// The first of the frames: GOAWAY with the highest stream and NO_ERROR (RFC 9113 §6.8).
 pub(in crate::server) const ANNOUNCEMENT: [u8; 17] = [

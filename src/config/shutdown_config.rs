@@ -1,0 +1,581 @@
+//! How long each part of a shutdown may take.
+
+use std::time::Duration;
+
+use super::error::ConfigError;
+use super::field::{Field, Given};
+
+/// How long each part of a shutdown may take.
+///
+/// All of it fits into one total, [`shutdown_timeout`](Self::shutdown_timeout):
+///
+/// ```text
+/// |── lame_duck ──|──── drain ────|── worker_reserve ──|── cleanup_reserve ──|
+/// |─────────────────────────── shutdown_timeout ─────────────────────────────|
+/// ```
+///
+/// The `worker_reserve` is there only if a [worker](crate::ShutdownController::spawn_worker) is.
+///
+/// The fields can be read; they are set by the setters of the same names, and checked as a whole by
+/// [`ShutdownController::with_config`](crate::ShutdownController::with_config). A duration that the
+/// clock cannot hold, such as `Duration::MAX`, means no limit.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_lifecycle::{ShutdownConfig, ShutdownController};
+///
+/// let config = ShutdownConfig::default()
+///     .shutdown_timeout(Duration::from_secs(25))
+///     .lame_duck(Duration::from_secs(5));
+/// assert!(ShutdownController::with_config(config).is_ok());
+///
+/// let config = ShutdownConfig::default()
+///     .shutdown_timeout(Duration::from_secs(5))
+///     .lame_duck(Duration::from_secs(10));
+/// let error = ShutdownController::with_config(config).unwrap_err();
+/// assert_eq!(error.field(), "lame_duck");
+/// ```
+///
+/// # From files and the environment
+///
+/// With the feature `serde` it is read from any format that describes its values, such as JSON, YAML
+/// and TOML: the keys are the names of the fields, and a duration is a number of seconds or
+/// [text](Self::parse_duration). A key that is missing keeps the default; one that is unknown or
+/// comes twice is an error, and so is a value that is no duration, `null` included. It is written
+/// with all its fields, as text that reads back to the same durations, `Duration::MAX` included;
+/// only a `cleanup_reserve`, `worker_reserve` or `exit_after` of `None` is left out.
+///
+/// [`from_env`](Self::from_env) reads the environment, and [`merge`](Self::merge) puts one over the
+/// other. Only the result has to fit into its total.
+///
+#[cfg_attr(feature = "serde", doc = "```")]
+#[cfg_attr(not(feature = "serde"), doc = "```ignore")]
+/// use std::time::Duration;
+/// use tower_lifecycle::{ShutdownConfig, ShutdownController};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let file = r#"{ "shutdown_timeout": "1m 30s", "lame_duck": 5 }"#;
+/// let file: ShutdownConfig = serde_json::from_str(file)?;
+/// let env = ShutdownConfig::from_env("LOCALZURE_SERVER")?; // LOCALZURE_SERVER_LAME_DUCK and so on
+/// let cli = ShutdownConfig::default().lame_duck(ShutdownConfig::parse_duration("2.5")?);
+///
+/// let config = file.merge(env).merge(cli);
+/// assert_eq!(config.shutdown_timeout, Duration::from_secs(90));
+/// assert_eq!(config.lame_duck, Duration::from_millis(2500));
+/// ShutdownController::with_config(config)?;
+/// # Ok(()) }
+/// ```
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+#[must_use = "a configuration does nothing until it is given to a controller"]
+pub struct ShutdownConfig {
+    /// The time for everything, from the trigger to the end. Default 30 s. Zero cuts at once.
+    pub shutdown_timeout: Duration,
+    /// How long everything is still served while readiness is red. Default zero.
+    pub lame_duck: Duration,
+    /// How long requests that arrive while draining are still served. Default 1 s.
+    pub late_for: Duration,
+    /// How long the listener stays open, refusing, after draining began. Default zero.
+    pub refuse_for: Duration,
+    /// What of the total is kept for clean-up; a quarter of it for saves of state, if there are any.
+    /// Default the smaller of 5 s and a quarter of the total.
+    pub cleanup_reserve: Option<Duration>,
+    /// What of the total is kept for workers, if there are any at the trigger. Default the smaller
+    /// of 5 s and a quarter of the total, and at most half of what lame duck and clean-up leave.
+    pub worker_reserve: Option<Duration>,
+    /// What a refused client is told to wait, rounded up to whole seconds. Default 1 s: the next
+    /// try most likely meets another instance.
+    pub retry_after: Duration,
+    /// How often the log says what is waited for while draining. Default 5 s.
+    pub progress_interval: Duration,
+    /// How long after the first signal a second one forces. Default 500 ms.
+    pub force_after: Duration,
+    /// How long after the report the process is ended, if it still lives. Default `None`: never.
+    pub exit_after: Option<Duration>,
+    /// For `merge`.
+    pub(super) given: Given,
+}
+
+// ===== impl ShutdownConfig =====
+
+impl Default for ShutdownConfig {
+    fn default() -> Self {
+        Self {
+            shutdown_timeout: Duration::from_secs(30),
+            lame_duck: Duration::ZERO,
+            late_for: Duration::from_secs(1),
+            refuse_for: Duration::ZERO,
+            cleanup_reserve: None,
+            worker_reserve: None,
+            retry_after: Duration::from_secs(1),
+            progress_interval: Duration::from_secs(5),
+            force_after: Duration::from_millis(500),
+            exit_after: None,
+            given: Given::default(),
+        }
+    }
+}
+
+impl ShutdownConfig {
+    /// Sets the time for everything: lame duck, drain and clean-up together.
+    ///
+    /// Stay below what the platform grants before it kills: `terminationGracePeriodSeconds` on
+    /// Kubernetes (less the `preStop` hook), `TimeoutStopSec` under systemd.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_lifecycle::ShutdownConfig;
+    ///
+    /// // Kubernetes kills after 30 s by default.
+    /// let config = ShutdownConfig::default().shutdown_timeout(Duration::from_secs(25));
+    /// assert_eq!(config.shutdown_timeout, Duration::from_secs(25));
+    /// ```
+    pub fn shutdown_timeout(self, timeout: Duration) -> Self {
+        self.with(Field::ShutdownTimeout, timeout)
+    }
+
+    /// Sets how long everything is still served while readiness is red.
+    ///
+    /// Longer than the load balancer takes to notice: probe period × failure threshold, and a bit.
+    /// With a time of zero the state is skipped.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_lifecycle::ShutdownConfig;
+    ///
+    /// // A probe every 2 s that has to fail twice, and one second to spare.
+    /// let config = ShutdownConfig::default().lame_duck(Duration::from_secs(5));
+    /// assert_eq!(config.lame_duck, Duration::from_secs(5));
+    /// ```
+    pub fn lame_duck(self, time: Duration) -> Self {
+        self.with(Field::LameDuck, time)
+    }
+
+    /// Sets how long HTTP requests that arrive while draining are still served.
+    ///
+    /// Such a late request comes on a connection that was there before, or from the listener's
+    /// backlog. It is admitted, waited for and cut as any other, and its answer asks the client to
+    /// leave. After that time, and after a force, requests are refused. It is at most half of the
+    /// drain. Zero refuses all of them, and so does a [`refuse_for`](Self::refuse_for) above zero.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_lifecycle::ShutdownConfig;
+    ///
+    /// // Clients keep their connections for up to two seconds between two requests.
+    /// let config = ShutdownConfig::default().late_for(Duration::from_secs(3));
+    /// assert_eq!(config.late_for, Duration::from_secs(3));
+    /// ```
+    pub fn late_for(self, time: Duration) -> Self {
+        self.with(Field::LateFor, time)
+    }
+
+    /// Sets how long the listener stays open, refusing, after draining began.
+    ///
+    /// The default of zero closes the listener when draining begins. Load balancers send to another
+    /// server what finds the connection refused, but pass a 503 on to their client. A time above
+    /// zero is for clients that heed `Retry-After`: whatever arrives while draining is then refused,
+    /// and [`late_for`](Self::late_for) has no effect.
+    ///
+    /// It is the least that
+    /// [`ShutdownController::stop_accepting`](crate::ShutdownController::stop_accepting) waits,
+    /// but never longer than half of the drain, so that the server can end in the other. A force
+    /// shortens it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_lifecycle::ShutdownConfig;
+    ///
+    /// let config = ShutdownConfig::default().refuse_for(Duration::from_millis(500));
+    /// assert_eq!(config.refuse_for, Duration::from_millis(500));
+    /// ```
+    pub fn refuse_for(self, time: Duration) -> Self {
+        self.with(Field::RefuseFor, time)
+    }
+
+    /// Sets what of the total is kept for clean-up, whatever the drain does.
+    ///
+    /// A quarter of it is kept for what `ShutdownController::persist` saves, if anything. Time in which
+    /// the process does not run at all (SIGSTOP, a starved cgroup) is not taken from it: the end is
+    /// put off then.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_lifecycle::ShutdownConfig;
+    ///
+    /// let config = ShutdownConfig::default().cleanup_reserve(Duration::from_secs(10));
+    /// assert_eq!(config.reserve(), Duration::from_secs(10));
+    /// ```
+    pub fn cleanup_reserve(self, reserve: Duration) -> Self {
+        self.with(Field::CleanupReserve, reserve)
+    }
+
+    /// Sets what of the total is kept for workers, after the drain and before the clean-up.
+    ///
+    /// It is kept only if a [worker](crate::ShutdownController::spawn_worker) is running at the
+    /// trigger; a service without workers has that time for its requests. Workers also get what the
+    /// requests leave of theirs.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_lifecycle::ShutdownConfig;
+    ///
+    /// // The longest queue takes ten seconds to be emptied.
+    /// let config = ShutdownConfig::default().worker_reserve(Duration::from_secs(10));
+    /// assert_eq!(config.reserve_for_workers(), Duration::from_secs(10));
+    /// ```
+    pub fn worker_reserve(self, reserve: Duration) -> Self {
+        self.with(Field::WorkerReserve, reserve)
+    }
+
+    /// Sets what a refused client is told to wait.
+    ///
+    /// It is told in whole seconds, rounded up (RFC 9110 §10.2.3). A layer may have a [setting of
+    /// its own](crate::DrainLayer::retry_after).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_lifecycle::ShutdownConfig;
+    ///
+    /// let config = ShutdownConfig::default().retry_after(Duration::from_secs(3));
+    /// assert_eq!(config.retry_after, Duration::from_secs(3));
+    /// ```
+    pub fn retry_after(self, time: Duration) -> Self {
+        self.with(Field::RetryAfter, time)
+    }
+
+    /// Sets how often the log says what is waited for while draining.
+    ///
+    /// It must be above zero.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_lifecycle::ShutdownConfig;
+    ///
+    /// let config = ShutdownConfig::default().progress_interval(Duration::from_secs(1));
+    /// assert_eq!(config.progress_interval, Duration::from_secs(1));
+    /// ```
+    pub fn progress_interval(self, interval: Duration) -> Self {
+        self.with(Field::ProgressInterval, interval)
+    }
+
+    /// Sets how long after the first signal a second one forces.
+    ///
+    /// Some supervisors, GNU `timeout` among them, signal a process and then its group, which delivers
+    /// one stop twice. A signal that comes earlier than this after the first does not count. So of two
+    /// Ctrl-C within that time only one is heard, and the next forces. With zero every second signal
+    /// forces.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_lifecycle::ShutdownConfig;
+    ///
+    /// let config = ShutdownConfig::default().force_after(Duration::from_secs(1));
+    /// assert_eq!(config.force_after, Duration::from_secs(1));
+    /// ```
+    pub fn force_after(self, time: Duration) -> Self {
+        self.with(Field::ForceAfter, time)
+    }
+
+    /// Has the process ended, if it still lives so long after the report.
+    ///
+    /// A runtime's drop waits for what runs in `spawn_blocking`, and for a read of stdin, so that
+    /// returning from `main` may take for ever though the report says that all is over. With this
+    /// setting a thread ends the process then, with the
+    /// [exit code](crate::ShutdownReport::exit_code) of the report; or with 1, so long after the
+    /// final deadline, when there is not even a report. It logs an error before. It does nothing if
+    /// the process ends by itself in time, or if the shutdown is called off.
+    ///
+    /// It ends the whole process, whatever else runs in it. Destructors do not run then.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_lifecycle::ShutdownConfig;
+    ///
+    /// let config = ShutdownConfig::default().exit_after(Duration::from_secs(1));
+    /// assert_eq!(config.exit_after, Some(Duration::from_secs(1)));
+    /// ```
+    pub fn exit_after(self, time: Duration) -> Self {
+        self.with(Field::ExitAfter, time)
+    }
+
+    /// Returns what of the total is kept for clean-up: as set, or the default.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_lifecycle::ShutdownConfig;
+    ///
+    /// let config = ShutdownConfig::default();
+    /// assert_eq!(config.reserve(), Duration::from_secs(5));
+    ///
+    /// let short = config.shutdown_timeout(Duration::from_secs(8));
+    /// assert_eq!(short.reserve(), Duration::from_secs(2)); // a quarter
+    /// ```
+    pub fn reserve(&self) -> Duration {
+        self.cleanup_reserve
+            .unwrap_or_else(|| Duration::from_secs(5).min(self.shutdown_timeout / 4))
+    }
+
+    /// Returns what of the total is kept for workers, if there are any: as set, or the default.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_lifecycle::ShutdownConfig;
+    ///
+    /// let config = ShutdownConfig::default();
+    /// assert_eq!(config.reserve_for_workers(), Duration::from_secs(5));
+    ///
+    /// let short = config.shutdown_timeout(Duration::from_secs(8));
+    /// assert_eq!(short.reserve_for_workers(), Duration::from_secs(2)); // a quarter
+    ///
+    /// let lame_duck = short.lame_duck(Duration::from_secs(4));
+    /// assert_eq!(lame_duck.reserve_for_workers(), Duration::from_secs(1)); // half of the rest
+    /// ```
+    pub fn reserve_for_workers(&self) -> Duration {
+        self.worker_reserve.unwrap_or_else(|| {
+            let total = self.shutdown_timeout;
+            let left = total.saturating_sub(self.reserve());
+            let left = left.saturating_sub(self.lame_duck);
+            Duration::from_secs(5).min(total / 4).min(left / 2)
+        })
+    }
+
+    /// Lays another configuration over this one: what `over` was given wins, the rest stays.
+    ///
+    /// Given is what was set by a setter, read by [`from_env`](Self::from_env) or from a file, even
+    /// if it is the same as the default, and what was assigned to a field and differs from it. So
+    /// `file.merge(env).merge(cli)` lets the command line win over the environment, and that over
+    /// the file. A `cleanup_reserve`, `worker_reserve` or `exit_after` of `None` is never given.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_lifecycle::ShutdownConfig;
+    ///
+    /// let file = ShutdownConfig::default()
+    ///     .shutdown_timeout(Duration::from_secs(60))
+    ///     .lame_duck(Duration::from_secs(5));
+    /// let cli = ShutdownConfig::default().lame_duck(Duration::ZERO); // the default, but given
+    ///
+    /// let config = file.merge(cli);
+    /// assert_eq!(config.shutdown_timeout, Duration::from_secs(60));
+    /// assert_eq!(config.lame_duck, Duration::ZERO);
+    /// ```
+    pub fn merge(self, over: Self) -> Self {
+        Field::ALL
+            .into_iter()
+            .filter_map(|field| Some((field, over.given(field)?)))
+            .fold(self, |config, (field, value)| config.with(field, value))
+    }
+
+    /// Returns the value of `field` if it was given.
+    fn given(&self, field: Field) -> Option<Duration> {
+        let value = self.value(field);
+        let given = self.given.contains(field) || value != Self::default().value(field);
+        value.filter(|_| given)
+    }
+
+    pub(super) fn value(&self, field: Field) -> Option<Duration> {
+        match field {
+            Field::ShutdownTimeout => Some(self.shutdown_timeout),
+            Field::LameDuck => Some(self.lame_duck),
+            Field::LateFor => Some(self.late_for),
+            Field::RefuseFor => Some(self.refuse_for),
+            Field::CleanupReserve => self.cleanup_reserve,
+            Field::WorkerReserve => self.worker_reserve,
+            Field::RetryAfter => Some(self.retry_after),
+            Field::ProgressInterval => Some(self.progress_interval),
+            Field::ForceAfter => Some(self.force_after),
+            Field::ExitAfter => self.exit_after,
+        }
+    }
+
+    /// Gives `field` a value.
+    pub(super) fn with(mut self, field: Field, value: Duration) -> Self {
+        match field {
+            Field::ShutdownTimeout => self.shutdown_timeout = value,
+            Field::LameDuck => self.lame_duck = value,
+            Field::LateFor => self.late_for = value,
+            Field::RefuseFor => self.refuse_for = value,
+            Field::CleanupReserve => self.cleanup_reserve = Some(value),
+            Field::WorkerReserve => self.worker_reserve = Some(value),
+            Field::RetryAfter => self.retry_after = value,
+            Field::ProgressInterval => self.progress_interval = value,
+            Field::ForceAfter => self.force_after = value,
+            Field::ExitAfter => self.exit_after = Some(value),
+        }
+        self.given.insert(field);
+        self
+    }
+
+    /// Whether requests that arrive while draining are served at all.
+    pub(crate) fn serves_late(&self) -> bool {
+        self.refuse_for.is_zero() && !self.late_for.is_zero()
+    }
+
+    pub(crate) fn validate(&self) -> Result<(), ConfigError> {
+        let (total, reserve) = (self.shutdown_timeout, self.reserve());
+        if self.progress_interval.is_zero() {
+            let field = Field::ProgressInterval.name();
+            return Err(ConfigError::not_above_zero(field, self.progress_interval));
+        }
+        if reserve > total {
+            let field = Field::CleanupReserve.name();
+            return Err(ConfigError::too_long(field, reserve, total, &[]));
+        }
+        let mut kept = vec![(Field::CleanupReserve.name(), reserve)];
+        let mut left = total - reserve;
+        if let Some(workers) = self.worker_reserve {
+            let field = Field::WorkerReserve.name();
+            if workers > left {
+                return Err(ConfigError::too_long(field, workers, total, &kept));
+            }
+            kept.push((field, workers));
+            left -= workers;
+        }
+        if self.lame_duck > left {
+            let field = Field::LameDuck.name();
+            let lame_duck = self.lame_duck;
+            return Err(ConfigError::too_long(field, lame_duck, total, &kept));
+        }
+        Ok(())
+    }
+}
+
+/// Compares the durations, and not by which means they were given.
+impl PartialEq for ShutdownConfig {
+    fn eq(&self, other: &Self) -> bool {
+        Field::ALL
+            .into_iter()
+            .all(|field| self.value(field) == other.value(field))
+    }
+}
+
+impl Eq for ShutdownConfig {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn secs(n: u64) -> Duration {
+        Duration::from_secs(n)
+    }
+
+    #[test]
+    fn the_default_reserve_is_a_quarter_and_at_most_five_seconds() {
+        let config = ShutdownConfig::default();
+        assert_eq!(config.reserve(), secs(5));
+        assert_eq!(config.clone().shutdown_timeout(secs(8)).reserve(), secs(2));
+        assert_eq!(config.shutdown_timeout(Duration::MAX).reserve(), secs(5));
+    }
+
+    #[test]
+    fn the_default_for_workers_leaves_requests_at_least_as_much() {
+        let config = ShutdownConfig::default();
+        assert_eq!(config.reserve_for_workers(), secs(5));
+        let lame = config.clone().lame_duck(secs(21));
+        assert_eq!(lame.reserve_for_workers(), secs(2));
+        let all_lame = config.clone().lame_duck(secs(25));
+        assert_eq!(all_lame.reserve_for_workers(), secs(0));
+        let endless = config.shutdown_timeout(Duration::MAX);
+        assert_eq!(endless.reserve_for_workers(), secs(5));
+    }
+
+    #[test]
+    fn what_is_kept_for_workers_has_to_fit_too() {
+        let config = ShutdownConfig::default().worker_reserve(secs(26));
+        let error = config.validate().unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "worker_reserve is 26s, but may be at most 25s, what the shutdown_timeout of 30s \
+             leaves beside the cleanup_reserve of 5s"
+        );
+
+        let config = ShutdownConfig::default()
+            .worker_reserve(secs(4))
+            .lame_duck(secs(22));
+        let error = config.validate().unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "lame_duck is 22s, but may be at most 21s, what the shutdown_timeout of 30s leaves \
+             beside the cleanup_reserve of 5s and the worker_reserve of 4s"
+        );
+    }
+
+    #[test]
+    fn what_cannot_fit_is_named_with_its_value_and_bound() {
+        let config = ShutdownConfig::default().lame_duck(secs(26));
+        let error = config.validate().unwrap_err();
+        assert_eq!(error.field(), "lame_duck");
+        assert_eq!(
+            error.to_string(),
+            "lame_duck is 26s, but may be at most 25s, what the shutdown_timeout of 30s leaves \
+             beside the cleanup_reserve of 5s"
+        );
+
+        let config = ShutdownConfig::default().cleanup_reserve(secs(31));
+        let error = config.validate().unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "cleanup_reserve is 31s, but may be at most 30s, the shutdown_timeout"
+        );
+
+        let config = ShutdownConfig::default().progress_interval(Duration::ZERO);
+        let error = config.validate().unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "progress_interval is 0ns, but must be above zero"
+        );
+    }
+
+    #[test]
+    fn an_error_of_validation_has_the_field_as_its_key_and_no_cause() {
+        let config = ShutdownConfig::default().lame_duck(secs(26));
+        let error = config.validate().unwrap_err();
+        assert_eq!(error.key(), "lame_duck");
+        assert!(std::error::Error::source(&error).is_none());
+    }
+
+    #[test]
+    fn zero_and_endless_are_legal() {
+        let zero = ShutdownConfig::default().shutdown_timeout(Duration::ZERO);
+        assert_eq!(zero.validate(), Ok(()));
+        let endless = ShutdownConfig::default()
+            .shutdown_timeout(Duration::MAX)
+            .lame_duck(secs(1))
+            .late_for(Duration::MAX)
+            .refuse_for(Duration::MAX)
+            .retry_after(Duration::MAX)
+            .progress_interval(Duration::MAX);
+        assert_eq!(endless.validate(), Ok(()));
+        let all_reserve = ShutdownConfig::default().cleanup_reserve(secs(30));
+        assert_eq!(all_reserve.validate(), Ok(()));
+    }
+}

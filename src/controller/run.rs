@@ -1,0 +1,202 @@
+//! A server under the controller's care.
+
+use std::fmt;
+use std::future::{Future, IntoFuture};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use pin_project_lite::pin_project;
+
+use super::controller::ShutdownController;
+use crate::error::{BoxError, Chain};
+use crate::in_flight::{event, runtime_is_ending};
+use crate::log::tell;
+use crate::shutdown::{ENDED, IntoResult, ServerError, ShutdownReport, Wait};
+use crate::state::ShutdownReason;
+use crate::sync::Arc;
+
+pin_project! {
+    /// The future of [`ShutdownController::run`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_lifecycle::controller::Run;
+    /// use tower_lifecycle::{ShutdownController, ShutdownReason};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// let ctl = ShutdownController::new();
+    /// let run: Run<_> = ctl.run(async { /* a server that ends by itself */ });
+    /// assert_eq!(run.await.reason(), ShutdownReason::ServerExited);
+    /// # }
+    /// ```
+    #[must_use = "futures do nothing unless polled, and dropping this one drops the server"]
+    pub struct Run<F> {
+        // Declared first, so that the server is dropped before its end is told.
+        #[pin]
+        server: Option<F>,
+        registration: Registration,
+        drain_over: Wait,
+        report: Wait<ShutdownReport>,
+    }
+}
+
+/// Tells the controller that a server has ended, once, on whatever path.
+#[derive(Debug)]
+struct Registration {
+    ctl: ShutdownController,
+    is_registered: bool,
+}
+
+// ===== impl ShutdownController =====
+
+impl ShutdownController {
+    /// Runs `server` to its end, with the shutdown and the hooks, and gives the report.
+    ///
+    /// The server is polled inline, so it need not be `Send`. After the trigger it should end by
+    /// itself, when [`stop_accepting`](Self::stop_accepting) tells it to; the drain is over only
+    /// when it has, because a count of zero does not mean that the last bytes have been written.
+    /// After a force it is waited for shortly, then dropped. As long as its own thread is not
+    /// blocked, this future ends by the final deadline; if others hold up the shutdown, 50 ms after
+    /// it, with the report of an [interrupted](ShutdownReason::Interrupted) one.
+    ///
+    /// A server that ends without having been asked begins the shutdown, with the reason
+    /// [`ServerExited`](ShutdownReason::ServerExited), or [`Error`](ShutdownReason::Error) and its
+    /// error in the report. One that panics does as one that fails, and the panic goes on to the
+    /// caller. Several servers can be run at once: all are waited for. One that is run after the
+    /// end is dropped without having been polled.
+    ///
+    /// What is not promised: dropping a foreign server may leave tasks that it has spawned. With
+    /// `axum::serve` a connection whose client does not read lives on until the runtime ends; it
+    /// is reported as [abandoned](ShutdownReport::abandoned). Nor is the end of the process: see
+    /// [`exit_code`](ShutdownReport::exit_code) for what may hold it.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future drops the server and begins the shutdown, which goes on without it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use tower_lifecycle::{ShutdownController, ShutdownReason};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// let ctl = ShutdownController::new();
+    /// let stop = ctl.stop_accepting();
+    /// let server = async move {
+    ///     // accept and serve, and then:
+    ///     stop.await;
+    ///     std::io::Result::Ok(())
+    /// };
+    /// # ctl.trigger(ShutdownReason::Manual);
+    /// let report = ctl.run(server).await;
+    /// assert!(report.is_graceful());
+    /// # }
+    /// ```
+    pub fn run<S>(&self, server: S) -> Run<S::IntoFuture>
+    where
+        S: IntoFuture<Output: IntoResult>,
+    {
+        self.core().capture_runtime();
+        Run::new(self, server.into_future())
+    }
+}
+
+// ===== impl Run =====
+
+impl<F> Run<F> {
+    pub(crate) fn new(ctl: &ShutdownController, server: F) -> Self {
+        ctl.core().servers.begin();
+        Self {
+            server: Some(server),
+            registration: Registration {
+                ctl: ctl.clone(),
+                is_registered: true,
+            },
+            drain_over: Wait::new(ctl.core(), event::DROP_SERVERS | ENDED),
+            report: Wait::new(ctl.core(), ENDED),
+        }
+    }
+}
+
+impl<F> Future for Run<F>
+where
+    F: Future,
+    F::Output: IntoResult,
+{
+    type Output = ShutdownReport;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<ShutdownReport> {
+        let mut this = self.project();
+        if let Some(server) = this.server.as_mut().as_pin_mut() {
+            // Looked at first: when the drain is over the server is not polled again, but dropped.
+            if Pin::new(&mut *this.drain_over).poll(cx).is_ready() {
+                this.server.set(None);
+                this.registration.leave(None);
+            } else {
+                match catch_unwind(AssertUnwindSafe(|| server.poll(cx))) {
+                    Ok(Poll::Ready(output)) => {
+                        this.server.set(None);
+                        this.registration.server_ended(output.into_result());
+                    }
+                    Ok(Poll::Pending) => {}
+                    Err(panic) => {
+                        this.registration
+                            .server_ended(Err("the server panicked".into()));
+                        resume_unwind(panic);
+                    }
+                }
+            }
+        }
+        Pin::new(this.report).poll(cx)
+    }
+}
+
+impl<F> fmt::Debug for Run<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Run")
+            .field("serving", &self.server.is_some())
+            .finish_non_exhaustive()
+    }
+}
+
+// ===== impl Registration =====
+
+impl Registration {
+    /// The server has ended by itself: on request, or else that begins the shutdown.
+    fn server_ended(&mut self, result: Result<(), BoxError>) {
+        let (reason, cause) = match result {
+            Ok(()) => (ShutdownReason::ServerExited, None),
+            Err(cause) => (ShutdownReason::Error, Some(Arc::from(cause))),
+        };
+        self.leave(cause.clone());
+        let asked = !self.ctl.trigger(reason);
+        match cause {
+            Some(cause) => tell!(error, cause = %Chain(&*cause), "server failed"),
+            None => tell!(info, asked, "server ended"),
+        }
+    }
+
+    fn leave(&mut self, error: Option<ServerError>) {
+        if std::mem::take(&mut self.is_registered) {
+            let core = self.ctl.core();
+            core.servers.end(error);
+            core.milestones().reach(event::WORK_ENDED);
+        }
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        if self.is_registered {
+            let core = self.ctl.core();
+            if core.is_triggered() && runtime_is_ending() {
+                core.servers.end_killed();
+                core.milestones().reach(event::WORK_ENDED);
+            } else {
+                self.leave(None);
+            }
+            self.ctl.trigger(ShutdownReason::ServerExited);
+        }
+    }
+}

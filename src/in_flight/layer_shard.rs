@@ -1,0 +1,258 @@
+//! How a layer's services reach their shard without touching a line that another core writes.
+//!
+//! Servers clone a service for every request. A handle that were one `Arc` for all would bring back
+//! the contended line that the sharded count does away with. So a layer has one [`LayerShard`] for
+//! each shard of the gate, and cloning a handle takes the one of the cloning thread.
+//!
+//! The peers know each other weakly, else they would keep each other alive. The controller keeps
+//! them strongly, for as long as any service uses one of them. When the controller is gone, a clone
+//! takes its own: slower on many cores, and right.
+
+use std::fmt;
+
+use super::gate::{Gate, Shard};
+use super::guard::{ShardRef, release};
+use super::thread_index::thread_index;
+use crate::sync::{Arc, Mutex, OnceLock, Weak, lock};
+
+/// One shard as one layer sees it, with what the layer keeps beside it. Aligned as the shards are, so that
+/// the reference count beside it shares no line with another's.
+#[repr(align(128))]
+pub(crate) struct LayerShard<L> {
+    pub(crate) shard: Arc<Shard>,
+    /// Only read, and never cloned for an ordinary request: nobody writes to its line.
+    pub(crate) layer: L,
+    index: usize,
+    peers: Arc<OnceLock<Peers<L>>>,
+    /// For the index of the calling thread's shard.
+    mask: usize,
+}
+
+/// All shards of one layer, by their indices.
+type Peers<L> = Box<[Weak<LayerShard<L>>]>;
+
+/// A service's handle on the shards of its layer.
+pub(crate) struct LayerHandle<L>(Arc<LayerShard<L>>);
+
+/// The layers of one controller that have services.
+#[derive(Default)]
+pub(crate) struct LayerTables(Mutex<Tables>);
+
+#[derive(Default)]
+struct Tables {
+    tables: Vec<Box<dyn InUse + Send + Sync>>,
+    /// How many there may be before unused ones are looked for.
+    limit: usize,
+    /// After the end of the shutdown none are kept.
+    closed: bool,
+}
+
+trait InUse {
+    fn is_in_use(&self) -> bool;
+}
+
+// ===== impl LayerHandle =====
+
+impl<L: Clone + Send + Sync + 'static> LayerHandle<L> {
+    /// Makes the shards of one layer, and returns the calling thread's.
+    pub(crate) fn new(gate: &Gate, tables: &LayerTables, layer: L) -> Self {
+        let peers = Arc::new(OnceLock::new());
+        let shards = gate.shards();
+        let table: Vec<_> = (shards.iter().enumerate())
+            .map(|(index, shard)| {
+                Arc::new(LayerShard {
+                    shard: Arc::clone(shard),
+                    layer: layer.clone(),
+                    index,
+                    peers: Arc::clone(&peers),
+                    mask: shards.len() - 1,
+                })
+            })
+            .collect();
+        // It has just been made, so it is not set.
+        let _ = peers.set(table.iter().map(Arc::downgrade).collect());
+        let local = Self(Arc::clone(&table[gate.local_index()]));
+        tables.keep(table);
+        local
+    }
+}
+
+impl<L> LayerHandle<L> {
+    /// Shares the handle as it is, whatever thread it is on: for what has been counted in its shard.
+    #[inline]
+    pub(crate) fn share(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+
+    /// Makes one for a single request, which has entered `shard` and has a `layer` of its own.
+    pub(crate) fn for_one_request(&self, shard: Arc<Shard>, layer: L) -> Self {
+        Self(Arc::new(LayerShard {
+            shard,
+            layer,
+            index: self.index,
+            peers: Arc::clone(&self.peers),
+            mask: self.mask,
+        }))
+    }
+}
+
+impl<L> AsRef<Shard> for LayerHandle<L> {
+    #[inline]
+    fn as_ref(&self) -> &Shard {
+        &self.0.shard
+    }
+}
+
+impl<L> ShardRef for LayerHandle<L> {
+    #[inline]
+    fn release(self) {
+        release(self.0);
+    }
+}
+
+impl<L> Clone for LayerHandle<L> {
+    #[inline]
+    fn clone(&self) -> Self {
+        let here = thread_index() & self.0.mask;
+        if here == self.0.index {
+            return self.share();
+        }
+        let mut peer = None;
+        find_peer(&self.0, here, &mut peer);
+        peer.map_or_else(|| self.share(), Self)
+    }
+}
+
+/// `extern "C"`, since a function of that kind does not unwind, so that servers, which clone a service
+/// before they move the request, need not keep it for that. Nothing in it panics.
+#[inline(never)]
+extern "C" fn find_peer<L>(
+    shard: &LayerShard<L>,
+    index: usize,
+    peer: &mut Option<Arc<LayerShard<L>>>,
+) {
+    let peers = shard.peers.get();
+    *peer = peers.and_then(|peers| peers.get(index)?.upgrade());
+}
+
+impl<L> std::ops::Deref for LayerHandle<L> {
+    type Target = LayerShard<L>;
+
+    #[inline]
+    fn deref(&self) -> &LayerShard<L> {
+        &self.0
+    }
+}
+
+impl<L> fmt::Debug for LayerHandle<L> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LayerHandle")
+            .field("shard", &self.0.index)
+            .finish_non_exhaustive()
+    }
+}
+
+// ===== impl LayerTables =====
+
+impl LayerTables {
+    /// Keeps `table` alive until no service uses it. Programs that make a layer for every
+    /// connection do not grow: the unused ones go whenever there are twice as many as were in use.
+    fn keep<L: Send + Sync + 'static>(&self, table: Vec<Arc<LayerShard<L>>>) {
+        let mut unused = Vec::new();
+        let mut inner = lock(&self.0);
+        if inner.closed {
+            drop(inner);
+            return drop(table);
+        }
+        if inner.tables.len() >= inner.limit {
+            let tables = std::mem::take(&mut inner.tables);
+            (inner.tables, unused) = tables.into_iter().partition(|table| table.is_in_use());
+            inner.limit = (inner.tables.len() * 2).max(16);
+        }
+        inner.tables.push(Box::new(table));
+        drop(inner);
+        // Options are the user's (a closure): they go outside the lock.
+        drop(unused);
+    }
+
+    /// Keeps none any more, at the end: options may hold the controller. Clones then take their own shard.
+    pub(crate) fn close(&self) {
+        let tables = {
+            let mut inner = lock(&self.0);
+            inner.closed = true;
+            std::mem::take(&mut inner.tables)
+        };
+        drop(tables);
+    }
+}
+
+impl<L> InUse for Vec<Arc<LayerShard<L>>> {
+    /// A clone that moves from one shard to another meanwhile may be missed: its table then goes
+    /// early, and its clones take their own shard from there on.
+    fn is_in_use(&self) -> bool {
+        self.iter().any(|shard| Arc::strong_count(shard) > 1)
+    }
+}
+
+impl fmt::Debug for LayerTables {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("LayerTables")
+            .field(&lock(&self.0).tables.len())
+            .finish()
+    }
+}
+
+#[cfg(all(test, not(tower_lifecycle_loom)))]
+mod tests {
+    use super::*;
+    use crate::state::LifecycleState;
+
+    fn gate() -> Arc<Gate> {
+        Gate::new(8, LifecycleState::Running.bit())
+    }
+
+    fn handle(gate: &Gate, tables: &LayerTables) -> LayerHandle<()> {
+        LayerHandle::new(gate, tables, ())
+    }
+
+    #[test]
+    fn a_clone_takes_the_shard_of_its_thread() {
+        let (gate, tables) = (gate(), LayerTables::default());
+        let shards = gate.shards().len();
+        let handle = handle(&gate, &tables);
+        for _ in 0..2 * shards {
+            let (index, local) = std::thread::scope(|scope| {
+                let clone = || (handle.clone().index, gate.local_index());
+                scope.spawn(clone).join().expect("no panic")
+            });
+            assert_eq!(index, local);
+        }
+    }
+
+    #[test]
+    fn a_clone_takes_its_own_when_the_controller_is_gone() {
+        let (gate, tables) = (gate(), LayerTables::default());
+        let handle = handle(&gate, &tables);
+        drop((gate, tables));
+        std::thread::scope(|scope| {
+            let clone = || assert_eq!(handle.clone().index, handle.index);
+            scope.spawn(clone).join().expect("no panic");
+        });
+    }
+
+    #[test]
+    fn a_layer_for_every_connection_does_not_grow_the_controller() {
+        let (gate, tables) = (gate(), LayerTables::default());
+        let kept = handle(&gate, &tables);
+        for _ in 0..1_000 {
+            let _ = handle(&gate, &tables);
+        }
+        let tables = lock(&tables.0).tables.len();
+        assert!(tables <= 17, "{tables} tables");
+        assert!(
+            kept.peers
+                .get()
+                .is_some_and(|peers| { peers.iter().all(|peer| peer.upgrade().is_some()) })
+        );
+    }
+}

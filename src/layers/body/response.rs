@@ -1,0 +1,300 @@
+//! The body of a response that can be cut.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+
+use super::ending::Ending;
+use super::is_last;
+use crate::error::BoxError;
+use crate::in_flight::Entry;
+use crate::layers::admission::Admission;
+use crate::layers::cold_box::ColdBox;
+use crate::layers::cut::{Polled, cut, poll_or_cut};
+use crate::layers::facts::Facts;
+use crate::layers::long_lived::{Class, Farewell};
+use crate::layers::upgrade::{UpgradeGuard, UpgradedHold};
+use crate::sync::Arc;
+
+pin_project! {
+    /// The response body of [`Drain`](crate::layers::Drain).
+    ///
+    /// It is in flight until it ends, errs or is dropped, and cut by force. It ends with the error
+    /// [`Forced`], boxed, when admitted work is cut, never as if it were complete, so that no
+    /// client takes a part for the whole. A stream of gRPC over HTTP/2 ends with trailers instead,
+    /// with the status 14 `UNAVAILABLE`. Not so a stream of gRPC-Web, and one whose length is known:
+    /// these end with the error. Only one of a [long-lived class](crate::LongLived), which
+    /// has no whole, ends before the inner body does. Where the inner body has a default, which
+    /// `CorsLayer` and others want, it has one too.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use axum::{Router, body::Body, http::Request, routing::get};
+    /// use http_body_util::BodyExt;
+    /// use tower::{Layer, ServiceExt};
+    /// use tower_lifecycle::error::Forced;
+    /// use tower_lifecycle::{DrainLayer, ShutdownController};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// let ctl = ShutdownController::new();
+    /// let app = Router::new().route("/", get(|| async { "hello" }));
+    /// let app = DrainLayer::new(ctl.clone()).layer(app);
+    /// let response = app.oneshot(Request::new(Body::empty())).await.unwrap();
+    ///
+    /// ctl.force(); // before the body has been read
+    /// let error = response.into_body().collect().await.unwrap_err();
+    /// assert!(error.is::<Forced>());
+    /// # }
+    /// ```
+    #[derive(Debug)]
+    #[must_use = "dropping a body ends it"]
+    pub struct ResponseBody<B> {
+        #[pin]
+        state: State<B>,
+    }
+
+    impl<B> PinnedDrop for ResponseBody<B> {
+        fn drop(this: Pin<&mut Self>) {
+            if let StateProj::Admitted { guard, .. } = this.project().state.project() {
+                guard.note_unfinished();
+            }
+        }
+    }
+}
+
+pin_project! {
+    #[project = StateProj]
+    #[derive(Debug)]
+    enum State<B> {
+        /// Of a request that was let in.
+        Admitted {
+            // Declared first, so that it is dropped first.
+            #[pin]
+            inner: B,
+            guard: Admission,
+        },
+        /// Boxed, so that an admitted one is not larger for it; none when it has ended.
+        Special { special: ColdBox<Pin<Box<Special<B>>>> },
+    }
+}
+
+pin_project! {
+    #[project = SpecialProj]
+    #[derive(Debug)]
+    enum Special<B> {
+        /// Our own.
+        Refusal { text: Option<Bytes> },
+        /// Of a stream that is ended by the drain.
+        LongLived { #[pin] inner: Ending<B> },
+        /// Of a response after which the connection is no longer HTTP's.
+        Upgraded {
+            #[pin]
+            inner: B,
+            guard: UpgradedHold,
+        },
+    }
+}
+
+/// What a response is that would outlast the drain.
+pub(crate) enum Lasting {
+    /// Of a class that is ended when draining begins.
+    Stream(Arc<Class>, Farewell),
+    /// The connection is no longer HTTP's after it.
+    Upgrade(UpgradeGuard),
+}
+
+/// Tells whether a frame is the status of a call, which is the last of it and is told once: by the inner
+/// body, or by a cut.
+#[inline(never)]
+fn is_status<D>(frame: &Frame<D>, facts: Facts) -> bool {
+    frame.is_trailers() && facts.ends_with_status()
+}
+
+// ===== impl ResponseBody =====
+
+impl<B> ResponseBody<B> {
+    #[inline]
+    pub(crate) fn new(inner: B, guard: Admission) -> Self {
+        Self {
+            state: State::Admitted { inner, guard },
+        }
+    }
+
+    /// Of a response that would outlast the drain.
+    #[cold]
+    pub(crate) fn lasting(inner: B, guard: Admission, lasting: Lasting) -> Self {
+        Self::special(match lasting {
+            Lasting::Stream(class, farewell) => Special::LongLived {
+                inner: Ending::new(inner, guard, class, farewell),
+            },
+            Lasting::Upgrade(handle) => {
+                handle.count(guard);
+                let guard = UpgradedHold::new(handle);
+                Special::Upgraded { inner, guard }
+            }
+        })
+    }
+
+    pub(crate) fn refusal(text: Bytes) -> Self {
+        Self::special(Special::Refusal {
+            text: (!text.is_empty()).then_some(text),
+        })
+    }
+
+    fn special(special: Special<B>) -> Self {
+        let special = ColdBox::of(Box::pin(special));
+        Self {
+            state: State::Special { special },
+        }
+    }
+}
+
+impl<B> Body for ResponseBody<B>
+where
+    B: Body,
+    B::Data: From<Bytes>,
+    B::Error: Into<BoxError>,
+{
+    type Data = B::Data;
+    type Error = BoxError;
+
+    #[inline]
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, BoxError>>> {
+        let mut state = self.project().state;
+        let (mut inner, guard) = match state.as_mut().project() {
+            StateProj::Admitted { inner, guard } => (inner, guard),
+            StateProj::Special { special } if special.as_ref().is_none() => {
+                return Poll::Ready(None); // it has ended
+            }
+            StateProj::Special { .. } => return state.poll_special(cx),
+        };
+        // Before every poll of the inner: one that is always ready would never be cut.
+        if guard.is_forced() && !inner.is_end_stream() {
+            return state.cut();
+        }
+        let polled = match inner.as_mut().poll_frame(cx) {
+            Poll::Ready(frame) => Poll::Ready(frame.map(|frame| frame.map_err(Into::into))),
+            Poll::Pending if guard.poll_forced(cx).is_ready() => return state.cut(),
+            Poll::Pending => return Poll::Pending,
+        };
+        let is_at_end = |frame: &_| inner.is_end_stream() || is_status(frame, Facts::noted(guard));
+        if is_last(&polled, is_at_end) {
+            state.set(State::ended());
+        }
+        polled
+    }
+
+    #[inline]
+    fn is_end_stream(&self) -> bool {
+        match &self.state {
+            State::Admitted { inner, .. } => inner.is_end_stream(),
+            State::Special { special } => special
+                .as_ref()
+                .is_none_or(|special| special.is_end_stream()),
+        }
+    }
+
+    #[inline]
+    fn size_hint(&self) -> SizeHint {
+        match &self.state {
+            State::Admitted { inner, .. } => inner.size_hint(),
+            State::Special { special } => match special.as_ref() {
+                Some(special) => special.size_hint(),
+                None => SizeHint::with_exact(0),
+            },
+        }
+    }
+}
+
+impl<B> State<B> {
+    /// Not a constant, which would have the whole of it copied.
+    #[inline]
+    fn ended() -> Self {
+        Self::Special {
+            special: ColdBox::none(),
+        }
+    }
+}
+
+impl<B> State<B>
+where
+    B: Body<Error: Into<BoxError>>,
+    B::Data: From<Bytes>,
+{
+    /// Ends an admitted one that is cut. Out of line, with its end: whatever else could give a frame
+    /// would cost each one that is passed on.
+    #[cold]
+    #[inline(never)]
+    fn cut(mut self: Pin<&mut Self>) -> Polled<B::Data> {
+        let StateProj::Admitted { guard, .. } = self.as_mut().project() else {
+            return Poll::Ready(None);
+        };
+        let last = cut(guard);
+        self.set(Self::ended());
+        Poll::Ready(Some(last))
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn poll_special(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled<B::Data> {
+        let StateProj::Special { special } = self.as_mut().project() else {
+            return Poll::Ready(None);
+        };
+        let Some(special) = special.as_mut() else {
+            return Poll::Ready(None); // it has ended
+        };
+        let polled = special.as_mut().poll_frame(cx);
+        if is_last(&polled, |_| special.is_end_stream()) {
+            self.set(State::ended());
+        }
+        polled
+    }
+}
+
+impl<B> Special<B>
+where
+    B: Body<Error: Into<BoxError>>,
+    B::Data: From<Bytes>,
+{
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled<B::Data> {
+        match self.project() {
+            SpecialProj::Refusal { text } => {
+                let frame = text.take().map(|text| Frame::data(text.into()));
+                Poll::Ready(frame.map(Ok))
+            }
+            SpecialProj::LongLived { inner } => inner.poll_frame(cx),
+            SpecialProj::Upgraded { inner, guard } => poll_or_cut(inner, guard, cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Special::Upgraded { inner, .. } => inner.is_end_stream(),
+            Special::Refusal { text } => text.is_none(),
+            Special::LongLived { inner } => inner.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Special::Upgraded { inner, .. } => inner.size_hint(),
+            Special::Refusal { text } => {
+                SizeHint::with_exact(text.as_ref().map_or(0, |text| text.len() as u64))
+            }
+            Special::LongLived { inner } => inner.size_hint(),
+        }
+    }
+}
+
+impl<B: Default> Default for ResponseBody<B> {
+    fn default() -> Self {
+        Self::new(B::default(), Entry::uncounted())
+    }
+}

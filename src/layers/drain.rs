@@ -1,0 +1,654 @@
+//! The layer that admits, counts, refuses and cuts.
+//!
+//! A request is admitted and counted in `call`, by one operation. From draining on it is refused
+//! instead, without the inner service being asked for anything. An admitted one is in flight until
+//! its response body ends, and is cut when force comes before that.
+
+mod any;
+mod entrance;
+mod special;
+mod unread;
+
+pub use self::any::AnyResponseFuture;
+
+use std::fmt;
+use std::future::Future;
+use std::marker::PhantomData;
+use std::mem;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response, request};
+use http_body::Body;
+use pin_project_lite::pin_project;
+use tower_layer::Layer;
+use tower_service::Service;
+
+use self::entrance::{Entrance, Late};
+use self::unread::Refused;
+use super::admission::{Admission, DrainHandle, RequestContext};
+use super::body::ResponseBody;
+use super::cold_box::ColdBox;
+use super::facts::Facts;
+use super::long_lived::LongLived;
+use super::mode::{AnyService, Http};
+use super::options::Options;
+use super::reject;
+use crate::controller::ShutdownController;
+use crate::error::POLLED_AFTER_COMPLETION;
+use crate::in_flight::{Held, LayerHandle, Remembered};
+use crate::log::tell_here;
+use crate::sync::{Arc, OnceLock};
+
+/// Makes services drain: the one line that an application adds.
+///
+/// ```text
+/// .layer(DrainLayer::new(ctl.clone()))
+/// ```
+///
+/// Around an HTTP service each request is counted to the end of its response body. Those that arrive
+/// while draining are served for [`late_for`](crate::ShutdownConfig::late_for), and get 503 with
+/// `Retry-After`, or a gRPC status, after that; on HTTP/1, responses say `Connection: close` from the
+/// lame duck on. After a force, what has no answer yet gets a 503 (or a gRPC status) of its own, and
+/// what is in its body ends with an error, but for a stream of gRPC over HTTP/2, which ends with status
+/// 14 `UNAVAILABLE` in its trailers. Responses that the layer makes itself are marked by a
+/// [`Rejection`](crate::layers::Rejection) in their extensions.
+///
+/// A request that waits until the inner service is ready is in flight from the trigger on, and is
+/// served when that is ready, until the drain deadline. It counts from the first `poll_ready` after
+/// the trigger to the one that is ready, or to the drop of the service: one that is asked whether it
+/// is ready, and never called, holds nothing up.
+///
+/// The body of a refused request is read and thrown away before the answer: an HTTP/1 connection that
+/// is closed while the client sends is reset, and the client may lose the answer (RFC 9112 §9.6). The
+/// answer is given at the end of the body, after 64 MiB, after 5 seconds, after a second in which
+/// less than 1 KiB came, or at force, whichever is first. Over HTTP/2 this is done only where the length of
+/// the body is known, and not for gRPC. A client that asks first, by `Expect: 100-continue`, is
+/// answered at once. A refused request is not in flight while it is read. Where tokio has no timer,
+/// only what has already arrived is read.
+///
+/// Streams that would never end by themselves do so when draining begins, cleanly and not all at
+/// once: server-sent events, and what [`long_lived`](DrainLayer::long_lived) adds. A request that
+/// takes its connection over, as a WebSocket does, carries an [`UpgradeGuard`] in its extensions;
+/// whoever holds that keeps it counted when HTTP is done with it.
+///
+/// [`UpgradeGuard`]: crate::UpgradeGuard
+///
+/// Put one on each path of a request. A refusal made outside `CorsLayer` is opaque to browsers, so
+/// put that one around it.
+///
+/// # Examples
+///
+/// ```
+/// use axum::{Router, body::Body, http::Request, routing::get};
+/// use tower::ServiceExt;
+/// use tower_lifecycle::{DrainLayer, ShutdownController, ShutdownReason};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// let ctl = ShutdownController::new();
+/// let app: Router = Router::new()
+///     .route("/", get(|| async { "hello" }))
+///     .layer(DrainLayer::new(ctl.clone()));
+/// let get = || app.clone().oneshot(Request::new(Body::empty()));
+///
+/// ctl.trigger(ShutdownReason::Manual);
+/// let late = get().await.unwrap();
+/// assert_eq!(late.status(), 200);
+/// assert_eq!(late.headers()["connection"], "close");
+///
+/// ctl.force();
+/// let refused = get().await.unwrap();
+/// assert_eq!(refused.status(), 503);
+/// assert_eq!(refused.headers()["retry-after"], "1");
+/// # }
+/// ```
+#[must_use = "a layer does nothing until it is put around a service"]
+pub struct DrainLayer<M = Http> {
+    ctl: ShutdownController,
+    options: Arc<Options>,
+    /// Made at the first service, and shared by all of them: axum makes one for each route of each
+    /// connection.
+    handle: Arc<OnceLock<DrainHandle>>,
+    mode: PhantomData<fn() -> M>,
+}
+
+/// A service that drains; made by [`DrainLayer`].
+///
+/// Callers must `poll_ready` before `call`, as tower asks; a call without is refused, with a
+/// warning in the log. While draining it is ready at once, since refusing needs no inner service.
+///
+/// # Examples
+///
+/// ```
+/// use axum::{Router, routing::get};
+/// use tower::Layer;
+/// use tower_lifecycle::layers::Drain;
+/// use tower_lifecycle::{DrainLayer, ShutdownController};
+///
+/// let ctl = ShutdownController::new();
+/// let routes = Router::new().route("/", get(|| async { "hello" }));
+/// let app: Drain<Router> = DrainLayer::new(ctl.clone()).layer(routes);
+/// assert!(app.get_ref().has_routes());
+/// ```
+pub struct Drain<S, M = Http> {
+    inner: S,
+    entrance: Entrance,
+    mode: PhantomData<fn() -> M>,
+}
+
+pin_project! {
+    /// The response future of [`Drain`] around an HTTP service: `F` is the inner service's, `B` the body
+    /// of the request, which is read if the request is refused.
+    ///
+    /// # Panics
+    ///
+    /// When it is polled again after it has completed.
+    #[must_use = "futures do nothing unless polled"]
+    pub struct ResponseFuture<F, B> {
+        #[pin]
+        state: State<F, B>,
+    }
+}
+
+pin_project! {
+    #[project = StateProj]
+    enum State<F, B> {
+        /// Of a request that was let in.
+        Admitted {
+            // Declared first, so that it is dropped first.
+            #[pin]
+            inner: F,
+            guard: Held<DrainHandle>,
+            // The waker that the guard has registered.
+            remembered: Remembered,
+        },
+        // None when it has completed.
+        Over { refused: ColdBox<Box<Refused<B>>> },
+    }
+}
+
+// ===== impl DrainLayer =====
+
+impl DrainLayer {
+    /// Makes a layer for HTTP services.
+    ///
+    /// See [`reject_with_error`](DrainLayer::reject_with_error) for other ones.
+    pub fn new(ctl: ShutdownController) -> Self {
+        let options = Options::new(ctl.core());
+        Self {
+            ctl,
+            options: Arc::new(options),
+            handle: Arc::default(),
+            mode: PhantomData,
+        }
+    }
+
+    /// The options, to be changed for the services that are made from now on.
+    fn options(&mut self) -> &mut Options {
+        self.handle = Arc::default();
+        Arc::make_mut(&mut self.options)
+    }
+
+    /// Sets what refused clients are told to wait (`Retry-After`, RFC 9110 §10.2.3).
+    ///
+    /// It is rounded up to whole seconds. Default: the
+    /// [configuration](crate::ShutdownConfig::retry_after)'s.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use axum::{Router, body::Body, http::Request, routing::get};
+    /// use tower::ServiceExt;
+    /// use tower_lifecycle::{DrainLayer, ShutdownController};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// # let ctl = ShutdownController::new();
+    /// let layer = DrainLayer::new(ctl.clone()).retry_after(Duration::from_millis(4_500));
+    /// let app: Router = Router::new().route("/", get(|| async { "hello" })).layer(layer);
+    ///
+    /// ctl.force();
+    /// let response = app.oneshot(Request::new(Body::empty())).await.unwrap();
+    /// assert_eq!(response.headers()["retry-after"], "5");
+    /// # }
+    /// ```
+    pub fn retry_after(mut self, time: Duration) -> Self {
+        self.options().set_retry_after(time);
+        self
+    }
+
+    /// Adds paths that are served also while draining, then uncounted and never cut.
+    ///
+    /// A path matches exactly, as `uri().path()` gives it; inside axum's `nest` that is the part
+    /// after the prefix. They are looked at only when the gate has refused: before draining, such a
+    /// request is admitted, counted and cut as any other. It is refused after all if the inner
+    /// service is not ready.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use axum::{Router, body::Body, http::Request, routing::get};
+    /// use tower::ServiceExt;
+    /// use tower_lifecycle::{DrainLayer, ShutdownController, ShutdownReason};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// # let ctl = ShutdownController::new();
+    /// let layer = DrainLayer::new(ctl.clone()).exempt_paths(["/metrics"]);
+    /// let app: Router = Router::new()
+    ///     .route("/metrics", get(|| async { "up 1" }))
+    ///     .layer(layer);
+    ///
+    /// ctl.trigger(ShutdownReason::Manual);
+    /// let probe = Request::get("/metrics").body(Body::empty()).unwrap();
+    /// assert_eq!(app.oneshot(probe).await.unwrap().status(), 200);
+    /// # }
+    /// ```
+    pub fn exempt_paths(mut self, paths: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.options().exempt(paths);
+        self
+    }
+
+    /// Sets the answer to refused requests, in place of ours, for gRPC too.
+    ///
+    /// `Connection: close` is still put on HTTP/1, and the answer to a HEAD has no body, but no
+    /// `Retry-After` is added. Requests that are cut are answered by us all the same.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use axum::{Router, body::Body, routing::get};
+    /// use bytes::Bytes;
+    /// use http::{Request, Response};
+    /// use http_body_util::BodyExt;
+    /// use tower::ServiceExt;
+    /// use tower_lifecycle::{DrainLayer, ShutdownController};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// # let ctl = ShutdownController::new();
+    /// let layer = DrainLayer::new(ctl.clone()).refuse_with(|request| {
+    ///     let text = format!("{}: later", request.uri);
+    ///     Response::builder().status(503).body(Bytes::from(text)).unwrap()
+    /// });
+    /// let app: Router = Router::new().route("/", get(|| async { "hello" })).layer(layer);
+    ///
+    /// ctl.force();
+    /// let response = app.oneshot(Request::new(Body::empty())).await.unwrap();
+    /// let body = response.into_body().collect().await.unwrap();
+    /// assert_eq!(body.to_bytes(), "/: later");
+    /// # }
+    /// ```
+    pub fn refuse_with<F>(mut self, refuse: F) -> Self
+    where
+        F: Fn(&request::Parts) -> Response<Bytes> + Send + Sync + 'static,
+    {
+        self.options().set_refuse_with(Arc::new(refuse));
+        self
+    }
+
+    /// Adds a class of responses that are ended when draining begins.
+    ///
+    /// It replaces one that was named by the same content type, or the same path. From the start
+    /// there is one of `text/event-stream`. Responses whose length is known, or that have a
+    /// `Content-Length`, are of no class.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::convert::Infallible;
+    /// use axum::{Router, body::Body, http::Request, response::sse::{Event, Sse}, routing::get};
+    /// use futures_util::stream;
+    /// use http_body_util::BodyExt;
+    /// use tower::ServiceExt;
+    /// use tower_lifecycle::{DrainLayer, LongLived, ShutdownController, ShutdownReason};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// # let ctl = ShutdownController::new();
+    /// let layer = DrainLayer::new(ctl.clone())
+    ///     .long_lived(LongLived::content_type("text/event-stream").rate(1_000))
+    ///     .long_lived(LongLived::path("/grpc.health.v1.Health/Watch"));
+    /// let tick = || Ok::<_, Infallible>(Event::default().data("tick"));
+    /// let ticks = move || async move { Sse::new(stream::repeat_with(tick)) };
+    /// let app: Router = Router::new().route("/ticks", get(ticks)).layer(layer);
+    ///
+    /// let request = Request::get("/ticks").body(Body::empty()).unwrap();
+    /// let body = app.oneshot(request).await.unwrap().into_body();
+    /// ctl.trigger(ShutdownReason::Manual);
+    /// let events = body.collect().await.unwrap(); // it has an end now
+    /// assert!(events.to_bytes().is_empty());
+    /// # }
+    /// ```
+    pub fn long_lived(mut self, class: LongLived) -> Self {
+        self.options().add_long_lived(class);
+        self
+    }
+
+    /// Removes all classes of long-lived responses, so that every stream is let finish.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_lifecycle::{DrainLayer, LongLived, ShutdownController};
+    ///
+    /// // Only these are ended; events are not.
+    /// let layer = DrainLayer::new(ShutdownController::new())
+    ///     .no_long_lived()
+    ///     .long_lived(LongLived::path("/watch"));
+    /// assert!(!format!("{layer:?}").contains("text/event-stream"));
+    /// ```
+    pub fn no_long_lived(mut self) -> Self {
+        self.options().clear_long_lived();
+        self
+    }
+
+    /// Makes it a layer for any tower service, of HTTP or not.
+    ///
+    /// Requests are refused with the error [`ShuttingDown`](crate::error::ShuttingDown), cut with
+    /// [`Forced`](crate::error::Forced), and counted to the end of the response future. The settings for
+    /// HTTP have no meaning for it, and are dropped.
+    ///
+    /// A refused request is dropped, so keep a copy, or an id, of what is to be delivered again.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower::{Service, ServiceBuilder, ServiceExt, service_fn};
+    /// use tower_lifecycle::error::ShuttingDown;
+    /// use tower_lifecycle::{DrainLayer, ShutdownController, ShutdownReason};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// let ctl = ShutdownController::new();
+    /// let mut jobs = ServiceBuilder::new()
+    ///     .layer(DrainLayer::new(ctl.clone()).reject_with_error())
+    ///     .service(service_fn(|n: u32| async move { Ok::<_, std::io::Error>(n + 1) }));
+    ///
+    /// assert_eq!(jobs.ready().await.unwrap().call(1).await.unwrap(), 2);
+    ///
+    /// ctl.trigger(ShutdownReason::Manual);
+    /// let error = jobs.ready().await.unwrap().call(1).await.unwrap_err();
+    /// assert!(error.is::<ShuttingDown>());
+    /// # }
+    /// ```
+    pub fn reject_with_error(self) -> DrainLayer<AnyService> {
+        DrainLayer {
+            ctl: self.ctl,
+            // An unknown request has no path, and an error no headers.
+            options: Arc::new(Options::none()),
+            handle: Arc::default(),
+            mode: PhantomData,
+        }
+    }
+}
+
+impl<S, M> Layer<S> for DrainLayer<M> {
+    type Service = Drain<S, M>;
+
+    fn layer(&self, inner: S) -> Drain<S, M> {
+        let new = || {
+            let core = self.ctl.core();
+            LayerHandle::new(&core.gate, &core.layers, RequestContext::new(&self.options))
+        };
+        let handle = self.handle.get_or_init(new);
+        Drain {
+            inner,
+            entrance: Entrance::new(handle.clone()),
+            mode: PhantomData,
+        }
+    }
+}
+
+impl<M> Clone for DrainLayer<M> {
+    fn clone(&self) -> Self {
+        Self {
+            ctl: self.ctl.clone(),
+            options: Arc::clone(&self.options),
+            handle: Arc::clone(&self.handle),
+            mode: PhantomData,
+        }
+    }
+}
+
+impl<M> fmt::Debug for DrainLayer<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DrainLayer")
+            .field("options", &self.options)
+            .finish_non_exhaustive()
+    }
+}
+
+// ===== impl Drain =====
+
+impl<S, M> Drain<S, M> {
+    /// Returns a reference to the inner service.
+    pub fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// Returns a mutable reference to the inner service.
+    pub fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
+    /// Gives the inner service back.
+    pub fn into_inner(self) -> S {
+        self.inner
+    }
+}
+
+impl<S, ReqBody, ResBody> Service<Request<ReqBody>> for Drain<S, Http>
+where
+    S: Service<Request<ReqBody>, Response = Response<ResBody>>,
+    ReqBody: Body,
+    ResBody: Body,
+{
+    type Response = Response<ResponseBody<ResBody>>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S::Future, ReqBody>;
+
+    #[inline]
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        let inner = &mut self.inner;
+        self.entrance
+            .poll_ready(cx, Late::Served, |cx| inner.poll_ready(cx))
+    }
+
+    #[inline]
+    fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
+        let facts = self.entrance.handle.layer.options.facts_of(&request);
+        let is_exempt = |options: &Options| options.is_exempt(request.uri().path());
+        let entered = match self.entrance.admit(is_exempt) {
+            Ok(guard) => Some(facts.note(guard)),
+            Err(refusal) => (self.entrance).past_the_gate(refusal, facts, request.uri().path()),
+        };
+        let Some(mut guard) = entered else {
+            return special::refused(&self.entrance.handle, request);
+        };
+        if facts.asks_to_upgrade() {
+            // By themselves: the request is moved once more if its own address gets about.
+            let mut extensions = mem::take(request.extensions_mut());
+            guard = special::offer_upgrade(&self.entrance.handle, guard, &mut extensions);
+            *request.extensions_mut() = extensions;
+        }
+        // The guard is there before the call: a panic in it is counted and undone.
+        ResponseFuture::admitted(self.inner.call(request), guard)
+    }
+}
+
+impl<S: Clone, M> Clone for Drain<S, M> {
+    #[inline]
+    fn clone(&self) -> Self {
+        Self {
+            inner: self.inner.clone(),
+            entrance: self.entrance.clone(),
+            mode: PhantomData,
+        }
+    }
+}
+
+impl<S: fmt::Debug, M> fmt::Debug for Drain<S, M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Drain")
+            .field("inner", &self.inner)
+            .field("options", &self.entrance.handle.layer.options)
+            .finish_non_exhaustive()
+    }
+}
+
+// ===== impl ResponseFuture =====
+
+impl<F, ReqBody, ResBody, E> Future for ResponseFuture<F, ReqBody>
+where
+    F: Future<Output = Result<Response<ResBody>, E>>,
+    ReqBody: Body,
+    ResBody: Body,
+{
+    type Output = Result<Response<ResponseBody<ResBody>>, E>;
+
+    #[inline]
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut state = self.project().state;
+        // Both ways to an answer leave a state that the compiler sees to be done. Whoever drops this
+        // future next then does nothing, and need not keep the response in memory for a panic in that.
+        let rare = 'rare: {
+            let StateProj::Admitted {
+                inner,
+                guard,
+                remembered,
+            } = state.as_mut().project()
+            else {
+                if state.as_mut().poll_refused(cx).is_pending() {
+                    return Poll::Pending;
+                }
+                break 'rare Poll::Ready(Ok(state.as_mut().answer()));
+            };
+            // Before every poll of the inner: one that wakes itself would outrun the wake-up.
+            if guard.is_forced() {
+                break 'rare Poll::Ready(Ok(state.as_mut().answer()));
+            }
+            // Declared first, so that it is dropped last, should the drop of the inner panic.
+            let taken;
+            // Looked at in place, so that the response is moved once.
+            let polled = inner.poll(cx);
+            if polled.is_pending() {
+                if guard.poll_forced_again(cx, remembered).is_pending() {
+                    return Poll::Pending;
+                }
+                break 'rare Poll::Ready(Ok(state.as_mut().answer()));
+            }
+            if let Poll::Ready(Ok(response)) = &polled {
+                if !special::is_ordinary(response, guard) {
+                    break 'rare state.as_mut().adapted(polled);
+                }
+            }
+            taken = guard.take();
+            state.set(State::done());
+            return polled.map_ok(|response| response.map(|body| ResponseBody::new(body, taken)));
+        };
+        state.set(State::done());
+        rare
+    }
+}
+
+impl<F, B> ResponseFuture<F, B> {
+    #[inline]
+    fn admitted(inner: F, guard: Admission) -> Self {
+        Self {
+            state: State::Admitted {
+                inner,
+                guard: Held::new(guard),
+                remembered: Remembered::NONE,
+            },
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn refused(refused: Refused<B>) -> Self {
+        let refused = ColdBox::of(Box::new(refused));
+        Self {
+            state: State::Over { refused },
+        }
+    }
+}
+
+impl<F, ReqBody> State<F, ReqBody> {
+    /// Completed, or cut. Not a constant, which would have the whole of it copied.
+    #[inline]
+    fn done() -> Self {
+        Self::Over {
+            refused: ColdBox::none(),
+        }
+    }
+
+    /// Completes with a response that is not passed on as it is.
+    #[cold]
+    #[inline(never)]
+    fn adapted<B: Body, E>(
+        mut self: Pin<&mut Self>,
+        polled: Poll<Result<Response<B>, E>>,
+    ) -> Poll<Result<Response<ResponseBody<B>>, E>> {
+        let StateProj::Admitted { guard, .. } = self.as_mut().project() else {
+            unreachable!("it has just been polled")
+        };
+        let mut guard = guard.take();
+        let mut polled = polled; // declared after the guard, and dropped before it
+        self.set(State::done());
+        let lasting = match &mut polled {
+            Poll::Ready(Ok(response)) => special::adapt(response, &mut guard),
+            _ => None,
+        };
+        polled.map_ok(|response| {
+            response.map(|body| match lasting {
+                None => ResponseBody::new(body, guard),
+                Some(lasting) => ResponseBody::lasting(body, guard, lasting),
+            })
+        })
+    }
+
+    /// Ready when a refused request may be answered.
+    #[cold]
+    #[inline(never)]
+    fn poll_refused(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()>
+    where
+        ReqBody: Body,
+    {
+        match self.project() {
+            StateProj::Over { refused } => match refused.as_mut() {
+                Some(refused) => refused.poll_ready(cx),
+                None => Poll::Ready(()),
+            },
+            StateProj::Admitted { .. } => Poll::Ready(()),
+        }
+    }
+
+    /// Answers in the inner's place: a request that was refused, or one that is cut, for force has come.
+    #[cold]
+    #[inline(never)]
+    fn answer<B>(mut self: Pin<&mut Self>) -> Response<ResponseBody<B>> {
+        match self.as_mut().project() {
+            StateProj::Admitted { guard, .. } => {
+                let facts = Facts::noted(guard);
+                self.set(State::done()); // which notes that it was cut
+                tell_here!(warn, "cut by the shutdown: the request had no response yet");
+                reject::cut(facts).map(ResponseBody::refusal)
+            }
+            StateProj::Over { refused } => match refused.take() {
+                Some(refused) => refused.response.map(ResponseBody::refusal),
+                None => panic!("{POLLED_AFTER_COMPLETION}"),
+            },
+        }
+    }
+}
+
+impl<F, B> fmt::Debug for ResponseFuture<F, B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = match &self.state {
+            State::Admitted { guard, .. } if guard.shard_ref().is_none() => "exempt",
+            State::Admitted { .. } => "admitted",
+            State::Over { refused } if refused.as_ref().is_none() => "done",
+            State::Over { .. } => "refused",
+        };
+        f.debug_tuple("ResponseFuture").field(&state).finish()
+    }
+}

@@ -1,0 +1,168 @@
+//! The body of a refused request, which is read and thrown away before the answer.
+//!
+//! Servers close an HTTP/1 connection when they have answered a request whose body was not read. If
+//! the client is still sending, that resets the connection, and the answer may be lost (RFC 9112
+//! §9.6).
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::{Buf, Bytes};
+use http::header::{CONTENT_LENGTH, EXPECT};
+use http::{Request, Response};
+use http_body::{Body, Frame};
+use tokio::runtime::Handle;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use crate::in_flight::{Slot, interest};
+use crate::layers::admission::DrainHandle;
+use crate::layers::facts::Facts;
+use crate::layers::linger::{LEAST, Limits, SILENCE};
+use crate::panic;
+use crate::sync::{Mutex, PoisonError};
+
+/// How many frames are read in one poll. A body that is always ready must not keep the thread.
+const FRAMES_PER_POLL: usize = 32;
+
+/// The answer to a refused request, and what is to be read before it is given.
+pub(super) struct Refused<B> {
+    pub(super) response: Response<Bytes>,
+    unread: Option<Unread<B>>,
+}
+
+/// The rest of a request's body, within limits.
+struct Unread<B> {
+    /// The mutex is never locked. With it, the future is `Sync` also where the body is not.
+    body: Mutex<Pin<Box<B>>>,
+    bytes_left: u64,
+    until: Instant,
+    /// When it began to wait for the bytes that are least to come in a while.
+    window_began: Instant,
+    least_left: u64,
+    alarm: Option<Pin<Box<Sleep>>>,
+    /// Wakes the task at force.
+    handle: DrainHandle,
+    slot: Slot,
+}
+
+// ===== impl Refused =====
+
+impl<B> Refused<B> {
+    /// `body` is read first, if there is one.
+    pub(super) fn new(response: Response<Bytes>, body: Option<B>, handle: &DrainHandle) -> Self {
+        let unread = body.map(|body| Unread::new(body, Limits::default(), handle.share()));
+        Self { response, unread }
+    }
+
+    /// Ready when the response may be sent.
+    pub(super) fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()>
+    where
+        B: Body,
+    {
+        match &mut self.unread {
+            Some(unread) => unread.poll(cx),
+            None => Poll::Ready(()),
+        }
+    }
+}
+
+/// Whether the body of a refused request is read before the answer.
+///
+/// A client that sends `Expect` waits for an answer before it sends the body (RFC 9110 §10.1.1). One
+/// that sends a stream over HTTP/2 may wait for it in the middle. HTTP/2 has no need of reading: the
+/// client is told to stop, and the connection stays open (RFC 9113 §8.1). But some clients lose the
+/// answer by that, so what has a known length is read there, too.
+pub(super) fn is_read<B: Body>(request: &Request<B>) -> bool {
+    let (headers, body) = (request.headers(), request.body());
+    if body.is_end_stream() || headers.contains_key(EXPECT) {
+        return false;
+    }
+    let facts = Facts::of(request);
+    let has_length = || body.size_hint().exact().is_some() || headers.contains_key(CONTENT_LENGTH);
+    facts.is_http1() || (facts.grpc_type().is_none() && has_length())
+}
+
+// ===== impl Unread =====
+
+impl<B> Unread<B> {
+    fn new(body: B, limits: Limits, handle: DrainHandle) -> Self {
+        let now = Instant::now();
+        Self {
+            body: Mutex::new(Box::pin(body)),
+            bytes_left: limits.bytes,
+            until: now + limits.time,
+            window_began: now,
+            least_left: LEAST,
+            alarm: None,
+            handle,
+            slot: Slot::NONE,
+        }
+    }
+
+    /// Ready at the end of the body, at a limit, or at force.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()>
+    where
+        B: Body,
+    {
+        if self.handle.shard.is_forced() {
+            return Poll::Ready(());
+        }
+        for _ in 0..FRAMES_PER_POLL {
+            let body = (self.body.get_mut()).unwrap_or_else(PoisonError::into_inner);
+            match body.as_mut().poll_frame(cx) {
+                Poll::Pending => return self.poll_limits(cx),
+                Poll::Ready(Some(Ok(frame))) if self.may_go_on(&frame) => {}
+                Poll::Ready(_) => return Poll::Ready(()),
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Notes that a frame was read; `false` if a limit is reached.
+    fn may_go_on<D: Buf>(&mut self, frame: &Frame<D>) -> bool {
+        let read = frame.data_ref().map_or(0, D::remaining) as u64;
+        let left = self.bytes_left.checked_sub(read);
+        self.bytes_left = left.unwrap_or(0);
+        let now = Instant::now();
+        self.least_left = self.least_left.saturating_sub(read);
+        if self.least_left == 0 {
+            (self.least_left, self.window_began) = (LEAST, now);
+        }
+        left.is_some() && now < self.until && now < self.window_began + SILENCE
+    }
+
+    /// Ready at force, when too little has come for too long, or at the end of the time.
+    fn poll_limits(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let shard = &self.handle.shard;
+        if !shard.register(&mut self.slot, cx.waker(), interest::FORCED) {
+            return Poll::Ready(());
+        }
+        let at = self.until.min(self.window_began + SILENCE);
+        poll_alarm(&mut self.alarm, at, cx)
+    }
+}
+
+impl<B> Drop for Unread<B> {
+    fn drop(&mut self) {
+        self.handle.shard.deregister(self.slot.take());
+    }
+}
+
+/// Ready at that time. Without a timer, outside of tokio or in a runtime that has none, it is ready at
+/// once.
+fn poll_alarm(alarm: &mut Option<Pin<Box<Sleep>>>, at: Instant, cx: &mut Context<'_>) -> Poll<()> {
+    if Handle::try_current().is_err() {
+        return Poll::Ready(());
+    }
+    let mut polled = Poll::Ready(());
+    // Tokio panics in a runtime without a timer, and has no way to ask for one.
+    panic::contained(|| {
+        let alarm = alarm.get_or_insert_with(|| Box::pin(sleep_until(at)));
+        if alarm.deadline() != at {
+            alarm.as_mut().reset(at);
+        }
+        polled = alarm.as_mut().poll(cx);
+    });
+    polled
+}

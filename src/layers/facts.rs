@@ -1,0 +1,197 @@
+//! What is remembered of a request, for its answer.
+
+use http::header::{CONNECTION, HeaderValue, UPGRADE};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
+
+use super::grpc::GrpcType;
+use crate::in_flight::{Entry, ShardRef};
+
+/// What has to be remembered of a request to answer it when it is gone.
+///
+/// ```text
+/// 31          16 15       8 7     1   0
+/// [ path class  | gRPC type | flags | – ]
+/// ```
+///
+/// The lowest bit is the entry's, in which they are noted.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Facts(u32);
+
+const HTTP_1: u32 = 1 << 1;
+const HEAD: u32 = 1 << 2;
+const CONNECT: u32 = 1 << 3;
+const ASKS_TO_UPGRADE: u32 = 1 << 4;
+/// Known with the response.
+const ENDS_WITH_STATUS: u32 = 1 << 5;
+/// Where the type's number is, or zero.
+const GRPC_TYPE_SHIFT: u32 = 8;
+/// Where one more than the number of the class of [`LongLived`](crate::LongLived) is, or zero.
+const PATH_CLASS_SHIFT: u32 = 16;
+
+/// Marks a response that was made to close its connection by a layer, which asks all clients at
+/// once; our own server asks one after another, and takes it back until then.
+#[cfg(feature = "server")]
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct AskedToLeave;
+
+// ===== impl Facts =====
+
+impl Facts {
+    #[inline(always)]
+    pub(crate) fn of<T>(request: &Request<T>) -> Self {
+        let mut facts = 0;
+        if request.version() < Version::HTTP_2 {
+            facts |= HTTP_1;
+        }
+        let headers = request.headers();
+        // HTTP/1.0 has no upgrades (RFC 9110 §7.8), and HTTP/2 has only those by CONNECT.
+        if request.version() == Version::HTTP_11 && has_upgrade(headers) {
+            facts |= ASKS_TO_UPGRADE;
+        }
+        match *request.method() {
+            // Every gRPC call is a POST, so others need no look at their headers.
+            Method::POST => {
+                let number = GrpcType::of(headers).map_or(0, GrpcType::number);
+                facts |= u32::from(number) << GRPC_TYPE_SHIFT;
+            }
+            Method::HEAD => facts |= HEAD,
+            Method::CONNECT => facts |= CONNECT | ASKS_TO_UPGRADE,
+            _ => {}
+        }
+        Self(facts)
+    }
+
+    /// Those of any request of HTTP/1.
+    pub(crate) fn of_http1() -> Self {
+        Self(HTTP_1)
+    }
+
+    /// The same of a request whose path is of this class.
+    #[cold]
+    pub(crate) fn of_path(self, class: Option<usize>) -> Self {
+        let class = class.and_then(|n| u16::try_from(n + 1).ok());
+        Self(self.0 | u32::from(class.unwrap_or(0)) << PATH_CLASS_SHIFT)
+    }
+
+    /// The same for a response that leaves the connection as it is.
+    pub(crate) fn keeping_connection(self) -> Self {
+        Self(self.0 & !HTTP_1)
+    }
+
+    /// What an entry has noted.
+    #[inline]
+    pub(crate) fn noted<R: ShardRef>(guard: &Entry<R>) -> Self {
+        Self(guard.note())
+    }
+
+    /// Notes it in the entry.
+    #[inline]
+    pub(crate) fn note<R: ShardRef>(self, guard: Entry<R>) -> Entry<R> {
+        guard.with_note(self.0)
+    }
+
+    /// Notes it in the entry, in place of what was noted.
+    pub(crate) fn note_in<R: ShardRef>(self, guard: &mut Entry<R>) {
+        guard.set_note(self.0);
+    }
+
+    pub(crate) fn path_class(self) -> Option<usize> {
+        (self.0 >> PATH_CLASS_SHIFT)
+            .checked_sub(1)
+            .map(|class| class as usize)
+    }
+
+    pub(crate) fn grpc_type(self) -> Option<GrpcType> {
+        GrpcType::from_number((self.0 >> GRPC_TYPE_SHIFT) as u8)
+    }
+
+    #[inline]
+    pub(crate) fn is_http1(self) -> bool {
+        self.0 & HTTP_1 != 0
+    }
+
+    pub(crate) fn is_head(self) -> bool {
+        self.0 & HEAD != 0
+    }
+
+    #[inline]
+    pub(crate) fn asks_to_upgrade(self) -> bool {
+        self.0 & ASKS_TO_UPGRADE != 0
+    }
+
+    /// The same for a response whose trailers tell a status of gRPC.
+    pub(crate) fn ending_with_status(self) -> Self {
+        Self(self.0 | ENDS_WITH_STATUS)
+    }
+
+    pub(crate) fn ends_with_status(self) -> bool {
+        self.0 & ENDS_WITH_STATUS != 0
+    }
+
+    /// Whether after this answer the connection, or the stream of it, is no longer HTTP's.
+    pub(crate) fn is_upgraded_by(self, status: StatusCode) -> bool {
+        status == StatusCode::SWITCHING_PROTOCOLS || (self.0 & CONNECT != 0 && status.is_success())
+    }
+
+    /// Asks an HTTP/1 client to leave after this response.
+    #[cold]
+    pub(crate) fn ask_to_leave<T>(self, response: &mut Response<T>) {
+        if !self.is_http1() {
+            return;
+        }
+        // What the application says itself is not taken back.
+        #[cfg(feature = "server")]
+        if !response.headers().contains_key(CONNECTION) {
+            response.extensions_mut().insert(AskedToLeave);
+        }
+        self.close_connection(response.status(), response.headers_mut());
+    }
+
+    #[cold]
+    pub(crate) fn close_connection(self, status: StatusCode, headers: &mut HeaderMap) {
+        if self.is_http1() && !self.is_upgraded_by(status) {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+    }
+}
+
+#[inline]
+fn has_upgrade(headers: &HeaderMap) -> bool {
+    // To hash a name costs as much as to compare it with eight.
+    match headers.keys_len() {
+        ..=8 => headers.keys().any(|name| *name == UPGRADE),
+        _ => has_upgrade_among_many(headers),
+    }
+}
+
+/// Out of line, so that all else of a request's look at its headers is inlined.
+#[inline(never)]
+fn has_upgrade_among_many(headers: &HeaderMap) -> bool {
+    headers.contains_key(UPGRADE)
+}
+
+#[cfg(all(test, not(tower_lifecycle_loom)))]
+mod tests {
+    use http::HeaderName;
+
+    use super::*;
+
+    #[test]
+    fn an_upgrade_is_found_among_few_headers_and_many() {
+        for others in 0..=20 {
+            for place in 0..=others {
+                let mut request = Request::get("/").body(()).expect("a valid request");
+                let headers = request.headers_mut();
+                for n in 0..others {
+                    if n == place {
+                        headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+                    }
+                    let name = HeaderName::try_from(format!("x-{n}")).expect("a valid name");
+                    headers.insert(name, HeaderValue::from_static("upgrade"));
+                }
+                let asks = Facts::of(&request).asks_to_upgrade();
+                assert_eq!(asks, place < others, "{place} of {others}");
+            }
+        }
+    }
+}

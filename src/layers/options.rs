@@ -1,0 +1,125 @@
+//! What a [`DrainLayer`](crate::DrainLayer) can be told.
+
+use std::fmt;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::HeaderValue;
+use http::{Request, Response, request};
+
+use super::facts::Facts;
+use super::long_lived::{Classes, LongLived};
+use crate::shutdown::Core;
+use crate::sync::{Arc, Weak};
+
+/// What a [`DrainLayer`](crate::DrainLayer) can be told.
+#[derive(Clone)]
+pub(crate) struct Options {
+    pub(super) retry_after: HeaderValue,
+    exempt_paths: Vec<Box<str>>,
+    pub(super) refuse_with: Option<RefuseWith>,
+    long_lived: Classes,
+}
+
+type RefuseWith = Arc<dyn Fn(&request::Parts) -> Response<Bytes> + Send + Sync>;
+
+// ===== impl Options =====
+
+impl Options {
+    pub(crate) fn new(core: &Arc<Core>) -> Self {
+        Self {
+            retry_after: whole_seconds(core.config.retry_after),
+            exempt_paths: Vec::new(),
+            refuse_with: None,
+            long_lived: Classes::new(Arc::downgrade(core)),
+        }
+    }
+
+    /// For a layer around services that are not of HTTP.
+    pub(crate) fn none() -> Self {
+        Self {
+            retry_after: whole_seconds(Duration::ZERO),
+            exempt_paths: Vec::new(),
+            refuse_with: None,
+            long_lived: Classes::none(Weak::new()),
+        }
+    }
+
+    pub(crate) fn long_lived(&self) -> &Classes {
+        &self.long_lived
+    }
+
+    pub(crate) fn add_long_lived(&mut self, class: LongLived) {
+        self.long_lived.add(class);
+    }
+
+    pub(crate) fn clear_long_lived(&mut self) {
+        self.long_lived.clear();
+    }
+
+    /// What has to be remembered of an admitted request.
+    #[inline(always)]
+    pub(crate) fn facts_of<T>(&self, request: &Request<T>) -> Facts {
+        let facts = Facts::of(request);
+        match self.long_lived.has_paths() {
+            true => facts.of_path(self.long_lived.of_path(request.uri().path())),
+            false => facts,
+        }
+    }
+
+    pub(crate) fn set_retry_after(&mut self, time: Duration) {
+        self.retry_after = whole_seconds(time);
+    }
+
+    pub(crate) fn exempt(&mut self, paths: impl IntoIterator<Item = impl Into<String>>) {
+        let paths = paths.into_iter().map(|path| path.into().into_boxed_str());
+        self.exempt_paths.extend(paths);
+    }
+
+    pub(crate) fn set_refuse_with(&mut self, refuse: RefuseWith) {
+        self.refuse_with = Some(refuse);
+    }
+
+    pub(crate) fn has_exempt_paths(&self) -> bool {
+        !self.exempt_paths.is_empty()
+    }
+
+    pub(crate) fn is_exempt(&self, path: &str) -> bool {
+        self.exempt_paths.iter().any(|exempt| **exempt == *path)
+    }
+}
+
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Options")
+            .field("retry_after", &self.retry_after)
+            .field("exempt_paths", &self.exempt_paths)
+            .field("refuse_with", &self.refuse_with.is_some())
+            .field("long_lived", &self.long_lived)
+            .finish()
+    }
+}
+
+/// RFC 9110 §10.2.3 knows whole seconds only; rounded up, for earlier would be too early.
+fn whole_seconds(time: Duration) -> HeaderValue {
+    let seconds = time.as_secs();
+    HeaderValue::from(seconds.saturating_add(u64::from(time.subsec_nanos() > 0)))
+}
+
+#[cfg(all(test, not(tower_lifecycle_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retry_after_is_rounded_up_to_whole_seconds() {
+        for (time, seconds) in [
+            (Duration::ZERO, "0"),
+            (Duration::from_millis(1), "1"),
+            (Duration::from_secs(5), "5"),
+            (Duration::from_millis(5_001), "6"),
+            (Duration::MAX, "18446744073709551615"),
+        ] {
+            assert_eq!(whole_seconds(time), seconds);
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! Connections that are taken over from HTTP, as WebSockets are: one in flight to their end.
+//!
+//! A request that asks for an upgrade finds a guard in its extensions. Until the response it counts
+//! nothing, for the request itself is counted. When the response is an upgrade, the one entry moves
+//! to the place that all clones of the guard share, and goes with the last of them. Each is a way
+//! for somebody to keep it: the task of the handler, a server in the response's extensions, and the
+//! body, which servers drop at once. When it is no upgrade, the entry goes on with the body.
+
+use std::fmt;
+use std::task::{Context, Poll};
+
+use super::admission::{Admission, Offer, Upgrade};
+use super::cut::Cut;
+use crate::in_flight::{GuardWait, Shard, Slot, interest};
+use crate::sync::Arc;
+
+/// Keeps an upgraded connection in flight: a WebSocket, or a tunnel.
+///
+/// [`DrainLayer`](crate::DrainLayer) puts one into the extensions of each request that asks for an
+/// upgrade: by the header `Upgrade` (HTTP/1.1) or by the method `CONNECT`. The handler moves it
+/// into the task that serves the connection. The request is counted until the last clone is
+/// dropped, as one, from the call on. Without that, servers drop the response at once, and the count
+/// is zero while the socket is open.
+///
+/// An answer that is no upgrade (neither a 101 nor a 2xx to `CONNECT`) is counted to the end of its
+/// body, as any other; the guard counts nothing then. So it does for an
+/// [exempt](crate::DrainLayer::exempt_paths) request that is served while draining.
+///
+/// The guard is not taken away at a force. An upgraded connection that is let go after a force is
+/// counted as [aborted](crate::ShutdownReport::aborted), one that is kept beyond the unwinding as
+/// [abandoned](crate::ShutdownReport::abandoned).
+///
+/// # Examples
+///
+/// A WebSocket in axum. `WebSocketUpgrade` comes first: it turns away what asks for no upgrade, and
+/// so has no guard.
+///
+/// ```
+/// use axum::extract::Extension;
+/// use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade};
+/// use axum::{Router, response::Response, routing::any};
+/// use tower_lifecycle::{DrainLayer, ShutdownController, UpgradeGuard};
+///
+/// async fn accept(ws: WebSocketUpgrade, Extension(guard): Extension<UpgradeGuard>) -> Response {
+///     ws.on_upgrade(move |socket| echo(socket, guard))
+/// }
+///
+/// async fn echo(mut socket: WebSocket, guard: UpgradeGuard) {
+///     loop {
+///         tokio::select! {
+///             message = socket.recv() => {
+///                 let Some(Ok(message)) = message else { return };
+///                 if socket.send(message).await.is_err() {
+///                     return;
+///                 }
+///             }
+///             () = guard.draining() => break,
+///         }
+///     }
+///     let going_away = CloseFrame { code: 1001, reason: "shutting down".into() };
+///     let goodbye = async {
+///         let _ = socket.send(Message::Close(Some(going_away))).await;
+///         while let Some(Ok(_)) = socket.recv().await {} // until the client has said so, too
+///     };
+///     tokio::select! {
+///         () = goodbye => {}
+///         () = guard.forced() => {} // cut
+///     }
+/// }
+///
+/// let ctl = ShutdownController::new();
+/// let app: Router = Router::new()
+///     .route("/echo", any(accept))
+///     .layer(DrainLayer::new(ctl.clone()));
+/// assert!(app.has_routes());
+/// ```
+///
+/// Code 1001 is "going away" (RFC 6455 §7.4.1). With hyper alone the guard is found by
+/// `request.extensions().get::<UpgradeGuard>()`.
+#[derive(Clone)]
+#[must_use = "dropping the last clone ends the connection that it counts"]
+pub struct UpgradeGuard(Arc<Upgrade>);
+
+/// The guard as the body holds it.
+pub(crate) struct UpgradedHold {
+    guard: UpgradeGuard,
+    slot: Slot,
+}
+
+// ===== impl UpgradeGuard =====
+
+impl UpgradeGuard {
+    /// Makes one that counts nothing yet.
+    pub(crate) fn new(shard: &Arc<Shard>) -> Self {
+        Self(Upgrade::new(shard))
+    }
+
+    /// Returns the guard that was offered, or another one if the handler has dropped it.
+    pub(crate) fn offered(offer: &Offer, shard: &Arc<Shard>) -> Self {
+        offer.upgrade().map_or_else(|| Self::new(shard), Self)
+    }
+
+    pub(crate) fn offer(&self) -> Offer {
+        Offer::of(&self.0)
+    }
+
+    /// Lets the entry last as long as any clone.
+    pub(crate) fn count(&self, entry: Admission) {
+        self.0.count(entry);
+    }
+
+    /// Resolves when draining has begun: the connection should come to its end.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future loses nothing; a later call resolves at once if draining has begun.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use axum::extract::ws::{CloseFrame, Message, WebSocket, close_code};
+    /// use tower_lifecycle::UpgradeGuard;
+    ///
+    /// async fn serve(mut socket: WebSocket, guard: UpgradeGuard) {
+    ///     guard.draining().await; // what it serves meanwhile is left out
+    ///     let going_away = CloseFrame { code: close_code::AWAY, reason: "".into() };
+    ///     let _ = socket.send(Message::Close(Some(going_away))).await;
+    /// }
+    /// # assert_eq!(close_code::AWAY, 1001);
+    /// ```
+    pub fn draining(&self) -> GuardWait<'_> {
+        GuardWait::new(self.0.shard(), interest::DRAINING)
+    }
+
+    /// Resolves when admitted work is cut: the connection should be dropped now.
+    ///
+    /// It does not resolve in a shutdown that ends without a force.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future loses nothing; a later call resolves at once if force has come.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional};
+    /// use tower_lifecycle::UpgradeGuard;
+    ///
+    /// /// Serves a tunnel to its end, or until it is cut.
+    /// async fn tunnel<A, B>(mut client: A, mut server: B, guard: UpgradeGuard)
+    /// where
+    ///     A: AsyncRead + AsyncWrite + Unpin,
+    ///     B: AsyncRead + AsyncWrite + Unpin,
+    /// {
+    ///     tokio::select! {
+    ///         _ = copy_bidirectional(&mut client, &mut server) => {}
+    ///         () = guard.forced() => {}
+    ///     }
+    /// }
+    /// # let _ = tunnel::<tokio::io::DuplexStream, tokio::io::DuplexStream>;
+    /// ```
+    pub fn forced(&self) -> GuardWait<'_> {
+        GuardWait::new(self.0.shard(), interest::FORCED)
+    }
+
+    /// Notes that the connection is being cut; once, whoever does it.
+    pub(crate) fn note_aborted(&self) {
+        self.0.note_aborted();
+    }
+}
+
+impl fmt::Debug for UpgradeGuard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UpgradeGuard")
+            .field("upgraded", &self.0.is_counted())
+            .field("draining", &self.0.shard().is_draining())
+            .field("forced", &self.0.shard().is_forced())
+            .finish_non_exhaustive()
+    }
+}
+
+// ===== impl UpgradedHold =====
+
+impl UpgradedHold {
+    pub(crate) fn new(guard: UpgradeGuard) -> Self {
+        Self {
+            guard,
+            slot: Slot::NONE,
+        }
+    }
+}
+
+impl Cut for UpgradedHold {
+    fn is_forced(&self) -> bool {
+        self.guard.0.shard().is_forced()
+    }
+
+    fn poll_forced(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Self { guard, slot } = self;
+        match guard.0.shard().register(slot, cx.waker(), interest::FORCED) {
+            true => Poll::Pending,
+            false => Poll::Ready(()),
+        }
+    }
+
+    fn note_aborted(&self) {
+        self.guard.note_aborted();
+    }
+
+    fn ends_with_status(&self) -> bool {
+        false
+    }
+}
+
+impl Drop for UpgradedHold {
+    fn drop(&mut self) {
+        self.guard.0.shard().deregister(self.slot.take());
+    }
+}
+
+impl fmt::Debug for UpgradedHold {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.guard.fmt(f)
+    }
+}

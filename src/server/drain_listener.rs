@@ -1,0 +1,308 @@
+//! A listener for `axum::serve`, which resets nobody when it closes.
+
+mod io;
+
+pub use self::io::DrainIo;
+
+use std::fmt;
+use std::future::{Future, pending};
+use std::io::{Error, Result};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::serve::Listener;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::backlog::Backlog;
+use crate::controller::ShutdownController;
+use crate::in_flight::event;
+use crate::log::tell;
+use crate::shutdown::{Core, ENDED, Either, Wait, race, until};
+use crate::state::LifecycleState;
+use crate::sync::Arc;
+
+/// A listener for `axum::serve` that loses no connection when it closes.
+///
+/// `axum::serve` stops accepting when its graceful shutdown begins, and closes its listener. The
+/// kernel then resets the connections that wait in the listener's backlog, of which clients have
+/// sent requests on many. This listener takes them first: when draining begins it accepts until its
+/// backlog is empty, then closes its socket, and accepts no more. Their requests are served as
+/// [late](crate::ShutdownConfig::late_for) ones. [`graceful_shutdown`](Self::graceful_shutdown) is
+/// the signal that belongs to it: [`stop_accepting`](ShutdownController::stop_accepting) would end
+/// axum's loop before the backlog is empty. With a [`refuse_for`](crate::ShutdownConfig::refuse_for) above zero
+/// it closes when that is over.
+///
+/// It wraps any listener of axum's: tokio's `TcpListener`, on Unix its `UnixListener` and
+/// [`UnixSocket`](crate::server::UnixSocket), and what [`tap_io`](axum::serve::ListenerExt::tap_io) makes of
+/// them.
+///
+/// For `ConnectInfo<SocketAddr>`, give axum `listener.tap_io(|_| {})`: for that type, and not for one
+/// of another crate, axum knows how to tell the address.
+///
+/// What is not promised: a client that connects in the microseconds between the last look into the
+/// backlog and the closing of the socket is reset. And axum closes all idle connections at one moment,
+/// so a request that is sent on one of them just then is lost. `serve` (feature `server`)
+/// gives each connection its own time.
+///
+/// # Examples
+///
+/// ```
+/// use axum::{Router, routing::get};
+/// use tokio::net::TcpListener;
+/// use tower_lifecycle::{DrainLayer, DrainListener, ShutdownController, ShutdownReason};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// let ctl = ShutdownController::new();
+/// let app = Router::new()
+///     .route("/", get(|| async { "hello" }))
+///     .layer(DrainLayer::new(ctl.clone()));
+///
+/// let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+/// let listener = DrainListener::new(listener, &ctl);
+/// let stop = listener.graceful_shutdown();
+/// let server = axum::serve(listener, app).with_graceful_shutdown(stop);
+/// # ctl.trigger(ShutdownReason::Manual);
+/// assert!(ctl.run(server).await.is_graceful());
+/// # }
+/// ```
+#[must_use = "a listener does nothing until it is given to a server"]
+pub struct DrainListener<L> {
+    // Declared first, so that it is closed before that is told.
+    listener: Option<L>,
+    /// Made when it is time to close.
+    backlog: Option<Backlog>,
+    is_shared: bool,
+    triggered: Wait,
+    stop_accepting: Wait,
+    core: Arc<Core>,
+    state: State,
+}
+
+/// Resolves when `axum::serve` should close its connections; made by
+/// [`DrainListener::graceful_shutdown`].
+#[must_use = "give it to `with_graceful_shutdown`"]
+pub struct DrainSignal(Pin<Box<dyn Future<Output = ()> + Send + Sync>>);
+
+/// What the signal knows of the listener, whose end is marked when this is dropped.
+struct State(watch::Sender<Tally>);
+
+#[derive(Debug, Default)]
+struct Tally {
+    /// The connections that are open.
+    open: usize,
+    /// The listener is.
+    closed: bool,
+}
+
+/// Counts an open connection.
+struct Open(watch::Sender<Tally>);
+
+/// How long connections that have been taken from the backlog may take for their request, at least.
+const LAST_CALL: Duration = Duration::from_millis(50);
+
+// ===== impl DrainListener =====
+
+impl<L: Listener> DrainListener<L> {
+    /// Makes a listener that closes when `ctl` is draining.
+    pub fn new(listener: L, ctl: &ShutdownController) -> Self {
+        let core = Arc::clone(ctl.core());
+        Self {
+            listener: Some(listener),
+            backlog: None,
+            is_shared: false,
+            triggered: Wait::new(&core, event::TRIGGERED),
+            stop_accepting: ctl.stop_accepting(),
+            core,
+            state: State(watch::Sender::new(Tally::default())),
+        }
+    }
+
+    /// Sets whether another process accepts from the same socket, or will: by socket activation, a
+    /// hand-over, or `SO_REUSEPORT`. Default: `false`.
+    ///
+    /// Then those who wait in the backlog are for the other one. From the trigger on this listener
+    /// accepts nobody, also in the lame duck; when the shutdown is called
+    /// [off](ShutdownController::resume) it accepts again. When draining begins it lets go of the
+    /// socket, and leaves the backlog alone.
+    ///
+    /// With `SO_REUSEPORT` each socket has a backlog of its own. The kernel resets what waits in
+    /// that of a closed socket, unless it is told to hand it on (`net.ipv4.tcp_migrate_req` on
+    /// Linux); without that, leave this at `false`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_lifecycle::{DrainListener, ShutdownController};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> std::io::Result<()> {
+    /// # let from_systemd = std::net::TcpListener::bind("127.0.0.1:0")?;
+    /// # let ctl = ShutdownController::new();
+    /// from_systemd.set_nonblocking(true)?;
+    /// let listener = tokio::net::TcpListener::from_std(from_systemd)?;
+    /// let listener = DrainListener::new(listener, &ctl).shared(true);
+    /// # let _ = listener;
+    /// # Ok(()) }
+    /// ```
+    pub fn shared(mut self, is_shared: bool) -> Self {
+        self.is_shared = is_shared;
+        self
+    }
+
+    /// Returns the future for `with_graceful_shutdown`.
+    ///
+    /// It resolves when the listener is closed, and idle connections have had 200 ms from the
+    /// beginning of draining to bring another request (or
+    /// [`refuse_for`](crate::ShutdownConfig::refuse_for), if that is set, but at most half of the
+    /// drain), and at least 50 ms since it was closed. If no connection of the listener is open any more it resolves before. When admitted
+    /// work is cut it resolves at once.
+    pub fn graceful_shutdown(&self) -> DrainSignal {
+        let core = Arc::clone(&self.core);
+        let tally = self.state.0.subscribe();
+        DrainSignal(Box::pin(resolve(core, tally)))
+    }
+
+    /// Waits for somebody who is to be served; `None` when it is time to close.
+    async fn next(&mut self) -> Option<(L::Io, L::Addr)> {
+        let listener = self.listener.as_mut()?;
+        if let Some(backlog) = &mut self.backlog {
+            return backlog.next(listener.accept()).await;
+        }
+        if self.is_shared {
+            return self.next_of_shared().await;
+        }
+        if let Either::Right(accepted) = race(&mut self.stop_accepting, listener.accept()).await {
+            return Some(accepted);
+        }
+        let backlog = self.backlog.insert(Backlog::new());
+        backlog.next(listener.accept()).await
+    }
+
+    async fn next_of_shared(&mut self) -> Option<(L::Io, L::Addr)> {
+        let listener = self.listener.as_mut()?;
+        loop {
+            let told = race(&mut self.stop_accepting, &mut self.triggered);
+            match race(told, listener.accept()).await {
+                Either::Right(accepted) => return Some(accepted),
+                Either::Left(Either::Left(())) => return None,
+                Either::Left(Either::Right(())) => {}
+            }
+            // A lame duck may be called off.
+            let Some(shutdown) = self.core.shutdown() else {
+                continue;
+            };
+            let off = race(&mut self.stop_accepting, shutdown.called_off()).await;
+            if let Either::Left(()) = off {
+                return None;
+            }
+        }
+    }
+
+    fn close(&mut self) {
+        if self.listener.take().is_some() {
+            self.state.close();
+            let connections = self.state.0.borrow().open;
+            tell!(info, connections, "stopped accepting");
+        }
+    }
+}
+
+impl<L: Listener> Listener for DrainListener<L> {
+    type Io = DrainIo<L::Io>;
+    type Addr = L::Addr;
+
+    async fn accept(&mut self) -> (Self::Io, L::Addr) {
+        let Some((io, peer)) = self.next().await else {
+            self.close();
+            // Until the server drops this future.
+            return pending().await;
+        };
+        (DrainIo::new(io, Open::new(&self.state.0)), peer)
+    }
+
+    fn local_addr(&self) -> Result<L::Addr> {
+        match &self.listener {
+            Some(listener) => listener.local_addr(),
+            None => Err(Error::other("the listener is closed")),
+        }
+    }
+}
+
+impl<L> fmt::Debug for DrainListener<L> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DrainListener")
+            .field("shared", &self.is_shared)
+            .field("closed", &self.listener.is_none())
+            .finish_non_exhaustive()
+    }
+}
+
+// ===== impl DrainSignal =====
+
+async fn resolve(core: Arc<Core>, tally: watch::Receiver<Tally>) {
+    let reached = |events| Wait::<()>::new(&core, events);
+    // The sender is dropped when the listener has been closed and its connections are gone, so that
+    // is no error.
+    let (mut listener, mut connections) = (tally.clone(), tally);
+    let gone = connections.wait_for(|tally| tally.closed && tally.open == 0);
+    let idle = async {
+        reached(event::CLOSED).await;
+        let idle_until = core.notice().and_then(|notice| core.idle_until(&notice));
+        let _ = listener.wait_for(|tally| tally.closed).await;
+        // Who was accepted last is answered, too.
+        let last_call = Instant::now() + LAST_CALL;
+        until(idle_until.map(|at| at.max(last_call)), pending::<()>()).await;
+    };
+    let over = reached(event::FORCED | ENDED | LifecycleState::Stopping.bit());
+    race(over, race(gone, idle)).await;
+}
+
+impl Future for DrainSignal {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.0.as_mut().poll(cx)
+    }
+}
+
+impl fmt::Debug for DrainSignal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DrainSignal").finish_non_exhaustive()
+    }
+}
+
+// ===== impl State =====
+
+impl State {
+    fn close(&self) {
+        self.0.send_modify(|tally| tally.closed = true);
+    }
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+// ===== impl Open =====
+
+impl Open {
+    fn new(tally: &watch::Sender<Tally>) -> Self {
+        tally.send_if_modified(|tally| {
+            tally.open += 1;
+            false // nobody waits for that
+        });
+        Self(tally.clone())
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.send_if_modified(|tally| {
+            tally.open -= 1;
+            tally.open == 0
+        });
+    }
+}

@@ -1,0 +1,205 @@
+//! Who drives a shutdown: a task of the controller's runtime, or a thread. And who watches that it
+//! ends.
+
+use std::future::Future;
+use std::pin::pin;
+use std::task::{Context, Wake, Waker};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use tokio::runtime::RuntimeFlavor;
+
+use super::attempt::Shutdown;
+use super::core::{Core, ENDED, note_own_thread};
+use super::exit;
+use super::race::race;
+use super::report::ShutdownReport;
+use super::sequence::{Record, roll_back, shut_down};
+use super::wait::Wait;
+use crate::in_flight::{event, interest};
+use crate::log::tell;
+use crate::state::{LifecycleState, ShutdownReason};
+use crate::sync::{Arc, AtomicBool, Ordering};
+
+/// How long after its final deadline a shutdown is given up.
+const LATE: Duration = Duration::from_millis(50);
+/// How often the runtime is nudged: by so much can a limit be late when a worker is blocked.
+const NUDGE: Duration = Duration::from_millis(10);
+
+/// Has the shutdown run by the controller's runtime, or by a thread of its own, if there is no
+/// runtime or it has ended.
+pub(crate) fn drive(core: &Arc<Core>, shutdown: &Arc<Shutdown>) {
+    #[cfg(feature = "signal")]
+    core.listening.absorb();
+    watch(core, shutdown);
+    if let Some(after) = core.config.exit_after {
+        exit::guard(shutdown, after);
+    }
+    match core.capture_runtime().cloned() {
+        Some(runtime) => {
+            let spawned = Arc::new(AtomicBool::new(false));
+            let driver = Driver {
+                core: Arc::clone(core),
+                shutdown: Arc::clone(shutdown),
+                spawned: Arc::clone(&spawned),
+                is_last: false,
+            };
+            // A runtime that has ended drops the task inside `spawn`: see `Driver::drop`.
+            drop(runtime.spawn(driver.run()));
+            // Relaxed: a flag of this thread's, for the drop that happens inside the call above.
+            spawned.store(true, Ordering::Relaxed);
+        }
+        None => drop(drive_by_thread(core, shutdown)),
+    }
+}
+
+/// Sees to it that the shutdown comes to its end in time. In a thread of its own, for a runtime whose
+/// workers are all blocked has no timer either.
+fn watch(core: &Arc<Core>, shutdown: &Arc<Shutdown>) {
+    let thread = thread::Builder::new().name("tower-lifecycle-watch".to_owned());
+    let (watched, watching) = (Arc::clone(core), Arc::clone(shutdown));
+    if let Err(cause) = thread.spawn(move || watch_until_over(&watched, &watching)) {
+        shutdown.stop_pulse();
+        tell!(error, %cause, "no thread to watch the deadline");
+    }
+}
+
+fn watch_until_over(core: &Arc<Core>, shutdown: &Arc<Shutdown>) {
+    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    let mut cx = Context::from_waker(&waker);
+    let ended: Wait = Wait::new(core, ENDED);
+    let mut over = pin!(race(ended, shutdown.called_off()));
+    let mut overdue_since = None;
+    while over.as_mut().poll(&mut cx).is_pending() {
+        nudge(core);
+        let notice = shutdown.notice.clone().later_by(shutdown.frozen());
+        // By the clock of the shutdown, which may be paused.
+        if notice.time_remaining() == Some(Duration::ZERO) {
+            let overdue_since = overdue_since.get_or_insert_with(Instant::now);
+            if overdue_since.elapsed() >= LATE {
+                return give_up(core, shutdown);
+            }
+        }
+        thread::park_timeout(NUDGE);
+    }
+}
+
+/// Has an idle worker of the runtime look after its timers. Tokio leaves them to the one worker that
+/// looked after them last, also when that is blocked since by a task that it had woken.
+fn nudge(core: &Core) {
+    if let Some(runtime) = core.capture_runtime() {
+        if runtime.runtime_flavor() == RuntimeFlavor::MultiThread {
+            drop(runtime.spawn(async {}));
+        }
+    }
+}
+
+/// A waker for a thread that parks.
+struct Unpark(thread::Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+fn drive_by_thread(core: &Arc<Core>, shutdown: &Arc<Shutdown>) -> Option<JoinHandle<()>> {
+    let driver = Driver {
+        core: Arc::clone(core),
+        shutdown: Arc::clone(shutdown),
+        spawned: Arc::new(AtomicBool::new(true)),
+        is_last: true,
+    };
+    let run = move || {
+        note_own_thread();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build();
+        match runtime {
+            Ok(runtime) => runtime.block_on(driver.run()),
+            Err(cause) => tell!(error, %cause, "no runtime for the shutdown"),
+        }
+    };
+    let thread = thread::Builder::new().name("tower-lifecycle".to_owned());
+    let thread = thread.spawn(run);
+    thread
+        .map_err(|cause| tell!(error, %cause, "no thread for the shutdown"))
+        .ok()
+}
+
+/// Lives as long as the shutdown is driven. If that ends early, because its runtime does, those who
+/// wait are told so instead of waiting for ever.
+struct Driver {
+    core: Arc<Core>,
+    shutdown: Arc<Shutdown>,
+    /// The runtime was there to take the task.
+    spawned: Arc<AtomicBool>,
+    /// There is nobody after it who could drive on.
+    is_last: bool,
+}
+
+impl Driver {
+    async fn run(self) {
+        let Self { core, shutdown, .. } = &self;
+        let report = if core.is_starting_up() {
+            roll_back(core, shutdown).await
+        } else {
+            match shut_down(core, shutdown).await {
+                Some(report) => report,
+                None => return,
+            }
+        };
+        finish(core, report);
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        let Self { core, shutdown, .. } = &*self;
+        if core.report().is_some() || shutdown.is_called_off() {
+            return;
+        }
+        let spawned = self.spawned.load(Ordering::Relaxed);
+        if self.is_last || (spawned && !core.is_starting_up()) {
+            return give_up(core, shutdown);
+        }
+        let thread = drive_by_thread(core, shutdown);
+        // A `Startup` is often dropped right before its runtime, when `main` ends by an error. The
+        // end of the runtime, and so of the process, waits until the rest is stopped.
+        if let Some(thread) = thread.filter(|_| spawned) {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Ends a shutdown that is driven no more, or not in time: cuts what there is, and tells those who
+/// wait. Hooks that have not run will not.
+fn give_up(core: &Core, shutdown: &Arc<Shutdown>) {
+    if core.report().is_some() || !core.begin_draining(shutdown) {
+        return;
+    }
+    let mut record = Record::new(shutdown);
+    record.reason = ShutdownReason::Interrupted;
+    record.interrupted = true;
+    let aborted = core.gate.aborted();
+    let in_flight = core.interrupt();
+    for shard in core.gate.all_shards() {
+        shard.wake_all(interest::CLOSED | interest::DRAINING | interest::FORCED);
+    }
+    record.note_abandoned(core, in_flight, aborted);
+    record.close_phase(core.state());
+    core.milestones()
+        .reach(event::STOP_ACCEPTING | event::CLOSE_ADMIN);
+    core.advance(LifecycleState::Stopping);
+    for service in core.services.not_stopped() {
+        tell!(warn, service = &*service, "service not stopped");
+    }
+    finish(core, record.report(core));
+}
+
+/// Publishes the report of the one who was first to make it.
+fn finish(core: &Core, report: ShutdownReport) {
+    if core.claim_report() {
+        core.finish(report);
+    }
+}

@@ -1,0 +1,81 @@
+//! Ending a process that does not end by itself.
+
+use std::process;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::attempt::Shutdown;
+use crate::log;
+use crate::log::tell;
+use crate::sync::Arc;
+
+/// How often it is looked whether the shutdown is over.
+const LOOK: Duration = Duration::from_millis(20);
+/// How long the end itself may take: what runs at it may wait for a full pipe.
+const HARDER: Duration = Duration::from_secs(1);
+
+/// The exit code when there is no report.
+const NO_REPORT: u8 = 1;
+
+/// Has a thread end the process `after` the report of `shutdown`, or its final deadline.
+pub(crate) fn guard(shutdown: &Arc<Shutdown>, after: Duration) {
+    let guarded = Arc::clone(shutdown);
+    let thread = thread::Builder::new().name("tower-lifecycle-exit".to_owned());
+    let thread = thread.spawn(move || {
+        if let Some(code) = wait(&guarded, after) {
+            end(code);
+        }
+    });
+    if let Err(cause) = thread {
+        tell!(error, %cause, "no thread to end the process");
+    }
+}
+
+/// Waits until the process should have ended; gives the exit code, or `None` if the shutdown was
+/// called off.
+fn wait(shutdown: &Shutdown, after: Duration) -> Option<u8> {
+    while shutdown.exit_code().is_none() {
+        if shutdown.is_called_off() {
+            return None;
+        }
+        let notice = shutdown.notice.clone().later_by(shutdown.frozen());
+        if notice.time_remaining() == Some(Duration::ZERO) {
+            break;
+        }
+        thread::sleep(LOOK);
+    }
+    let over = Instant::now();
+    while over.elapsed() < after {
+        // It may be longer than a thread can sleep.
+        thread::sleep((after - over.elapsed().min(after)).min(Duration::from_secs(3600)));
+    }
+    Some(shutdown.exit_code().unwrap_or(NO_REPORT))
+}
+
+fn end(code: u8) {
+    tell!(
+        error,
+        code,
+        "the process has not ended by itself: something blocks its runtime"
+    );
+    log::flush();
+    let harder = thread::Builder::new().spawn(move || {
+        thread::sleep(HARDER);
+        end_harder(code);
+    });
+    match harder {
+        Ok(_) => process::exit(code.into()),
+        Err(_) => end_harder(code),
+    }
+}
+
+/// Ends the process without anything else.
+#[cfg(all(unix, feature = "signal"))]
+fn end_harder(code: u8) {
+    signal_hook::low_level::exit(code.into());
+}
+
+#[cfg(not(all(unix, feature = "signal")))]
+fn end_harder(_code: u8) {
+    process::abort();
+}

@@ -1,0 +1,427 @@
+//! Shutdown hooks: the clean-up of an application, in phases.
+//!
+//! Phases run one after another, in ascending order; the hooks of one phase run at the same time,
+//! each in a task of its own. A hook that fails, panics, hangs or blocks its thread harms only
+//! itself.
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::fmt;
+use std::future::Future;
+use std::mem;
+use std::panic::Location;
+use std::time::Duration;
+
+use super::cleanup::{BoxFuture, Cleanup, Job, Note, Progress};
+use super::notice::ShutdownNotice;
+use super::outcome::{HookReport, Outcome};
+use crate::error::BoxError;
+use crate::log::tell;
+use crate::panic;
+use crate::sync::{Arc, Mutex, lock};
+
+/// How many that came late are remembered for the report.
+const REMEMBERED: usize = 64;
+
+/// A piece of clean-up with a name.
+///
+/// It is registered by [`ShutdownController::add_hook`](crate::ShutdownController::add_hook).
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_lifecycle::{Hook, ShutdownController, ShutdownReason};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), tower_lifecycle::controller::HookError> {
+/// let ctl = ShutdownController::new();
+/// ctl.add_hook(
+///     Hook::new("flush metrics", |notice| async move {
+///         println!("{:?} left", notice.time_remaining());
+///         Ok(())
+///     })
+///     .phase(10) // the last: metrics outlive what they measure
+///     .timeout(Duration::from_secs(1)),
+/// )?;
+///
+/// let report = ctl.shutdown(ShutdownReason::Manual).await;
+/// assert!(report.hooks()[0].is_completed());
+/// # Ok(()) }
+/// ```
+#[must_use = "a hook does nothing until it is registered"]
+pub struct Hook {
+    name: Arc<str>,
+    phase: i32,
+    timeout: Option<Duration>,
+    run: Box<dyn FnOnce(ShutdownNotice) -> BoxFuture + Send>,
+    made_at: &'static Location<'static>,
+}
+
+/// Says why a hook could not be registered.
+///
+/// # Examples
+///
+/// ```
+/// use tower_lifecycle::ShutdownController;
+///
+/// let ctl = ShutdownController::new();
+/// ctl.on_shutdown("close pool", |_notice| async { Ok(()) }).unwrap();
+///
+/// let error = ctl.on_shutdown("close pool", |_notice| async { Ok(()) }).unwrap_err();
+/// assert!(error.is_duplicate());
+/// assert!(!error.is_late());
+/// ```
+#[derive(Debug, Clone)]
+pub struct HookError {
+    of: HookKind,
+    name: Arc<str>,
+    at: &'static Location<'static>,
+    kind: HookErrorKind,
+}
+
+#[derive(Debug, Clone)]
+enum HookErrorKind {
+    Late,
+    Duplicate {
+        first: &'static Location<'static>,
+    },
+    #[cfg(feature = "persist")]
+    Key(Arc<dyn Error + Send + Sync>),
+}
+
+/// The hooks of one controller, or the saves of its state, until the shutdown takes them.
+#[derive(Debug)]
+pub(crate) struct Hooks {
+    kind: HookKind,
+    waiting: Mutex<Vec<Hook>>,
+    /// Of the hooks that were taken, as far as they have come.
+    taken: Mutex<Vec<Taken>>,
+    /// Those that came after the trigger, and will not run.
+    late: Mutex<Vec<HookReport>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum HookKind {
+    Hook,
+    Save,
+}
+
+#[derive(Debug)]
+struct Taken {
+    report: HookReport,
+    has_ended: bool,
+}
+
+// ===== impl Hook =====
+
+impl Hook {
+    /// Makes a hook of phase 0 with the default limit.
+    ///
+    /// `run` is called when its phase begins, with the notice of the shutdown: once, or not at all
+    /// if the clean-up is cut before. It runs in a task of its own, so an error, a panic or a hang
+    /// of it harms no other hook.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_lifecycle::{Hook, ShutdownController, ShutdownReason};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// let ctl = ShutdownController::new();
+    /// let hook = Hook::new("deregister", |_notice| async { Err("no such host".into()) });
+    /// ctl.add_hook(hook).unwrap();
+    ///
+    /// let report = ctl.shutdown(ShutdownReason::Manual).await;
+    /// assert_eq!(report.hooks()[0].outcome().to_string(), "failed: no such host");
+    /// # }
+    /// ```
+    #[track_caller]
+    pub fn new<F, Fut>(name: impl Into<String>, run: F) -> Self
+    where
+        F: FnOnce(ShutdownNotice) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<(), BoxError>> + Send + 'static,
+    {
+        Self {
+            name: name.into().into(),
+            phase: 0,
+            timeout: None,
+            run: Box::new(move |notice| Box::pin(run(notice))),
+            made_at: Location::caller(),
+        }
+    }
+
+    /// Sets the phase; lower ones run first. Default 0.
+    ///
+    /// The hooks of one phase run at the same time.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_lifecycle::{Hook, ShutdownController, ShutdownReason};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// let ctl = ShutdownController::new();
+    /// let flush = Hook::new("flush metrics", |_notice| async { Ok(()) });
+    /// let close = Hook::new("close pool", |_notice| async { Ok(()) });
+    /// ctl.add_hook(flush.phase(10)).unwrap();
+    /// ctl.add_hook(close).unwrap();
+    ///
+    /// let report = ctl.shutdown(ShutdownReason::Manual).await;
+    /// let order: Vec<_> = report.hooks().iter().map(|hook| hook.name()).collect();
+    /// assert_eq!(order, ["close pool", "flush metrics"]);
+    /// # }
+    /// ```
+    pub fn phase(mut self, phase: i32) -> Self {
+        self.phase = phase;
+        self
+    }
+
+    /// Sets a limit of its own, after which the hook is dropped.
+    ///
+    /// It can only shorten the default: the time that is left, divided by the number of phases that
+    /// are left, of which the services that were started by [`Startup`](crate::Startup) are one.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::{future::pending, time::Duration};
+    /// use tower_lifecycle::report::Outcome;
+    /// use tower_lifecycle::{Hook, ShutdownController, ShutdownReason};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// # tokio::time::pause();
+    /// let ctl = ShutdownController::new();
+    /// let hook = Hook::new("notify peers", |_notice| pending()); // nobody answers
+    /// ctl.add_hook(hook.timeout(Duration::from_secs(1))).unwrap();
+    ///
+    /// let report = ctl.shutdown(ShutdownReason::Manual).await;
+    /// assert!(matches!(report.hooks()[0].outcome(), Outcome::TimedOut));
+    /// # }
+    /// ```
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    fn not_started(&self) -> HookReport {
+        HookReport {
+            name: Arc::clone(&self.name),
+            phase: self.phase,
+            outcome: Outcome::NotStarted,
+            duration: Duration::ZERO,
+        }
+    }
+}
+
+impl fmt::Debug for Hook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hook")
+            .field("name", &self.name)
+            .field("phase", &self.phase)
+            .field("timeout", &self.timeout)
+            .finish_non_exhaustive()
+    }
+}
+
+// ===== impl Hooks =====
+
+impl Hooks {
+    pub(crate) fn new(kind: HookKind) -> Arc<Self> {
+        Arc::new(Self {
+            kind,
+            waiting: Mutex::default(),
+            taken: Mutex::default(),
+            late: Mutex::default(),
+        })
+    }
+
+    /// Adds `hook`, unless its name is taken or `late` says that it comes too late.
+    pub(crate) fn add(&self, hook: Hook, late: impl Fn() -> bool) -> Result<(), HookError> {
+        let mut hooks = lock(&self.waiting);
+        let same_name = |other: &&Hook| other.name == hook.name;
+        let kind = if late() {
+            self.note_late(&hook);
+            HookErrorKind::Late
+        } else if let Some(first) = hooks.iter().find(same_name) {
+            let first = first.made_at;
+            HookErrorKind::Duplicate { first }
+        } else {
+            // It may have come late to a shutdown that was called off.
+            lock(&self.late).retain(|late| late.name != hook.name);
+            hooks.push(hook);
+            return Ok(());
+        };
+        Err(HookError {
+            of: self.kind,
+            name: hook.name,
+            at: hook.made_at,
+            kind,
+        })
+    }
+
+    fn note_late(&self, hook: &Hook) {
+        let mut late = lock(&self.late);
+        if late.len() < REMEMBERED && late.iter().all(|other| other.name != hook.name) {
+            late.push(hook.not_started());
+        }
+    }
+
+    /// Takes all hooks, in the order in which they run. Their reports are kept here, as far as they
+    /// have come, so that they are not lost with the runtime.
+    fn take(&self) -> Vec<Hook> {
+        let mut hooks = std::mem::take(&mut *lock(&self.waiting));
+        hooks.sort_by_key(|hook| hook.phase); // stable: registration order within a phase
+        let taken = hooks.iter().map(|hook| Taken {
+            report: hook.not_started(),
+            has_ended: false,
+        });
+        lock(&self.taken).extend(taken);
+        hooks
+    }
+
+    /// Returns how all hooks have fared; those that were not taken until now will not run.
+    pub(crate) fn reports(&self) -> Vec<HookReport> {
+        self.take().into_iter().for_each(panic::dropped);
+        let taken = lock(&self.taken);
+        let late = lock(&self.late);
+        let taken = taken.iter().map(|hook| &hook.report);
+        taken.chain(&*late).cloned().collect()
+    }
+
+    fn note(&self, place: usize, progress: Progress) {
+        let mut taken = lock(&self.taken);
+        let hook = &mut taken[place];
+        match progress {
+            // Until there is more to report, it will have been cut.
+            Progress::Running => hook.report.outcome = Outcome::Cut,
+            Progress::Ended(outcome, duration) => {
+                if mem::replace(&mut hook.has_ended, true) {
+                    return;
+                }
+                (hook.report.outcome, hook.report.duration) = (outcome, duration);
+                let report = hook.report.clone();
+                drop(taken);
+                match self.kind {
+                    HookKind::Hook => log(report),
+                    HookKind::Save => log_save(report),
+                }
+            }
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        lock(&self.waiting).len()
+    }
+
+    /// Runs the hooks, phase after phase; `later` other phases come after them.
+    pub(super) async fn run<C>(self: &Arc<Self>, cleanup: &mut Cleanup<'_, C>, later: usize)
+    where
+        C: Future<Output = ()>,
+    {
+        let mut phases: BTreeMap<i32, Vec<Job>> = BTreeMap::new();
+        for hook in self.take() {
+            let Hook { run, timeout, .. } = hook;
+            let jobs = phases.entry(hook.phase).or_default();
+            jobs.push(Job { run, timeout });
+        }
+        let phases = phases.into_values().collect();
+        let hooks = Arc::clone(self);
+        let note: Note = Arc::new(move |place, progress| hooks.note(place, progress));
+        cleanup.run(phases, later, &note).await;
+    }
+}
+
+fn log(report: HookReport) {
+    let is_completed = report.is_completed();
+    let HookReport {
+        name,
+        phase,
+        outcome,
+        duration: took,
+    } = report;
+    if is_completed {
+        tell!(info, hook = &*name, phase, ?took, "shutdown hook completed");
+    } else {
+        tell!(warn, hook = &*name, phase, ?took, %outcome, "shutdown hook did not complete");
+    }
+}
+
+fn log_save(report: HookReport) {
+    let is_completed = report.is_completed();
+    let HookReport {
+        name,
+        outcome,
+        duration: took,
+        ..
+    } = report;
+    if is_completed {
+        tell!(info, key = &*name, ?took, "state saved");
+    } else {
+        tell!(warn, key = &*name, ?took, %outcome, "state not saved");
+    }
+}
+
+// ===== impl HookError =====
+
+impl HookError {
+    /// Returns whether the shutdown had already been triggered.
+    pub fn is_late(&self) -> bool {
+        matches!(self.kind, HookErrorKind::Late)
+    }
+
+    #[cfg(feature = "persist")]
+    #[track_caller]
+    pub(crate) fn bad_key(error: impl Error + Send + Sync + 'static) -> Self {
+        Self {
+            of: HookKind::Save,
+            name: "".into(),
+            at: Location::caller(),
+            kind: HookErrorKind::Key(Arc::new(error)),
+        }
+    }
+
+    /// Returns whether another hook has the same name.
+    pub fn is_duplicate(&self) -> bool {
+        matches!(self.kind, HookErrorKind::Duplicate { .. })
+    }
+}
+
+impl fmt::Display for HookError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { of, name, at, kind } = self;
+        match (kind, of) {
+            (HookErrorKind::Late, HookKind::Hook) => write!(
+                f,
+                "shutdown hook `{name}` ({at}) comes too late: register hooks before the trigger"
+            ),
+            (HookErrorKind::Late, HookKind::Save) => write!(
+                f,
+                "state `{name}` ({at}) comes too late: call `persist` before the trigger"
+            ),
+            (HookErrorKind::Duplicate { first }, HookKind::Hook) => write!(
+                f,
+                "shutdown hook `{name}` ({at}) has the name of the one made at {first}: names \
+                 must be unique"
+            ),
+            (HookErrorKind::Duplicate { first }, HookKind::Save) => write!(
+                f,
+                "state `{name}` ({at}) has the key of the one persisted at {first}: keys must be \
+                 unique"
+            ),
+            #[cfg(feature = "persist")]
+            (HookErrorKind::Key(error), _) => write!(f, "state cannot be kept ({at}): {error}"),
+        }
+    }
+}
+
+impl Error for HookError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match &self.kind {
+            HookErrorKind::Late | HookErrorKind::Duplicate { .. } => None,
+            // Its own text is in ours.
+            #[cfg(feature = "persist")]
+            HookErrorKind::Key(error) => error.source(),
+        }
+    }
+}

@@ -1,0 +1,24 @@
+//! Waking those who wait for a change of readiness.
+
+use tokio::sync::watch;
+
+/// Tells that readiness may have changed.
+#[derive(Debug)]
+pub(crate) struct ReadinessChanges(watch::Sender<()>);
+
+impl ReadinessChanges {
+    /// Wakes everybody who has subscribed.
+    pub(crate) fn notify(&self) {
+        self.0.send_replace(());
+    }
+
+    pub(crate) fn subscribe(&self) -> watch::Receiver<()> {
+        self.0.subscribe()
+    }
+}
+
+impl Default for ReadinessChanges {
+    fn default() -> Self {
+        Self(watch::Sender::new(()))
+    }
+}

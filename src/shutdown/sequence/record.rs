@@ -1,0 +1,149 @@
+//! What a shutdown has come to so far, for its report.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::waiting::missing;
+use crate::in_flight::{Arrivals, event};
+use crate::log::tell;
+use crate::shutdown::attempt::Shutdown;
+use crate::shutdown::core::Core;
+use crate::shutdown::notice::ShutdownNotice;
+use crate::shutdown::outcome::SaveReport;
+use crate::shutdown::report::{Facts, PhaseReport, ShutdownReport};
+use crate::shutdown::tasks::Role;
+use crate::state::{LifecycleState, ShutdownReason};
+
+/// What a shutdown has come to so far, for its report.
+pub(crate) struct Record {
+    pub(crate) reason: ShutdownReason,
+    triggered_at: Instant,
+    phases: Vec<PhaseReport>,
+    pub(super) phase_began: Instant,
+    /// With how long the process had not run until then.
+    pub(super) cut_at: Option<(Instant, Duration)>,
+    pub(super) in_flight_at_trigger: u64,
+    abandoned_requests: u64,
+    abandoned_servers: u64,
+    abandoned_starts: u64,
+    abandoned_connections: u64,
+    pub(super) connections_cut: u64,
+    pub(crate) interrupted: bool,
+}
+
+impl Record {
+    pub(crate) fn new(shutdown: &Shutdown) -> Self {
+        let notice = &shutdown.notice;
+        Self {
+            reason: notice.reason(),
+            triggered_at: notice.triggered_at(),
+            phases: Vec::new(),
+            phase_began: notice.triggered_at(),
+            cut_at: None,
+            in_flight_at_trigger: shutdown.in_flight_at_trigger,
+            abandoned_requests: 0,
+            abandoned_servers: 0,
+            abandoned_starts: 0,
+            abandoned_connections: 0,
+            connections_cut: 0,
+            interrupted: false,
+        }
+    }
+
+    pub(crate) fn close_phase(&mut self, state: LifecycleState) {
+        let now = Instant::now();
+        let duration = now.saturating_duration_since(self.phase_began);
+        self.phases.push(PhaseReport { state, duration });
+        self.phase_began = now;
+    }
+
+    /// Notes what is left when it is waited for no more: so many of what was in flight, after so many had
+    /// been cut.
+    pub(crate) fn note_abandoned(&mut self, core: &Core, in_flight: u64, aborted: u64) {
+        core.note_aborted(aborted);
+        self.abandoned_requests = in_flight;
+        self.abandoned_servers = core.servers.abandoned();
+        self.abandoned_starts = core.services.starting();
+        self.abandoned_connections = core.watched_connections();
+        let (requests, servers) = (self.abandoned_requests, self.abandoned_servers);
+        let (tasks, starts) = (core.tasks.running(&[Role::Task]), self.abandoned_starts);
+        let connections = core.open_connections();
+        if requests + tasks + servers + connections + starts > 0 {
+            tell!(
+                warn,
+                requests,
+                tasks,
+                servers,
+                connections,
+                starts,
+                "abandoned: still alive after they were cut"
+            );
+        }
+    }
+
+    /// Begins the clean-up; gives what it is told. After a force it gets the reserve, not what an
+    /// early force has left of the drain; a later force cuts it instead.
+    ///
+    /// Time in which the process did not run is not taken from the reserve.
+    pub(super) fn begin_cleanup(
+        &self,
+        core: &Core,
+        shutdown: &Shutdown,
+        frozen: Duration,
+    ) -> ShutdownNotice {
+        core.tasks.cut(&[Role::Task, Role::Worker]);
+        // Published before looking for a force: see `Core::cut`.
+        core.milestones().reach(event::CLEANUP);
+        let notice = shutdown.notice.clone();
+        let reserve = core.config.reserve();
+        let missing = missing(notice.final_deadline(), notice.now(), reserve);
+        let notice = notice.later_by(frozen.min(missing));
+        if !core.milestones().has(event::FORCED) {
+            return notice;
+        }
+        let (cut_at, frozen_before) = self.cut_at.unwrap_or((notice.now(), frozen));
+        let frozen = frozen.saturating_sub(frozen_before);
+        notice.ending_by(cut_at.checked_add(reserve.saturating_add(frozen)))
+    }
+
+    /// Gives who came in the lame duck. Exact once it has drained: each is noted before it leaves.
+    pub(super) fn late_arrivals(&self, core: &Core) -> Arrivals {
+        let first = self.phases.first();
+        let lame_duck = first.filter(|phase| phase.state == LifecycleState::LameDuck);
+        let lasted = lame_duck.map(|phase| phase.duration);
+        Arrivals::of(&core.gate, core.config.lame_duck, self.triggered_at, lasted)
+    }
+
+    pub(crate) fn report(self, core: &Core) -> ShutdownReport {
+        core.note_aborted(core.gate.aborted());
+        let late_arrivals = self.late_arrivals(core);
+        ShutdownReport::new(Facts {
+            reason: self.reason,
+            interrupted: self.interrupted,
+            startup_failure: core.startup_failure(),
+            forced: core.milestones().has(event::FORCED),
+            phases: self.phases,
+            in_flight_at_trigger: self.in_flight_at_trigger,
+            late_arrivals,
+            late_requests: core.gate.late_requests(),
+            in_flight_at_force: core.in_flight_at_force(),
+            admitted: core.gate.admitted(),
+            refused: core.gate.refused(),
+            aborted: core.aborted(),
+            abandoned_requests: self.abandoned_requests,
+            abandoned_servers: self.abandoned_servers,
+            abandoned_starts: self.abandoned_starts,
+            abandoned_connections: self.abandoned_connections,
+            connections_cut: self.connections_cut,
+            server_errors: core.servers.errors(),
+            tasks: core.tasks.reports(),
+            tasks_forgotten: core.tasks.forgotten(),
+            hooks: core.hooks.reports(),
+            services: core.services.reports(),
+            saves: (core.saves.reports().into_iter())
+                .map(SaveReport::of)
+                .collect(),
+        })
+    }
+}

@@ -1,0 +1,356 @@
+//! What has been started, to be stopped again in reverse order.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::future::{Future, ready};
+use std::time::Duration;
+
+use super::cleanup::{Cleanup, Job, Note, Progress};
+use super::outcome::{Outcome, ServiceReport};
+use crate::log::tell;
+use crate::panic;
+use crate::sync::{Arc, Mutex, lock};
+
+/// The services of one lifecycle, in the order in which they were started.
+#[derive(Debug, Default)]
+pub(crate) struct Services(Mutex<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    services: Vec<Service>,
+    /// How many calls of the start-up are starting some just now.
+    steps_running: u32,
+    /// They are being stopped, or were: what is started later has to be stopped by who started it.
+    closed: bool,
+}
+
+#[derive(Debug)]
+struct Service {
+    name: Arc<str>,
+    /// Those of one step are stopped at the same time.
+    step: u32,
+    status: Status,
+    duration: Duration,
+}
+
+#[derive(Debug)]
+enum Status {
+    Starting,
+    #[cfg_attr(not(feature = "health"), expect(dead_code, reason = "health shows it"))]
+    NotStarted(String),
+    Healthy(Stop),
+    Stopping(Stop),
+    Stopped(Outcome),
+}
+
+/// What is to be stopped at the same time.
+#[derive(Default)]
+struct Stops {
+    jobs: Vec<Job>,
+    /// The places of their services.
+    order: Vec<usize>,
+    steps_before: BTreeSet<u32>,
+}
+
+/// How a service is stopped: there until it is begun, also when whoever was to begin it is gone.
+#[derive(Clone)]
+pub(crate) struct Stop(Arc<Mutex<Option<Job>>>);
+
+/// How a service is, for whoever looks at its health.
+#[cfg(feature = "health")]
+#[derive(Debug, Clone)]
+pub(crate) struct ServiceHealth {
+    pub(crate) name: Arc<str>,
+    pub(crate) status: &'static str,
+    pub(crate) error: Option<String>,
+}
+
+// ===== impl Services =====
+
+impl Services {
+    /// Makes places for the services of one step; `Err` is the name that is taken.
+    pub(crate) fn begin_step(&self, step: u32, names: &[Arc<str>]) -> Result<(), Arc<str>> {
+        let mut inner = lock(&self.0);
+        if !inner.closed {
+            // What was not started, such as one that was dropped, may be tried again.
+            inner.services.retain(|service| {
+                !matches!(service.status, Status::NotStarted(_)) || !names.contains(&service.name)
+            });
+        }
+        let taken = |name: &Arc<str>, before: &[Arc<str>]| {
+            before.contains(name) || inner.services.iter().any(|other| other.name == *name)
+        };
+        for (index, name) in names.iter().enumerate() {
+            if taken(name, &names[..index]) {
+                return Err(Arc::clone(name));
+            }
+        }
+        inner.services.extend(names.iter().map(|name| Service {
+            name: Arc::clone(name),
+            step,
+            status: Status::Starting,
+            duration: Duration::ZERO,
+        }));
+        inner.steps_running += 1;
+        Ok(())
+    }
+
+    pub(crate) fn end_step(&self) {
+        let mut inner = lock(&self.0);
+        inner.steps_running -= 1;
+        for service in &mut inner.services {
+            if matches!(service.status, Status::Starting) {
+                service.status = Status::NotStarted("its start was cut short".to_owned());
+            }
+        }
+    }
+
+    pub(crate) fn is_starting(&self) -> bool {
+        lock(&self.0).steps_running > 0
+    }
+
+    /// Returns how many are being started just now.
+    pub(crate) fn starting(&self) -> u64 {
+        let inner = lock(&self.0);
+        let starting = |service: &&Service| matches!(service.status, Status::Starting);
+        inner.services.iter().filter(starting).count() as u64
+    }
+
+    /// Notes that a service is there; gives its stop back if it came too late to be stopped by us.
+    pub(crate) fn started(&self, name: &Arc<str>, stop: Stop) -> Result<(), Stop> {
+        let mut inner = lock(&self.0);
+        if inner.closed {
+            return Err(stop);
+        }
+        if let Some(service) = inner.find(name) {
+            service.status = Status::Healthy(stop);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn failed(&self, name: &Arc<str>, cause: String) {
+        if let Some(service) = lock(&self.0).find(name) {
+            service.status = Status::NotStarted(cause);
+        }
+    }
+
+    /// Returns whether the stop of a service has begun, or is over.
+    pub(crate) fn stop_has_begun(&self, name: &str) -> bool {
+        let inner = lock(&self.0);
+        let mut services = inner.services.iter();
+        services.any(|service| {
+            let has_begun = matches!(service.status, Status::Stopping(_) | Status::Stopped(_));
+            has_begun && *service.name == *name
+        })
+    }
+
+    /// Returns how many are running.
+    pub(crate) fn len(&self) -> usize {
+        let inner = lock(&self.0);
+        inner.services.iter().filter(|s| s.is_running()).count()
+    }
+
+    /// Takes the stops of the latest step that is running, or of all, and counts the steps before it.
+    fn take(&self, all: bool) -> Option<Stops> {
+        let mut inner = lock(&self.0);
+        inner.closed = true;
+        let waiting = inner.services.iter().enumerate().rev();
+        let waiting = waiting.filter_map(|(index, s)| Some((index, s.step, s.stop()?)));
+        let mut waiting = waiting.peekable();
+        let last = waiting.peek()?.1;
+        let mut stops = Stops::default();
+        for (index, step, stop) in waiting {
+            if all || step == last {
+                stops.order.push(index);
+                stops.jobs.push(stop.job());
+            } else {
+                stops.steps_before.insert(step);
+            }
+        }
+        Some(stops)
+    }
+
+    /// Stops what was started, in reverse order, the services of one step at the same time.
+    pub(super) async fn stop<C>(self: &Arc<Self>, cleanup: &mut Cleanup<'_, C>)
+    where
+        C: Future<Output = ()>,
+    {
+        // One step at a time: if the runtime ends, what has not begun is left for the next driver.
+        while !cleanup.was_cut() {
+            let Some(stops) = self.take(cleanup.is_out_of_time()) else {
+                return;
+            };
+            let (order, services) = (stops.order, Arc::clone(self));
+            let note: Note = Arc::new(move |place, progress| services.note(order[place], progress));
+            let later = stops.steps_before.len();
+            cleanup.run(vec![stops.jobs], later, &note).await;
+        }
+    }
+
+    fn note(&self, index: usize, progress: Progress) {
+        let mut inner = lock(&self.0);
+        let service = &mut inner.services[index];
+        match (progress, &service.status) {
+            (Progress::Running, Status::Healthy(stop)) => {
+                service.status = Status::Stopping(stop.clone());
+            }
+            (Progress::Ended(outcome, duration), Status::Stopping(_)) => {
+                service.status = Status::Stopped(outcome.clone());
+                service.duration = duration;
+                let name = Arc::clone(&service.name);
+                drop(inner);
+                log(name, outcome, duration);
+            }
+            // Noted before.
+            _ => {}
+        }
+    }
+
+    /// Returns the names of those that were started and whose stop was not even begun.
+    pub(crate) fn not_stopped(&self) -> Vec<Arc<str>> {
+        let inner = lock(&self.0);
+        let waiting = inner.services.iter().rev();
+        let waiting = waiting.filter(|service| service.stop().is_some());
+        waiting.map(|service| Arc::clone(&service.name)).collect()
+    }
+
+    /// Returns how the stops have fared, in their order; those that were not taken will not run.
+    pub(crate) fn reports(&self) -> Vec<ServiceReport> {
+        let reports = {
+            let inner = lock(&self.0);
+            inner
+                .services
+                .iter()
+                .rev()
+                .filter_map(Service::report)
+                .collect()
+        };
+        // What the stops hold is foreign: it is dropped outside the lock.
+        let stops: Vec<_> = {
+            let inner = lock(&self.0);
+            inner
+                .services
+                .iter()
+                .filter_map(|s| s.stop().cloned())
+                .collect()
+        };
+        stops.iter().filter_map(Stop::take).for_each(panic::dropped);
+        reports
+    }
+
+    #[cfg(feature = "health")]
+    pub(crate) fn health(&self) -> Vec<ServiceHealth> {
+        let services: Vec<_> = {
+            let inner = lock(&self.0);
+            inner.services.iter().map(Service::health).collect()
+        };
+        // The text of an error is foreign, and made outside the lock.
+        let health = |(name, status, start_error, stopped): (_, _, _, Option<Outcome>)| {
+            let stop_error = || stopped.map(|outcome| format!("stop {outcome}"));
+            let error = Option::or_else(start_error, stop_error);
+            ServiceHealth {
+                name,
+                status,
+                error,
+            }
+        };
+        services.into_iter().map(health).collect()
+    }
+}
+
+impl Inner {
+    fn find(&mut self, name: &Arc<str>) -> Option<&mut Service> {
+        self.services
+            .iter_mut()
+            .find(|service| service.name == *name)
+    }
+}
+
+fn log(service: Arc<str>, outcome: Outcome, took: Duration) {
+    if matches!(outcome, Outcome::Completed) {
+        tell!(info, service = &*service, ?took, "service stopped");
+    } else {
+        tell!(warn, service = &*service, ?took, %outcome, "service did not stop well");
+    }
+}
+
+// ===== impl Service =====
+
+impl Service {
+    fn is_running(&self) -> bool {
+        matches!(self.status, Status::Healthy(_) | Status::Stopping(_))
+    }
+
+    /// Its stop, if that is yet to be begun.
+    fn stop(&self) -> Option<&Stop> {
+        match &self.status {
+            Status::Healthy(stop) | Status::Stopping(stop) => Some(stop).filter(|s| s.is_there()),
+            _ => None,
+        }
+    }
+
+    fn report(&self) -> Option<ServiceReport> {
+        let outcome = match &self.status {
+            Status::NotStarted(_) => return None,
+            // Its start blocks its thread, or nobody polls it any more.
+            Status::Starting => Outcome::Abandoned,
+            _ if self.stop().is_some() => Outcome::NotStarted,
+            // Until there is more to report, it will have been cut.
+            Status::Healthy(_) | Status::Stopping(_) => Outcome::Cut,
+            Status::Stopped(outcome) => outcome.clone(),
+        };
+        Some(ServiceReport {
+            name: Arc::clone(&self.name),
+            outcome,
+            duration: self.duration,
+        })
+    }
+
+    /// The name, the status, and what the start or the stop has failed with.
+    #[cfg(feature = "health")]
+    fn health(&self) -> (Arc<str>, &'static str, Option<String>, Option<Outcome>) {
+        let (status, start_error, stopped) = match &self.status {
+            Status::Starting => ("starting", None, None),
+            Status::NotStarted(cause) => ("failed", Some(cause.clone()), None),
+            Status::Healthy(_) => ("healthy", None, None),
+            Status::Stopping(_) => ("stopping", None, None),
+            Status::Stopped(Outcome::Completed) => ("stopped", None, None),
+            Status::Stopped(outcome) => ("failed", None, Some(outcome.clone())),
+        };
+        (Arc::clone(&self.name), status, start_error, stopped)
+    }
+}
+
+// ===== impl Stop =====
+
+impl Stop {
+    pub(crate) fn new(job: Job) -> Self {
+        Self(Arc::new(Mutex::new(Some(job))))
+    }
+
+    fn is_there(&self) -> bool {
+        lock(&self.0).is_some()
+    }
+
+    pub(crate) fn take(&self) -> Option<Job> {
+        lock(&self.0).take()
+    }
+
+    /// Makes a job that takes the stop when it begins.
+    fn job(&self) -> Job {
+        let stop = self.clone();
+        Job {
+            timeout: lock(&self.0).as_ref().and_then(|job| job.timeout),
+            run: Box::new(move |notice| match stop.take() {
+                Some(job) => (job.run)(notice),
+                None => Box::pin(ready(Ok(()))),
+            }),
+        }
+    }
+}
+
+impl fmt::Debug for Stop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stop").finish_non_exhaustive()
+    }
+}

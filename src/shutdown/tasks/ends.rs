@@ -1,0 +1,71 @@
+//! The tasks that ended badly: for the report, and, until they are replaced, for health.
+
+#[cfg(feature = "health")]
+use std::collections::BTreeMap;
+
+use crate::shutdown::attempt::Shutdown;
+#[cfg(feature = "health")]
+use crate::shutdown::outcome::Outcome;
+use crate::shutdown::outcome::TaskReport;
+use crate::sync::Arc;
+
+/// How many are remembered, so that a task that is spawned again and again does not fill the memory.
+/// Each is logged as it ends.
+const REMEMBERED: usize = 64;
+
+#[derive(Debug, Default)]
+pub(super) struct Ends {
+    bad: Vec<BadEnd>,
+    forgotten: u64,
+    /// By their names, those after which none of the name was spawned.
+    #[cfg(feature = "health")]
+    dead: BTreeMap<Arc<str>, Outcome>,
+}
+
+#[derive(Debug)]
+struct BadEnd {
+    report: TaskReport,
+    /// Which may be called off yet.
+    shutdown: Option<Arc<Shutdown>>,
+}
+
+impl Ends {
+    pub(super) fn note(&mut self, report: TaskReport, shutdown: Option<Arc<Shutdown>>) {
+        #[cfg(feature = "health")]
+        if !matches!(report.outcome, Outcome::Cut) && self.dead.len() < REMEMBERED {
+            let (name, outcome) = (Arc::clone(&report.name), report.outcome.clone());
+            self.dead.insert(name, outcome);
+        }
+        if self.bad.len() < REMEMBERED {
+            self.bad.push(BadEnd { report, shutdown });
+        } else {
+            self.forgotten += 1;
+        }
+    }
+
+    /// Notes that a task of this name runs again.
+    #[cfg(feature = "health")]
+    pub(super) fn replaced(&mut self, name: &Arc<str>) {
+        self.dead.remove(name);
+    }
+
+    #[cfg(feature = "health")]
+    pub(super) fn dead(&self) -> impl Iterator<Item = (&Arc<str>, &Outcome)> {
+        self.dead.iter()
+    }
+
+    pub(super) fn reports(&self) -> impl Iterator<Item = TaskReport> {
+        self.bad.iter().map(|end| {
+            // It was of the shutdown that has come to its end only if that was not called off.
+            let shutdown = end.shutdown.as_ref();
+            TaskReport {
+                in_shutdown: shutdown.is_some_and(|shutdown| !shutdown.is_called_off()),
+                ..end.report.clone()
+            }
+        })
+    }
+
+    pub(super) fn forgotten(&self) -> u64 {
+        self.forgotten
+    }
+}

@@ -1,0 +1,11 @@
+//! How signals are heard, by system.
+
+#[cfg(unix)]
+mod unix;
+#[cfg(windows)]
+mod windows;
+
+#[cfg(unix)]
+pub(super) use self::unix::listen;
+#[cfg(windows)]
+pub(super) use self::windows::listen;
