@@ -5,8 +5,8 @@
 //! the bare service, which has nothing to fight for.
 //!
 //! ```text
-//! cargo bench --bench contention            # two minutes
-//! cargo bench --bench contention -- --quick
+//! cargo bench -p benches --bench contention            # two minutes
+//! cargo bench -p benches --bench contention -- --quick
 //! ```
 //!
 //! Every thread has a clone of the service, as a connection has, and calls a clone of that for each

@@ -2,8 +2,8 @@
 //! guard that is never dropped besides.
 //!
 //! ```text
-//! cargo bench --bench deadline            # a minute and a half
-//! cargo bench --bench deadline -- --quick
+//! cargo bench -p benches --bench deadline            # a minute and a half
+//! cargo bench -p benches --bench deadline -- --quick
 //! ```
 //!
 //! Each run has a runtime of its own with two workers. What is shown is the time from the deadline to

@@ -1,7 +1,7 @@
 //! What a shutdown meets, and how it ends: our ways to serve beside those of others.
 //!
 //! ```text
-//! cargo bench --features server --bench endings        # takes a minute
+//! cargo bench -p benches --bench endings        # takes a minute
 //! ```
 //!
 //! Each case has a runtime and a server of its own on loopback, and one client of HTTP/1 that stands in

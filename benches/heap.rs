@@ -1,8 +1,8 @@
 //! What a hundred thousand requests take of memory that are pending at once, each in a task of its own.
 //!
 //! ```text
-//! cargo bench --bench heap            # a few seconds
-//! cargo bench --bench heap -- --quick
+//! cargo bench -p benches --bench heap            # a few seconds
+//! cargo bench -p benches --bench heap -- --quick
 //! ```
 //!
 //! Heap is counted, not estimated, by an allocator that takes some time for it; so this is not part

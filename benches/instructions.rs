@@ -2,8 +2,8 @@
 //! server; and whether any of ours costs more than is recorded in `instructions.json`.
 //!
 //! ```text
-//! cargo bench --all-features --bench instructions
-//! cargo bench --all-features --bench instructions -- --record
+//! cargo bench -p benches --bench instructions
+//! cargo bench -p benches --bench instructions -- --record
 //! ```
 //!
 //! It needs valgrind, and gungraun's runner in the version that is locked, in the `PATH`:
@@ -159,11 +159,11 @@ fn judge(mut args: Vec<String>) -> io::Result<ExitCode> {
     }
 
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let results = root.join("target/bench-results");
+    let results = root.join("../target/bench-results");
     fs::create_dir_all(&results)?;
     figures.write(&results.join("instructions.json"))?;
 
-    let recorded = root.join("benches/instructions.json");
+    let recorded = root.join("instructions.json");
     if is_to_record {
         figures.write(&recorded)?;
         println!("\nrecorded in {}", recorded.display());

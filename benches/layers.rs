@@ -1,7 +1,7 @@
 //! What a request costs in time, through each service that is compared; and what single calls cost.
 //!
 //! ```text
-//! cargo bench --all-features --bench layers
+//! cargo bench -p benches --bench layers
 //! ```
 //!
 //! Between two builds, equal code may be some nanoseconds apart: `bare again` shows it within one.

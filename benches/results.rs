@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! benches/run                                # measures everything, and then does this
-//! cargo bench --bench results                # shows the page
-//! cargo bench --bench results -- --write     # writes it to `benches/`
+//! cargo bench -p benches --bench results                # shows the page
+//! cargo bench -p benches --bench results -- --write     # writes it to `benches/`
 //! ```
 //!
 //! Everything that the page says of a figure is computed from it. What has not been measured is
@@ -59,9 +59,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let figures = Figures::read()?;
     let page = figures.page()?;
     if env::args().any(|argument| argument == "--write") {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches");
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
         fs::write(folder.join("RESULTS.md"), page.to_string())?;
-        figures.plot(&folder)?;
+        figures.plot(folder)?;
     } else {
         print!("{page}");
     }

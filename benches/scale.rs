@@ -2,8 +2,8 @@
 //! end of all of them at a force, and the requests that come besides. `heap` has their memory.
 //!
 //! ```text
-//! cargo bench --bench scale            # two minutes
-//! cargo bench --bench scale -- --quick
+//! cargo bench -p benches --bench scale            # two minutes
+//! cargo bench -p benches --bench scale -- --quick
 //! ```
 //!
 //! Each measurement is made in a process of its own, which is this program again. Those that are

@@ -2,8 +2,8 @@
 //! the layer and without.
 //!
 //! ```text
-//! cargo bench --bench throughput            # five minutes; needs the program `wrk`
-//! cargo bench --bench throughput -- --quick
+//! cargo bench -p benches --bench throughput            # five minutes; needs the program `wrk`
+//! cargo bench -p benches --bench throughput -- --quick
 //! ```
 //!
 //! Each server is a process of its own with a runtime of one thread, on one processor, and `wrk` is on

@@ -1,7 +1,7 @@
 //! An accept loop of one's own over TLS, with hyper-util: HTTP/2 and HTTP/1.1 by ALPN.
 //!
 //! ```text
-//! cargo run --features server --example accept_loop
+//! cargo run -p examples --example accept_loop
 //! curl -ki https://localhost:3000/             # HTTP/2
 //! curl -ki https://localhost:3000/slow         # takes ten seconds
 //! kill -TERM $(pgrep -x accept_loop)           # while it does

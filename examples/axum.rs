@@ -1,7 +1,7 @@
 //! The quick start: an axum app that drains.
 //!
 //! ```text
-//! cargo run --features axum --example axum
+//! cargo run -p examples --example axum
 //! curl -i 127.0.0.1:3000/            # hello
 //! curl -iN 127.0.0.1:3000/slow       # a stream of ten seconds
 //! kill -TERM $(pgrep -x axum)        # while the stream runs

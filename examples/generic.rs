@@ -6,7 +6,7 @@
 //! flushed. At the end every job is either done or back, exactly once.
 //!
 //! ```text
-//! cargo run --example generic
+//! cargo run -p examples --example generic
 //! ```
 
 use std::collections::BTreeSet;

@@ -1,7 +1,7 @@
 //! A plain hyper accept loop that drains: HTTP/1 and HTTP/2, without axum.
 //!
 //! ```text
-//! cargo run --example hyper
+//! cargo run -p examples --example hyper
 //! curl -i 127.0.0.1:3000/            # hello
 //! curl -i 127.0.0.1:3000/slow        # takes ten seconds
 //! kill -TERM $(pgrep -x hyper)       # while it does

@@ -1,7 +1,7 @@
 //! The whole of it in one call: HTTP/1, HTTP/2 and WebSockets, from the listener to the exit code.
 //!
 //! ```text
-//! cargo run --features server --example serve
+//! cargo run -p examples --example serve
 //! curl localhost:3000/                                 # or with --http2-prior-knowledge
 //! curl -N localhost:3000/events                        # a stream that never ends by itself
 //! curl localhost:3000/slow & kill -TERM $(pgrep -x serve)

@@ -1,7 +1,7 @@
 //! TLS in front of `serve`: HTTP/2 and HTTP/1.1 by ALPN, and a close that the client can trust.
 //!
 //! ```text
-//! cargo run --features server --example tls
+//! cargo run -p examples --example tls
 //! curl -ki https://localhost:3000/             # HTTP/2
 //! curl -ki --http1.1 https://localhost:3000/
 //! kill -TERM $(pgrep -x tls)

@@ -209,7 +209,7 @@ pub fn read<T: DeserializeOwned>(name: &str) -> Result<Option<T>, String> {
         Err(error) => return Err(format!("{name}.json: {error}")),
     };
     let figures = serde_json::from_slice(&json);
-    figures.map_err(|error| format!("{name}.json: {error}; run `cargo bench --bench {name}` anew"))
+    figures.map_err(|error| format!("{name}.json: {error}; run `cargo bench -p benches --bench {name}` again"))
 }
 
 fn path(name: &str) -> PathBuf {
@@ -218,5 +218,5 @@ fn path(name: &str) -> PathBuf {
 
 /// Where all of them are.
 pub fn folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("target/bench-results")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bench-results")
 }

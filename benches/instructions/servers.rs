@@ -50,7 +50,7 @@ pub fn build() -> io::Result<Vec<Program>> {
     }
     let output = command
         .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .args(["bench", "--all-features", "--bench", "hello_*", "--no-run"])
+        .args(["bench", "--bench", "hello_*", "--no-run"])
         .arg("--message-format=json-render-diagnostics")
         .stderr(Stdio::inherit())
         .output()?;

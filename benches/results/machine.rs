@@ -39,7 +39,7 @@ pub fn facts() -> Vec<(&'static str, String)> {
 
 /// Gives the versions of the crates that are compared, from `Cargo.lock`.
 pub fn versions() -> Result<Vec<(&'static str, String)>, String> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.lock");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.lock");
     let lock = fs::read_to_string(path).map_err(|error| format!("Cargo.lock: {error}"))?;
     let lock: Table = lock
         .parse()

@@ -1,7 +1,7 @@
 //! gRPC, with the health protocol: tonic's services in our server.
 //!
 //! ```text
-//! cargo run --features server --example grpc  # [address [address of the admin server]]
+//! cargo run -p examples --example grpc  # [address [address of the admin server]]
 //! printf '\0\0\0\0\0' > empty                 # a message without fields
 //! call() { curl -sN --http2-prior-knowledge -H content-type:application/grpc -D - -o - \
 //!     --data-binary @empty "127.0.0.1:3000/$1" | cat -v; }

@@ -1,7 +1,7 @@
 //! A small runtime with three services, configuration, health and state that survives a restart.
 //!
 //! ```text
-//! cargo run --example runtime -- --config examples/runtime.yaml
+//! cargo run -p examples --example runtime -- --config examples/runtime.yaml
 //!
 //! curl -X PUT -d blue 127.0.0.1:8080/kv/colour     # the store, in a file
 //! curl 127.0.0.1:8080/kv/colour

@@ -1,8 +1,8 @@
 //! A server is terminated in the middle of its work, and nothing is lost.
 //!
 //! ```text
-//! cargo run --features server --example demo
-//! cargo run --features server --example demo -- --stuck
+//! cargo run -p demo
+//! cargo run -p demo -- --stuck
 //! ```
 //!
 //! An axum app under `serve` and 240 HTTP clients run in one process, each side on a runtime of its own. After
