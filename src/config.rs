@@ -1,6 +1,7 @@
 //! How long each part of a shutdown may take.
 
-// `ShutdownConfig` is checked as a whole when a controller is made of it. This wing knows only the ground.
+// A controller validates the whole `ShutdownConfig` when it is created. Depends only on the
+// top-level modules of the crate.
 
 mod duration;
 mod env;

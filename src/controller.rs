@@ -1,6 +1,6 @@
-//! The handle on a service's lifecycle, and what it takes and gives.
+//! The handle to a service's lifecycle, and the types of its methods.
 
-// Each file adds the methods of one subject to `ShutdownController`. The work is done by the wing `shutdown`.
+// Each file adds the methods of one topic to `ShutdownController`. The wing `shutdown` does the work.
 
 #[allow(clippy::module_inception)]
 mod controller;

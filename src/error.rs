@@ -1,9 +1,9 @@
-//! What a caller or a client is told when work is refused or cut.
+//! Errors for work that is refused or cut.
 
 use std::error::Error;
 use std::fmt;
 
-/// A boxed error, as the tower world passes them on.
+/// A boxed error, as used throughout tower.
 ///
 /// # Examples
 ///
@@ -25,12 +25,13 @@ use std::fmt;
 /// ```
 pub type BoxError = Box<dyn Error + Send + Sync>;
 
-/// What the response futures panic with that are polled again: a mistake of their caller's.
+/// The panic message of response futures that are polled after completion, which is a bug of the
+/// caller.
 pub(crate) const POLLED_AFTER_COMPLETION: &str = "response future polled after completion";
 
-/// The work was refused, and never begun: the service is shutting down, or paused.
+/// The work was refused before it began: the service is shutting down or paused.
 ///
-/// It can be sent again elsewhere without harm.
+/// It is safe to retry elsewhere.
 ///
 /// # Examples
 ///
@@ -49,10 +50,10 @@ pub struct ShuttingDown {
     paused: bool,
 }
 
-/// The work was begun, and then cut before it finished.
+/// The work was started, and then cut before it finished.
 ///
-/// The drain deadline or a force came first. Whether it can be repeated without harm is the
-/// application's to know.
+/// The drain deadline passed, or the shutdown was forced. Only the application knows whether it is
+/// safe to retry the work.
 ///
 /// # Examples
 ///
@@ -102,9 +103,10 @@ impl ShuttingDown {
 
 impl fmt::Display for ShuttingDown {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.paused {
-            false => "service is shutting down",
-            true => "service is paused",
+        f.write_str(if self.paused {
+            "service is paused"
+        } else {
+            "service is shutting down"
         })
     }
 }
@@ -115,7 +117,7 @@ impl fmt::Display for Forced {
     }
 }
 
-/// An error with all that caused it.
+/// Displays an error and the chain of its sources.
 pub(crate) struct Chain<'a>(pub(crate) &'a (dyn Error + 'static));
 
 impl fmt::Display for Chain<'_> {

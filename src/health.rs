@@ -1,7 +1,7 @@
-//! Answers to readiness and liveness probes.
+//! Readiness and liveness probes.
 
-// `HealthService` answers them after it has run the checks of the application; `HealthLayer` does so in front
-// of a service without a router. This wing asks the controller, and nobody else knows it.
+// `HealthService` runs the application's checks and answers a probe. `HealthLayer` puts it in front of a
+// service that has no router. This module uses the controller. No other module uses this one.
 
 mod background;
 mod body;

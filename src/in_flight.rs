@@ -1,9 +1,9 @@
-//! What is in flight, and how it is counted.
+//! Counts the work in flight.
 //!
-//! The [`Gate`] counts and says whether more may enter. An [`Entry`] stands for one unit of work in it,
-//! [`InFlightGuard`] is the public one. [`LayerHandle`] leads a layer's services to their shard of the
-//! gate, [`OpenConnection`] counts connections. The milestones wake those who wait for the lifecycle to
-//! come to a certain point. This wing knows only the ground.
+//! [`Gate`] counts work and decides whether more may enter. [`Entry`] is one unit of work in the
+//! gate, and [`InFlightGuard`] is its public form. [`LayerHandle`] finds a layer's shard of the
+//! gate. [`OpenConnection`] counts connections. [`Milestones`] wakes tasks that wait for a point in
+//! the lifecycle. This module depends only on the top-level modules of the crate.
 
 pub(crate) mod arrivals;
 #[cfg(feature = "server")]

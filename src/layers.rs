@@ -1,8 +1,8 @@
-//! The layers for any service, and the services, futures and bodies that they make.
+//! Layers for any service, with their services, futures and bodies.
 
-// A request comes in by `drain` or `tracking`, which take an entry of the wing `in_flight` for it. The `body`
-// of its response carries the entry to the end. `reject` answers what is refused or cut, in the client's own
-// protocol. The wing `server` uses the rules for lingering and the marks in a response's extensions.
+// `drain` and `tracking` take an entry of the wing `in_flight` for each request. The `body` of the response
+// holds the entry until it ends. `reject` creates the responses to requests that are refused or cut, in the
+// client's protocol. The wing `server` uses the limits for lingering and the marks in response extensions.
 
 mod admission;
 mod body;

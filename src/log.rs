@@ -1,10 +1,10 @@
-//! The one place that writes to the log.
+//! The only place that emits log events.
 //!
 //! A subscriber may panic (`tracing_subscriber::fmt` does when neither stdout nor stderr can be
-//! written) or block (a full pipe). Neither may break or hold a shutdown. So what the controller, the
-//! sequence, the signals and the server have to say is logged by a thread of its own, from a bounded
-//! queue: [`tell!`]. What a layer says inside a request's span is logged in place: [`tell_here!`].
-//! Panics are contained in both.
+//! written) or block (a full pipe). Neither may break or delay a shutdown. So events of the
+//! controller, the sequence, the signals and the server go through a bounded queue to a separate
+//! thread: [`tell!`]. Events of a layer inside a request's span are logged in place:
+//! [`tell_here!`]. Panics are contained in both.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -21,28 +21,29 @@ use tracing::{Level, warn};
 use crate::panic;
 use crate::sync::PoisonError;
 
-/// How many events wait to be logged; more are dropped and counted.
+/// How many events are queued at most; more are dropped and counted.
 const CAPACITY: usize = 1024;
-/// How long the end of a shutdown waits for the log.
-const PATIENCE: Duration = Duration::from_millis(100);
-/// How long the thread stays when there is nothing to be logged.
-const IDLE: Duration = Duration::from_secs(1);
+/// How long the end of a shutdown waits for queued events.
+const FLUSH_TIMEOUT: Duration = Duration::from_millis(100);
+/// How long the thread waits for another event before it ends.
+const KEEP_ALIVE: Duration = Duration::from_secs(1);
 
-/// Logs an event by the thread of the log, with the subscriber of the calling thread.
+/// Logs an event on the log thread, with the subscriber of the calling thread.
 ///
-/// What the event names is moved to that thread. The event has no parent span. It is not made at all
-/// if no subscriber asks for its level.
+/// The values of the event are moved to that thread. The event has no parent span. It is not
+/// created if no subscriber wants its level.
 macro_rules! tell {
     ($level:ident, $($event:tt)+) => {
         if $crate::log::is_wanted($crate::log::level::$level) {
             const TARGET: &str = $crate::log::target(module_path!());
-            // Not by the macro of the level: the lowest tracing does not take each field after a target.
-            $crate::log::say(move || ::tracing::event!(target: TARGET, $crate::log::level::$level, $($event)+));
+            // Not with the macro of the level: the lowest supported tracing does not accept every
+            // field after a target there.
+            $crate::log::enqueue(move || ::tracing::event!(target: TARGET, $crate::log::level::$level, $($event)+));
         }
     };
 }
 
-/// Logs an event here and now, in the current span. The subscriber may block the caller.
+/// Logs an event in place, in the current span. The subscriber may block the caller.
 macro_rules! tell_here {
     ($level:ident, $($event:tt)+) => {{
         const TARGET: &str = $crate::log::target(module_path!());
@@ -59,9 +60,9 @@ struct Line {
 
 struct Queue {
     waiting: VecDeque<Line>,
-    /// How many were dropped since one was logged.
+    /// How many events were dropped since the last one was taken.
     dropped: u64,
-    /// When the line that is being logged was begun.
+    /// When the thread began to log the current line.
     logging_since: Option<Instant>,
     has_thread: bool,
 }
@@ -72,16 +73,17 @@ static QUEUE: Mutex<Queue> = Mutex::new(Queue {
     logging_since: None,
     has_thread: false,
 });
-/// There is a line to be logged.
+/// Notified when a line was added.
 static ADDED: Condvar = Condvar::new();
-/// A line has been logged.
+/// Notified when a line has been logged.
 static LOGGED: Condvar = Condvar::new();
 
 thread_local! {
     static IS_LOGGING: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Returns the target of what a module logs. There are few of them, and they stay when a module is moved.
+/// Returns the log target of a module. The targets are few, and do not change when a module is
+/// moved.
 pub(crate) const fn target(module: &str) -> &'static str {
     const TARGETS: &[(&str, &str)] = &[
         ("controller::supervised", "tower_lifecycle::tasks"),
@@ -103,7 +105,7 @@ pub(crate) const fn target(module: &str) -> &'static str {
     "tower_lifecycle::shutdown"
 }
 
-/// Whether a path is `tower_lifecycle::part`, or begins with that and `::`.
+/// Returns whether `path` is `tower_lifecycle::part`, or begins with that and `::`.
 const fn is_in(path: &str, part: &str) -> bool {
     const ROOT: usize = "tower_lifecycle::".len();
     let (path, part) = (path.as_bytes(), part.as_bytes());
@@ -121,7 +123,7 @@ const fn is_in(path: &str, part: &str) -> bool {
     true
 }
 
-/// The levels, by the names of the macros.
+/// The levels, named as in the macros.
 #[allow(non_upper_case_globals)]
 pub(crate) mod level {
     use tracing::Level;
@@ -132,15 +134,20 @@ pub(crate) mod level {
     pub(crate) const error: Level = Level::ERROR;
 }
 
-/// Returns whether somebody may want to see an event. With no subscriber at all `tracing` may pass
-/// events on to the `log` crate; those of the level `debug`, of which there may be one for each
-/// connection, are not made for that.
+/// Returns a duration as a log has it: in milliseconds, with their fraction.
+pub(crate) fn millis(time: Duration) -> f64 {
+    time.as_secs_f64() * 1_000.0
+}
+
+/// Returns whether a subscriber may want an event. Without a subscriber, `tracing` may pass events
+/// on to the `log` crate. `debug` events are not created for that, because there may be one for
+/// each connection.
 pub(crate) fn is_wanted(level: Level) -> bool {
     let wanted = LevelFilter::current();
     wanted >= level || (wanted == LevelFilter::OFF && level <= Level::INFO)
 }
 
-pub(crate) fn say(event: impl FnOnce() + Send + 'static) {
+pub(crate) fn enqueue(event: impl FnOnce() + Send + 'static) {
     let line = Line {
         dispatch: dispatcher::get_default(Dispatch::clone),
         event: Box::new(event),
@@ -149,20 +156,21 @@ pub(crate) fn say(event: impl FnOnce() + Send + 'static) {
     if queue.waiting.len() >= CAPACITY {
         queue.dropped += 1;
         drop(queue);
-        // What it holds is foreign.
-        return panic::dropped(line);
+        // It holds foreign values.
+        panic::dropped(line);
+        return;
     }
     queue.waiting.push_back(line);
     if !queue.has_thread {
-        // Without a thread the lines wait for the next try.
+        // Without a thread the lines wait for the next attempt.
         queue.has_thread = start_thread().is_ok();
     }
     drop(queue);
     ADDED.notify_one();
 }
 
-/// Waits until what was said has been logged: 100 ms at most, and not behind a line that has taken
-/// longer than that already. For the end of a shutdown, after which the process may end.
+/// Waits until the queued events have been logged: at most 100 ms, and not behind a line that has
+/// already taken longer. Called at the end of a shutdown, after which the process may exit.
 pub(crate) fn flush() {
     if IS_LOGGING.get() {
         return;
@@ -171,7 +179,7 @@ pub(crate) fn flush() {
     let mut queue = queue();
     while queue.has_thread && !(queue.waiting.is_empty() && queue.logging_since.is_none()) {
         let since = queue.logging_since.map_or(began, |since| since.min(began));
-        let Some(left) = PATIENCE.checked_sub(since.elapsed()) else {
+        let Some(left) = FLUSH_TIMEOUT.checked_sub(since.elapsed()) else {
             return;
         };
         let waited = LOGGED.wait_timeout(queue, left);
@@ -184,7 +192,8 @@ fn queue() -> MutexGuard<'static, Queue> {
 }
 
 fn start_thread() -> io::Result<()> {
-    // Linux cuts names at 15 bytes, after which `tower-lifecycle-log` reads as one that drives a shutdown.
+    // Linux truncates names to 15 bytes, so `tower-lifecycle-log` would look like a thread that
+    // drives a shutdown.
     let thread = thread::Builder::new().name("lifecycle-log".to_owned());
     thread.spawn(log_lines).map(drop)
 }
@@ -202,8 +211,8 @@ fn log_lines() {
     }
 }
 
-/// Waits for the next line; gives it with the number of those dropped before it. `None` when there
-/// was none for a while.
+/// Waits for the next line, and returns it with the number of lines dropped before it. Returns
+/// `None` if there was no line for a while.
 fn next_line() -> Option<(Line, u64)> {
     let mut queue = queue();
     queue.logging_since = None;
@@ -213,7 +222,7 @@ fn next_line() -> Option<(Line, u64)> {
             queue.logging_since = Some(Instant::now());
             return Some((line, mem::take(&mut queue.dropped)));
         }
-        let waited = ADDED.wait_timeout(queue, IDLE);
+        let waited = ADDED.wait_timeout(queue, KEEP_ALIVE);
         let (guard, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
         queue = guard;
         if timeout.timed_out() && queue.waiting.is_empty() {
@@ -231,18 +240,18 @@ mod tests {
     use super::*;
     use crate::sync::{Arc, lock};
 
-    /// There is one queue for all tests.
-    static TURN: crate::sync::Mutex<()> = crate::sync::Mutex::new(());
+    /// All tests share one queue.
+    static SERIAL: crate::sync::Mutex<()> = crate::sync::Mutex::new(());
 
-    /// Has the thread busy with a line until the sender is dropped.
+    /// Keeps the thread busy with one line until the sender is dropped.
     fn block() -> mpsc::Sender<()> {
         let (release, blocked) = mpsc::channel::<()>();
-        let (begun, begins) = mpsc::channel();
-        say(move || {
-            begun.send(()).ok();
+        let (started, has_started) = mpsc::channel();
+        enqueue(move || {
+            started.send(()).ok();
             blocked.recv().ok();
         });
-        begins.recv().expect("the thread has taken the line");
+        has_started.recv().expect("the thread has taken the line");
         release
     }
 
@@ -271,13 +280,14 @@ mod tests {
 
     #[test]
     fn what_the_queue_cannot_hold_is_dropped_and_counted() {
-        let _turn = lock(&TURN);
+        let _serial = lock(&SERIAL);
         let release = block();
         let logged = Arc::new(AtomicUsize::new(0));
         for _ in 0..CAPACITY + 10 {
             let logged = Arc::clone(&logged);
-            say(move || {
-                // AcqRel: pairs with the Acquire of the assertion below, besides the queue's lock.
+            enqueue(move || {
+                // AcqRel: pairs with the Acquire of the assertion below, in addition to the queue's
+                // lock.
                 logged.fetch_add(1, Ordering::AcqRel);
             });
         }
@@ -288,17 +298,17 @@ mod tests {
         }
         flush();
         assert_eq!(logged.load(Ordering::Acquire), CAPACITY);
-        assert_eq!(queue().dropped, 0, "the number has been told");
+        assert_eq!(queue().dropped, 0, "the number has been logged");
     }
 
     #[test]
     fn the_end_does_not_wait_behind_a_line_that_blocks() {
-        let _turn = lock(&TURN);
+        let _serial = lock(&SERIAL);
         let release = block();
         flush();
         let began = Instant::now();
         flush();
-        assert!(began.elapsed() < PATIENCE, "it was waited for already");
+        assert!(began.elapsed() < FLUSH_TIMEOUT, "it was waited for already");
         drop(release);
         while queue().logging_since.is_some() {
             thread::yield_now();
@@ -307,10 +317,10 @@ mod tests {
 
     #[test]
     fn the_thread_outlives_lines_that_panic() {
-        let _turn = lock(&TURN);
-        let (told, tells) = mpsc::channel();
-        say(|| std::panic::resume_unwind(Box::new("a line")));
-        say(move || told.send(()).expect("somebody listens"));
-        tells.recv().expect("the second line is logged");
+        let _serial = lock(&SERIAL);
+        let (logged, is_logged) = mpsc::channel();
+        enqueue(|| std::panic::resume_unwind(Box::new("a line")));
+        enqueue(move || logged.send(()).expect("the test waits for it"));
+        is_logged.recv().expect("the second line is logged");
     }
 }

@@ -1,4 +1,4 @@
-//! Containing the panics of foreign code.
+//! Contains panics of foreign code.
 
 use std::any::Any;
 use std::future::{Future, poll_fn};
@@ -7,10 +7,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::task::{Context, Poll};
 
-/// What a panic was thrown with.
+/// The payload of a panic.
 pub(crate) type Payload = Box<dyn Any + Send>;
 
-/// Polls `future` to its end, or to its panic. Nothing of it is used after a panic, so it need not be
+/// Polls `future` until it completes or panics. It is not used after a panic, so it need not be
 /// unwind-safe.
 pub(crate) async fn caught<F: Future>(future: F) -> Result<F::Output, Payload> {
     let mut future = pin!(future);
@@ -22,24 +22,23 @@ pub(crate) async fn caught<F: Future>(future: F) -> Result<F::Output, Payload> {
     poll_fn(poll).await
 }
 
-/// Calls `act`; returns whether it came back without a panic.
+/// Calls `act`. Returns whether it returned without a panic.
 pub(crate) fn contained(act: impl FnOnce()) -> bool {
     let Err(payload) = catch_unwind(AssertUnwindSafe(act)) else {
         return true;
     };
-    // What a panic was thrown with is foreign too. If its drop panics, what that was thrown with is
-    // never dropped.
+    // The payload is foreign too. If its drop panics, the second payload is leaked.
     catch_unwind(AssertUnwindSafe(|| drop(payload))).unwrap_or_else(mem::forget);
     false
 }
 
-/// Drops what is foreign and must do no harm. Values are dropped one by one, since two panics at the
-/// same time end the process.
+/// Drops a foreign value and contains a panic of its drop. Drop values one by one, because two
+/// panics at the same time abort the process.
 pub(crate) fn dropped<T>(value: T) {
     contained(|| drop(value));
 }
 
-/// Returns the text that a panic came with.
+/// Returns the message of a panic.
 pub(crate) fn message(payload: &Payload) -> String {
     if let Some(message) = payload.downcast_ref::<String>() {
         message.clone()

@@ -1,8 +1,8 @@
-//! Our own server, and what helps with other servers: a listener, and a future for a connection.
+//! The server of this crate, and helpers for other servers: a listener and a connection future.
 
-// `serve` takes a listener and an application: `accept` takes in connections, `connection` serves one, and
-// `orders` tells it when to leave. `watch` is for a hyper connection of the user's own accept loop,
-// `drain_listener` for `axum::serve`. Nobody else knows this wing.
+// `serve` takes a listener and an application. `accept` accepts connections, `connection` serves one, and
+// `orders` decides when it has to close. `watch` is for hyper connections of a user's own accept loop,
+// `drain_listener` for `axum::serve`. No other part of the crate depends on this module.
 
 #[cfg(feature = "server")]
 mod accept;

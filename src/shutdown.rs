@@ -1,8 +1,8 @@
-//! What a shutdown is, and how it goes.
+//! The shutdown: its shared state, its sequence and its report.
 //!
-//! [`Core`] is what the handle, the waits and the sequence share: it holds the gate and the registries of
-//! hooks, services, tasks and servers, which do not know it. [`sequence`] is the way from the trigger to the
-//! report, [`driver`] runs it. [`Wait`] is the future of everything that can be waited for.
+//! [`Core`] is shared by the handle, the waits and the sequence. It holds the gate and the registries of
+//! hooks, services, tasks and servers, which do not refer to it. [`sequence`] leads from the trigger to the
+//! report, and [`driver`] runs it. [`Wait`] is the future that the waiting methods return.
 
 mod attempt;
 mod cleanup;

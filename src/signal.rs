@@ -1,7 +1,7 @@
 //! The signals of the operating system that begin a shutdown and force it.
 
-// `listen` is the way in. A `Listener` says what each signal means, `platform` hears it. Nobody else knows
-// this wing.
+// `listen` is the entry point. `platform` receives the signals, and a `Listener` decides what each one
+// means. No other wing uses this one.
 
 #[cfg(unix)]
 mod attention;

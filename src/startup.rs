@@ -1,7 +1,7 @@
-//! Starting services, one after another, and stopping them again when one of them fails.
+//! Starting services one after another, and stopping them again when one of them fails.
 
-// `Startup` makes the controller, runs the steps, and registers the services that the shutdown stops. A
-// rollback is driven as a shutdown is. Nobody else knows this wing.
+// `Startup` creates the controller, runs the steps, and registers the services that the shutdown stops. A
+// rollback is driven like a shutdown. No other wing uses this one.
 
 mod error;
 mod run;

@@ -1,11 +1,11 @@
-//! The states of a service's life, the legal moves between them, and why a shutdown began.
+//! The lifecycle states, the legal transitions between them, and the reasons for a shutdown.
 
 use std::fmt;
 
-/// Where a service is in its life.
+/// The state of a service in its lifecycle.
 ///
-/// The states are ordered as they follow each other. Only the moves that this table allows can
-/// happen, whatever is called when:
+/// The states are ordered as they follow each other. Only the transitions in this table can happen,
+/// whatever is called and when:
 ///
 /// | from | to |
 /// |---|---|
@@ -16,7 +16,7 @@ use std::fmt;
 /// | `Draining` | `Stopping` |
 /// | `Stopping` | `Stopped` |
 ///
-/// A controller made by [`ShutdownController::new`](crate::ShutdownController::new) begins as
+/// A controller created by [`ShutdownController::new`](crate::ShutdownController::new) starts as
 /// `Running`.
 ///
 /// # Examples
@@ -32,20 +32,21 @@ use std::fmt;
 #[non_exhaustive]
 #[repr(u8)]
 pub enum LifecycleState {
-    /// Being put together; nothing has been started.
+    /// Being set up; nothing has been started.
     Initializing,
     /// Services are being started.
     Starting,
     /// Serving; ready for traffic.
     Running,
-    /// Readiness is red, everything is still served, clients are asked to leave.
+    /// Readiness is red. All requests are still served, and clients are asked to close their
+    /// connections.
     LameDuck,
-    /// The listener is closed, and admitted requests run on. Requests that still arrive are served
+    /// The listener is closed and admitted requests run on. Requests that still arrive are served
     /// for [`late_for`](crate::ShutdownConfig::late_for), and then refused.
     Draining,
-    /// The drain is over, by itself or by force; hooks and services clean up.
+    /// The drain has finished or was forced. Hooks and services clean up.
     Stopping,
-    /// Over; the report is there.
+    /// The shutdown is over and the report is available.
     Stopped,
     /// The start-up failed and was rolled back.
     Failed,
@@ -68,21 +69,21 @@ pub enum LifecycleState {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ShutdownReason {
-    /// The operating system asked, by the signal of this name.
+    /// The process received the signal of this name.
     Signal(&'static str),
-    /// The program asked.
+    /// The program requested it.
     Manual,
-    /// A time limit of the program's own, such as a maximum age.
+    /// A time limit of the program, such as a maximum age.
     Timeout,
     /// Something failed, such as the server or a task.
     Error,
-    /// The server ended by itself.
+    /// The server ended on its own.
     ServerExited,
-    /// A task or a service ended by itself that was to run to the end: see
+    /// A task or a service that was to run until the shutdown ended on its own: see
     /// [`TaskPolicy`](crate::controller::TaskPolicy).
     TaskEnded,
-    /// The shutdown did not come to its end: the runtime that drove it ended before, or was still
-    /// blocked when the final deadline had passed.
+    /// The shutdown did not finish: the runtime that drove it ended first, or was still blocked
+    /// when the final deadline had passed.
     Interrupted,
 }
 
@@ -132,18 +133,19 @@ impl LifecycleState {
         )
     }
 
-    /// The state's milestone: one bit, in the order of the states.
+    /// Returns the state's milestone: one bit, in the order of the states.
     pub(crate) const fn bit(self) -> u32 {
         1 << self as u32
     }
 
-    /// The milestones of this state and of all that can come instead of it or after it.
+    /// Returns the milestones of this state and of all states that can come after it or instead of
+    /// it.
     pub(crate) fn at_or_past(self) -> u32 {
         let reached = |next: &&Self| **next >= self || next.is_terminal();
         Self::ALL.iter().filter(reached).map(|s| s.bit()).sum()
     }
 
-    /// The state of a set of milestones: the latest that was reached.
+    /// Returns the latest state in a set of milestones.
     pub(crate) fn latest(bits: u32) -> Self {
         let reached = |state: &&Self| bits & state.bit() != 0;
         let latest = Self::ALL.iter().rev().find(reached);

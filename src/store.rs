@@ -1,6 +1,6 @@
-//! State that outlives the process: saved at the end of one, loaded at the start of the next.
+//! State that is saved at the end of a process and loaded at the start of the next one.
 
-// This wing knows only the ground. `ShutdownController::persist` uses it.
+// This module uses only the base modules, such as `error` and `sync`. `ShutdownController::persist` uses it.
 
 mod error;
 mod exclusive;

@@ -1,9 +1,9 @@
-//! The one place that names synchronisation primitives.
+//! The only place that imports synchronisation primitives.
 //!
-//! Under the crate's own `tower_lifecycle_loom` cfg they are loom's, so that the models in
-//! `gate/models.rs` see every operation. Not `--cfg loom`: that one removes `tokio::net` and
-//! `tokio::signal` from the whole dependency graph. `Arc` and `Weak` stay std's, because loom has
-//! no `Weak`; the models do not depend on reference counts.
+//! With the crate's own cfg `tower_lifecycle_loom` they are loom's, so that the models in
+//! `in_flight/gate/models.rs` see every operation. Not with `--cfg loom`, which removes `tokio::net` and
+//! `tokio::signal` from the whole dependency graph. `Arc` and `Weak` are always std's, because loom
+//! has no `Weak`. The models do not depend on reference counts.
 
 #[cfg(not(tower_lifecycle_loom))]
 mod primitives {
@@ -25,8 +25,9 @@ pub(crate) use primitives::*;
 pub(crate) use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 pub(crate) use std::sync::{Arc, OnceLock, PoisonError, Weak};
 
-/// Locks `mutex`, ignoring poison: no code of ours can panic between two halves of a change, and
-/// no code of others runs under a lock, but that of a socket under its own.
+/// Locks `mutex` and ignores poison. The crate's own code cannot panic halfway through a change,
+/// and foreign code does not run under a lock, except for that of a socket under the socket's own
+/// lock.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

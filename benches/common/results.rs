@@ -209,7 +209,9 @@ pub fn read<T: DeserializeOwned>(name: &str) -> Result<Option<T>, String> {
         Err(error) => return Err(format!("{name}.json: {error}")),
     };
     let figures = serde_json::from_slice(&json);
-    figures.map_err(|error| format!("{name}.json: {error}; run `cargo bench -p benches --bench {name}` again"))
+    figures.map_err(|error| {
+        format!("{name}.json: {error}; run `cargo bench -p benches --bench {name}` again")
+    })
 }
 
 fn path(name: &str) -> PathBuf {

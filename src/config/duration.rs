@@ -1,4 +1,4 @@
-//! Durations that come as numbers or as text.
+//! Parses durations from numbers and text.
 
 use std::time::Duration;
 
@@ -11,19 +11,20 @@ use super::shutdown_config::ShutdownConfig;
 // ===== impl ShutdownConfig =====
 
 impl ShutdownConfig {
-    /// Parses one duration, as [`from_env`](Self::from_env) does.
+    /// Parses a duration, as [`from_env`](Self::from_env) does.
     ///
-    /// It is seconds (`45`, `0.25`) or has units (`45s`, `1m 30s`, `200ms`), those of
-    /// [`humantime`](https://docs.rs/humantime/2/humantime/fn.parse_duration.html). A number is
-    /// rounded to the nearest nanosecond. White space around it does not matter.
+    /// The text is a number of seconds (`45`, `0.25`) or has the units of
+    /// [`humantime`](https://docs.rs/humantime/2/humantime/fn.parse_duration.html) (`45s`,
+    /// `1m 30s`, `200ms`). A number is rounded to the nearest nanosecond. Leading and trailing
+    /// white space is ignored.
     ///
-    /// It is meant for command lines; with clap: `#[arg(value_parser =
-    /// ShutdownConfig::parse_duration)]`.
+    /// This is meant for command lines. With clap:
+    /// `#[arg(value_parser = ShutdownConfig::parse_duration)]`.
     ///
     /// # Errors
     ///
-    /// A [`ConfigError`] shows the text and says what is allowed. It knows no field, and calls it
-    /// `duration`.
+    /// Returns a [`ConfigError`] that shows the text and says what is allowed. It knows no field,
+    /// so it names it `duration`.
     ///
     /// # Examples
     ///
@@ -51,7 +52,7 @@ impl Field {
 
 fn parse(text: &str) -> Result<Duration, Cause> {
     let text = text.trim();
-    // Not by way of `f64`, which cannot tell large numbers apart.
+    // Not through `f64`, which is not exact for large numbers.
     if let Ok(secs) = text.parse() {
         return Ok(Duration::from_secs(secs));
     }
@@ -61,8 +62,8 @@ fn parse(text: &str) -> Result<Duration, Cause> {
     }
 }
 
-/// Parses `1m 30s` part by part, and adds up the parts itself: humantime panics where their sum is
-/// one nanosecond above the maximum (chronotope/humantime#66).
+/// Parses the parts of text such as `1m 30s` one by one and adds them up. humantime itself panics
+/// if the sum is one nanosecond above the maximum (chronotope/humantime#66).
 fn parse_units(text: &str) -> Result<Duration, DurationError> {
     let (mut sum, mut rest) = (Duration::ZERO, text);
     loop {
@@ -70,7 +71,7 @@ fn parse_units(text: &str) -> Result<Duration, DurationError> {
         let next = rest[unit..].find(|c: char| c.is_ascii_digit());
         let (part, tail) = rest.split_at(next.map_or(rest.len(), |next| unit + next));
         let duration = match part {
-            // Without a unit zero is legal only where it is all there is, and then it is a number.
+            // Zero without a unit is valid only as the whole text, which is then a number.
             "0" => Err(DurationError::UnknownUnit {
                 start: text.len(),
                 end: text.len(),
@@ -144,7 +145,7 @@ mod tests {
             ("1e300", "too big"),
             ("18446744073709551616", "too big"),
             ("18446744073709551616s", "too large"),
-            // Humantime panics on these.
+            // humantime panics on these.
             ("18446744073709551615s 1000000000ns", "too large"),
             ("18446744073709551615s 999999999ns 1ns", "too large"),
         ] {

@@ -1,4 +1,4 @@
-//! The configuration from environment variables.
+//! Reads the configuration from environment variables.
 
 use std::env;
 use std::ffi::OsString;
@@ -12,7 +12,7 @@ use super::shutdown_config::ShutdownConfig;
 impl ShutdownConfig {
     /// Reads the environment variables that begin with `prefix`.
     ///
-    /// With a prefix of `LOCALZURE_SERVER` they are
+    /// With the prefix `LOCALZURE_SERVER` they are
     ///
     /// | variable | field |
     /// |---|---|
@@ -27,19 +27,18 @@ impl ShutdownConfig {
     /// | `LOCALZURE_SERVER_FORCE_AFTER` | [`force_after`](#structfield.force_after) |
     /// | `LOCALZURE_SERVER_EXIT_AFTER` | [`exit_after`](#structfield.exit_after) |
     ///
-    /// and their values are what [`parse_duration`](Self::parse_duration) takes. A field keeps its
-    /// default where the variable is not set. Other variables are the application's, and are not
-    /// looked at.
+    /// and their values are parsed by [`parse_duration`](Self::parse_duration). A field keeps its
+    /// default if its variable is not set. Other variables belong to the application and are not
+    /// read.
     ///
-    /// The `_` after the prefix is left out where the prefix ends in one itself or is empty:
-    /// `APP_` is the same as `APP`, `APP__` reads `APP__LAME_DUCK`, and the empty prefix
-    /// `LAME_DUCK`.
+    /// The `_` after the prefix is omitted if the prefix ends in one or is empty: `APP_` is the
+    /// same as `APP`, `APP__` reads `APP__LAME_DUCK`, and the empty prefix reads `LAME_DUCK`.
     ///
     /// # Errors
     ///
-    /// A [`ConfigError`] names the first variable that is set to something else, shows its value,
-    /// and says what is allowed. An empty value is an error too: it is more often a mistake than
-    /// the wish for the default.
+    /// Returns a [`ConfigError`] for the first variable with an invalid value. It names the
+    /// variable, shows its value, and says what is allowed. An empty value is an error too, because
+    /// it is more often a mistake than a wish for the default.
     ///
     /// # Examples
     ///
@@ -72,7 +71,7 @@ impl ShutdownConfig {
                 Some(text) => field.parse(text),
                 None => Err(ConfigError::bad_value(field.name(), value, None)),
             };
-            config = config.with(field, duration.map_err(|error| error.of_key(name))?);
+            config = config.with(field, duration.map_err(|error| error.with_key(name))?);
         }
         Ok(config)
     }
@@ -85,7 +84,7 @@ mod tests {
 
     use super::*;
 
-    /// Reads the configuration from `variables` alone.
+    /// Reads the configuration from `variables` only.
     fn read(prefix: &str, variables: &[(&str, &str)]) -> Result<ShutdownConfig, ConfigError> {
         ShutdownConfig::from_variables(prefix, |name| {
             let variable = variables.iter().find(|variable| variable.0 == name);
@@ -132,7 +131,7 @@ mod tests {
             None
         });
         assert_eq!(config, Ok(ShutdownConfig::default()));
-        let ours = [
+        let expected = [
             "APP_SHUTDOWN_TIMEOUT",
             "APP_LAME_DUCK",
             "APP_LATE_FOR",
@@ -144,7 +143,7 @@ mod tests {
             "APP_FORCE_AFTER",
             "APP_EXIT_AFTER",
         ];
-        assert_eq!(names.into_inner(), ours);
+        assert_eq!(names.into_inner(), expected);
     }
 
     #[test]

@@ -1,13 +1,13 @@
-//! What is wrong with a configuration, and what would be right.
+//! The error for an invalid configuration.
 
 use std::error::Error;
 use std::fmt::{self, Debug};
 use std::time::{Duration, TryFromFloatSecsError};
 
-/// Says why a [`ShutdownConfig`](crate::ShutdownConfig) cannot be.
+/// An error for an invalid [`ShutdownConfig`](crate::ShutdownConfig).
 ///
-/// It names the field, its value, and what is allowed. A value that came from outside is shown
-/// escaped, and cut short where it is long.
+/// It names the field, its value, and what is allowed. A value from outside is escaped, and
+/// truncated if it is long.
 ///
 /// # Examples
 ///
@@ -25,9 +25,9 @@ use std::time::{Duration, TryFromFloatSecsError};
 #[derive(Debug, Clone, PartialEq)]
 pub struct ConfigError {
     field: &'static str,
-    /// The name that the user knows, where it is another.
+    /// The name that the user knows, if it differs from `field`.
     key: Option<Box<str>>,
-    /// As it is shown.
+    /// The value as it is displayed.
     value: Box<str>,
     allowed: Allowed,
     cause: Option<Box<Cause>>,
@@ -36,16 +36,16 @@ pub struct ConfigError {
 #[derive(Debug, Clone, PartialEq)]
 enum Allowed {
     AboveZero,
-    /// What the total leaves beside the fields that are kept of it.
+    /// At most what the total leaves after the fields that are reserved from it.
     AtMost {
         total: Duration,
         kept: Vec<(&'static str, Duration)>,
     },
-    /// Anything that is a duration.
+    /// Any valid duration.
     Duration,
 }
 
-/// Why a value from outside is no duration.
+/// Why a value from outside is not a duration.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Cause {
     Seconds(TryFromFloatSecsError),
@@ -56,8 +56,8 @@ pub(super) enum Cause {
 pub(super) const ALLOWED: &str = "seconds such as 45 or 0.25, or units such as 1m 30s, at least \
                                   zero and below 2^64 seconds";
 
-/// How many characters of a value are shown.
-const SHOWN: usize = 64;
+/// The maximum number of characters that are shown of a value.
+const MAX_SHOWN: usize = 64;
 
 // ===== impl ConfigError =====
 
@@ -87,38 +87,38 @@ impl ConfigError {
         Self {
             field,
             key: None,
-            value: shown(value),
+            value: escaped(value),
             allowed,
             cause: None,
         }
     }
 
-    /// Says that the user knows the field as `key`.
-    pub(super) fn of_key(self, key: String) -> Self {
+    /// Sets the name that the user knows the field by.
+    pub(super) fn with_key(self, key: String) -> Self {
         Self {
             key: Some(key.into()),
             ..self
         }
     }
 
-    /// Returns the name of the field that cannot be as it is.
+    /// Returns the name of the field that has an invalid value.
     ///
-    /// An error of [`parse_duration`](crate::ShutdownConfig::parse_duration), which knows none,
-    /// says `duration`.
+    /// For an error of [`parse_duration`](crate::ShutdownConfig::parse_duration), which knows no
+    /// field, it is `duration`.
     pub fn field(&self) -> &'static str {
         self.field
     }
 
-    /// Returns the name by which the value was given.
+    /// Returns the name under which the value was given.
     ///
-    /// That is the environment variable where there was one, otherwise the same as
-    /// [`field`](Self::field).
+    /// This is the name of the environment variable, if the value came from one. Otherwise it is
+    /// the same as [`field`](Self::field).
     pub fn key(&self) -> &str {
         self.key.as_deref().unwrap_or(self.field)
     }
 }
 
-// Humantime's error is one too; it only does not say so.
+// Equality is total for humantime's error too, although it does not implement `Eq`.
 impl Eq for ConfigError {}
 
 impl fmt::Display for ConfigError {
@@ -160,10 +160,10 @@ impl Error for ConfigError {
 // ===== impl Cause =====
 
 impl Cause {
-    /// The only text in it is the unit, which is as long as the user wrote it.
+    /// Truncates the unit, the only text in it, which is as long as the user wrote it.
     fn shortened(mut self) -> Self {
         if let Self::Units(humantime::DurationError::UnknownUnit { unit, .. }) = &mut self {
-            if let Some((end, _)) = unit.char_indices().nth(SHOWN) {
+            if let Some((end, _)) = unit.char_indices().nth(MAX_SHOWN) {
                 unit.truncate(end);
             }
         }
@@ -171,12 +171,12 @@ impl Cause {
     }
 }
 
-/// Shows a value from outside: escaped, so that it cannot break out of a line of the log, and not
-/// longer than is needed to find it.
-pub(super) fn shown(value: impl Debug) -> Box<str> {
-    let escaped = format!("{value:?}");
-    match escaped.char_indices().nth(SHOWN) {
-        Some((end, _)) => format!("{}…", &escaped[..end]).into(),
-        None => escaped.into(),
+/// Formats a value from outside. It is escaped, so that it cannot break out of a log line, and
+/// truncated.
+pub(super) fn escaped(value: impl Debug) -> Box<str> {
+    let text = format!("{value:?}");
+    match text.char_indices().nth(MAX_SHOWN) {
+        Some((end, _)) => format!("{}…", &text[..end]).into(),
+        None => text.into(),
     }
 }

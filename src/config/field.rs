@@ -1,4 +1,4 @@
-//! The fields by their names, and which of them were given.
+//! The fields, their names, and which of them were given.
 
 use std::fmt;
 
@@ -17,7 +17,7 @@ pub(super) enum Field {
     ExitAfter,
 }
 
-/// Of the fields, those that were given, by whatever means.
+/// The set of fields that were given, by any means.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Given(u16);
 
@@ -37,7 +37,7 @@ impl Field {
         Self::ExitAfter,
     ];
 
-    /// In the same order.
+    /// The names, in the order of `ALL`.
     pub(super) const NAMES: [&str; Self::ALL.len()] = [
         "shutdown_timeout",
         "lame_duck",

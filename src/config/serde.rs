@@ -1,4 +1,4 @@
-//! The configuration from and to any format of serde.
+//! Serde support for the configuration.
 
 use std::fmt::{self, Debug};
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, MapAccess, Visitor};
 use serde::ser::{Serialize, SerializeStruct, Serializer};
 
-use super::error::{ALLOWED, Cause, ConfigError, shown};
+use super::error::{ALLOWED, Cause, ConfigError, escaped};
 use super::field::Field;
 use super::shutdown_config::ShutdownConfig;
 
@@ -16,7 +16,7 @@ struct ConfigVisitor;
 
 struct KeyVisitor;
 
-/// Takes the duration of a field, whose name the errors give: few formats would.
+/// Deserializes the duration of a field. Its errors name the field, which few formats do.
 struct DurationOf(Field);
 
 // ===== impl ShutdownConfig =====
@@ -28,7 +28,7 @@ impl Serialize for ShutdownConfig {
         let mut out = serializer.serialize_struct(NAME, set)?;
         for (name, value) in fields {
             match value {
-                // Text, because no number of every format holds all nanoseconds.
+                // As text, because no number type is exact for all durations in every format.
                 Some(value) => {
                     let text = humantime::format_duration(value).to_string();
                     out.serialize_field(name, &text)?;
@@ -82,11 +82,11 @@ impl Visitor<'_> for KeyVisitor {
 
     fn visit_str<E: Error>(self, key: &str) -> Result<Field, E> {
         let field = Field::ALL.into_iter().find(|field| field.name() == key);
-        // Not `unknown_field`, which shows the key as it is.
+        // Not `unknown_field`, which does not escape the key.
         field.ok_or_else(|| {
             E::custom(format_args!(
                 "unknown key {}, expected one of {}",
-                shown(key),
+                escaped(key),
                 Field::NAMES.join(", ")
             ))
         })
@@ -96,7 +96,7 @@ impl Visitor<'_> for KeyVisitor {
 // ===== impl DurationOf =====
 
 impl DurationOf {
-    fn whole<N: TryInto<u64> + Debug + Copy, E: Error>(self, secs: N) -> Result<Duration, E> {
+    fn whole_secs<N: TryInto<u64> + Debug + Copy, E: Error>(self, secs: N) -> Result<Duration, E> {
         secs.try_into()
             .map(Duration::from_secs)
             .map_err(|_| E::custom(ConfigError::bad_value(self.0.name(), secs, None)))
@@ -119,19 +119,19 @@ impl Visitor<'_> for DurationOf {
     }
 
     fn visit_u64<E: Error>(self, secs: u64) -> Result<Duration, E> {
-        self.whole(secs)
+        self.whole_secs(secs)
     }
 
     fn visit_i64<E: Error>(self, secs: i64) -> Result<Duration, E> {
-        self.whole(secs)
+        self.whole_secs(secs)
     }
 
     fn visit_u128<E: Error>(self, secs: u128) -> Result<Duration, E> {
-        self.whole(secs)
+        self.whole_secs(secs)
     }
 
     fn visit_i128<E: Error>(self, secs: i128) -> Result<Duration, E> {
-        self.whole(secs)
+        self.whole_secs(secs)
     }
 
     fn visit_f64<E: Error>(self, secs: f64) -> Result<Duration, E> {

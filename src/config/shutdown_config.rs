@@ -1,4 +1,4 @@
-//! How long each part of a shutdown may take.
+//! The `ShutdownConfig` type.
 
 use std::time::Duration;
 
@@ -7,18 +7,20 @@ use super::field::{Field, Given};
 
 /// How long each part of a shutdown may take.
 ///
-/// All of it fits into one total, [`shutdown_timeout`](Self::shutdown_timeout):
+/// All parts fit into one total, [`shutdown_timeout`](Self::shutdown_timeout):
 ///
 /// ```text
 /// |── lame_duck ──|──── drain ────|── worker_reserve ──|── cleanup_reserve ──|
 /// |─────────────────────────── shutdown_timeout ─────────────────────────────|
 /// ```
 ///
-/// The `worker_reserve` is there only if a [worker](crate::ShutdownController::spawn_worker) is.
+/// The `worker_reserve` applies only if there is a
+/// [worker](crate::ShutdownController::spawn_worker).
 ///
-/// The fields can be read; they are set by the setters of the same names, and checked as a whole by
-/// [`ShutdownController::with_config`](crate::ShutdownController::with_config). A duration that the
-/// clock cannot hold, such as `Duration::MAX`, means no limit.
+/// The fields can be read. Set them with the setters of the same names.
+/// [`ShutdownController::with_config`](crate::ShutdownController::with_config) validates the
+/// configuration as a whole. A duration that the clock cannot represent, such as `Duration::MAX`,
+/// means no limit.
 ///
 /// # Examples
 ///
@@ -40,15 +42,15 @@ use super::field::{Field, Given};
 ///
 /// # From files and the environment
 ///
-/// With the feature `serde` it is read from any format that describes its values, such as JSON, YAML
-/// and TOML: the keys are the names of the fields, and a duration is a number of seconds or
-/// [text](Self::parse_duration). A key that is missing keeps the default; one that is unknown or
-/// comes twice is an error, and so is a value that is no duration, `null` included. It is written
-/// with all its fields, as text that reads back to the same durations, `Duration::MAX` included;
-/// only a `cleanup_reserve`, `worker_reserve` or `exit_after` of `None` is left out.
+/// With the feature `serde`, a configuration can be read from any self-describing format, such as
+/// JSON, YAML and TOML. The keys are the names of the fields. A duration is a number of seconds or
+/// [text](Self::parse_duration). A missing key keeps the default. An unknown or duplicate key is an
+/// error, and so is a value that is not a duration, including `null`. All fields are written, as
+/// text that reads back to the same durations, including `Duration::MAX`. Only a `cleanup_reserve`,
+/// `worker_reserve` or `exit_after` of `None` is left out.
 ///
-/// [`from_env`](Self::from_env) reads the environment, and [`merge`](Self::merge) puts one over the
-/// other. Only the result has to fit into its total.
+/// [`from_env`](Self::from_env) reads the environment, and [`merge`](Self::merge) overlays one
+/// configuration with another. Only the result must fit into its total.
 ///
 #[cfg_attr(feature = "serde", doc = "```")]
 #[cfg_attr(not(feature = "serde"), doc = "```ignore")]
@@ -71,30 +73,32 @@ use super::field::{Field, Given};
 #[non_exhaustive]
 #[must_use = "a configuration does nothing until it is given to a controller"]
 pub struct ShutdownConfig {
-    /// The time for everything, from the trigger to the end. Default 30 s. Zero cuts at once.
+    /// The total time, from the trigger to the end. Default 30 s. Zero cuts at once.
     pub shutdown_timeout: Duration,
-    /// How long everything is still served while readiness is red. Default zero.
+    /// How long all requests are still served after readiness turns red. Default zero.
     pub lame_duck: Duration,
     /// How long requests that arrive while draining are still served. Default 1 s.
     pub late_for: Duration,
-    /// How long the listener stays open, refusing, after draining began. Default zero.
+    /// How long the listener stays open and refuses requests after draining began. Default zero.
     pub refuse_for: Duration,
-    /// What of the total is kept for clean-up; a quarter of it for saves of state, if there are any.
-    /// Default the smaller of 5 s and a quarter of the total.
+    /// The part of the total that is reserved for clean-up. A quarter of it is for saves of state,
+    /// if there are any. Defaults to the smaller of 5 s and a quarter of the total.
     pub cleanup_reserve: Option<Duration>,
-    /// What of the total is kept for workers, if there are any at the trigger. Default the smaller
-    /// of 5 s and a quarter of the total, and at most half of what lame duck and clean-up leave.
+    /// The part of the total that is reserved for workers, if there are any at the trigger.
+    /// Defaults to the smaller of 5 s and a quarter of the total, and at most half of what lame
+    /// duck and clean-up leave.
     pub worker_reserve: Option<Duration>,
-    /// What a refused client is told to wait, rounded up to whole seconds. Default 1 s: the next
-    /// try most likely meets another instance.
+    /// The `Retry-After` of a refused request, rounded up to whole seconds. Default 1 s, because
+    /// the next attempt most likely reaches another instance.
     pub retry_after: Duration,
-    /// How often the log says what is waited for while draining. Default 5 s.
+    /// How often progress is logged while draining. Default 5 s.
     pub progress_interval: Duration,
-    /// How long after the first signal a second one forces. Default 500 ms.
+    /// How long after the first signal a second one forces the shutdown. Default 500 ms.
     pub force_after: Duration,
-    /// How long after the report the process is ended, if it still lives. Default `None`: never.
+    /// How long after the report the process is terminated if it has not exited. Default `None`:
+    /// never.
     pub exit_after: Option<Duration>,
-    /// For `merge`.
+    /// The fields that were given, for `merge`.
     pub(super) given: Given,
 }
 
@@ -119,10 +123,11 @@ impl Default for ShutdownConfig {
 }
 
 impl ShutdownConfig {
-    /// Sets the time for everything: lame duck, drain and clean-up together.
+    /// Sets the total time for lame duck, drain and clean-up.
     ///
-    /// Stay below what the platform grants before it kills: `terminationGracePeriodSeconds` on
-    /// Kubernetes (less the `preStop` hook), `TimeoutStopSec` under systemd.
+    /// Stay below the time after which the platform kills the process:
+    /// `terminationGracePeriodSeconds` on Kubernetes (less the `preStop` hook), `TimeoutStopSec`
+    /// under systemd.
     ///
     /// # Examples
     ///
@@ -138,10 +143,10 @@ impl ShutdownConfig {
         self.with(Field::ShutdownTimeout, timeout)
     }
 
-    /// Sets how long everything is still served while readiness is red.
+    /// Sets how long all requests are still served after readiness turns red.
     ///
-    /// Longer than the load balancer takes to notice: probe period × failure threshold, and a bit.
-    /// With a time of zero the state is skipped.
+    /// This should be longer than the load balancer takes to notice: probe period × failure
+    /// threshold, plus a margin. With zero the lame duck is skipped.
     ///
     /// # Examples
     ///
@@ -149,9 +154,7 @@ impl ShutdownConfig {
     /// use std::time::Duration;
     /// use tower_lifecycle::ShutdownConfig;
     ///
-    /// // A probe every 2 s that has to fail twice, and one second to spare.
-    /// let config = ShutdownConfig::default().lame_duck(Duration::from_secs(5));
-    /// assert_eq!(config.lame_duck, Duration::from_secs(5));
+    /// // A probe every 2 s that has to fail twice, plus one second of margin.
     /// ```
     pub fn lame_duck(self, time: Duration) -> Self {
         self.with(Field::LameDuck, time)
@@ -159,10 +162,11 @@ impl ShutdownConfig {
 
     /// Sets how long HTTP requests that arrive while draining are still served.
     ///
-    /// Such a late request comes on a connection that was there before, or from the listener's
-    /// backlog. It is admitted, waited for and cut as any other, and its answer asks the client to
-    /// leave. After that time, and after a force, requests are refused. It is at most half of the
-    /// drain. Zero refuses all of them, and so does a [`refuse_for`](Self::refuse_for) above zero.
+    /// Such a late request comes on a connection that was open before, or from the listener's
+    /// backlog. It is admitted, waited for and cut like any other, and its response asks the client
+    /// to close the connection. After that time, and after a force, requests are refused. The time
+    /// is at most half of the drain. Zero refuses all late requests, and so does a
+    /// [`refuse_for`](Self::refuse_for) above zero.
     ///
     /// # Examples
     ///
@@ -178,17 +182,17 @@ impl ShutdownConfig {
         self.with(Field::LateFor, time)
     }
 
-    /// Sets how long the listener stays open, refusing, after draining began.
+    /// Sets how long the listener stays open and refuses requests after draining began.
     ///
-    /// The default of zero closes the listener when draining begins. Load balancers send to another
-    /// server what finds the connection refused, but pass a 503 on to their client. A time above
-    /// zero is for clients that heed `Retry-After`: whatever arrives while draining is then refused,
-    /// and [`late_for`](Self::late_for) has no effect.
+    /// The default of zero closes the listener when draining begins. A load balancer that finds the
+    /// connection refused sends the request to another server, but it passes a 503 on to its
+    /// client. A time above zero is for clients that honor `Retry-After`: all requests that arrive
+    /// while draining are refused, and [`late_for`](Self::late_for) has no effect.
     ///
-    /// It is the least that
-    /// [`ShutdownController::stop_accepting`](crate::ShutdownController::stop_accepting) waits,
-    /// but never longer than half of the drain, so that the server can end in the other. A force
-    /// shortens it.
+    /// It is the minimum time that
+    /// [`ShutdownController::stop_accepting`](crate::ShutdownController::stop_accepting) waits, but
+    /// never longer than half of the drain, so that the server can finish in the other half. A
+    /// force shortens it.
     ///
     /// # Examples
     ///
@@ -203,11 +207,11 @@ impl ShutdownConfig {
         self.with(Field::RefuseFor, time)
     }
 
-    /// Sets what of the total is kept for clean-up, whatever the drain does.
+    /// Sets the part of the total that is reserved for clean-up, however long the drain takes.
     ///
-    /// A quarter of it is kept for what `ShutdownController::persist` saves, if anything. Time in which
-    /// the process does not run at all (SIGSTOP, a starved cgroup) is not taken from it: the end is
-    /// put off then.
+    /// A quarter of it is reserved for saves by `ShutdownController::persist`, if there are any.
+    /// Time in which the process does not run at all (SIGSTOP, a starved cgroup) does not count:
+    /// the end is postponed by it.
     ///
     /// # Examples
     ///
@@ -222,11 +226,12 @@ impl ShutdownConfig {
         self.with(Field::CleanupReserve, reserve)
     }
 
-    /// Sets what of the total is kept for workers, after the drain and before the clean-up.
+    /// Sets the part of the total that is reserved for workers, after the drain and before the
+    /// clean-up.
     ///
-    /// It is kept only if a [worker](crate::ShutdownController::spawn_worker) is running at the
-    /// trigger; a service without workers has that time for its requests. Workers also get what the
-    /// requests leave of theirs.
+    /// It is reserved only if a [worker](crate::ShutdownController::spawn_worker) is running at the
+    /// trigger. A service without workers has that time for its requests. Workers also get the time
+    /// that the requests do not use.
     ///
     /// # Examples
     ///
@@ -234,17 +239,15 @@ impl ShutdownConfig {
     /// use std::time::Duration;
     /// use tower_lifecycle::ShutdownConfig;
     ///
-    /// // The longest queue takes ten seconds to be emptied.
-    /// let config = ShutdownConfig::default().worker_reserve(Duration::from_secs(10));
-    /// assert_eq!(config.reserve_for_workers(), Duration::from_secs(10));
+    /// // The longest queue takes ten seconds to drain.
     /// ```
     pub fn worker_reserve(self, reserve: Duration) -> Self {
         self.with(Field::WorkerReserve, reserve)
     }
 
-    /// Sets what a refused client is told to wait.
+    /// Sets the `Retry-After` of refused requests.
     ///
-    /// It is told in whole seconds, rounded up (RFC 9110 §10.2.3). A layer may have a [setting of
+    /// It is sent in whole seconds, rounded up (RFC 9110 §10.2.3). A layer may have a [setting of
     /// its own](crate::DrainLayer::retry_after).
     ///
     /// # Examples
@@ -260,7 +263,7 @@ impl ShutdownConfig {
         self.with(Field::RetryAfter, time)
     }
 
-    /// Sets how often the log says what is waited for while draining.
+    /// Sets how often progress is logged while draining.
     ///
     /// It must be above zero.
     ///
@@ -277,12 +280,12 @@ impl ShutdownConfig {
         self.with(Field::ProgressInterval, interval)
     }
 
-    /// Sets how long after the first signal a second one forces.
+    /// Sets how long after the first signal a second one forces the shutdown.
     ///
-    /// Some supervisors, GNU `timeout` among them, signal a process and then its group, which delivers
-    /// one stop twice. A signal that comes earlier than this after the first does not count. So of two
-    /// Ctrl-C within that time only one is heard, and the next forces. With zero every second signal
-    /// forces.
+    /// Some supervisors, including GNU `timeout`, signal a process and then its group, which
+    /// delivers one stop twice. A signal within this time after the first is ignored. So if Ctrl-C
+    /// is pressed twice within that time, only the first counts, and the next one forces. With zero
+    /// every second signal forces.
     ///
     /// # Examples
     ///
@@ -297,16 +300,16 @@ impl ShutdownConfig {
         self.with(Field::ForceAfter, time)
     }
 
-    /// Has the process ended, if it still lives so long after the report.
+    /// Terminates the process if it has not exited this long after the report.
     ///
-    /// A runtime's drop waits for what runs in `spawn_blocking`, and for a read of stdin, so that
-    /// returning from `main` may take for ever though the report says that all is over. With this
-    /// setting a thread ends the process then, with the
-    /// [exit code](crate::ShutdownReport::exit_code) of the report; or with 1, so long after the
-    /// final deadline, when there is not even a report. It logs an error before. It does nothing if
-    /// the process ends by itself in time, or if the shutdown is called off.
+    /// Dropping a runtime waits for `spawn_blocking` tasks and for a read of stdin, so returning
+    /// from `main` may never finish although the report is complete. With this setting a thread
+    /// then ends the process with the [exit code](crate::ShutdownReport::exit_code) of the report.
+    /// If there is no report, it ends the process with 1, this long after the final deadline. It
+    /// logs an error first. It does nothing if the process exits in time, or if the shutdown is
+    /// called off.
     ///
-    /// It ends the whole process, whatever else runs in it. Destructors do not run then.
+    /// It ends the whole process, whatever else runs in it, and destructors do not run.
     ///
     /// # Examples
     ///
@@ -321,7 +324,7 @@ impl ShutdownConfig {
         self.with(Field::ExitAfter, time)
     }
 
-    /// Returns what of the total is kept for clean-up: as set, or the default.
+    /// Returns the part of the total that is reserved for clean-up: as set, or the default.
     ///
     /// # Examples
     ///
@@ -340,7 +343,8 @@ impl ShutdownConfig {
             .unwrap_or_else(|| Duration::from_secs(5).min(self.shutdown_timeout / 4))
     }
 
-    /// Returns what of the total is kept for workers, if there are any: as set, or the default.
+    /// Returns the part of the total that is reserved for workers, if there are any: as set, or the
+    /// default.
     ///
     /// # Examples
     ///
@@ -366,12 +370,13 @@ impl ShutdownConfig {
         })
     }
 
-    /// Lays another configuration over this one: what `over` was given wins, the rest stays.
+    /// Overlays this configuration with another: values given in `over` win, the rest stays.
     ///
-    /// Given is what was set by a setter, read by [`from_env`](Self::from_env) or from a file, even
-    /// if it is the same as the default, and what was assigned to a field and differs from it. So
-    /// `file.merge(env).merge(cli)` lets the command line win over the environment, and that over
-    /// the file. A `cleanup_reserve`, `worker_reserve` or `exit_after` of `None` is never given.
+    /// A value is given if it was set by a setter, or read by [`from_env`](Self::from_env) or from
+    /// a file, even if it equals the default. A value that was assigned to a field is given if it
+    /// differs from the default. So in `file.merge(env).merge(cli)` the command line wins over the
+    /// environment, and the environment wins over the file. A `cleanup_reserve`, `worker_reserve`
+    /// or `exit_after` of `None` is never given.
     ///
     /// # Examples
     ///
@@ -417,7 +422,7 @@ impl ShutdownConfig {
         }
     }
 
-    /// Gives `field` a value.
+    /// Sets the value of `field`, and marks it as given.
     pub(super) fn with(mut self, field: Field, value: Duration) -> Self {
         match field {
             Field::ShutdownTimeout => self.shutdown_timeout = value,
@@ -435,7 +440,7 @@ impl ShutdownConfig {
         self
     }
 
-    /// Whether requests that arrive while draining are served at all.
+    /// Returns whether requests that arrive while draining are served at all.
     pub(crate) fn serves_late(&self) -> bool {
         self.refuse_for.is_zero() && !self.late_for.is_zero()
     }
@@ -469,7 +474,7 @@ impl ShutdownConfig {
     }
 }
 
-/// Compares the durations, and not by which means they were given.
+/// Compares the durations, but not how they were given.
 impl PartialEq for ShutdownConfig {
     fn eq(&self, other: &Self) -> bool {
         Field::ALL

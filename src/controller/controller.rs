@@ -1,4 +1,4 @@
-//! The handle on a service's lifecycle.
+//! The handle to a service's lifecycle.
 
 use std::fmt;
 use std::future::Future;
@@ -11,14 +11,14 @@ use crate::shutdown::{Core, ENDED, Hook, HookError, ShutdownNotice, ShutdownRepo
 use crate::state::{LifecycleState, ShutdownReason};
 use crate::sync::Arc;
 
-/// The handle on a service's lifecycle.
+/// The handle to a service's lifecycle.
 ///
-/// It starts the end, watches it, and tells how it went. Clones share one lifecycle and are cheap;
-/// any of them may be used from any thread. However many callers and signals ask for a shutdown,
-/// there is one, and all of them get its report.
+/// It begins the shutdown, waits for its phases, and returns its report. Clones are cheap and share
+/// one lifecycle. They may be used from any thread. Several callers and signals may ask for a
+/// shutdown, but there is only one, and all of them get its report.
 ///
-/// The shutdown runs as a task of the runtime in which the controller was made or first used. If
-/// there is none, or it has ended, a thread of its own runs it.
+/// The shutdown runs as a task on the runtime in which the controller was created or first used. If
+/// there is no such runtime, or it has ended, a separate thread runs the shutdown.
 ///
 /// # Examples
 ///
@@ -47,10 +47,10 @@ pub struct ShutdownController {
 // ===== impl ShutdownController =====
 
 impl ShutdownController {
-    /// Makes a running controller with the default times.
+    /// Creates a running controller with the default configuration.
     ///
-    /// Made inside a tokio runtime, it has its shutdown driven by that one, which must have its
-    /// timer enabled, as that of `#[tokio::main]` has.
+    /// If it is created inside a tokio runtime, that runtime drives its shutdown. The runtime must
+    /// have its timer enabled, as that of `#[tokio::main]` has.
     ///
     /// # Examples
     ///
@@ -60,7 +60,7 @@ impl ShutdownController {
     ///
     /// let ctl = ShutdownController::new();
     ///
-    /// let clone = ctl.clone(); // another handle on the same lifecycle
+    /// let clone = ctl.clone(); // another handle to the same lifecycle
     /// thread::spawn(move || clone.trigger(ShutdownReason::Manual)).join().unwrap();
     /// assert!(ctl.try_admit().is_err());
     /// ```
@@ -68,11 +68,12 @@ impl ShutdownController {
         Self::running(ShutdownConfig::default())
     }
 
-    /// Makes a running controller with these times.
+    /// Creates a running controller with this configuration.
     ///
     /// # Errors
     ///
-    /// A [`ConfigError`] names the field that cannot be, its value, and what is allowed.
+    /// Returns a [`ConfigError`] if a field is invalid. It names the field, its value, and what is
+    /// allowed.
     ///
     /// # Examples
     ///
@@ -93,7 +94,7 @@ impl ShutdownController {
         Ok(Self::running(config))
     }
 
-    /// Makes one whose services are yet to be started.
+    /// Creates a controller whose services are not started yet.
     pub(crate) fn starting(config: ShutdownConfig) -> Result<Self, ConfigError> {
         config.validate()?;
         Ok(Self {
@@ -111,9 +112,7 @@ impl ShutdownController {
         &self.core
     }
 
-    // ----- state -----
-
-    /// Returns the times that the controller was made with.
+    /// Returns the configuration that the controller was created with.
     ///
     /// # Examples
     ///
@@ -128,7 +127,7 @@ impl ShutdownController {
         &self.core.config
     }
 
-    /// Returns the state.
+    /// Returns the current state.
     ///
     /// # Examples
     ///
@@ -149,7 +148,8 @@ impl ShutdownController {
 
     /// Returns whether the state is `Draining`.
     ///
-    /// It is neither in the lame duck before nor while stopping after. To ask whether work may begin, call [`try_admit`](Self::try_admit).
+    /// This is `false` during the lame duck, and while stopping. To check whether work may begin, call
+    /// [`try_admit`](Self::try_admit).
     ///
     /// # Examples
     ///
@@ -173,10 +173,10 @@ impl ShutdownController {
         self.state() == LifecycleState::Draining
     }
 
-    /// Returns how many requests and guards are in flight.
+    /// Returns the number of requests and guards in flight.
     ///
-    /// It is exact when nothing moves, else off by what is moving. To wait for zero, await
-    /// [`drained`](Self::drained).
+    /// The number is exact while it does not change. Otherwise it may miss changes that happen during
+    /// the call. To wait for zero, await [`drained`](Self::drained).
     ///
     /// # Examples
     ///
@@ -195,9 +195,9 @@ impl ShutdownController {
         self.core.gate.in_flight()
     }
 
-    /// Returns how long ago the controller was made.
+    /// Returns the time since the controller was created.
     ///
-    /// It goes by the system's clock, also while tokio's is paused.
+    /// It is measured by the system's clock, even while tokio's clock is paused.
     ///
     /// # Examples
     ///
@@ -213,7 +213,7 @@ impl ShutdownController {
         self.core.started_at.elapsed()
     }
 
-    /// Returns what everybody was told at the trigger, once there was one.
+    /// Returns the notice of the shutdown, or `None` if there is no shutdown.
     ///
     /// # Examples
     ///
@@ -233,18 +233,16 @@ impl ShutdownController {
         self.core.notice()
     }
 
-    // ----- hooks and saves -----
-
-    /// Registers clean-up, to run while stopping, also after a forced drain.
+    /// Registers a clean-up function that runs while stopping, even after a forced drain.
     ///
-    /// It is the same as [`add_hook`](Self::add_hook) of a [`Hook`] without further settings. A
+    /// This is the same as [`add_hook`](Self::add_hook) with a [`Hook`] without further settings. A
     /// hook must not await [`shutdown`](Self::shutdown), which waits for the hook. Hooks do not run
-    /// when a start-up is rolled back. They are kept until the shutdown, so one that holds the
-    /// controller keeps it alive as long as there is none.
+    /// when a start-up is rolled back. They are kept until the shutdown, so a hook that holds the
+    /// controller keeps it alive until then.
     ///
     /// # Errors
     ///
-    /// A [`HookError`] if the shutdown has been triggered, or another hook has this name.
+    /// Returns a [`HookError`] if the shutdown has been triggered, or another hook has this name.
     ///
     /// # Examples
     ///
@@ -274,13 +272,13 @@ impl ShutdownController {
         self.add_hook(Hook::new(name, hook))
     }
 
-    /// Registers a hook, to run while stopping, also after a forced drain.
+    /// Registers a hook that runs while stopping, even after a forced drain.
     ///
     /// A hook must not await [`shutdown`](Self::shutdown), which waits for the hook.
     ///
     /// # Errors
     ///
-    /// A [`HookError`] if the shutdown has been triggered, or another hook has this name.
+    /// Returns a [`HookError`] if the shutdown has been triggered, or another hook has this name.
     ///
     /// # Examples
     ///
@@ -303,12 +301,13 @@ impl ShutdownController {
         self.core.add_hook(hook)
     }
 
-    /// Has `observer` called with the old and the new state at every move from now on.
+    /// Calls `observer` with the old and the new state at every state change from now on.
     ///
-    /// Each move is told once and in order, by the thread that makes it or by one that is telling
-    /// already, outside our locks: any call on the controller is legal inside. A panic in it is
-    /// contained. It must not block, for it holds up whoever makes the move. Observers are dropped
-    /// after the last move, so one may hold the controller.
+    /// Changes are reported once each, and in order. The thread that makes the change calls the
+    /// observer, or a thread that is already reporting an earlier one. No lock is held during the call,
+    /// so the observer may call any method of the controller. A panic in it is caught. It must not
+    /// block, because it delays the thread that makes the change. Observers are dropped after the last
+    /// change, so an observer may hold the controller.
     ///
     /// # Examples
     ///
@@ -336,12 +335,10 @@ impl ShutdownController {
         self.core.observe(Arc::new(observer));
     }
 
-    // ----- guards -----
-
-    /// Counts a unit of work, whatever the state.
+    /// Counts a unit of work, in any state.
     ///
-    /// For work that must not be refused. What begins while draining is waited for too, though
-    /// [`drained`](Self::drained) may have resolved before.
+    /// This is for work that must not be refused. The shutdown also waits for work that begins while
+    /// draining, but [`drained`](Self::drained) may have resolved before.
     ///
     /// # Examples
     ///
@@ -353,7 +350,7 @@ impl ShutdownController {
     /// let request = ctl.track();
     /// ctl.trigger(ShutdownReason::Manual);
     ///
-    /// let audit = ctl.track(); // counted while draining, too
+    /// let audit = ctl.track(); // also counted while draining
     /// drop(request);
     /// assert_eq!(ctl.in_flight(), 1);
     /// # }
@@ -367,7 +364,7 @@ impl ShutdownController {
     ///
     /// # Errors
     ///
-    /// [`ShuttingDown`] from `Draining` on, and while [paused](Self::pause).
+    /// Returns [`ShuttingDown`] from `Draining` on, and while [paused](Self::pause).
     ///
     /// # Examples
     ///
@@ -392,12 +389,10 @@ impl ShutdownController {
         })
     }
 
-    // ----- shutting down -----
-
-    /// Begins the shutdown; returns `false` if one is under way or over.
+    /// Begins the shutdown. Returns `false` if a shutdown has already begun.
     ///
-    /// It returns at once and may be called by any thread, in hooks and handlers too. With no lame
-    /// duck nothing is admitted any more when it returns `true`.
+    /// It returns at once and may be called from any thread, including from hooks and handlers. If
+    /// there is no lame duck, nothing is admitted any more once it has returned `true`.
     ///
     /// # Examples
     ///
@@ -407,7 +402,7 @@ impl ShutdownController {
     /// # #[tokio::main(flavor = "current_thread")] async fn main() {
     /// let ctl = ShutdownController::new();
     /// assert!(ctl.trigger(ShutdownReason::Timeout));
-    /// assert!(!ctl.trigger(ShutdownReason::Manual)); // under way already
+    /// assert!(!ctl.trigger(ShutdownReason::Manual)); // already begun
     ///
     /// let report = ctl.shutdown(ShutdownReason::Manual).await;
     /// assert_eq!(report.reason(), ShutdownReason::Timeout);
@@ -422,15 +417,16 @@ impl ShutdownController {
         true
     }
 
-    /// Begins the shutdown, and waits for its report.
+    /// Begins the shutdown and waits for its report.
     ///
-    /// It begins by this call, and not by the first poll. If a shutdown is under way or over, its
-    /// report is what is waited for. Hooks, and handlers that are to finish by themselves, must not
-    /// await it, for it waits for them; they call [`trigger`](Self::trigger).
+    /// The shutdown begins with this call, not with the first poll. If a shutdown has already begun,
+    /// the future waits for the report of that one. Hooks must not await it, and neither must handlers
+    /// that should finish by themselves, because the shutdown waits for them. They can call
+    /// [`trigger`](Self::trigger) instead.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future does not stop the shutdown, and a later call gives the same report.
+    /// Dropping the future does not stop the shutdown. A later call returns the same report.
     ///
     /// # Examples
     ///
@@ -440,7 +436,7 @@ impl ShutdownController {
     /// # #[tokio::main(flavor = "current_thread")] async fn main() {
     /// let ctl = ShutdownController::new();
     /// let ended = ctl.shutdown(ShutdownReason::Manual);
-    /// assert!(ctl.try_admit().is_err()); // begun, though not yet awaited
+    /// assert!(ctl.try_admit().is_err()); // begun, but not awaited yet
     ///
     /// let report = ended.await;
     /// assert!(report.is_graceful());
@@ -453,10 +449,10 @@ impl ShutdownController {
 
     /// Cuts admitted work now, as the drain deadline would.
     ///
-    /// It begins the shutdown if there is none yet. What a [`DrainLayer`](crate::DrainLayer)
-    /// admitted is dropped and answered, or ends in its body with an error;
-    /// [guards](InFlightGuard::forced) are told. The clean-up gets its reserve. While stopping it
-    /// cuts what is left of the clean-up instead. After the end it does nothing.
+    /// It begins the shutdown if there is none yet. Requests that a [`DrainLayer`](crate::DrainLayer)
+    /// admitted are dropped and answered, or their response body ends with an error.
+    /// [Guards](InFlightGuard::forced) are notified. The clean-up still gets its reserve. While
+    /// stopping, this cuts the rest of the clean-up instead. After the end it does nothing.
     ///
     /// # Examples
     ///
@@ -477,7 +473,7 @@ impl ShutdownController {
     /// ```
     pub fn force(&self) {
         let core = &self.core;
-        // Again, if it is called off in between.
+        // Repeated if the shutdown is called off in between.
         loop {
             let announced = core.announce(ShutdownReason::Manual);
             let Some(shutdown) = announced.clone().or_else(|| core.shutdown()) else {
@@ -487,7 +483,7 @@ impl ShutdownController {
             if is_current {
                 core.cut();
             }
-            // Driven after the cut: this force is not meant for its clean-up.
+            // Driven after the cut, so that this force does not cut the clean-up.
             if announced.is_some() {
                 driver::drive(core, &shutdown);
                 core.tell_beginning(&shutdown);
@@ -500,11 +496,9 @@ impl ShutdownController {
         }
     }
 
-    // ----- waiting -----
-
-    /// Waits until `state` is reached or passed, or cannot come any more.
+    /// Waits until `state` is reached or passed, or can no longer be reached.
     ///
-    /// It gives the state at that moment.
+    /// The future returns the state at that moment.
     ///
     /// # Examples
     ///
@@ -524,10 +518,10 @@ impl ShutdownController {
         Wait::new(&self.core, state.at_or_past())
     }
 
-    /// Waits until a shutdown is triggered, and gives its notice.
+    /// Waits until a shutdown is triggered, and returns its notice.
     ///
     /// The rollback of a start-up is announced in the same way. A shutdown may be [called
-    /// off](Self::resume) as long as it is a lame duck; the next one has a notice of its own.
+    /// off](Self::resume) during the lame duck. The next shutdown then has its own notice.
     ///
     /// # Examples
     ///
@@ -554,7 +548,7 @@ impl ShutdownController {
 
     /// Waits until the shutdown has begun.
     ///
-    /// That is from `LameDuck` on, or from `Draining` on if there is no lame duck.
+    /// It has begun from `LameDuck` on, or from `Draining` on if there is no lame duck.
     ///
     /// # Examples
     ///
@@ -575,7 +569,7 @@ impl ShutdownController {
         self.wait(event::CLOSED | LifecycleState::LameDuck.at_or_past())
     }
 
-    /// Waits until draining begins: the listener closes, and nothing new should be begun.
+    /// Waits until draining begins: the listener closes, and no new work should begin.
     ///
     /// Requests that still arrive on open connections are served for
     /// [`late_for`](ShutdownConfig::late_for).
@@ -601,9 +595,9 @@ impl ShutdownController {
         self.wait(event::CLOSED | LifecycleState::Draining.at_or_past())
     }
 
-    /// Waits until, after draining began, nothing is in flight.
+    /// Waits until draining has begun and nothing is in flight.
     ///
-    /// It is about the count alone, and resolves when the last guard is dropped, not at some next
+    /// This depends on the count alone. It resolves when the last guard is dropped, not at a later
     /// tick. It does not mean that the last response has been written to its socket, nor that
     /// nothing is [tracked](Self::track) afterwards.
     ///
@@ -626,7 +620,7 @@ impl ShutdownController {
         self.wait(event::DRAINED)
     }
 
-    /// Waits until admitted work is cut; for ever, if the shutdown ends without.
+    /// Waits until admitted work is cut. Never resolves if the shutdown ends without that.
     ///
     /// # Examples
     ///
@@ -648,7 +642,7 @@ impl ShutdownController {
         self.wait(event::FORCED)
     }
 
-    /// Waits until the shutdown is over and its report is there.
+    /// Waits until the shutdown is over and its report is available.
     ///
     /// # Examples
     ///
@@ -668,19 +662,20 @@ impl ShutdownController {
 
     /// Waits until the server should close its listener.
     ///
-    /// It is to be given to the server's own graceful shutdown. It resolves when draining begins: a
-    /// load balancer sends a request to another server if its connection is refused, and would pass
+    /// Pass this future to the server's own graceful shutdown. It resolves when draining begins: if a
+    /// connection is refused, a load balancer sends the request to another server, but it would pass
     /// a 503 on to its client. Requests that still arrive on open connections are served for
     /// [`late_for`](ShutdownConfig::late_for).
     ///
-    /// With a [`refuse_for`](ShutdownConfig::refuse_for) above zero it resolves when draining has
+    /// If [`refuse_for`](ShutdownConfig::refuse_for) is above zero, it resolves when draining has
     /// begun, nothing is in flight, and the listener has been open and refusing for that time; or at
-    /// the drain deadline. After a force, or when the deadline comes first, what is left of
-    /// `refuse_for` is cut to 125 ms at most. Call it before the trigger then: only when somebody has
-    /// asked does the drain leave late clients that time.
+    /// the drain deadline. After a force, or when the deadline comes first, the rest of `refuse_for`
+    /// is cut to 125 ms at most. Call this method before the trigger in that case: the drain leaves
+    /// late clients that time only if the method was called.
     ///
-    /// What waits in the kernel's backlog when a listener is closed is reset. [`serve`](crate::serve)
-    /// takes it first, and so does `DrainListener` (feature `axum`), for `axum::serve`.
+    /// Connections in the kernel's backlog are reset when the listener is closed.
+    /// [`serve`](crate::serve) accepts them first. So does `DrainListener` (feature `axum`), for
+    /// `axum::serve`.
     ///
     /// # Examples
     ///
@@ -694,7 +689,7 @@ impl ShutdownController {
     ///
     /// ctl.trigger(ShutdownReason::Manual);
     /// stop.await;
-    /// assert_eq!(ctl.in_flight(), 1); // it goes on
+    /// assert_eq!(ctl.in_flight(), 1); // the request goes on
     /// # drop(request);
     /// # }
     /// ```

@@ -1,4 +1,4 @@
-//! Changing one's mind: calling a shutdown off, and refusing work for a while without ending.
+//! Calling a shutdown off, and refusing new work for a while without a shutdown.
 
 use std::error::Error;
 use std::fmt;
@@ -37,19 +37,19 @@ pub struct ResumeError {
 }
 
 impl ShutdownController {
-    /// Calls a shutdown off that is still a lame duck; readiness turns green again.
+    /// Calls off a shutdown that is still in its lame duck. The service is ready again.
     ///
-    /// The state is `Running`, and new responses no longer ask their clients to leave. Who has been
-    /// told of the shutdown by [`triggered`](Self::triggered) or [`lame_duck_begun`](Self::lame_duck_begun) is
-    /// not told that it is off; who waits for anything later goes on waiting. A future of
-    /// [`shutdown`](Self::shutdown) then resolves with the next shutdown. The next signal is a first
-    /// one again.
+    /// The state is `Running` again, and new responses no longer ask their clients to close the
+    /// connection. Tasks that were notified by [`triggered`](Self::triggered) or
+    /// [`lame_duck_begun`](Self::lame_duck_begun) are not notified that the shutdown was called off.
+    /// Tasks that wait for a later phase go on waiting. A future of [`shutdown`](Self::shutdown) then
+    /// resolves with the next shutdown. The next signal counts as a first signal again.
     ///
     /// # Errors
     ///
-    /// A [`ResumeError`] in every other state. From draining on there is no way back: waits have
-    /// resolved, and the listener may be closed. Nor is there one once a server of
-    /// [`run`](Self::run) has ended.
+    /// Returns a [`ResumeError`] in every other state. A shutdown cannot be called off from draining
+    /// on: waits have resolved, and the listener may be closed. Nor can it be called off once a server
+    /// of [`run`](Self::run) has ended.
     ///
     /// # Examples
     ///
@@ -74,15 +74,16 @@ impl ShutdownController {
             .map_err(|state| ResumeError { state })
     }
 
-    /// Refuses new work until [`unpause`](Self::unpause); returns `false` if it does already.
+    /// Refuses new work until [`unpause`](Self::unpause). Returns `false` if it is already paused.
     ///
-    /// For maintenance: readiness is red, and new requests are refused as while draining, with
-    /// `Retry-After` and a text of their own. Nothing shuts down, the state stays as it is, and no
-    /// future that waits for the shutdown resolves. What was admitted runs on; wait for it by
-    /// [`idle`](Self::idle). [`track`](Self::track) and the
-    /// [`RequestTrackingLayer`](crate::RequestTrackingLayer), which never refuse, go on counting.
+    /// This is for maintenance. The service is not ready, and new requests are refused as while
+    /// draining, with `Retry-After` and a text of their own. Nothing shuts down, the state does not
+    /// change, and no future that waits for the shutdown resolves. Admitted work runs on; wait for it
+    /// with [`idle`](Self::idle). [`track`](Self::track) and the
+    /// [`RequestTrackingLayer`](crate::RequestTrackingLayer) never refuse, and go on counting.
     ///
-    /// A shutdown during a pause goes its way, and ends it. From draining on this does nothing.
+    /// A shutdown during a pause proceeds as usual, and ends the pause. From draining on this does
+    /// nothing, and returns `false`.
     ///
     /// # Examples
     ///
@@ -111,7 +112,7 @@ impl ShutdownController {
         paused
     }
 
-    /// Admits new work again; returns `false` if it was not paused, or is draining.
+    /// Admits new work again. Returns `false` if it was not paused, or if draining has begun.
     ///
     /// See [`pause`](Self::pause) for an example.
     pub fn unpause(&self) -> bool {
@@ -141,9 +142,10 @@ impl ShutdownController {
 
     /// Waits until nothing is in flight while new work is refused.
     ///
-    /// That is while paused or, in a shutdown, from draining on; as long as work is admitted it waits
-    /// for either. It resolves when the last guard is dropped, not at some next tick. It tells of one
-    /// moment since the call: work that may not be [refused](Self::track) can begin after it.
+    /// Work is refused while paused, and from draining on. While work is admitted, this waits for one
+    /// of the two. It resolves when the last guard is dropped, not at a later tick. It means that
+    /// nothing was in flight at one moment since the call: work that is never
+    /// [refused](Self::track) can begin after that.
     ///
     /// # Examples
     ///
@@ -163,7 +165,7 @@ impl ShutdownController {
     /// ```
     pub fn idle(&self) -> Wait {
         let core = self.core();
-        // Asked anew: since it was reached, something may have begun that cannot be refused.
+        // Reset first: work that cannot be refused may have begun since the milestone was reached.
         core.milestones().take_back(event::IDLE);
         let idle = self.wait(event::IDLE | ENDED);
         core.gate.scan();

@@ -1,4 +1,4 @@
-//! A snapshot of the figures.
+//! A snapshot of the metrics.
 
 use std::time::Duration;
 
@@ -6,10 +6,10 @@ use super::controller::ShutdownController;
 use crate::shutdown::Role;
 use crate::state::LifecycleState;
 
-/// The figures of one moment, to be shown or exported.
+/// A snapshot of the metrics, to be shown or exported.
 ///
-/// It is made by [`ShutdownController::metrics`]. With the feature `serde` it can be serialised: the
-/// state and the signal by their names, times in seconds.
+/// It is created by [`ShutdownController::metrics`]. With the feature `serde` it can be serialised: the
+/// state and the signal as their names, durations in seconds.
 ///
 /// # Examples
 ///
@@ -29,49 +29,50 @@ use crate::state::LifecycleState;
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Metrics {
-    /// The state.
+    /// The current state.
     #[cfg_attr(feature = "serde", serde(serialize_with = "name"))]
     pub state: LifecycleState,
-    /// New work is refused by a [pause](ShutdownController::pause).
+    /// `true` if new work is refused by a [pause](ShutdownController::pause).
     pub paused: bool,
-    /// How many requests and guards are in flight.
+    /// The number of requests and guards in flight.
     pub in_flight: u64,
-    /// How many requests and guards were admitted in all. It has 64 bits, and never falls.
+    /// The total number of admitted requests and guards. It has 64 bits, and never decreases.
     pub admitted: u64,
-    /// How many requests and guards were refused in all. It never falls.
+    /// The total number of refused requests and guards. It never decreases.
     pub refused: u64,
-    /// How many requests came in the lame duck of the latest shutdown. See
+    /// The number of requests that arrived during the lame duck of the latest shutdown. See
     /// [`ShutdownReport::late_arrivals`](crate::ShutdownReport::late_arrivals).
     pub late_arrivals: u64,
-    /// How many requests arrived while draining, and were served. See
+    /// The number of requests that arrived while draining and were served. See
     /// [`ShutdownReport::late_requests`](crate::ShutdownReport::late_requests).
     pub late_requests: u64,
-    /// How many requests were cut in all. It never falls.
+    /// The total number of requests that were cut. It never decreases.
     pub aborted: u64,
-    /// How many requests, tasks and servers were still alive when the shutdown was over; zero before.
+    /// The number of requests, tasks and servers that were still alive when the shutdown was over. It is
+    /// zero before.
     pub abandoned: u64,
-    /// How many tasks, workers and admin servers are running: see
+    /// The number of running tasks, workers and admin servers. See
     /// [`spawn`](ShutdownController::spawn).
     pub tasks: u64,
-    /// How many hooks are registered and have not been run.
+    /// The number of registered hooks that have not been run.
     pub hooks: usize,
-    /// How many services that a [`Startup`](crate::Startup) has started are running.
+    /// The number of running services that were started by a [`Startup`](crate::Startup).
     pub startup_services_tracked: usize,
-    /// The latest signal that was heard, such as `SIGTERM`.
+    /// The latest signal that was received, such as `SIGTERM`.
     pub signal_received: Option<&'static str>,
-    /// The time for a whole shutdown.
+    /// The time limit for the whole shutdown.
     #[cfg_attr(feature = "serde", serde(serialize_with = "seconds"))]
     pub shutdown_timeout: Duration,
-    /// How long ago the controller was made.
+    /// The time since the controller was created.
     #[cfg_attr(feature = "serde", serde(serialize_with = "seconds"))]
     pub uptime: Duration,
 }
 
 impl ShutdownController {
-    /// Returns the figures of this moment.
+    /// Returns a snapshot of the metrics.
     ///
-    /// They are read one after another, so those that move may not fit together exactly. Counting
-    /// costs a request nothing beyond its admission, which is the count.
+    /// The values are read one after another, so values that change meanwhile may not be consistent with
+    /// each other. Counting adds no cost to a request, because its admission is the count.
     ///
     /// # Examples
     ///

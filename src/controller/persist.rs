@@ -1,4 +1,4 @@
-//! Saving state at the end, to be there after the next start.
+//! Saving state at the end of a run, so that the next run can load it.
 
 use std::future::Future;
 
@@ -10,26 +10,27 @@ use crate::shutdown::{Hook, HookError};
 use crate::store::{StateStore, check_key};
 
 impl ShutdownController {
-    /// Saves state while stopping, under `key`.
+    /// Saves state under `key` while stopping.
     ///
-    /// `state` gives it, when all that may change it has ended: requests, tasks, hooks and services.
-    /// All states are saved at the same time, each in a task of its own, also after a forced drain. A
-    /// quarter of the [reserve](crate::ShutdownConfig::reserve) is kept for it, which no hook and no
-    /// stop can use up. A [force](Self::force) while hooks or services are being stopped cuts only
-    /// those; one that comes later cuts the saves. [`ShutdownReport::saves`] tells how it went.
+    /// `state` returns the state. It is called when everything that may change the state has ended:
+    /// requests, tasks, hooks and services. All states are saved at the same time, each in its own task,
+    /// even after a forced drain. A quarter of the [reserve](crate::ShutdownConfig::reserve) is kept for
+    /// the saves, and no hook or stop can use it up. A [force](Self::force) while hooks or services are
+    /// being stopped cuts only those; a later force cuts the saves. [`ShutdownReport::saves`] returns the
+    /// outcome of each save.
     ///
-    /// Nothing is saved when a start-up is rolled back, so that what an earlier run has left is not
-    /// lost. What is still running when the saves begin, such as a task that is abandoned, may change
-    /// the state after it.
+    /// Nothing is saved when a start-up is rolled back, so that the state of an earlier run is not lost.
+    /// Work that is still running when the saves begin, such as an abandoned task, may change the state
+    /// after it was saved.
+    ///
+    /// At the next start, [`store.load(key)`](StateStore::load) returns the state.
     ///
     /// [`ShutdownReport::saves`]: crate::ShutdownReport::saves
     ///
-    /// At the next start, [`store.load(key)`](StateStore::load) gives it back.
-    ///
     /// # Errors
     ///
-    /// A [`HookError`] if the shutdown has been triggered, if the key is persisted already, or if it
-    /// can be no key: see [`StateStore`] for what one may be.
+    /// Returns a [`HookError`] if the shutdown has been triggered, if the key is already persisted, or if
+    /// the key is invalid. See [`StateStore`] for what a key may be.
     ///
     /// # Examples
     ///
@@ -63,7 +64,7 @@ impl ShutdownController {
     {
         let key = key.into();
         if let Err(error) = check_key(&key) {
-            // Called here, and not by `map_err`, which would be the place that the error names.
+            // Not in a `map_err`: the error would then report that call as its location.
             return Err(HookError::bad_key(error));
         }
         let name = key.clone();

@@ -1,4 +1,4 @@
-//! Whether to send traffic, for those who have to tell others: a health protocol, a registry.
+//! Changes of readiness, for a health protocol or a service registry.
 
 use std::fmt;
 
@@ -9,13 +9,13 @@ use crate::shutdown::Core;
 use crate::state::LifecycleState;
 use crate::sync::{Arc, Weak};
 
-/// Tells whether the service is ready for traffic, now and at each change.
+/// Reports whether the service is ready for traffic, now and at each change.
 ///
-/// It is made by [`ShutdownController::readiness`].
+/// It is created by [`ShutdownController::readiness`].
 ///
 /// # Examples
 ///
-/// A registry that is to know of it:
+/// Updating a service registry:
 ///
 /// ```
 /// use std::time::Duration;
@@ -29,32 +29,33 @@ use crate::sync::{Arc, Weak};
 /// let ctl = ShutdownController::with_config(config).unwrap();
 ///
 /// let mut readiness = ctl.readiness();
-/// let told = tokio::spawn(async move {
+/// let updates = tokio::spawn(async move {
 ///     while let Some(is_ready) = readiness.next().await {
 ///         register(is_ready).await;
 ///     }
 /// });
 ///
 /// ctl.shutdown(ShutdownReason::Manual).await;
-/// told.await.unwrap(); // it ends by itself
+/// updates.await.unwrap(); // ends by itself
 /// # }
 /// ```
 #[must_use = "it tells nothing unless asked"]
 pub struct Readiness {
-    /// Not to keep a lifecycle that nobody can end any more.
+    /// Weak, so that it does not keep a lifecycle alive that nobody can end any more.
     core: Weak<Core>,
     changes: watch::Receiver<()>,
+    /// The value that was returned last.
     told: Option<bool>,
 }
 
 // ===== impl ShutdownController =====
 
 impl ShutdownController {
-    /// Returns whether the service is ready for traffic: running, and neither paused nor told to shut
-    /// down.
+    /// Returns whether the service is ready for traffic: it is running, it is not paused, and no shutdown
+    /// was triggered.
     ///
-    /// It is `false` no later than at the first refusal, and from the trigger on. It knows nothing
-    /// of the checks of a `HealthService`.
+    /// It is `false` from the trigger on, and no later than at the first refusal. It does not include
+    /// the checks of a `HealthService`.
     ///
     /// # Examples
     ///
@@ -70,7 +71,7 @@ impl ShutdownController {
         self.core().is_ready()
     }
 
-    /// Gives what tells of [`is_ready`](Self::is_ready), now and at each change.
+    /// Returns a [`Readiness`], which reports [`is_ready`](Self::is_ready) now and at each change.
     ///
     /// It does not keep the controller alive.
     pub fn readiness(&self) -> Readiness {
@@ -85,15 +86,16 @@ impl ShutdownController {
 // ===== impl Readiness =====
 
 impl Readiness {
-    /// Waits for the next change, and gives whether the service is ready; `None` when it never will
-    /// be again.
+    /// Waits for the next change, and returns whether the service is ready. Returns `None` when it can
+    /// never be ready again.
     ///
-    /// The first call gives what holds now, without waiting. Each value differs from the one before:
-    /// what has changed back meanwhile is not told. From draining on there is no way back, so it
-    /// ends there, after `false`; and when the controller is gone without a shutdown.
+    /// The first call returns the current value without waiting. Each value differs from the one before:
+    /// a change that is reverted before the next call is not reported. From draining on the service
+    /// cannot become ready again, so `false` is then followed by `None`. `None` is also returned when
+    /// the controller is dropped without a shutdown.
     ///
-    /// What is not promised: with no lame duck, work may be refused before a task that waits here
-    /// has run.
+    /// What is not promised: if there is no lame duck, work may be refused before a task that waits
+    /// here has run.
     ///
     /// # Cancel safety
     ///
@@ -127,7 +129,7 @@ mod tests {
     use super::*;
     use crate::state::ShutdownReason;
 
-    /// P9: whoever is refused finds it red.
+    /// P9: a caller that was refused finds the service not ready.
     #[test]
     fn it_is_red_no_later_than_the_first_refusal() {
         for _ in 0..500 {

@@ -1,4 +1,4 @@
-//! A server under the controller's care.
+//! Running a server until the shutdown is over.
 
 use std::fmt;
 use std::future::{Future, IntoFuture};
@@ -33,7 +33,7 @@ pin_project! {
     /// ```
     #[must_use = "futures do nothing unless polled, and dropping this one drops the server"]
     pub struct Run<F> {
-        // Declared first, so that the server is dropped before its end is told.
+        // Declared first, so that the server is dropped before its end is reported.
         #[pin]
         server: Option<F>,
         registration: Registration,
@@ -42,7 +42,7 @@ pin_project! {
     }
 }
 
-/// Tells the controller that a server has ended, once, on whatever path.
+/// Reports the end of a server to the controller once, at the latest when it is dropped.
 #[derive(Debug)]
 struct Registration {
     ctl: ShutdownController,
@@ -52,25 +52,26 @@ struct Registration {
 // ===== impl ShutdownController =====
 
 impl ShutdownController {
-    /// Runs `server` to its end, with the shutdown and the hooks, and gives the report.
+    /// Runs `server` until it has ended and the shutdown is over, and returns the report.
     ///
     /// The server is polled inline, so it need not be `Send`. After the trigger it should end by
-    /// itself, when [`stop_accepting`](Self::stop_accepting) tells it to; the drain is over only
-    /// when it has, because a count of zero does not mean that the last bytes have been written.
-    /// After a force it is waited for shortly, then dropped. As long as its own thread is not
-    /// blocked, this future ends by the final deadline; if others hold up the shutdown, 50 ms after
-    /// it, with the report of an [interrupted](ShutdownReason::Interrupted) one.
+    /// itself when [`stop_accepting`](Self::stop_accepting) resolves. The drain is over only when the
+    /// server has ended, because a count of zero does not mean that the last bytes have been written.
+    /// After a force the server gets a short time to end, and is then dropped. Unless its own thread
+    /// is blocked, this future ends by the final deadline. If something else holds up the shutdown, it
+    /// ends 50 ms after the deadline, with the report of an
+    /// [interrupted](ShutdownReason::Interrupted) shutdown.
     ///
-    /// A server that ends without having been asked begins the shutdown, with the reason
-    /// [`ServerExited`](ShutdownReason::ServerExited), or [`Error`](ShutdownReason::Error) and its
-    /// error in the report. One that panics does as one that fails, and the panic goes on to the
-    /// caller. Several servers can be run at once: all are waited for. One that is run after the
-    /// end is dropped without having been polled.
+    /// A server that ends without being asked to begins the shutdown. The reason is
+    /// [`ServerExited`](ShutdownReason::ServerExited), or [`Error`](ShutdownReason::Error) if the
+    /// server failed; its error is then in the report. A panic counts as a failure, and is resumed in
+    /// the caller. Several servers can be run at once: the shutdown waits for all of them. A server
+    /// that is run after the end is dropped without being polled.
     ///
     /// What is not promised: dropping a foreign server may leave tasks that it has spawned. With
-    /// `axum::serve` a connection whose client does not read lives on until the runtime ends; it
-    /// is reported as [abandoned](ShutdownReport::abandoned). Nor is the end of the process: see
-    /// [`exit_code`](ShutdownReport::exit_code) for what may hold it.
+    /// `axum::serve`, a connection whose client does not read stays open until the runtime ends. It
+    /// is reported as [abandoned](ShutdownReport::abandoned). The end of the process is not promised
+    /// either: see [`exit_code`](ShutdownReport::exit_code) for what may delay it.
     ///
     /// # Cancel safety
     ///
@@ -84,7 +85,7 @@ impl ShutdownController {
     /// let ctl = ShutdownController::new();
     /// let stop = ctl.stop_accepting();
     /// let server = async move {
-    ///     // accept and serve, and then:
+    ///     // accept and serve, until:
     ///     stop.await;
     ///     std::io::Result::Ok(())
     /// };
@@ -129,10 +130,10 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<ShutdownReport> {
         let mut this = self.project();
         if let Some(server) = this.server.as_mut().as_pin_mut() {
-            // Looked at first: when the drain is over the server is not polled again, but dropped.
+            // Checked first: once the drain is over, the server is dropped and not polled again.
             if Pin::new(&mut *this.drain_over).poll(cx).is_ready() {
                 this.server.set(None);
-                this.registration.leave(None);
+                this.registration.deregister(None);
             } else {
                 match catch_unwind(AssertUnwindSafe(|| server.poll(cx))) {
                     Ok(Poll::Ready(output)) => {
@@ -163,13 +164,13 @@ impl<F> fmt::Debug for Run<F> {
 // ===== impl Registration =====
 
 impl Registration {
-    /// The server has ended by itself: on request, or else that begins the shutdown.
+    /// Handles a server that ended by itself. Begins the shutdown unless one was triggered before.
     fn server_ended(&mut self, result: Result<(), BoxError>) {
         let (reason, cause) = match result {
             Ok(()) => (ShutdownReason::ServerExited, None),
             Err(cause) => (ShutdownReason::Error, Some(Arc::from(cause))),
         };
-        self.leave(cause.clone());
+        self.deregister(cause.clone());
         let asked = !self.ctl.trigger(reason);
         match cause {
             Some(cause) => tell!(error, cause = %Chain(&*cause), "server failed"),
@@ -177,7 +178,7 @@ impl Registration {
         }
     }
 
-    fn leave(&mut self, error: Option<ServerError>) {
+    fn deregister(&mut self, error: Option<ServerError>) {
         if std::mem::take(&mut self.is_registered) {
             let core = self.ctl.core();
             core.servers.end(error);
@@ -194,7 +195,7 @@ impl Drop for Registration {
                 core.servers.end_killed();
                 core.milestones().reach(event::WORK_ENDED);
             } else {
-                self.leave(None);
+                self.deregister(None);
             }
             self.ctl.trigger(ShutdownReason::ServerExited);
         }

@@ -1,4 +1,4 @@
-//! Spawning a task.
+//! Spawning tasks, workers and admin servers.
 
 use std::future::{Future, pending};
 
@@ -13,36 +13,38 @@ use crate::shutdown::{ENDED, IntoResult, Role, Wait};
 use crate::sync::Arc;
 
 impl ShutdownController {
-    /// Spawns a background task that the drain waits for, and that is cut at force.
+    /// Spawns a background task. The drain waits for it, and a force cuts it.
     ///
-    /// It is the same as [`spawn_task`](Self::spawn_task) of a [`Task`] without further settings: when
-    /// it fails or panics, it begins the shutdown, and is named in health and in the
-    /// [report](crate::ShutdownReport::tasks), which is not graceful. That it ends means nothing.
+    /// This is the same as [`spawn_task`](Self::spawn_task) with a [`Task`] without further settings. If
+    /// the task fails or panics, it begins the shutdown. It is then named in health and in the
+    /// [report](crate::ShutdownReport::tasks), which is not graceful. An end without an error has no
+    /// effect.
     ///
-    /// It runs on the runtime of the caller, or else on the one that drives the shutdown. It is
-    /// counted apart from requests: [`drained`](Self::drained) takes no notice of it, but the drain
-    /// is over only when it has ended. It learns of the shutdown by [`triggered`](Self::triggered) or
-    /// [`draining`](Self::draining), and should then come to its end. At the drain deadline, or at
-    /// force, it is dropped where it waits, and reported. Several may have one name.
+    /// The task runs on the runtime of the caller, or otherwise on the one that drives the shutdown. It
+    /// is counted separately from requests: [`drained`](Self::drained) does not wait for it, but the
+    /// drain is over only when it has ended. It can wait for the shutdown with
+    /// [`triggered`](Self::triggered) or [`draining`](Self::draining), and should then end. At the drain
+    /// deadline, or at a force, it is dropped at its current await point, and reported. Several tasks
+    /// may have the same name.
     ///
-    /// Requests still run, and late ones still arrive, when it is told. So a task that ends then must
-    /// not be one that requests feed: what they enqueue afterwards is lost. That is a
-    /// [worker](Self::spawn_worker), which is told to stop when nothing can feed it any more.
+    /// Requests still run, and late requests still arrive, when these futures resolve. So a task that
+    /// then ends must not be fed by requests: what they enqueue afterwards is lost. Use a
+    /// [worker](Self::spawn_worker) for that, which is told to stop when nothing can feed it any more.
     ///
-    /// One that is spawned after a force, or while stopping, is cut before its first poll.
+    /// A task that is spawned after a force, or while stopping, is cut before its first poll.
     ///
-    /// A task must not await [`shutdown`](Self::shutdown), which waits for the task. One that ends at
-    /// `triggered` is gone if that shutdown is [called off](Self::resume); `draining` comes only when
-    /// there is no way back.
+    /// A task must not await [`shutdown`](Self::shutdown), which waits for the task. A task that ends at
+    /// `triggered` does not come back if that shutdown is [called off](Self::resume). `draining` resolves
+    /// only when the shutdown can no longer be called off.
     ///
-    /// A future with `?` has to say what its error is: `Ok::<_, BoxError>(())` at its end.
+    /// A future that uses `?` has to name its error type, with `Ok::<_, BoxError>(())` at its end.
     ///
     /// What is not promised: a task that blocks its thread cannot be cut. It is reported as
     /// abandoned.
     ///
     /// # Panics
     ///
-    /// Outside a tokio runtime, if the controller was never used inside one either.
+    /// Panics outside a tokio runtime, if the controller was never used inside one either.
     ///
     /// # Examples
     ///
@@ -76,30 +78,30 @@ impl ShutdownController {
         self.spawn_task(Task::new(name, future))
     }
 
-    /// Spawns a worker: a task that requests feed, and that outlives them.
+    /// Spawns a worker: a task that is fed by requests, and that outlives them.
     ///
     /// `work` is called with a future, `stop`, that resolves when nothing can feed the worker any
-    /// more: all that was admitted has finished, or was cut and is gone, and all servers and tasks of
-    /// [`spawn`](Self::spawn) have ended. Then it empties its queue, and ends. So what a request
-    /// has enqueued before its answer is done.
+    /// more: all admitted work has finished, or was cut and dropped, and all servers and tasks of
+    /// [`spawn`](Self::spawn) have ended. The worker should then empty its queue, and end. So the
+    /// work that a request enqueues before its response is still done.
     ///
-    /// All workers are told at the same time, and waited for before the hooks, while the state is
-    /// `Draining`. What the requests leave of their time is the workers'. A share of their own is
-    /// kept, too, if one is running at the trigger: see
-    /// [`worker_reserve`](crate::ShutdownConfig::worker_reserve). After it, or by a [force](Self::force)
-    /// while they are being stopped, they are dropped where they wait, and reported. A force that came
-    /// before cuts the requests, and leaves the workers that share. The rollback of a start-up stops
-    /// workers too.
+    /// All workers are told to stop at the same time. The shutdown waits for them before it runs the
+    /// hooks, while the state is `Draining`. Workers may use the time that requests have left over. If a
+    /// worker is running at the trigger, some time is also reserved for the workers: see
+    /// [`worker_reserve`](crate::ShutdownConfig::worker_reserve). After that time, or at a
+    /// [force](Self::force) while they are being stopped, workers are dropped at their current await
+    /// point, and reported. An earlier force cuts the requests, and leaves the workers the reserved
+    /// time. The rollback of a start-up also stops workers.
     ///
-    /// When it fails, panics, or ends before a shutdown has begun, it begins one: see [`Task`], whose
-    /// [`worker`](Task::worker) has further settings.
+    /// If a worker fails, panics, or ends before a shutdown has begun, it begins one. See
+    /// [`Task::worker`] for further settings.
     ///
-    /// What is not promised: it may be fed by what the controller does not know, such as a task of
-    /// `tokio::spawn` or a request outside the layers.
+    /// What is not promised: the worker may still be fed by work that the controller does not know, such
+    /// as a task of `tokio::spawn` or a request outside the layers.
     ///
     /// # Panics
     ///
-    /// Outside a tokio runtime, if the controller was never used inside one either.
+    /// Panics outside a tokio runtime, if the controller was never used inside one either.
     ///
     /// # Examples
     ///
@@ -115,15 +117,15 @@ impl ShutdownController {
     ///     loop {
     ///         tokio::select! {
     ///             biased;
-    ///             Some(job) = jobs.recv() => sent.send(job).unwrap(), // as long as there is one
-    ///             () = &mut stop => break, // none, and none can come
+    ///             Some(job) = jobs.recv() => sent.send(job).unwrap(), // while there are jobs
+    ///             () = &mut stop => break, // no jobs left, and no new ones
     ///         }
     ///     }
     /// });
     ///
     /// let request = ctl.track();
     /// ctl.trigger(ShutdownReason::Manual);
-    /// queue.send("a mail").unwrap(); // while draining, and acknowledged
+    /// queue.send("a mail").unwrap(); // enqueued while draining
     /// drop(request);
     ///
     /// let report = ctl.shutdown(ShutdownReason::Manual).await;
@@ -140,30 +142,30 @@ impl ShutdownController {
         self.spawn_task(Task::worker(name, work))
     }
 
-    /// Spawns an admin server: one for health and metrics that ends last.
+    /// Spawns an admin server: a server for health and metrics that ends last.
     ///
     /// `server` is called with a future, `closing`, that resolves right before the end: hooks, stops
     /// and saves are over, and the state is still `Stopping`. Neither the drain nor the clean-up waits
     /// for the server. It may be spawned before the first step of a [`Startup`](crate::Startup), so
-    /// that probes are answered from `starting` to `stopping`, the rollback included.
+    /// that probes are answered from `starting` to `stopping`, also during a rollback.
     ///
-    /// Once it is told, it has what is left of the total, at most 250 ms, to finish what it is being
-    /// asked; then it is dropped. That makes no shutdown less graceful.
+    /// When `closing` has resolved, the server has the rest of the shutdown timeout, but at most 250 ms,
+    /// to finish its current requests. Then it is dropped. The shutdown is still graceful in that case.
     ///
-    /// When it fails, panics, or ends before a shutdown has begun, it begins one: see [`Task`], whose
-    /// [`admin`](Task::admin) has further settings.
+    /// If the server fails, panics, or ends before a shutdown has begun, it begins one. See
+    /// [`Task::admin`] for further settings.
     ///
-    /// Any server will do that takes a future for its graceful shutdown. It must not be given
-    /// [`stop_accepting`](Self::stop_accepting), and its routes no [`DrainLayer`](crate::DrainLayer).
-    /// [`serve`](crate::serve) closes its listener by its controller, so it gets one of its own, which
-    /// `closing` triggers.
+    /// Any server can be used that takes a future for its graceful shutdown. Do not pass it
+    /// [`stop_accepting`](Self::stop_accepting), and do not wrap its routes in a
+    /// [`DrainLayer`](crate::DrainLayer). [`serve`](crate::serve) closes its listener when its controller
+    /// shuts down, so it needs a separate controller, which is triggered after `closing`.
     ///
-    /// What is not promised: dropping a foreign server may leave connections that it has spawned. What
-    /// they answer after the end is theirs.
+    /// What is not promised: dropping a foreign server may leave connections that it has spawned. They
+    /// may still answer requests after the end.
     ///
     /// # Panics
     ///
-    /// Outside a tokio runtime, if the controller was never used inside one either.
+    /// Panics outside a tokio runtime, if the controller was never used inside one either.
     ///
     /// # Examples
     ///
@@ -184,7 +186,7 @@ impl ShutdownController {
     /// # Ok(()) }
     /// ```
     ///
-    /// With our own server:
+    /// With the server of this crate:
     ///
     #[cfg_attr(all(feature = "health", feature = "server"), doc = "```")]
     #[cfg_attr(not(all(feature = "health", feature = "server")), doc = "```ignore")]
@@ -226,19 +228,19 @@ impl ShutdownController {
     /// Spawns a task, a worker or an admin server, with its settings.
     ///
     /// See [`Task`] for examples, and [`spawn`](Self::spawn), [`spawn_worker`](Self::spawn_worker) and
-    /// [`spawn_admin`](Self::spawn_admin) for what each is for. To abort one by its handle is its
-    /// owner's business: it is not reported.
+    /// [`spawn_admin`](Self::spawn_admin) for the use of each. A task that is aborted through its handle
+    /// is not reported.
     ///
     /// # Panics
     ///
-    /// Outside a tokio runtime, if the controller was never used inside one either.
+    /// Panics outside a tokio runtime, if the controller was never used inside one either.
     #[track_caller]
     pub fn spawn_task(&self, task: Task) -> JoinHandle<()> {
         start(self, task)
     }
 }
 
-/// Spawns a task on the runtime of the caller, or else on that of the controller.
+/// Spawns a task on the runtime of the caller, or otherwise on that of the controller.
 #[track_caller]
 pub(crate) fn start(ctl: &ShutdownController, task: Task) -> JoinHandle<()> {
     let Task {
@@ -255,7 +257,7 @@ pub(crate) fn start(ctl: &ShutdownController, task: Task) -> JoinHandle<()> {
     let here = Handle::try_current();
     let runtime = runtime.filter(|_| here.is_err());
     if is_refused {
-        // Here and now, and not when its runtime comes to it.
+        // Dropped now, not when the runtime gets to the aborted task.
         drop(run);
         drop(entry);
         let handle = match runtime {
@@ -265,12 +267,12 @@ pub(crate) fn start(ctl: &ShutdownController, task: Task) -> JoinHandle<()> {
         handle.abort();
         return handle;
     }
-    let told_to_end = match role {
+    let end_events = match role {
         Role::Task | Role::Watch => ENDED,
         Role::Worker => event::STOP_WORKERS | ENDED,
         Role::Admin => event::CLOSE_ADMIN | ENDED,
     };
-    let future = run(Wait::new(core, told_to_end));
+    let future = run(Wait::new(core, end_events));
     let task = Supervised::new(future, entry);
     let handle = match runtime {
         Some(runtime) => runtime.spawn(task),

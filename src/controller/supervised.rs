@@ -1,4 +1,4 @@
-//! A running task, and its entry, which goes after it.
+//! A running task, and its entry in the registry.
 
 use std::fmt;
 use std::future::Future;
@@ -17,16 +17,16 @@ use crate::sync::Arc;
 
 /// A task's future, with its entry.
 pub(super) struct Supervised {
-    // Declared first, so that one that is cut is dropped before its end is told.
+    // Declared first, so that a future that is cut is dropped before its end is reported.
     future: Option<BoxFuture>,
     entry: Entry,
 }
 
-/// Stands for a task in the registry, until it has ended on whatever path.
+/// The entry of a task in the registry. It ends with the task, at the latest when it is dropped.
 pub(super) struct Entry {
     ctl: ShutdownController,
     id: u64,
-    /// Of a watched service: its name.
+    /// The name of the watched service, if the task watches one.
     watches: Option<Arc<str>>,
     has_ended: bool,
 }
@@ -56,11 +56,11 @@ impl Future for Supervised {
             Ok(Poll::Ready(outcome)) => (outcome, None),
             Err(panic) => (Outcome::panicked(&panic), Some(panic)),
         };
-        // What it held is gone before anybody can know of its end.
+        // Drops what the task held before its end is reported.
         panic::dropped(this.future.take());
         this.entry.end(Some(outcome));
         if let Some(panic) = panic {
-            // Who holds the `JoinHandle` is told as by any other task.
+            // The `JoinHandle` returns the panic, as for any other task.
             resume_unwind(panic);
         }
         Poll::Ready(())
@@ -79,13 +79,13 @@ impl Entry {
         }
     }
 
-    /// Tells of the end, which is by itself if there is an outcome, and does what it means.
+    /// Reports the end, and applies the task's policy. `outcome` is `None` if the task was dropped.
     fn end(&mut self, mut outcome: Option<Outcome>) {
         if mem::replace(&mut self.has_ended, true) {
             return;
         }
         let core = self.ctl.core();
-        // A service that was told to stop is expected to end, in whatever way.
+        // A service that was told to stop may end in any way.
         let services = &core.services;
         if (self.watches.as_ref()).is_some_and(|name| services.stop_has_begun(name)) {
             outcome = None;

@@ -1,4 +1,4 @@
-//! A task that is yet to be spawned.
+//! A task that has not been spawned yet.
 
 use std::fmt;
 use std::future::Future;
@@ -6,7 +6,7 @@ use std::future::Future;
 use crate::shutdown::{BoxFuture, IntoResult, Policies, Role, TaskPolicy, Wait};
 use crate::sync::Arc;
 
-/// A background task with a name, and what its end means.
+/// A background task with a name, and with policies for its end.
 ///
 /// It is spawned by [`ShutdownController::spawn_task`](crate::ShutdownController::spawn_task).
 ///
@@ -29,8 +29,8 @@ use crate::sync::Arc;
 /// # }
 /// ```
 ///
-/// A restart is a loop inside the future, which also ends when draining begins. Here the fifth
-/// failure is given up on:
+/// A loop inside the future restarts the work. It also ends when draining begins. This one gives up
+/// at the fifth failure:
 ///
 /// ```
 /// use std::time::Duration;
@@ -67,16 +67,16 @@ pub struct Task {
     pub(super) name: Arc<str>,
     pub(super) role: Role,
     pub(super) policies: Policies,
-    /// Makes its future, which is told to stop by the `Wait`, if the role is told at all.
+    /// Creates the future. The `Wait` tells it to stop, if its role uses that.
     pub(super) run: Box<dyn FnOnce(Wait) -> BoxFuture + Send>,
 }
 
 // ===== impl Task =====
 
 impl Task {
-    /// Makes a task that the drain waits for, as [`spawn`](crate::ShutdownController::spawn) does.
+    /// Creates a task that the drain waits for, as [`spawn`](crate::ShutdownController::spawn) does.
     ///
-    /// When it fails or panics it begins the shutdown; that it ends means nothing.
+    /// If it fails or panics, it begins the shutdown. An end without an error has no effect.
     pub fn new<F>(name: impl Into<String>, future: F) -> Self
     where
         F: Future<Output: IntoResult> + Send + 'static,
@@ -84,10 +84,10 @@ impl Task {
         Self::of(name, Role::Task, |_wait| future)
     }
 
-    /// Makes a worker, which outlives the requests that feed it, as
+    /// Creates a worker, which outlives the requests that feed it, as
     /// [`spawn_worker`](crate::ShutdownController::spawn_worker) does.
     ///
-    /// When it fails, panics, or ends before a shutdown has begun, it begins one.
+    /// If it fails, panics, or ends before a shutdown has begun, it begins one.
     ///
     /// # Examples
     ///
@@ -101,7 +101,7 @@ impl Task {
     ///     stop.await;
     ///     Err::<(), _>("disk full")
     /// });
-    /// ctl.spawn_task(audit.on_error(TaskPolicy::Ignore)); // nobody needs it
+    /// ctl.spawn_task(audit.on_error(TaskPolicy::Ignore)); // its failure does not matter
     ///
     /// let report = ctl.shutdown(ShutdownReason::Manual).await;
     /// assert!(report.is_graceful());
@@ -115,10 +115,10 @@ impl Task {
         Self::of(name, Role::Worker, work)
     }
 
-    /// Makes an admin server, which ends last, as
+    /// Creates an admin server, which ends last, as
     /// [`spawn_admin`](crate::ShutdownController::spawn_admin) does.
     ///
-    /// When it fails, panics, or ends before a shutdown has begun, it begins one.
+    /// If it fails, panics, or ends before a shutdown has begun, it begins one.
     ///
     /// # Examples
     ///
@@ -153,12 +153,12 @@ impl Task {
             name: name.into().into(),
             role,
             policies: Policies::default_of(role),
-            // Called inside the task, so that a panic of it is the task's.
+            // Called inside the task, so that a panic in `work` counts as a panic of the task.
             run: Box::new(|wait| Box::pin(async move { work(wait).await.into_result() })),
         }
     }
 
-    /// Makes the watch of a service of this name, whose stop ends it.
+    /// Creates a task that watches the service of this name. The stop of the service ends the task.
     pub(crate) fn watch(name: Arc<str>, policy: TaskPolicy, watch: BoxFuture) -> Self {
         Self {
             name,
@@ -168,10 +168,10 @@ impl Task {
         }
     }
 
-    /// Sets what it means when the task ends without an error, before a shutdown has begun.
+    /// Sets the policy for when the task ends without an error before a shutdown has begun.
     ///
-    /// Default: [`Ignore`](TaskPolicy::Ignore) for [`new`](Self::new), else
-    /// [`Shutdown`](TaskPolicy::Shutdown). After the trigger such an end is as it should be.
+    /// Default: [`Ignore`](TaskPolicy::Ignore) for [`new`](Self::new), otherwise
+    /// [`Shutdown`](TaskPolicy::Shutdown). After the trigger such an end is expected.
     ///
     /// # Examples
     ///
@@ -194,7 +194,7 @@ impl Task {
         self
     }
 
-    /// Sets what it means when the task returns an error. Default [`Shutdown`](TaskPolicy::Shutdown).
+    /// Sets the policy for when the task returns an error. Default: [`Shutdown`](TaskPolicy::Shutdown).
     ///
     /// # Examples
     ///
@@ -207,7 +207,7 @@ impl Task {
     /// let refresh = Task::new("refresh", async { Err::<(), _>("no route to host") });
     /// let _ = ctl.spawn_task(refresh.on_error(TaskPolicy::Note)).await;
     ///
-    /// // Readiness is 200 `degraded`, until another task of this name is spawned.
+    /// // Readiness is 200 `degraded` until another task of this name is spawned.
     /// assert_eq!(ctl.state(), LifecycleState::Running);
     /// # }
     /// ```
@@ -216,7 +216,7 @@ impl Task {
         self
     }
 
-    /// Sets what it means when the task panics. Default [`Shutdown`](TaskPolicy::Shutdown).
+    /// Sets the policy for when the task panics. Default: [`Shutdown`](TaskPolicy::Shutdown).
     pub fn on_panic(mut self, policy: TaskPolicy) -> Self {
         self.policies.panic = policy;
         self

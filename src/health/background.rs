@@ -1,4 +1,4 @@
-//! Running a check at a period, whoever asks.
+//! Runs a check periodically in the background.
 
 use std::time::Duration;
 
@@ -11,8 +11,10 @@ use crate::controller::ShutdownController;
 use crate::shutdown::{Either, race};
 use crate::sync::Weak;
 
-/// The task that begins the runs of a check. It ends when the check is gone, or when draining begins,
-/// after which no probe shows a check. The runs are tasks of their own.
+/// A handle to the task that starts the runs of a check.
+///
+/// Each run is its own task. The task ends when the check is dropped, or when draining begins, because
+/// no probe shows a check after that. Dropping the handle aborts the task.
 pub(super) struct Background {
     every: Duration,
     task: AbortHandle,
@@ -21,7 +23,7 @@ pub(super) struct Background {
 // ===== impl Background =====
 
 impl Background {
-    /// Begins a run at each period from now on, unless one is under way then.
+    /// Spawns the task. It starts a run after each period, unless one is still running.
     pub(super) fn start(
         runs: Weak<Runs>,
         every: Duration,
@@ -35,7 +37,7 @@ impl Background {
                 let Some(runs) = runs.upgrade() else {
                     return;
                 };
-                runs.begin_unless_under_way(&handle);
+                runs.start_unless_in_progress(&handle);
             }
         });
         Self {
@@ -44,7 +46,8 @@ impl Background {
         }
     }
 
-    /// Returns whether it runs the check at least this often, and was not lost with its runtime.
+    /// Returns whether the task runs the check at least this often and is still alive. The task ends
+    /// early if its runtime shuts down.
     pub(super) fn runs_every(&self, every: Duration) -> bool {
         self.every <= every && !self.task.is_finished()
     }

@@ -1,4 +1,4 @@
-//! The body of a service with probes in front: ours or the inner one's.
+//! The response body of `Health`: the inner body, or the answer to a probe.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -10,8 +10,8 @@ use pin_project_lite::pin_project;
 pin_project! {
     /// The response body of [`Health`](crate::health::Health).
     ///
-    /// It is the inner body, untouched, or the answer to a probe. Where the inner body has a
-    /// default, it has one too.
+    /// It is the unchanged inner body, or the answer to a probe. It implements [`Default`] if the
+    /// inner body does.
     ///
     /// # Examples
     ///
@@ -44,7 +44,7 @@ pin_project! {
     #[derive(Debug)]
     enum Kind<B> {
         Inner { #[pin] inner: B },
-        /// Boxed, so that an inner one is not larger for it; gone once it was read.
+        /// Boxed to keep the type small. `None` if the text is empty or was read.
         Probe { text: Option<Box<Bytes>> },
     }
 }

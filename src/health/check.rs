@@ -1,7 +1,7 @@
-//! A check, and what a probe gets of it.
+//! A health check and its result.
 //!
-//! The check keeps its last run for the probes that come later: while it goes on they wait for the
-//! same one, and once it has ended they take its result where that counts, or begin another.
+//! A check keeps its last run for later probes. While that run is in progress, they wait for it. After it
+//! has ended, they use its result if it is still valid, or start another run.
 
 use std::fmt;
 use std::future::Future;
@@ -10,14 +10,14 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 
 use super::background::Background;
-use super::run::{End, clock, no_answer_within};
+use super::run::{End, no_answer_within, timer};
 use super::runs::Runs;
 use super::step::{Shown, Step};
 use crate::controller::ShutdownController;
 use crate::error::BoxError;
 use crate::sync::{Arc, Mutex, lock};
 
-/// A check; clones share its runs.
+/// A check. Clones share its runs.
 #[derive(Clone)]
 pub(super) struct Check {
     pub(super) name: Arc<str>,
@@ -26,12 +26,12 @@ pub(super) struct Check {
     background: Arc<Mutex<Option<Background>>>,
 }
 
-/// How long a check may take, and which of its results count.
+/// How long a check may take, and how long its result is valid.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Times {
     pub(super) timeout: Duration,
     pub(super) cache_for: Duration,
-    /// Runs them in the background, unless it is zero.
+    /// The period of the runs in the background. Zero means none.
     pub(super) every: Duration,
 }
 
@@ -51,20 +51,20 @@ impl Check {
         }
     }
 
-    /// Takes the last result, joins the run that is under way, or begins one.
+    /// Returns the last result, joins the run in progress, or starts a run.
     pub(super) fn ask(&self, times: Times, ctl: &ShutdownController) -> Step {
         let runtime = Handle::try_current().ok();
         if let Some(runtime) = runtime.as_ref().filter(|_| !times.every.is_zero()) {
-            self.keep_running(times.every, ctl, runtime);
+            self.run_in_background(times.every, ctl, runtime);
         }
-        // Held while a run is begun, so that there is only one.
+        // Hold the lock until the run is started, so that only one run starts.
         let mut latest = self.runs.latest();
-        let under_way = latest.under_way();
-        let remaining = match &under_way {
+        let in_progress = latest.in_progress();
+        let remaining = match &in_progress {
             Some(run) => run.remaining(times.timeout),
             None => times.timeout,
         };
-        if under_way.is_some() && remaining.is_zero() {
+        if in_progress.is_some() && remaining.is_zero() {
             return Step::Ended(Err(no_answer_within(times.timeout)).into());
         }
         if let Some(shown) = latest.end().and_then(|end| times.shows(end)) {
@@ -73,23 +73,23 @@ impl Check {
         let Some(runtime) = runtime else {
             return Step::Ended(Err("a check needs a tokio runtime".into()).into());
         };
-        let Some(clock) = clock(remaining) else {
+        let Some(timer) = timer(remaining) else {
             return Step::Ended(Err("a check needs a tokio runtime with a timer".into()).into());
         };
-        let run = under_way.unwrap_or_else(|| self.runs.begin(&mut latest, &runtime));
-        Step::Waiting(Box::pin(run.wait(times.timeout, clock)))
+        let run = in_progress.unwrap_or_else(|| self.runs.start(&mut latest, &runtime));
+        Step::Waiting(Box::pin(run.wait(times.timeout, timer)))
     }
 
-    /// Sees to it that it is run in the background at least this often.
-    fn keep_running(&self, every: Duration, ctl: &ShutdownController, runtime: &Handle) {
+    /// Makes sure that the check runs in the background at least this often.
+    fn run_in_background(&self, every: Duration, ctl: &ShutdownController, runtime: &Handle) {
         let mut background = lock(&self.background);
-        let runs_already = |background: &Background| background.runs_every(every);
-        if background.as_ref().is_some_and(runs_already) {
+        let is_often_enough = |background: &Background| background.runs_every(every);
+        if background.as_ref().is_some_and(is_often_enough) {
             return;
         }
         let runs = Arc::downgrade(&self.runs);
         *background = Some(Background::start(runs, every, ctl, runtime));
-        self.runs.begin_unless_under_way(runtime);
+        self.runs.start_unless_in_progress(runtime);
     }
 }
 
@@ -105,7 +105,7 @@ impl fmt::Debug for Check {
 // ===== impl Times =====
 
 impl Times {
-    /// Returns what is shown of a result, if it counts.
+    /// Returns what a probe shows of this result, or `None` if the result is too old.
     fn shows(self, end: End) -> Option<Shown> {
         let age = end.age();
         let is_background = !self.every.is_zero();

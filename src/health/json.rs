@@ -1,4 +1,4 @@
-//! The JSON of a health answer.
+//! The JSON body of a health response.
 
 use std::fmt::Write;
 use std::time::SystemTime;
@@ -10,7 +10,7 @@ use super::check::Check;
 use super::step::Shown;
 use crate::shutdown::ServiceHealth;
 
-/// The body, in the order of its fields.
+/// The response body. The fields are serialized in this order.
 #[derive(Serialize)]
 pub(super) struct Payload<'a> {
     pub(super) status: &'a str,
@@ -21,7 +21,7 @@ pub(super) struct Payload<'a> {
     pub(super) timestamp: String,
 }
 
-/// The started services, and then the checks that were run, by their names.
+/// A map by name: first the started services, then the checks that were run.
 pub(super) struct Services<'a> {
     pub(super) started: &'a [ServiceHealth],
     pub(super) checks: &'a [Check],
@@ -43,10 +43,10 @@ impl Serialize for Services<'_> {
         }
 
         let mut map = serializer.serialize_map(None)?;
-        // Nothing is shown when the checks were not asked for.
+        // Empty if no checks were run for this response.
         let checks = || self.checks.iter().zip(self.shown);
         for service in self.started {
-            // A check of the same name says more.
+            // A check of the same name replaces the service: it says more.
             if checks().any(|(check, _)| check.name == service.name) {
                 continue;
             }
@@ -69,7 +69,7 @@ impl Serialize for Services<'_> {
     }
 }
 
-/// The time in RFC 3339, in UTC; empty if the clock is out of its range.
+/// Returns the current time in UTC in the format of RFC 3339. Empty if the system clock is out of range.
 pub(super) fn timestamp() -> String {
     let mut text = String::new();
     match write!(

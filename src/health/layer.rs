@@ -1,4 +1,4 @@
-//! The layer that answers probes in front of a service, for applications without a router.
+//! A layer that answers probes, for applications without a router.
 
 use std::fmt;
 use std::future::Future;
@@ -19,11 +19,11 @@ use crate::sync::Arc;
 
 /// Answers liveness and readiness probes in front of an HTTP service.
 ///
-/// A request whose path is exactly `/livez` or `/readyz` is answered as by [`HealthService`],
-/// whatever its method, and never reaches the inner service; every other one is passed on
-/// untouched. With a router, a route to a [`HealthService`] does the same for less.
+/// A request whose path is exactly `/livez` or `/readyz` gets the answer of a [`HealthService`],
+/// whatever its method. It never reaches the inner service. Every other request is passed on
+/// unchanged. If there is a router, a route to a [`HealthService`] does the same at a lower cost.
 ///
-/// Put it outside the [`DrainLayer`](crate::DrainLayer): a probe must not be refused.
+/// Put this layer outside the [`DrainLayer`](crate::DrainLayer), so that a probe is never refused.
 ///
 /// # Examples
 ///
@@ -52,13 +52,13 @@ use crate::sync::Arc;
 ///     let request = Request::get(path).body(Empty::new()).unwrap();
 ///     let response = service.clone().oneshot(request).await.unwrap();
 ///     assert_eq!(response.status(), status);
-///     // Only what is no probe was refused, by the `DrainLayer`.
+///     // The `DrainLayer` refused only the request that is not a probe.
 ///     assert_eq!(response.headers().contains_key("retry-after"), path == "/");
 /// }
 /// # }
 /// ```
 ///
-/// Around an axum `Router` as a whole; `axum::serve` wants the body of its own kind:
+/// The layer can go around a whole axum `Router`. `axum::serve` needs axum's own body type:
 ///
 /// ```
 /// use axum::{Router, body::Body, http::Request, response::Response, routing::get};
@@ -91,14 +91,16 @@ pub struct HealthLayer {
     probes: Arc<Probes>,
 }
 
-/// A service with probes in front; made by [`HealthLayer`].
+/// A service that answers probes in front of an inner service. Created by [`HealthLayer`].
 ///
-/// It is always ready, because a probe must be answered even when the inner service is not: a
-/// saturated limit would otherwise fail liveness, and have the process killed. A request that is
-/// passed on takes a clone of the inner service, which is polled until it is ready inside the
-/// response future, and then called. So an inner service that is not ready holds its requests back
-/// there and not in its caller; a limit of their number is kept all the same, as long as the clones
-/// share it, as tower's do. An error of its readiness is the response future's.
+/// This service is always ready, because a probe must be answered even if the inner service is not
+/// ready. Otherwise a saturated concurrency limit would fail the liveness probe, and the process
+/// would be killed.
+///
+/// For each other request, the response future clones the inner service, polls it until it is
+/// ready, and then calls it. So requests wait in the response future and not in the caller. A limit
+/// on the number of requests still holds if the clones share it, as tower's limits do. An error
+/// from `poll_ready` of the inner service is returned by the response future.
 ///
 /// # Examples
 ///
@@ -121,7 +123,7 @@ pub struct Health<S> {
 #[derive(Clone)]
 struct Probes {
     liveness: HealthService,
-    /// None that matches nothing.
+    /// `None` matches no request.
     liveness_path: Option<Box<str>>,
     readiness: HealthService,
     readiness_path: Option<Box<str>>,
@@ -132,7 +134,7 @@ pin_project! {
     ///
     /// # Panics
     ///
-    /// When it is polled again after it has completed.
+    /// Panics if it is polled after it has completed.
     #[must_use = "futures do nothing unless polled"]
     pub struct ResponseFuture<S, Req>
     where
@@ -149,7 +151,7 @@ pin_project! {
     where
         S: Service<Req>,
     {
-        // Boxed, so that one that is passed on is not larger for it.
+        // Boxed, so that the future of an ordinary request stays small.
         Probe { answer: Box<service::ResponseFuture> },
         Waiting { inner: S, request: Option<Req> },
         Called { #[pin] response: S::Future },
@@ -160,18 +162,19 @@ pin_project! {
 // ===== impl HealthLayer =====
 
 impl HealthLayer {
-    /// Makes a layer that answers `/livez` and `/readyz`.
+    /// Creates a layer that answers `/livez` and `/readyz`.
     ///
-    /// See [`From<HealthService>`](#impl-From%3CHealthService%3E-for-HealthLayer) for one with checks.
+    /// See [`From<HealthService>`](#impl-From%3CHealthService%3E-for-HealthLayer) for a layer with
+    /// checks.
     pub fn new(ctl: ShutdownController) -> Self {
         Self::from(HealthService::new(ctl))
     }
 
     /// Sets the path of the liveness probe. Default `/livez`.
     ///
-    /// It matches exactly, as `uri().path()` gives it. One that does not begin with a slash gets
-    /// it; an empty one matches nothing, and so turns the probe off. If both probes have the same
-    /// path it answers liveness, since a green answer too many costs less than the process.
+    /// The path must equal `uri().path()` exactly. A slash is added if the path does not begin with
+    /// one. An empty path matches nothing and turns the probe off. If both probes have the same path,
+    /// liveness is answered: a wrong green answer costs less than a killed process.
     ///
     /// # Examples
     ///
@@ -198,7 +201,7 @@ impl HealthLayer {
 
     /// Sets the path of the readiness probe. Default `/readyz`.
     ///
-    /// It matches as the [liveness path](Self::liveness_path) does.
+    /// It is matched like the [liveness path](Self::liveness_path).
     ///
     /// # Examples
     ///
@@ -224,10 +227,10 @@ impl HealthLayer {
     }
 }
 
-/// Makes a layer that answers with the version and the checks of `service`.
+/// Creates a layer that answers with the version and the checks of `service`.
 ///
-/// Liveness is derived from it. Whether it was made [`liveness`](HealthService::liveness) itself
-/// does not matter.
+/// Both probes are derived from `service`. It makes no difference whether `service` is set to
+/// [`liveness`](HealthService::liveness).
 ///
 /// # Examples
 ///
@@ -285,7 +288,7 @@ fn with_slash(path: String) -> Option<Box<str>> {
     match path.as_bytes().first() {
         Some(b'/') => Some(path.into()),
         Some(_) => Some(format!("/{path}").into()),
-        // Not "", which is the path of a CONNECT.
+        // Not "", which is the path of a CONNECT request.
         None => None,
     }
 }
@@ -303,7 +306,7 @@ impl<S> Health<S> {
         &mut self.inner
     }
 
-    /// Gives the inner service back.
+    /// Consumes `self`, returning the inner service.
     pub fn into_inner(self) -> S {
         self.inner
     }

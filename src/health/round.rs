@@ -1,4 +1,4 @@
-//! What one probe has to wait for.
+//! All checks of one probe.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -8,7 +8,7 @@ use super::check::{Check, Times};
 use super::step::{Shown, Step};
 use crate::controller::ShutdownController;
 
-/// The checks of one probe: waits until each has ended, or for as long as it may take.
+/// A future that waits until each check of a probe has ended or timed out.
 pub(super) struct Round {
     steps: Vec<Step>,
 }
@@ -16,7 +16,7 @@ pub(super) struct Round {
 // ===== impl Round =====
 
 impl Round {
-    /// A round of no checks.
+    /// Creates a round without checks.
     pub(super) fn empty() -> Self {
         Self { steps: Vec::new() }
     }
@@ -28,7 +28,7 @@ impl Round {
         }
     }
 
-    /// How many checks are waited for.
+    /// Returns how many checks have not ended.
     pub(super) fn waiting(&self) -> usize {
         let waiting = |step: &&Step| matches!(step, Step::Waiting(_));
         self.steps.iter().filter(waiting).count()
@@ -36,7 +36,7 @@ impl Round {
 }
 
 impl Future for Round {
-    /// One for each check, in their order.
+    /// One result per check, in the order of the checks.
     type Output = Vec<Shown>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Vec<Shown>> {

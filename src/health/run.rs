@@ -1,9 +1,10 @@
-//! One run of a check, as a task of its own, so that one that panics or blocks its thread does not
-//! take the probe with it.
+//! One run of a check.
 //!
-//! A run is not dropped when its time is over: what it has given to another thread, as
-//! `spawn_blocking` does, would go on unseen, and each further run would add to it. It goes on until
-//! it ends, or until the check and all who wait for it are gone.
+//! A run is its own task, so that a check that panics or blocks its thread does not break the probe.
+//!
+//! A run is not dropped at its timeout. Work that it moved to another thread, with `spawn_blocking` for
+//! example, would continue unseen, and each further run would add more. A run continues until it ends, or
+//! until the check and every probe that waits for it are dropped.
 
 use std::future::Future;
 use std::panic::catch_unwind;
@@ -20,12 +21,12 @@ use crate::error::BoxError;
 use crate::shutdown::{Either, race};
 use crate::sync::Arc;
 
-/// How a check ended, with the text of its error.
+/// The result of a check, with the text of its error.
 pub(super) type Outcome = Result<(), Arc<str>>;
 
 pub(super) type CheckFuture = Pin<Box<dyn Future<Output = Result<(), BoxError>> + Send>>;
 
-/// It is aborted when nobody can ask for its result any more.
+/// A handle to the task of a run. Dropping it aborts the task.
 pub(super) struct Run {
     begun: Instant,
     end: watch::Receiver<Option<End>>,
@@ -38,8 +39,8 @@ pub(super) struct End {
     at: Instant,
 }
 
-/// The sending half of a run, inside its task.
-struct Ending(watch::Sender<Option<End>>);
+/// The sending half of a run, owned by its task.
+struct EndSender(watch::Sender<Option<End>>);
 
 // ===== impl Run =====
 
@@ -50,9 +51,9 @@ impl Run {
     ) -> Self {
         let (sender, end) = watch::channel(None);
         let task = runtime.spawn(async move {
-            let ending = Ending(sender);
+            let sender = EndSender(sender);
             let result = run().await;
-            ending.send(result.map_err(|error| error.to_string().into()));
+            sender.send(result.map_err(|error| error.to_string().into()));
         });
         Self {
             begun: Instant::now(),
@@ -61,29 +62,29 @@ impl Run {
         }
     }
 
-    /// Returns how it ended, once it has.
+    /// Returns how the run ended, or `None` if it has not.
     pub(super) fn end(&self) -> Option<End> {
         self.end.borrow().clone()
     }
 
-    /// Returns whether there will be a result: neither is it there, nor was the task lost with its
-    /// runtime.
-    pub(super) fn is_under_way(&self) -> bool {
-        // The task first: one that ends in between has left its result.
+    /// Returns whether the run is in progress: it has no result yet, and its task was not dropped with
+    /// its runtime.
+    pub(super) fn is_in_progress(&self) -> bool {
+        // Look at the task first. If it ends right after that, its result is there.
         let is_finished = self.task.is_finished();
         !is_finished && self.end.borrow().is_none()
     }
 
-    /// Returns what is left of `limit` since it was begun.
+    /// Returns how much of `limit` is left since the start of the run.
     pub(super) fn remaining(&self, limit: Duration) -> Duration {
         limit.saturating_sub(self.begun.elapsed())
     }
 
-    /// Waits for the end, until `clock` says that `limit` has passed.
-    pub(super) async fn wait(self: Arc<Self>, limit: Duration, clock: Pin<Box<Sleep>>) -> Outcome {
+    /// Waits until the run has ended or `timer` has elapsed, which is set to `limit`.
+    pub(super) async fn wait(self: Arc<Self>, limit: Duration, timer: Pin<Box<Sleep>>) -> Outcome {
         let mut end = self.end.clone();
-        // A result that has come is shown, however late.
-        match race(end.wait_for(Option::is_some), clock).await {
+        // Prefer a result, even a late one, to the timeout.
+        match race(end.wait_for(Option::is_some), timer).await {
             Either::Left(Ok(end)) => match &*end {
                 Some(end) => end.outcome.clone(),
                 None => Err(LOST.into()),
@@ -100,8 +101,8 @@ pub(super) fn no_answer_within(limit: Duration) -> Arc<str> {
     format!("no answer within {limit:?}").into()
 }
 
-/// Makes a clock; `None` in a runtime without a timer, where tokio panics.
-pub(super) fn clock(time: Duration) -> Option<Pin<Box<Sleep>>> {
+/// Creates a `Sleep`. Returns `None` in a runtime without a timer, where tokio panics.
+pub(super) fn timer(time: Duration) -> Option<Pin<Box<Sleep>>> {
     catch_unwind(|| Box::pin(sleep(time))).ok()
 }
 
@@ -117,18 +118,18 @@ impl End {
     }
 }
 
-// ===== impl Ending =====
+// ===== impl EndSender =====
 
-impl Ending {
+impl EndSender {
     fn send(&self, outcome: Outcome) {
         let at = Instant::now();
         self.0.send_replace(Some(End { outcome, at }));
     }
 }
 
-impl Drop for Ending {
+impl Drop for EndSender {
     fn drop(&mut self) {
-        // Otherwise it has ended as it should, or was aborted.
+        // Without a panic the result was sent, or the task was aborted.
         if thread::panicking() {
             self.send(Err("panicked".into()));
         }

@@ -1,22 +1,22 @@
-//! The runs of a check, of which there is at most one at a time.
+//! The runs of a check. At most one is in progress at a time.
 
 use tokio::runtime::Handle;
 
 use super::run::{CheckFuture, End, Run};
 use crate::sync::{Arc, Mutex, MutexGuard, lock};
 
-/// What a check does, and how that went.
+/// The function of a check, and its latest run.
 pub(super) struct Runs {
     check: Arc<dyn Fn() -> CheckFuture + Send + Sync>,
-    /// Nothing of the check's own runs under the lock: it is called by the task.
+    /// The check itself never runs under this lock. The task calls it.
     latest: Mutex<Latest>,
 }
 
 #[derive(Default)]
 pub(super) struct Latest {
     run: Option<Arc<Run>>,
-    /// How the one before ended.
-    before: Option<End>,
+    /// How the run before `run` ended.
+    previous_end: Option<End>,
 }
 
 // ===== impl Runs =====
@@ -33,18 +33,18 @@ impl Runs {
         lock(&self.latest)
     }
 
-    /// Begins a run. `latest` is held meanwhile, so that there is only one.
-    pub(super) fn begin(&self, latest: &mut Latest, runtime: &Handle) -> Arc<Run> {
-        latest.before = latest.end();
+    /// Starts a run. The caller holds the lock of `latest`, so that only one run starts.
+    pub(super) fn start(&self, latest: &mut Latest, runtime: &Handle) -> Arc<Run> {
+        latest.previous_end = latest.end();
         let check = Arc::clone(&self.check);
         let run = Arc::new(Run::start(move || check(), runtime));
         Arc::clone(latest.run.insert(run))
     }
 
-    pub(super) fn begin_unless_under_way(&self, runtime: &Handle) {
+    pub(super) fn start_unless_in_progress(&self, runtime: &Handle) {
         let mut latest = self.latest();
-        if latest.under_way().is_none() {
-            self.begin(&mut latest, runtime);
+        if latest.in_progress().is_none() {
+            self.start(&mut latest, runtime);
         }
     }
 }
@@ -52,13 +52,13 @@ impl Runs {
 // ===== impl Latest =====
 
 impl Latest {
-    pub(super) fn under_way(&self) -> Option<Arc<Run>> {
-        self.run.clone().filter(|run| run.is_under_way())
+    pub(super) fn in_progress(&self) -> Option<Arc<Run>> {
+        self.run.clone().filter(|run| run.is_in_progress())
     }
 
-    /// Returns how the last run ended that has.
+    /// Returns how the last ended run ended.
     pub(super) fn end(&self) -> Option<End> {
         let end = self.run.as_ref().and_then(|run| run.end());
-        end.or_else(|| self.before.clone())
+        end.or_else(|| self.previous_end.clone())
     }
 }

@@ -1,8 +1,8 @@
-//! The answer to readiness and liveness probes.
+//! Answers readiness and liveness probes.
 //!
-//! Readiness says whether to send traffic, and turns red before the first refusal. Liveness says
-//! whether to restart the process, and stays green while it drains: a probe that fails then would
-//! have the process killed in the middle (Kubernetes: liveness and readiness probes).
+//! Readiness says whether to send traffic. It turns red before the first request is refused. Liveness
+//! says whether to restart the process. It stays green while the process drains, because a failed
+//! liveness probe would kill the process during the drain (Kubernetes: liveness and readiness probes).
 
 use std::convert::Infallible;
 use std::fmt;
@@ -27,30 +27,31 @@ use crate::error::BoxError;
 use crate::state::LifecycleState;
 use crate::sync::Arc;
 
-/// Answers readiness probes or, made [`liveness`](Self::liveness), liveness probes.
+/// Answers readiness probes, or liveness probes if set to [`liveness`](Self::liveness).
 ///
 /// | state | readiness | liveness |
 /// |---|---|---|
 /// | `Initializing`, `Starting` | 503 `starting` | 200 |
-/// | the same, while it is rolled back | 503 `draining` | 200 |
+/// | the same, during a rollback | 503 `draining` | 200 |
 /// | `Running`, all checks succeed and no task has died | 200 `healthy` | 200 |
-/// | `Running`, and a check fails, or a task has died | 200 `degraded` | 200 |
-/// | `Running`, and a critical check fails | 503 `unhealthy` | 200 |
+/// | `Running`, a check fails or a task has died | 200 `degraded` | 200 |
+/// | `Running`, a critical check fails | 503 `unhealthy` | 200 |
 /// | `Running`, [paused](ShutdownController::pause) | 503 `paused` | 200 |
 /// | `LameDuck`, `Draining` | 503 `draining` | 200 |
 /// | `Stopping` | 503 `stopping` | 200 |
 /// | `Stopped` | 503 `stopped` | 503 |
 /// | `Failed` | 503 `unhealthy` | 503 |
 ///
-/// The body is JSON, and nothing in it comes from the request. Its `services` are those that a
-/// [`Startup`](crate::Startup) has started, the named tasks that are running or have died (see
-/// [`TaskPolicy`](crate::controller::TaskPolicy)), and the checks; the texts of their errors are shown to
-/// everybody who can ask, so keep passwords out of them. GET and HEAD only; other methods get a 405.
+/// The body is JSON. Nothing in it comes from the request. Its `services` are the services started
+/// by a [`Startup`](crate::Startup), the named tasks that are running or have died (see
+/// [`TaskPolicy`](crate::controller::TaskPolicy)), and the checks. Error texts are visible to everyone
+/// who can send a probe, so keep passwords out of them. Only GET and HEAD are answered; other methods
+/// get a 405.
 ///
-/// Put it beside the [`DrainLayer`](crate::DrainLayer), not inside: a probe must not be refused;
-/// without a router, [`HealthLayer`](super::HealthLayer) puts it in front. A probe that makes a connection also needs a
-/// listener: the service's own closes when draining begins. Probes that are to be answered until the
-/// end need a port of their own, with a server that is given to
+/// Put this service next to the [`DrainLayer`](crate::DrainLayer) and not inside it, so that a probe
+/// is never refused. Without a router, use a [`HealthLayer`](super::HealthLayer). A probe that opens
+/// a new connection also needs a listener, and the application's listener closes when draining
+/// begins. To answer probes until the end, give them their own port, with a server that is passed to
 /// [`spawn_admin`](ShutdownController::spawn_admin).
 ///
 /// # Examples
@@ -96,12 +97,12 @@ pub struct ResponseFuture {
     answer: Answer,
     settings: Arc<Settings>,
     ctl: ShutdownController,
-    /// At the call, which decided whether checks are run.
-    status: &'static str,
+    /// The status at the call. It decided whether checks are run.
+    status_at_call: &'static str,
     round: Round,
 }
 
-/// What there is to answer with.
+/// The kind of response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Answer {
     Health { head: bool },
@@ -111,7 +112,7 @@ enum Answer {
 // ===== impl HealthService =====
 
 impl HealthService {
-    /// Makes a readiness probe's answer.
+    /// Creates a service that answers readiness probes.
     pub fn new(ctl: ShutdownController) -> Self {
         Self {
             ctl,
@@ -128,7 +129,7 @@ impl HealthService {
         }
     }
 
-    /// Sets the version that the body shows. Default `unknown`.
+    /// Sets the version shown in the body. Default `unknown`.
     ///
     /// # Examples
     ///
@@ -155,19 +156,18 @@ impl HealthService {
         self
     }
 
-    /// Adds a check, run for each readiness probe while `Running`.
+    /// Adds a check. It runs for each readiness probe while `Running`.
     ///
-    /// All checks run at the same time, and each at most once at a time: a probe that finds a run
-    /// under way joins it. One that fails, panics or takes longer than the
-    /// [limit](Self::check_timeout) makes the status `degraded`, and the probe stays green; see
-    /// [`critical_check`](Self::critical_check). The text of its error is shown in the body, to
-    /// everybody who can ask. A later check of the same name replaces the earlier one, whether
-    /// critical or not, and a check is shown in place of a service of its name.
+    /// All checks run at the same time. Each check has at most one run at a time: a probe that finds
+    /// a run in progress joins it. If a check fails, panics or takes longer than the
+    /// [limit](Self::check_timeout), the status is `degraded` and the probe stays green; see
+    /// [`critical_check`](Self::critical_check) for the alternative. The error text is shown in the
+    /// body, to everyone who can send a probe. A later check with the same name replaces the earlier
+    /// one, critical or not. A check also replaces a service with the same name in the body.
     ///
-    /// Each run is a task of its own, so outside a tokio runtime all checks fail. It goes on when
-    /// its probes are dropped, and is dropped with the service, all its clones and all its probes.
-    /// Clones of the service share the runs, and so do services that are made from them by further
-    /// setters.
+    /// Each run is its own task, so all checks fail outside a tokio runtime. A run continues when its
+    /// probes are dropped. It is dropped with the service, all clones and all probes. Clones of the
+    /// service share the runs, even if the settings of a clone are changed later.
     ///
     /// # Examples
     ///
@@ -201,11 +201,11 @@ impl HealthService {
         self
     }
 
-    /// Adds a check without which there is no serving: when it fails, the probe is red.
+    /// Adds a check that turns the readiness probe red when it fails.
     ///
-    /// The status is then `unhealthy`, and no traffic is sent here; mind that a dependency which
-    /// all instances share takes all of them out at once. In all else it is a
-    /// [`check`](Self::check). Liveness runs neither, so a failing database leads to no restart.
+    /// The status is then `unhealthy`, and the instance gets no traffic. Note that a dependency
+    /// shared by all instances takes all of them out at once. Otherwise it works like
+    /// [`check`](Self::check). Liveness runs no checks, so a failing database causes no restart.
     ///
     /// # Examples
     ///
@@ -239,11 +239,11 @@ impl HealthService {
 
     /// Sets how long each check may take. Default 1 s.
     ///
-    /// One that takes longer shows as failed, at once to all further probes, until it has ended; then
-    /// the next probe runs it anew. It is not dropped, and no second run is begun meanwhile: what
-    /// it has left on another thread, as `spawn_blocking` does, would go on, and add up. So a check
-    /// that never ends stays failed. If its work can be dropped, put a
-    /// [`timeout`](tokio::time::timeout) of your own into it.
+    /// A check that takes longer counts as failed until its run has ended; further probes do not wait
+    /// for it. The next probe after that runs it again. The run is not dropped, and no second run is
+    /// started meanwhile, because work on another thread, as with `spawn_blocking`, would continue and
+    /// pile up. So a check that never ends stays failed. If its work can be dropped, put your own
+    /// [`timeout`](tokio::time::timeout) into the check.
     ///
     /// # Examples
     ///
@@ -273,10 +273,10 @@ impl HealthService {
         self
     }
 
-    /// Sets how long the result of a check is shown again. Default zero: each probe runs them all.
+    /// Sets how long the result of a check is reused. Default zero: each probe runs all checks.
     ///
-    /// It keeps those who can ask from running the checks as often as they like. The time counts
-    /// from the end of the run; failures are cached as well.
+    /// This limits how often clients can make the checks run. The time counts from the end of the
+    /// run. Failures are cached as well.
     ///
     /// # Examples
     ///
@@ -310,18 +310,18 @@ impl HealthService {
         self
     }
 
-    /// Runs the checks in the background, at this period; probes only read. Default zero, which is
-    /// off.
+    /// Runs the checks in the background with this period, so that probes only read the results.
+    /// Default zero, which turns this off.
     ///
-    /// The first readiness probe while `Running` begins it, and is the only one that waits: until the
-    /// first results are there, or until the [limit](Self::check_timeout), after which a check counts
-    /// as failed. So a critical check keeps readiness red until it has succeeded once. Later
-    /// probes show the last result, with its `age` in seconds, or that there is no answer within
-    /// the limit. A run that takes longer than the period delays the next one.
+    /// The first readiness probe while `Running` starts the checks. It is the only probe that waits,
+    /// for the first results or until the [limit](Self::check_timeout), after which a check counts as
+    /// failed. So a critical check keeps readiness red until it has succeeded once. Later probes show
+    /// the last result with its `age` in seconds, or that there was no answer within the limit. A run
+    /// that takes longer than the period delays the next run.
     ///
-    /// The checks go on, whether or not anybody asks, until draining begins, or until the service and
-    /// all its clones are gone. [`cache_for`](Self::cache_for) has no effect beside this. Of clones
-    /// with different periods the shortest counts.
+    /// The checks run, with or without probes, until draining begins or until the service and all its
+    /// clones are dropped. [`cache_for`](Self::cache_for) then has no effect. If clones have different
+    /// periods, the shortest applies.
     ///
     /// # Examples
     ///
@@ -355,7 +355,7 @@ impl HealthService {
         self
     }
 
-    /// Makes it a liveness probe's answer, which runs no checks.
+    /// Makes the service answer liveness probes. It then runs no checks.
     ///
     /// # Examples
     ///
@@ -370,7 +370,7 @@ impl HealthService {
     ///
     /// ctl.trigger(ShutdownReason::Manual);
     /// let response = liveness.clone().oneshot(Request::new(())).await.unwrap();
-    /// assert_eq!(response.status(), 200); // still at work
+    /// assert_eq!(response.status(), 200); // still draining
     ///
     /// ctl.stopped().await;
     /// let response = liveness.oneshot(Request::new(())).await.unwrap();
@@ -382,7 +382,7 @@ impl HealthService {
         self
     }
 
-    /// Undoes [`liveness`](Self::liveness).
+    /// Reverts [`liveness`](Self::liveness).
     pub(super) fn readiness(mut self) -> Self {
         Arc::make_mut(&mut self.settings).liveness = false;
         self
@@ -394,7 +394,7 @@ impl HealthService {
         checks.push(check);
     }
 
-    /// Begins the answer to a probe, of which nothing but the method matters.
+    /// Starts the response to a probe. Only the method of the request matters.
     pub(super) fn answer(&self, method: &Method) -> ResponseFuture {
         let answer = match *method {
             Method::GET => Answer::Health { head: false },
@@ -413,7 +413,7 @@ impl HealthService {
             answer,
             settings: Arc::clone(&self.settings),
             ctl: self.ctl.clone(),
-            status,
+            status_at_call: status,
             round,
         }
     }
@@ -433,14 +433,14 @@ impl<B> Service<Request<B>> for HealthService {
     }
 }
 
-/// The status of a controller that is ready for traffic, unless a check objects.
+/// The status of a controller that is ready for traffic, if no check fails.
 const HEALTHY: &str = "healthy";
 
-/// The status that goes with the state. The notice is there before the first shard is closed, and
-/// so before the first refusal; the state follows.
+/// Returns the status for the state of the controller. The shutdown notice is set before the first
+/// shard is closed, and so before the first refusal. The state changes after that.
 fn status(ctl: &ShutdownController) -> &'static str {
     match ctl.state() {
-        // A start-up is being rolled back, or the first move of a shutdown is being made.
+        // A start-up is rolled back, or a shutdown was triggered and the state has not changed yet.
         state if state <= LifecycleState::Running && ctl.core().is_triggered() => "draining",
         LifecycleState::Initializing | LifecycleState::Starting => "starting",
         LifecycleState::Running if ctl.is_paused() => "paused",
@@ -465,7 +465,7 @@ impl fmt::Debug for HealthService {
 // ===== impl ResponseFuture =====
 
 impl ResponseFuture {
-    /// Polls for the response with its body still in one piece.
+    /// Polls for the response, with its body as one buffer.
     pub(super) fn poll_response(&mut self, cx: &mut Context<'_>) -> Poll<Response<Bytes>> {
         let shown = ready!(Pin::new(&mut self.round).poll(cx));
         Poll::Ready(match self.answer {
@@ -476,9 +476,9 @@ impl ResponseFuture {
 
     fn health(&self, head: bool, shown: &[Shown]) -> Response<Bytes> {
         let settings = &*self.settings;
-        // It may have turned red while the checks ran; what was red has had no checks run, and so
-        // cannot turn green.
-        let status = match (self.status, status(&self.ctl)) {
+        // The status may have turned red while the checks ran. If it was red at the call, no checks
+        // were run, so the response stays red.
+        let status = match (self.status_at_call, status(&self.ctl)) {
             (HEALTHY, HEALTHY) => self.status_by_checks(shown),
             (before, HEALTHY) => before,
             (_, now) => now,
@@ -500,7 +500,7 @@ impl ResponseFuture {
             in_flight_requests: self.ctl.in_flight(),
             timestamp: timestamp(),
         };
-        // Nothing but strings and numbers: it cannot fail, and an empty body would say so.
+        // Serializing strings and numbers cannot fail. If it did, the body would be empty.
         let json = serde_json::to_vec(&payload).unwrap_or_default();
         let length = json.len();
         let mut response = Response::new(if head { Bytes::new() } else { json.into() });
@@ -558,7 +558,7 @@ mod tests {
     use super::*;
     use crate::state::ShutdownReason;
 
-    /// P9: from the first refusal on it is red.
+    /// P9: readiness is red from the first refusal on.
     #[track_caller]
     fn is_red_at_the_first_refusal(red: &str, refuse: fn(&ShutdownController)) {
         for _ in 0..500 {
@@ -592,7 +592,7 @@ mod tests {
     fn what_was_red_at_the_call_is_not_answered_green() {
         let health = HealthService::new(ShutdownController::new());
         let mut future = health.answer(&Method::GET);
-        future.status = "starting";
+        future.status_at_call = "starting";
         let mut cx = Context::from_waker(std::task::Waker::noop());
         let Poll::Ready(response) = future.poll_response(&mut cx) else {
             panic!("there is nothing to wait for")

@@ -1,4 +1,4 @@
-//! What a probe has to wait for of one check.
+//! One check of a probe.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::run::Outcome;
 
-/// The result of one check, or the wait for it.
+/// The result of one check, or a future that waits for it.
 pub(super) enum Step {
     Waiting(Pin<Box<dyn Future<Output = Outcome> + Send + Sync>>),
     Ended(Shown),
@@ -17,7 +17,7 @@ pub(super) enum Step {
 #[derive(Debug, Clone)]
 pub(super) struct Shown {
     pub(super) outcome: Outcome,
-    /// Of a result that was not made for this probe: how long ago the run ended.
+    /// How long ago the run ended. Set for runs in the background only.
     pub(super) age: Option<Duration>,
 }
 

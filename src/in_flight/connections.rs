@@ -1,4 +1,4 @@
-//! How many connections are open, of servers and accept loops that say so.
+//! Counts the open connections of servers and of accept loops that report them.
 
 use super::gate::Gate;
 use super::milestones::event;
@@ -7,13 +7,14 @@ use crate::sync::{Arc, AtomicUsize, Ordering};
 #[derive(Debug)]
 pub(crate) struct Connections {
     gate: Arc<Gate>,
-    /// Of our own servers, which wait for them and are themselves waited for.
+    /// Connections of the crate's own servers. The servers wait for them, and the shutdown waits
+    /// for the servers.
     served: AtomicUsize,
-    /// Of accept loops that have them watched.
+    /// Connections of accept loops that use the connection watcher.
     watched: AtomicUsize,
 }
 
-/// One that is open, until it is dropped.
+/// An open connection. Counted until it is dropped.
 pub(crate) struct OpenConnection {
     connections: Arc<Connections>,
     is_watched: bool,
@@ -35,7 +36,7 @@ impl Connections {
     }
 
     pub(crate) fn served(&self) -> u64 {
-        // Acquire: pairs with the Release in `drop`; what the connection did has been done.
+        // Acquire: pairs with the Release in `drop`; everything the connection did is visible.
         self.served.load(Ordering::Acquire) as u64
     }
 
@@ -65,7 +66,7 @@ impl OpenConnection {
     }
 
     fn new(connections: &Arc<Connections>, is_watched: bool) -> Self {
-        // Relaxed: the server that it belongs to, or its watcher, is known to run anyway.
+        // Relaxed: its server or watcher is known to run anyway.
         connections
             .count(is_watched)
             .fetch_add(1, Ordering::Relaxed);
@@ -80,7 +81,7 @@ impl OpenConnection {
 impl Drop for OpenConnection {
     fn drop(&mut self) {
         let count = self.connections.count(self.is_watched);
-        // Release: pairs with the Acquire in `open`.
+        // Release: pairs with the Acquire in `served` and `watched`.
         if count.fetch_sub(1, Ordering::Release) == 1 {
             self.connections.gate.milestones().reach(event::WORK_ENDED);
         }

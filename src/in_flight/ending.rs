@@ -1,4 +1,4 @@
-//! Whether the runtime is ending.
+//! Detects a runtime that is shutting down.
 
 use std::future::pending;
 
@@ -6,12 +6,12 @@ use tokio::runtime::Handle;
 
 use crate::panic;
 
-/// Returns whether the runtime of the calling task is ending, which drops all its tasks.
+/// Returns whether the runtime of the calling task is shutting down, which drops all its tasks.
 ///
-/// It asks by a task, which an ending runtime drops instead of taking it.
+/// It spawns a task, which a runtime that is shutting down drops at once.
 pub(crate) fn runtime_is_ending() -> bool {
     let mut is_ending = false;
-    // A runtime may have hooks for its tasks, which are foreign.
+    // A runtime may have hooks for its tasks, which are foreign code.
     panic::contained(|| {
         if let Ok(runtime) = Handle::try_current() {
             let task = runtime.spawn(pending::<()>());

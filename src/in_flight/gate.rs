@@ -1,51 +1,57 @@
-//! The gate: what is in flight, and whether more may enter.
+//! The gate counts the work in flight and decides whether more may enter.
 //!
-//! The count is spread over shards, one cache line each, and a thread works on its own. A shard is
-//! one word, so that counting and asking are a single operation:
+//! The count is spread over shards. Each shard has its own cache lines, and each thread uses its
+//! own shard. A shard is one word, so counting an entry and checking the gate are a single
+//! operation:
 //!
 //! ```text
 //! 63            32 31        6  5   4   3   2   1   0
 //! [ entered       | in flight | E | L | F | D | C | S ]     S shedding, C closed, D draining, F forced
 //! ```
 //!
-//! What does not fit into the field of those who have entered is carried to a word beside it.
+//! When the `entered` field is about to overflow, half of it is carried to a second word (invariant
+//! 9).
 //!
-//! L and E are bits of the late shard alone: late requests are admitted; the drain has ended, and no
+//! Only the late shard uses L and E. L: late requests are admitted. E: the drain has ended and no
 //! request is admitted.
 //!
-//! What has entered while the shard was open was admitted; what entered while it was closed was not.
+//! An entry counts as admitted if the shard was open when it entered, and as refused if it was
+//! closed.
 //!
 //! # Invariants
 //!
-//! 1. *Count first, look second.* An entry adds itself and reads the gate's answer out of the same
+//! 1. *Count first, check second.* An entry adds itself and reads the state of the gate in the same
 //!    operation. A refused entry takes itself out again. So nothing is admitted to a shard after it
-//!    was closed, and a closed shard only falls, but for refusals that come and go.
-//! 2. *What may not be refused moves to `late`*, a shard that is always closed. An entry that must be
-//!    counted and meets a closed shard adds itself to `late` before it takes itself out of its own:
-//!    it is always seen in one of the two.
-//! 3. *Idle* is: a pause or the closing has been published, each shard was seen closed and empty, one
-//!    after another, and then `late` was seen empty. With 1 and 2 the count was zero at that last
-//!    look. *Drained* is the same once the gate is closed for good.
-//! 4. *Who empties, looks.* Whoever takes a closed shard or `late` to zero scans, and so does the
-//!    one who publishes a pause or the closing. Between its own change and its scan each has a
-//!    `SeqCst` fence, so of two who change different words at the same time at least one sees both
-//!    changes: there is always a last one that finds all of it empty, and no waiter has to poll.
-//! 5. *Force is published before it is announced.* The bit is set on every shard first, the wakers
-//!    are taken afterwards, and a registration looks at the bit under the lock of the wakers.
-//! 6. *The gate turns under one lock.* Every change of phase bits is made under `turn`. D and F are
-//!    only ever added; S and C are taken back by `unshed` and `unpause`, and C never beside D.
-//! 7. *Late requests are admitted by the late shard.* While L is set there, a request that was refused
-//!    by its own shard adds itself to `late`, and reads the answer out of that operation as in 1. They
-//!    come after *drained*, so whoever sets E looks once more whether all is idle. A request that waited
-//!    for the readiness of an inner service enters in the same way, until E is set.
-//! 8. *A look counts as long as the gate stays closed.* What a scan has seen is published under
-//!    `turn`, and only if the gate was not opened since the scan began: a slow scan of an earlier
-//!    pause cannot tell of a later one. `IDLE` is taken back as the gate opens.
-//! 9. *The count of the admitted never falls.* Who enters and finds the top bit of the word set takes
-//!    it out, and adds what it stood for to `carried`; both under `turn`, where the count is read, too.
-//!    Whoever is admitted is counted once it is certain, and not taken back.
-//! 10. *What its runtime kills is in flight or killed, and never both.* It leaves under `turn`, where an
-//!     interrupted shutdown counts the two before it sets F.
+//!    was closed. The count of a closed shard only falls, apart from refusals that come and go.
+//! 2. *Entries that must not be refused move to `late`*, a shard that is always closed. An entry
+//!    that must be counted and finds its shard closed adds itself to `late` before it takes itself
+//!    out of its own shard. It is always visible in one of the two.
+//! 3. *Idle* means: a pause or the closing was published, then each shard was seen closed and
+//!    empty, one after another, and then `late` was seen empty. With 1 and 2, the count was zero
+//!    when `late` was read. *Drained* means the same once the gate is closed for good.
+//! 4. *A thread that empties a shard scans.* A thread that takes a closed shard or `late` to zero
+//!    scans the gate, and so does a thread that publishes a pause or the closing. Each has a
+//!    `SeqCst` fence between its own change and its scan. So if two threads change different words
+//!    at the same time, at least one of them sees both changes. Some scan always finds the gate
+//!    empty, and no waiter has to poll.
+//! 5. *Force is published before wakers are woken.* The bit is set on every shard first, and the
+//!    wakers are taken afterwards. A registration checks the bit under the lock of the wakers.
+//! 6. *Phase bits change under one lock.* Every change is made under `state`. D and F are never
+//!    cleared. `unshed` clears S and `unpause` clears C, but neither does once D is set.
+//! 7. *The late shard admits late requests.* While L is set, a request that its own shard refused
+//!    adds itself to `late` and reads the answer in the same operation, as in 1. Late requests can
+//!    come after *drained*, so the thread that sets E checks once more whether the gate is idle. A
+//!    request that waited for the readiness of an inner service enters in the same way, until E is
+//!    set.
+//! 8. *A scan is valid only while the gate stays closed.* The result of a scan is published under
+//!    `state`, and only if the gate was not opened since the scan began. A slow scan of an earlier
+//!    pause cannot publish in a later one. Opening the gate clears `IDLE`.
+//! 9. *The count of admitted entries never falls.* An entry that finds the top bit of the word set
+//!    clears it and adds its value to `carried`. Both happen under `state`, and the count is read
+//!    under `state` too. An entry is counted only once its admission is certain, and that count is
+//!    never taken back.
+//! 10. *An entry dropped by its runtime is either in flight or killed, never both.* It leaves under
+//!     `state`. An interrupted shutdown counts both under `state` before it sets F.
 
 mod shard;
 
@@ -59,55 +65,55 @@ use crate::sync::{Arc, AtomicU64, Mutex, MutexGuard, Ordering, fence, lock};
 #[derive(Debug)]
 pub(crate) struct Gate {
     shards: Box<[Arc<Shard>]>,
-    /// Of what is in flight, but entered after its shard was closed (invariant 2).
+    /// Entries that are in flight and entered after their shard was closed (invariant 2).
     late: Arc<Shard>,
-    turn: Mutex<Turn>,
-    /// How often the gate was opened again; changed under `turn`.
+    state: Mutex<State>,
+    /// How often the gate was reopened; changed under `state`.
     openings: AtomicU64,
-    /// How often it was found idle; changed under `turn`.
+    /// How often the gate was found idle; changed under `state`.
     idles: AtomicU64,
     milestones: Milestones,
 }
 
-/// How the gate stands (invariant 6).
+/// The part of the gate that is behind the lock (invariant 6).
 #[derive(Debug, Default)]
-struct Turn {
+struct State {
     closed_for_good: bool,
-    /// How many entries were dropped by the end of their runtime, since a shutdown began.
+    /// How many entries their runtime dropped as it ended, since a shutdown began.
     killed: u64,
 }
 
 // ===== impl Gate =====
 
 impl Gate {
-    /// Makes an open gate of at least `shards` shards, rounded up to a power of two.
+    /// Creates an open gate with at least `shards` shards, rounded up to a power of two.
     pub(crate) fn new(shards: usize, reached: u32) -> Arc<Self> {
         Arc::new_cyclic(|gate| Self {
             shards: (0..shards.max(1).next_power_of_two())
                 .map(|_| Arc::new(Shard::new(gate.clone())))
                 .collect(),
             late: Arc::new(Shard::late(gate.clone())),
-            turn: Mutex::new(Turn::default()),
+            state: Mutex::new(State::default()),
             openings: AtomicU64::new(0),
             idles: AtomicU64::new(0),
             milestones: Milestones::new(reached),
         })
     }
 
-    fn turn(&self) -> MutexGuard<'_, Turn> {
-        lock(&self.turn)
+    fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
     }
 
     pub(crate) fn milestones(&self) -> &Milestones {
         &self.milestones
     }
 
-    /// Returns the shards that may be entered, by their indices.
+    /// Returns the shards by index, without the late shard.
     pub(crate) fn shards(&self) -> &[Arc<Shard>] {
         &self.shards
     }
 
-    /// Returns all of them, the late one too: for what is said to everything in flight.
+    /// Returns all shards, including the late shard.
     pub(crate) fn all_shards(&self) -> impl Iterator<Item = &Arc<Shard>> {
         self.shards.iter().chain([&self.late])
     }
@@ -124,35 +130,36 @@ impl Gate {
         &self.shards[self.local_index()]
     }
 
-    /// Forgets who came in an earlier lame duck: a shutdown begins.
+    /// Forgets the arrivals of an earlier lame duck, because a new shutdown begins.
     pub(crate) fn forget_arrivals(&self) {
         self.shards.iter().for_each(|shard| shard.forget_arrivals());
     }
 
-    /// Asks HTTP/1 clients to leave from now on.
+    /// Makes HTTP/1 responses ask clients to close the connection from now on.
     pub(crate) fn shed(&self) {
-        let _turn = self.turn();
-        self.add_to_all(SHEDDING);
+        let _state = self.state();
+        self.set_on_all(SHEDDING);
     }
 
-    /// Takes [`shed`](Self::shed) back.
+    /// Reverts [`shed`](Self::shed).
     pub(crate) fn unshed(&self) {
-        let turn = self.turn();
-        if !turn.closed_for_good {
-            self.take_from_all(SHEDDING);
+        let state = self.state();
+        if !state.closed_for_good {
+            self.clear_on_all(SHEDDING);
         }
     }
 
-    /// Admits nothing more until [`unpause`](Self::unpause); `false` if it is paused or closed.
+    /// Refuses new entries until [`unpause`](Self::unpause). Returns `false` if the gate is already
+    /// paused or closed.
     pub(crate) fn pause(&self) -> bool {
-        let turn = self.turn();
-        if turn.closed_for_good || self.milestones.has(event::PAUSED) {
+        let state = self.state();
+        if state.closed_for_good || self.milestones.has(event::PAUSED) {
             return false;
         }
-        // Before the first refusal, for readiness looks at it.
+        // Before the first refusal, because readiness checks it.
         self.milestones.publish(event::PAUSED);
-        self.add_to_all(CLOSED);
-        drop(turn);
+        self.set_on_all(CLOSED);
+        drop(state);
         for shard in &self.shards {
             shard.wake_all(interest::CLOSED);
         }
@@ -160,15 +167,15 @@ impl Gate {
         true
     }
 
-    /// Admits again; `false` if it is not paused, or closed for good.
+    /// Admits entries again. Returns `false` if the gate is not paused, or is closed for good.
     pub(crate) fn unpause(&self) -> bool {
-        let turn = self.turn();
-        if turn.closed_for_good || !self.milestones.has(event::PAUSED) {
+        let state = self.state();
+        if state.closed_for_good || !self.milestones.has(event::PAUSED) {
             return false;
         }
-        self.take_from_all(CLOSED);
-        // Release: pairs with the Acquire in `scan`. Who counts this opening finds the shards open, or
-        // closed again.
+        self.clear_on_all(CLOSED);
+        // Release: pairs with the Acquire in `scan`. A scan that sees this opening also sees the
+        // shards open, or closed again.
         self.openings.fetch_add(1, Ordering::Release);
         self.milestones.take_back(event::PAUSED | event::IDLE);
         true
@@ -178,111 +185,114 @@ impl Gate {
         self.milestones.reached() & (event::PAUSED | event::CLOSED) == event::PAUSED
     }
 
-    /// Admits nothing more for good, once it has returned. Whoever calls it publishes
-    /// `event::CLOSED` next, and then calls [`scan`](Self::scan).
+    /// Closes the gate for good. The caller then publishes `event::CLOSED` and calls
+    /// [`scan`](Self::scan).
     pub(crate) fn close(&self) {
         self.close_with(ENDED);
     }
 
-    /// Closes the gate for good, but for the requests that waited for the readiness of an inner service
-    /// and, if it `serves_late` and was not paused, late ones; see [`refuse_late`](Self::refuse_late)
-    /// and [`end_drain`](Self::end_drain). Whoever calls it goes on as after [`close`](Self::close).
+    /// Closes the gate for good, except for requests that waited for the readiness of an inner
+    /// service and, if `serves_late` is set and the gate was not paused, for late requests. See
+    /// [`refuse_late`](Self::refuse_late) and [`end_drain`](Self::end_drain). The caller continues
+    /// as after [`close`](Self::close).
     pub(crate) fn begin_drain(&self, serves_late: bool) {
         let serves_late = serves_late && !self.milestones.has(event::PAUSED);
         self.close_with(if serves_late { LATE } else { 0 });
     }
 
     fn close_with(&self, late: u64) {
-        let mut turn = self.turn();
-        if !turn.closed_for_good {
-            turn.closed_for_good = true;
-            // First: none is refused between its own shard and the late one (invariant 7).
-            self.late.add(late);
+        let mut state = self.state();
+        if !state.closed_for_good {
+            state.closed_for_good = true;
+            // Before the shards are closed, so that no request is refused between its own shard and
+            // `late` (invariant 7).
+            self.late.set_phase(late);
         }
-        self.add_to_all(SHEDDING | CLOSED | DRAINING);
+        self.set_on_all(SHEDDING | CLOSED | DRAINING);
     }
 
     /// Refuses late requests from now on.
     pub(crate) fn refuse_late(&self) {
-        let _turn = self.turn();
-        self.late.take(LATE);
+        let _state = self.state();
+        self.late.clear_phase(LATE);
     }
 
-    /// Admits no request at all any more. Those that came before are in flight (invariant 7).
+    /// Admits no more requests. Earlier ones are in flight (invariant 7).
     pub(crate) fn end_drain(&self) {
-        let _turn = self.turn();
+        let _state = self.state();
         self.end_late();
     }
 
     fn end_late(&self) {
-        self.late.add(ENDED);
-        self.late.take(LATE);
+        self.late.set_phase(ENDED);
+        self.late.clear_phase(LATE);
     }
 
-    /// Marks all admitted work to be cut, after [`close`](Self::close); waking it is left to
+    /// Forces all admitted work, after [`close`](Self::close). The caller wakes it with
     /// [`Shard::wake_batch`] (invariant 5).
     pub(crate) fn force(&self) {
-        let _turn = self.turn();
+        let _state = self.state();
         self.end_late();
-        self.add_to_all(FORCED);
+        self.set_on_all(FORCED);
     }
 
-    /// As [`force`](Self::force), when the shutdown is interrupted. Gives how many were in flight then, or had
-    /// been dropped by the end of their runtime.
+    /// Does the same as [`force`](Self::force), for an interrupted shutdown. Returns how many
+    /// entries were in flight or had been dropped by the end of their runtime.
     pub(crate) fn interrupt(&self) -> u64 {
-        let turn = self.turn();
+        let state = self.state();
         self.end_late();
-        // Counted before it is forced (invariant 10): what finds itself forced leaves without the lock.
-        let in_flight = self.in_flight() + turn.killed;
-        self.add_to_all(FORCED);
+        // Counted before the force (invariant 10): an entry that sees the force leaves without the
+        // lock.
+        let in_flight = self.in_flight() + state.killed;
+        self.set_on_all(FORCED);
         in_flight
     }
 
-    fn add_to_all(&self, bits: u64) {
-        self.all_shards().for_each(|shard| shard.add(bits));
+    fn set_on_all(&self, bits: u64) {
+        self.all_shards().for_each(|shard| shard.set_phase(bits));
     }
 
-    fn take_from_all(&self, bits: u64) {
-        self.shards.iter().for_each(|shard| shard.take(bits));
-        // It stays closed (invariant 2).
-        self.late.take(bits & !CLOSED);
+    fn clear_on_all(&self, bits: u64) {
+        self.shards.iter().for_each(|shard| shard.clear_phase(bits));
+        // The late shard stays closed (invariant 2).
+        self.late.clear_phase(bits & !CLOSED);
     }
 
-    /// Publishes `IDLE`, and `DRAINED` if the gate is closed for good, when nothing is in flight
+    /// Publishes `IDLE` if nothing is in flight, and `DRAINED` too if the gate is closed for good
     /// (invariants 3 and 4).
     #[cold]
     pub(crate) fn scan(&self) {
-        // Pairs with this same fence in every other scan (invariant 4).
+        // Pairs with the same fence in every other scan (invariant 4).
         fence(Ordering::SeqCst);
         // Acquire: pairs with the Release in `unpause`.
         let openings = self.openings.load(Ordering::Acquire);
         if self.pending_events() != 0 && self.is_empty() {
-            self.tell_empty(openings);
+            self.publish_empty(openings);
         }
     }
 
-    /// Tells that the gate was found empty, unless it was opened since (invariant 8).
-    fn tell_empty(&self, openings: u64) {
-        let turn = self.turn();
+    /// Publishes that the gate was found empty, unless it was opened since (invariant 8).
+    fn publish_empty(&self, openings: u64) {
+        let state = self.state();
         let events = self.pending_events();
-        // Relaxed: it is changed under `turn`.
+        // Relaxed: it is changed under `state`.
         let is_closed = self.openings.load(Ordering::Relaxed) == openings;
         if is_closed && events != 0 {
-            // Release: pairs with the Acquire in `idles`, as `publish` with `reached`.
+            // Release: pairs with the Acquire in `idles`, as `publish` does with `reached`.
             self.idles.fetch_add(1, Ordering::Release);
             self.milestones.publish(events);
-            drop(turn);
+            drop(state);
             self.milestones.wake(events);
         }
     }
 
     /// Returns how often the gate was found idle.
     pub(crate) fn idles(&self) -> u64 {
-        // Acquire: pairs with the Release in `tell_empty`.
+        // Acquire: pairs with the Release in `publish_empty`.
         self.idles.load(Ordering::Acquire)
     }
 
-    /// What an empty gate would have to tell.
+    /// Returns the events that an empty gate has not published yet.
     fn pending_events(&self) -> u32 {
         let reached = self.milestones.reached();
         let empty = if reached & event::CLOSED != 0 {
@@ -295,19 +305,20 @@ impl Gate {
         empty & !reached
     }
 
-    /// The late one last (invariant 3).
+    /// Checks the late shard last (invariant 3).
     fn is_empty(&self) -> bool {
         self.all_shards().all(|shard| shard.is_closed_and_empty())
     }
 
-    /// Returns how many are in flight: exact when nothing moves, else off by what is moving.
+    /// Returns how many entries are in flight. Concurrent entries and leaves may or may not be
+    /// counted.
     pub(crate) fn in_flight(&self) -> u64 {
         self.all_shards().map(|shard| shard.in_flight()).sum()
     }
 
-    /// Returns how many were admitted since the start. It never falls (invariant 9).
+    /// Returns how many entries were admitted since the start. Never falls (invariant 9).
     pub(crate) fn admitted(&self) -> u64 {
-        let _turn = self.turn();
+        let _state = self.state();
         let shards: u64 = self.shards.iter().map(|shard| shard.admitted()).sum();
         shards + self.late.admitted_late()
     }
@@ -316,18 +327,19 @@ impl Gate {
         self.shards.iter().map(|shard| shard.refused()).sum()
     }
 
-    /// Returns how many entries were cut. Exact after `IDLE`: each is noted before it leaves.
+    /// Returns how many entries were cut. Exact after `IDLE`, because each is noted before it
+    /// leaves.
     pub(crate) fn aborted(&self) -> u64 {
         self.all_shards().map(|shard| shard.aborted()).sum()
     }
 
-    /// Returns how many late requests were served, or are. Exact when nothing moves.
+    /// Returns how many late requests were admitted. Exact when nothing enters concurrently.
     pub(crate) fn late_requests(&self) -> u64 {
         self.late.arrivals().0
     }
 
-    /// Returns how many requests were noted in the lame duck, and the latest time of the notes. Exact
-    /// after `DRAINED`: each is noted before it leaves.
+    /// Returns how many requests arrived in the lame duck, and when the last one did. Exact after
+    /// `DRAINED`, because each is noted before it leaves.
     pub(crate) fn arrivals(&self) -> (u64, u64) {
         let shards = self.shards.iter().map(|shard| shard.arrivals());
         shards.fold((0, 0), |(count, last), (more, at)| {

@@ -1,4 +1,4 @@
-//! The guard: one unit of work in flight.
+//! Guards for one unit of work in flight.
 
 use std::fmt;
 use std::future::Future;
@@ -17,10 +17,10 @@ use crate::sync::Arc;
 
 /// Keeps one unit of work in flight until it is dropped.
 ///
-/// The layers take one for each request; [`ShutdownController::track`] and
-/// [`ShutdownController::try_admit`] hand one out for work that is not a tower call: a consumer
-/// loop, a WebSocket task, a job. Dropping it is the only way to end it, and happens once on every
-/// path, a panic included.
+/// The layers take one guard for each request. [`ShutdownController::track`] and
+/// [`ShutdownController::try_admit`] return one for work that is not a tower call: a consumer loop,
+/// a WebSocket task, a job. Dropping the guard is the only way to end the work that it counts. This
+/// happens exactly once on every path, including a panic.
 ///
 /// A guard may be sent to other threads, and may outlive every service and every clone of the
 /// controller. It is not promised that the work has left the machine when its guard is dropped: a
@@ -38,7 +38,7 @@ use crate::sync::Arc;
 ///     let mut tick = tokio::time::interval(std::time::Duration::from_millis(1));
 ///     loop {
 ///         tokio::select! {
-///             () = guard.draining() => break, // finish the batch, then let the guard go
+///             () = guard.draining() => break, // finish the batch, then drop the guard
 ///             _ = tick.tick() => { /* take the next message */ }
 ///         }
 ///     }
@@ -55,31 +55,32 @@ use crate::sync::Arc;
 #[must_use = "dropping the guard ends the work that it counts"]
 pub struct InFlightGuard(Entry<Arc<Shard>>);
 
-/// What every guard is: one entry in the books of the shard that `W` leads to, until it is dropped.
+/// The base of every guard: one entry in the shard that `W` refers to, until it is dropped.
 pub(crate) struct Entry<W: ShardRef> {
-    /// None when it counts nothing: it has left, or was let past a closed gate. By hand, since dropping
-    /// it must not unwind (see [`ShardRef::release`]).
+    /// `None` if the entry counts nothing: it has left, or it passed a closed gate uncounted.
+    /// `ManuallyDrop`, because dropping it must not unwind (see [`ShardRef::release`]).
     shard_ref: ManuallyDrop<Option<W>>,
-    /// Where the request's own waker is registered, from its first `Pending` on.
+    /// The request's own waker, registered from its first `Pending` on.
     slot: Slot,
-    /// What its owner notes beside it, in what would else be padding: that would have a response moved
-    /// in odd pieces. Never zero, so that an enum around it needs no tag.
+    /// A note of the owner. It fills what would otherwise be padding, because padding makes the
+    /// compiler move a response in uneven pieces. Never zero, so that an enum around it needs no
+    /// tag.
     note: NonZeroU32,
 }
 
-/// A counted reference that leads to a shard.
+/// A counted reference to a shard.
 pub(crate) trait ShardRef: AsRef<Shard> {
-    /// Drops it, without a panic: whoever drops an entry needs no landing pad for one.
+    /// Drops the reference without a panic, so the drop of an entry needs no landing pads.
     fn release(self);
 }
 
-/// An entry that is taken, as a rule, before it is dropped: a look is all that its drop is then.
+/// An entry that is usually taken before it is dropped. Its drop is then a single check.
 pub(crate) struct Held<W: ShardRef>(ManuallyDrop<Entry<W>>);
 
 /// The future of `draining` and `forced` of an [`InFlightGuard`] and an
 /// [`UpgradeGuard`](crate::UpgradeGuard).
 ///
-/// It is `Unpin`, so one can be polled by reference all through a loop.
+/// It is `Unpin`, so it can be polled by reference throughout a loop.
 ///
 /// # Examples
 ///
@@ -114,14 +115,14 @@ pub struct GuardWait<'a> {
 // ===== impl InFlightGuard =====
 
 impl InFlightGuard {
-    /// Enters unless the gate is closed. In a lame duck it is noted as a late arrival.
+    /// Enters unless the gate is closed. An entry in a lame duck is noted as a late arrival.
     #[inline]
     pub(crate) fn admit(shard: &Arc<Shard>) -> Option<Self> {
         Entry::admit(shard, Arc::clone, || arrivals::note(shard)).map(Self)
     }
 
-    /// Enters, whatever the gate says. It is never noted as a late arrival: what is not a request is
-    /// not the load balancer's.
+    /// Enters even if the gate is closed. Never noted as a late arrival, because the load balancer
+    /// does not route work that is not a request.
     #[inline]
     pub(crate) fn track(shard: &Arc<Shard>) -> Self {
         Self(Entry::of(Some(shard.enter_always(|_| ()))))
@@ -131,9 +132,9 @@ impl InFlightGuard {
         (self.0.shard()).expect("it leads to a shard until it is dropped")
     }
 
-    /// Resolves when draining has begun: the work should come to its end.
+    /// Resolves when draining has begun and the work should finish.
     ///
-    /// A lame duck comes before that, and is none of the guard's concern.
+    /// A lame duck comes before that and does not resolve the future.
     ///
     /// # Cancel safety
     ///
@@ -149,7 +150,7 @@ impl InFlightGuard {
     /// let guard = ctl.track();
     /// let stream = tokio::spawn(async move {
     ///     guard.draining().await;
-    ///     "goodbye" // to the client; then the guard is dropped
+    ///     "goodbye" // to the client, before the guard is dropped
     /// });
     ///
     /// ctl.shutdown(ShutdownReason::Manual).await;
@@ -160,15 +161,16 @@ impl InFlightGuard {
         GuardWait::new(self.shard(), interest::DRAINING)
     }
 
-    /// Resolves when admitted work is cut: the guard should be dropped now.
+    /// Resolves when admitted work is cut and the guard should be dropped.
     ///
-    /// The guard is not taken away. Work that keeps it is waited for shortly and reported as
-    /// [abandoned](crate::ShutdownReport::abandoned). It does not resolve in a shutdown that ends
-    /// without a force.
+    /// The guard is not revoked. Work that keeps it is waited for briefly and then reported as
+    /// [abandoned](crate::ShutdownReport::abandoned). The future does not resolve in a shutdown
+    /// that ends without a force.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future loses nothing; a later call resolves at once if force has come.
+    /// Dropping the future loses nothing; a later call resolves at once if the work has been
+    /// forced.
     ///
     /// # Examples
     ///
@@ -215,8 +217,8 @@ impl fmt::Debug for InFlightGuard {
 // ===== impl Entry =====
 
 impl<W: ShardRef> Entry<W> {
-    /// Enters unless the gate is closed, and keeps a reference to the shard. In a lame duck
-    /// `arrived` is called.
+    /// Enters unless the gate is closed, and keeps a reference to the shard. Calls `arrived` if it
+    /// enters in a lame duck.
     #[inline]
     pub(crate) fn admit(
         shard_ref: &W,
@@ -227,12 +229,13 @@ impl<W: ShardRef> Entry<W> {
         admitted.then(|| Self::of(Some(share(shard_ref))))
     }
 
-    /// One that has entered the shard that `shard_ref` leads to.
+    /// Creates an entry that has already entered the shard of `shard_ref`.
     pub(crate) fn entered(shard_ref: W) -> Self {
         Self::of(Some(shard_ref))
     }
 
-    /// One that counts nothing, for what is let past a closed gate. Force does not come to it.
+    /// Creates an entry that counts nothing, for a request that passes a closed gate. It is never
+    /// forced.
     pub(crate) fn uncounted() -> Self {
         Self::of(None)
     }
@@ -246,7 +249,7 @@ impl<W: ShardRef> Entry<W> {
         }
     }
 
-    /// Takes the entry out of a place that is given up, and leaves one there that has left.
+    /// Takes the entry and leaves one that counts nothing.
     #[inline]
     pub(crate) fn take(&mut self) -> Self {
         Self {
@@ -256,26 +259,26 @@ impl<W: ShardRef> Entry<W> {
         }
     }
 
-    /// Notes something of its owner's beside it; the lowest bit is not kept.
+    /// Sets the owner's note. The lowest bit is always set.
     #[inline]
     pub(crate) fn with_note(mut self, note: u32) -> Self {
         self.set_note(note);
         self
     }
 
-    /// Notes something else.
+    /// Replaces the owner's note.
     #[inline]
     pub(crate) fn set_note(&mut self, note: u32) {
         self.note = NonZeroU32::MIN | note;
     }
 
-    /// What was noted beside it.
+    /// Returns the owner's note.
     #[inline]
     pub(crate) fn note(&self) -> u32 {
         self.note.get()
     }
 
-    /// The same entry by another reference to the same shard.
+    /// Replaces the reference with another one to the same shard.
     pub(crate) fn map_shard_ref(mut self, other: impl FnOnce(&W) -> W) -> Self {
         if let Some(shard_ref) = &mut *self.shard_ref {
             let other = other(shard_ref);
@@ -284,7 +287,7 @@ impl<W: ShardRef> Entry<W> {
         self
     }
 
-    /// The reference to the shard, or none if it counts nothing.
+    /// Returns the reference to the shard, or `None` if the entry counts nothing.
     #[inline]
     pub(crate) fn shard_ref(&self) -> Option<&W> {
         self.shard_ref.as_ref()
@@ -295,8 +298,8 @@ impl<W: ShardRef> Entry<W> {
         self.shard_ref().map(W::as_ref)
     }
 
-    /// Whether the clients are to be asked to leave; by what has no shard, as what was let past the closed
-    /// gate, they are.
+    /// Returns whether clients are to be asked to close the connection. Always `true` for an entry
+    /// without a shard, which passed a closed gate.
     #[inline]
     pub(crate) fn is_shedding(&self) -> bool {
         self.shard().is_none_or(Shard::is_shedding)
@@ -307,7 +310,7 @@ impl<W: ShardRef> Entry<W> {
         self.shard().is_some_and(Shard::is_draining)
     }
 
-    /// Has the task woken at any of `interests`; `false` if one has come already.
+    /// Wakes the task at any of `interests`. Returns `false` if one of them has already happened.
     #[inline]
     pub(crate) fn register(&mut self, cx: &mut Context<'_>, interests: u32) -> bool {
         let Some(shard_ref) = &*self.shard_ref else {
@@ -323,7 +326,7 @@ impl<W: ShardRef> Entry<W> {
         self.shard().is_some_and(Shard::is_forced)
     }
 
-    /// Ready once force has come; else the task is woken when it comes.
+    /// Returns `Ready` once the shard is forced. Otherwise the task is woken at the force.
     #[inline]
     pub(crate) fn poll_forced(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match self.register(cx, interest::FORCED) {
@@ -332,8 +335,8 @@ impl<W: ShardRef> Entry<W> {
         }
     }
 
-    /// As [`poll_forced`](Self::poll_forced), by one that remembers the waker: polled by the same again,
-    /// it takes no lock.
+    /// Like [`poll_forced`](Self::poll_forced), but remembers the waker: polled again with the same
+    /// waker, it takes no lock.
     #[inline]
     pub(crate) fn poll_forced_again(
         &mut self,
@@ -350,24 +353,24 @@ impl<W: ShardRef> Entry<W> {
         }
     }
 
-    /// Has nobody woken any more, until it is polled again.
+    /// Removes the waker until the entry is polled again.
     pub(crate) fn deregister(&mut self) {
         if let Some(shard_ref) = &*self.shard_ref {
             shard_ref.as_ref().deregister(self.slot.take());
         }
     }
 
-    /// Notes that what this entry counts is dropped before its end: cut after a force, whoever drops it, or
-    /// killed by the end of its runtime.
+    /// Notes that the work of this entry is dropped before its end: cut after a force, or killed by
+    /// the end of its runtime.
     #[inline]
     pub(crate) fn note_unfinished(&mut self) {
         if self.shard().is_some_and(Shard::is_shedding) {
-            self.note_broken_off();
+            self.note_unfinished_slow();
         }
     }
 
     #[cold]
-    fn note_broken_off(&mut self) {
+    fn note_unfinished_slow(&mut self) {
         if self.note() & WHOLE != 0 {
             return;
         }
@@ -378,7 +381,7 @@ impl<W: ShardRef> Entry<W> {
         }
     }
 
-    /// Leaves, as what is dropped by the end of its runtime.
+    /// Leaves, as an entry that its runtime dropped as it ended.
     fn leave_killed(&mut self) {
         if let Some(shard_ref) = self.shard_ref.take() {
             shard_ref.as_ref().deregister(self.slot.take());
@@ -387,7 +390,7 @@ impl<W: ShardRef> Entry<W> {
         }
     }
 
-    /// Notes that what this entry counts is being cut.
+    /// Notes that the work of this entry was cut.
     pub(crate) fn note_aborted(&self) {
         if let Some(shard) = self.shard() {
             shard.note_aborted();
@@ -405,21 +408,22 @@ impl<W: ShardRef> Drop for Entry<W> {
 }
 
 impl Entry<Arc<Shard>> {
-    /// Enters for a request, whatever the gate says. In a shutdown it is noted as a late one.
+    /// Enters for a request, even if the gate is closed. In a shutdown it is noted as a late
+    /// arrival.
     #[inline]
     pub(crate) fn track_request(shard: &Arc<Shard>) -> Self {
         Self::of(Some(shard.enter_always(arrivals::note)))
     }
 
-    /// Notes that what it counts has come to its end, though it may be dropped later.
+    /// Notes that the work has ended, though the entry may be dropped later.
     #[inline]
     pub(crate) fn whole(self) -> Self {
         self.with_note(WHOLE)
     }
 }
 
-/// The note that the body has ended before it was polled. Only entries of a tracking layer have it, and no
-/// `Facts` has this bit.
+/// The note that the body had ended before it was polled. Only entries of a tracking layer have it.
+/// No `Facts` uses this bit.
 const WHOLE: u32 = 1 << 6;
 
 // ===== impl Held =====
@@ -456,10 +460,11 @@ impl<W: ShardRef> Drop for Held<W> {
     }
 }
 
-/// Drops an entry that was not taken: what it counts has not finished. `extern "C"`, for what could panic in
-/// it is contained. It is generic and not `inline(never)`, or else this crate's own copy would be called: of
-/// that the compiler of another crate must think that it keeps the pointer, and moves the whole future once
-/// more for it.
+/// Drops an entry that was not taken: its work has not finished.
+///
+/// `extern "C"`, because panics in it are contained. Generic and not `inline(never)`, because
+/// otherwise other crates call this crate's copy. Their compiler must then assume that the copy
+/// keeps the pointer, and moves the whole future once more.
 #[cold]
 extern "C" fn drop_untaken<W: ShardRef>(entry: &mut Entry<W>) {
     entry.note_unfinished();
@@ -484,7 +489,7 @@ impl ShardRef for Arc<Shard> {
     }
 }
 
-/// What [`ShardRef::release`] is for an `Arc`.
+/// Implements [`ShardRef::release`] for an `Arc`.
 #[inline]
 pub(crate) fn release<T>(counted: Arc<T>) {
     if let Some(last) = Arc::into_inner(counted) {
@@ -492,8 +497,8 @@ pub(crate) fn release<T>(counted: Arc<T>) {
     }
 }
 
-/// Drops what nobody refers to any more. `extern "C"`, since a function of that kind does not unwind, so
-/// that none of its callers is ready for that; and by reference, for what is not C's is not passed by value.
+/// Drops the value of the last reference. `extern "C"` functions do not unwind, so its callers need
+/// no landing pads. By reference, because a Rust type is not passed by value to a C function.
 #[cold]
 #[inline(never)]
 extern "C" fn discard<T>(last: &mut Option<T>) {

@@ -1,12 +1,12 @@
-//! How a layer's services reach their shard without touching a line that another core writes.
+//! A layer's services find their shard without touching a cache line that another core writes.
 //!
-//! Servers clone a service for every request. A handle that were one `Arc` for all would bring back
-//! the contended line that the sharded count does away with. So a layer has one [`LayerShard`] for
-//! each shard of the gate, and cloning a handle takes the one of the cloning thread.
+//! Servers clone a service for every request. One `Arc` shared by all of them would bring back the
+//! contended line that the sharded count avoids. So a layer has one [`LayerShard`] for each shard
+//! of the gate, and the clone of a handle uses the one of the cloning thread.
 //!
-//! The peers know each other weakly, else they would keep each other alive. The controller keeps
-//! them strongly, for as long as any service uses one of them. When the controller is gone, a clone
-//! takes its own: slower on many cores, and right.
+//! The peers refer to each other weakly, otherwise they would keep each other alive. The controller
+//! keeps them strongly while any service uses one of them. After the controller is gone, a clone
+//! uses the shard of the original: slower on many cores, but correct.
 
 use std::fmt;
 
@@ -15,35 +15,35 @@ use super::guard::{ShardRef, release};
 use super::thread_index::thread_index;
 use crate::sync::{Arc, Mutex, OnceLock, Weak, lock};
 
-/// One shard as one layer sees it, with what the layer keeps beside it. Aligned as the shards are, so that
-/// the reference count beside it shares no line with another's.
+/// One shard for one layer, with the data of the layer. Aligned like the shards, so that its
+/// reference count shares no line with another one's.
 #[repr(align(128))]
 pub(crate) struct LayerShard<L> {
     pub(crate) shard: Arc<Shard>,
-    /// Only read, and never cloned for an ordinary request: nobody writes to its line.
+    /// Read only, and not cloned for an ordinary request, so its line is never written.
     pub(crate) layer: L,
     index: usize,
     peers: Arc<OnceLock<Peers<L>>>,
-    /// For the index of the calling thread's shard.
+    /// Maps a thread's number to its shard.
     mask: usize,
 }
 
-/// All shards of one layer, by their indices.
+/// All shards of one layer, by index.
 type Peers<L> = Box<[Weak<LayerShard<L>>]>;
 
 /// A service's handle on the shards of its layer.
 pub(crate) struct LayerHandle<L>(Arc<LayerShard<L>>);
 
-/// The layers of one controller that have services.
+/// The layers of one controller that have services, and their shards.
 #[derive(Default)]
 pub(crate) struct LayerTables(Mutex<Tables>);
 
 #[derive(Default)]
 struct Tables {
     tables: Vec<Box<dyn InUse + Send + Sync>>,
-    /// How many there may be before unused ones are looked for.
+    /// How many tables there may be before unused ones are removed.
     limit: usize,
-    /// After the end of the shutdown none are kept.
+    /// Set after the end of the shutdown, when no more tables are kept.
     closed: bool,
 }
 
@@ -54,7 +54,7 @@ trait InUse {
 // ===== impl LayerHandle =====
 
 impl<L: Clone + Send + Sync + 'static> LayerHandle<L> {
-    /// Makes the shards of one layer, and returns the calling thread's.
+    /// Creates the shards of one layer, and returns a handle for the calling thread.
     pub(crate) fn new(gate: &Gate, tables: &LayerTables, layer: L) -> Self {
         let peers = Arc::new(OnceLock::new());
         let shards = gate.shards();
@@ -69,7 +69,7 @@ impl<L: Clone + Send + Sync + 'static> LayerHandle<L> {
                 })
             })
             .collect();
-        // It has just been made, so it is not set.
+        // It is new, so it is not set yet.
         let _ = peers.set(table.iter().map(Arc::downgrade).collect());
         let local = Self(Arc::clone(&table[gate.local_index()]));
         tables.keep(table);
@@ -78,13 +78,14 @@ impl<L: Clone + Send + Sync + 'static> LayerHandle<L> {
 }
 
 impl<L> LayerHandle<L> {
-    /// Shares the handle as it is, whatever thread it is on: for what has been counted in its shard.
+    /// Returns a handle for the same shard, whatever the calling thread is. For work that the shard
+    /// has already counted.
     #[inline]
     pub(crate) fn share(&self) -> Self {
         Self(Arc::clone(&self.0))
     }
 
-    /// Makes one for a single request, which has entered `shard` and has a `layer` of its own.
+    /// Creates a handle for a single request, which has entered `shard` and has its own `layer`.
     pub(crate) fn for_one_request(&self, shard: Arc<Shard>, layer: L) -> Self {
         Self(Arc::new(LayerShard {
             shard,
@@ -123,8 +124,8 @@ impl<L> Clone for LayerHandle<L> {
     }
 }
 
-/// `extern "C"`, since a function of that kind does not unwind, so that servers, which clone a service
-/// before they move the request, need not keep it for that. Nothing in it panics.
+/// `extern "C"` functions do not unwind, so servers, which clone a service before they move the
+/// request, need not keep the request for a panic here. Nothing in it panics.
 #[inline(never)]
 extern "C" fn find_peer<L>(
     shard: &LayerShard<L>,
@@ -155,14 +156,16 @@ impl<L> fmt::Debug for LayerHandle<L> {
 // ===== impl LayerTables =====
 
 impl LayerTables {
-    /// Keeps `table` alive until no service uses it. Programs that make a layer for every
-    /// connection do not grow: the unused ones go whenever there are twice as many as were in use.
+    /// Keeps `table` alive until no service uses it. Unused tables are removed whenever there are
+    /// twice as many as were in use, so a program that creates a layer for every connection does
+    /// not leak.
     fn keep<L: Send + Sync + 'static>(&self, table: Vec<Arc<LayerShard<L>>>) {
         let mut unused = Vec::new();
         let mut inner = lock(&self.0);
         if inner.closed {
             drop(inner);
-            return drop(table);
+            drop(table);
+            return;
         }
         if inner.tables.len() >= inner.limit {
             let tables = std::mem::take(&mut inner.tables);
@@ -171,11 +174,12 @@ impl LayerTables {
         }
         inner.tables.push(Box::new(table));
         drop(inner);
-        // Options are the user's (a closure): they go outside the lock.
+        // The options hold user code (a closure), so they are dropped outside the lock.
         drop(unused);
     }
 
-    /// Keeps none any more, at the end: options may hold the controller. Clones then take their own shard.
+    /// Drops all tables and keeps no more, because options may hold the controller. Clones then use
+    /// the shard of the original.
     pub(crate) fn close(&self) {
         let tables = {
             let mut inner = lock(&self.0);
@@ -187,8 +191,8 @@ impl LayerTables {
 }
 
 impl<L> InUse for Vec<Arc<LayerShard<L>>> {
-    /// A clone that moves from one shard to another meanwhile may be missed: its table then goes
-    /// early, and its clones take their own shard from there on.
+    /// A clone that moves between shards meanwhile may be missed. Its table is then dropped early,
+    /// and its clones use the same shard from there on.
     fn is_in_use(&self) -> bool {
         self.iter().any(|shard| Arc::strong_count(shard) > 1)
     }

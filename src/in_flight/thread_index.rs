@@ -1,59 +1,60 @@
-//! A small number for each living thread, by which it finds its shard.
+//! A small number for each living thread, which selects its shard.
 
 use std::cell::Cell;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Returns the calling thread's number, the smallest that no other living thread has.
+/// Returns the calling thread's number, the smallest that no other living thread had when it was
+/// assigned.
 ///
-/// So the workers of a runtime have numbers of their own, and next to each other, whatever threads
-/// came and went before them.
+/// So the workers of a runtime have different, adjacent numbers, whatever threads existed before.
 #[inline]
 pub(crate) fn thread_index() -> usize {
     thread_local! {
-        // Const-initialised and without a destructor: a plain read, legal at any time.
+        // Const-initialised and without a destructor: a plain read, allowed at any time.
         static INDEX: Cell<usize> = const { Cell::new(usize::MAX) };
     }
 
-    // `extern "C"`, since a function of that kind does not unwind: whoever clones a handle is not ready
-    // for that. Nothing in it panics.
+    // `extern "C"` functions do not unwind, so the clone of a handle needs no landing pads for this
+    // call. Nothing in it panics.
     #[cold]
-    extern "C" fn take() -> usize {
+    extern "C" fn assign() -> usize {
         thread_local! {
-            static TAKEN: Taken = Taken::new();
+            static OWNED: OwnedIndex = OwnedIndex::new();
         }
-        // A thread that is ending cannot give one back any more: it shares the first, shortly.
-        let index = TAKEN.try_with(|taken| taken.0).unwrap_or(0);
+        // A thread that is ending cannot give a number back, so it shares the first one for a short
+        // time.
+        let index = OWNED.try_with(|owned| owned.0).unwrap_or(0);
         INDEX.with(|cell| cell.set(index));
         index
     }
 
     match INDEX.with(Cell::get) {
-        usize::MAX => take(),
+        usize::MAX => assign(),
         index => index,
     }
 }
 
-/// A thread's number, until the thread ends.
-struct Taken(usize);
+/// The number of a thread. Free again when the thread ends.
+struct OwnedIndex(usize);
 
-/// The numbers that no thread has.
+/// The numbers that no living thread has.
 struct Free {
     given_back: BinaryHeap<Reverse<usize>>,
-    /// From here on none was ever taken.
+    /// Numbers from here on were never assigned.
     next: usize,
 }
 
-/// std's, also under loom: threads come and go outside its models.
+/// The mutex is std's under loom too, because threads start and end outside the models.
 static FREE: Mutex<Free> = Mutex::new(Free {
     given_back: BinaryHeap::new(),
     next: 0,
 });
 
-// ===== impl Taken =====
+// ===== impl OwnedIndex =====
 
-impl Taken {
+impl OwnedIndex {
     fn new() -> Self {
         let mut free = free();
         if let Some(Reverse(index)) = free.given_back.pop() {
@@ -64,7 +65,7 @@ impl Taken {
     }
 }
 
-impl Drop for Taken {
+impl Drop for OwnedIndex {
     fn drop(&mut self) {
         free().given_back.push(Reverse(self.0));
     }
@@ -90,7 +91,7 @@ mod tests {
             assert_ne!(there, here);
             seen.push(there);
         }
-        // Other tests have threads of their own meanwhile, but not a thousand.
+        // Other tests run threads at the same time, but not a thousand.
         assert!(seen.iter().all(|there| *there < 500), "never given back");
     }
 }

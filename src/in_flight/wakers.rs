@@ -1,13 +1,15 @@
-//! A slab of wakers behind one short lock, each with the set of events it waits for.
+//! A slab of wakers behind one short lock. Each waker has the set of events that it waits for.
 //!
-//! 1. A waker is never cloned, woken or dropped under the lock: those run foreign code, and the
+//! 1. A waker is never cloned, woken or dropped under the lock. These run foreign code, and the
 //!    drop of a waker may drop a future that locks this same set.
-//! 2. A slot belongs to whoever registered it until [`WakerSet::remove`]. Waking takes the waker
-//!    out and leaves the slot, so a slot never changes hands under its owner.
-//! 3. Whether an event has already happened is asked under the lock. The one who makes it happen
-//!    publishes it first and takes the lock afterwards, so a registration is either refused or woken.
-//! 4. Who remembers a waker owns a slot, and the table changes only when nobody does. So a waker that is
-//!    remembered by its address, and has that table, is the one whose clone was put into the slot.
+//! 2. A slot belongs to the caller that registered it until [`WakerSet::remove`]. Waking takes the
+//!    waker and keeps the slot, so a slot that is owned never changes hands.
+//! 3. A registration checks under the lock whether an event has happened. The thread that makes the
+//!    event happen publishes it first and takes the lock afterwards, so a registration is either
+//!    refused or woken.
+//! 4. A caller that remembers a waker owns a slot, and the vtable changes only while no slot is
+//!    owned. So a waker with the remembered address and that vtable is the one whose clone was put
+//!    into the slot.
 
 use std::task::Waker;
 use std::{mem, ptr};
@@ -15,27 +17,27 @@ use std::{mem, ptr};
 use crate::panic;
 use crate::sync::{AtomicUsize, Mutex, Ordering, lock};
 
-/// How many wakers leave the set under one hold of the lock.
+/// How many wakers are taken while the lock is held once.
 const BATCH: usize = 128;
 
-/// How many entries are allocated at a time. They stay where they are, so that growing copies none of
-/// them under the lock.
+/// How many entries are allocated at a time. Entries do not move, so growing copies none of them
+/// under the lock.
 const CHUNK: usize = 64;
 
-/// A set of wakers, registered by the events that they wait for (a mask).
+/// A set of wakers. Each one is registered for a mask of events.
 #[derive(Debug)]
 pub(crate) struct WakerSet {
     slots: Mutex<Slots>,
-    /// The address of the table of the waker that was registered when there was no other: the wakers of
-    /// a runtime's tasks all have the same. Changed under the lock.
-    table: AtomicUsize,
+    /// The address of the vtable of the first waker that was registered in an empty set. The wakers
+    /// of a runtime's tasks share one vtable. Changed under the lock.
+    vtable: AtomicUsize,
 }
 
 #[derive(Debug)]
 struct Slots {
-    #[expect(clippy::vec_box, reason = "the entries are not to be moved")]
+    #[expect(clippy::vec_box, reason = "the entries must not move")]
     chunks: Vec<Box<[Entry; CHUNK]>>,
-    /// How many entries there are; the rest of the last chunk has not been used yet.
+    /// How many entries are in use or vacant. The rest of the last chunk was never used.
     len: usize,
     /// The first vacant entry, or `Slot::NONE`; vacant entries are chained through `tag`.
     vacant: u32,
@@ -43,11 +45,11 @@ struct Slots {
     owned: usize,
 }
 
-/// Twenty-four bytes: what one waiting request costs in memory.
+/// Twenty-four bytes: the memory cost of one waiting request.
 #[derive(Debug)]
 struct Entry {
     waker: Option<Waker>,
-    /// The mask of events while the slot has an owner, the next vacant entry while it has none.
+    /// The mask of events if the slot has an owner, otherwise the next vacant entry.
     tag: u32,
 }
 
@@ -56,8 +58,8 @@ struct Entry {
 #[repr(transparent)]
 pub(crate) struct Slot(u32);
 
-/// Which waker the owner of a slot has registered, by the address of its data; none, if its table is not
-/// that of the set, or its clone, which is what the set holds, is another.
+/// The waker that the owner of a slot has registered, by the address of its data. `NONE` if its
+/// vtable is not that of the set, or if the clone in the set has other data.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Remembered(usize);
 
@@ -78,7 +80,8 @@ impl Slot {
         mem::replace(self, Slot::NONE)
     }
 
-    /// As [`take`](Self::take), from a place where nobody looks any more: nothing is written there.
+    /// Like [`take`](Self::take), but leaves the old value in place. The caller must not use it
+    /// again.
     #[inline]
     pub(crate) fn take_last(&mut self) -> Slot {
         Slot(self.0)
@@ -96,32 +99,34 @@ impl WakerSet {
                 vacant: Slot::NONE.0,
                 owned: 0,
             }),
-            table: AtomicUsize::new(0),
+            vtable: AtomicUsize::new(0),
         }
     }
 
-    /// Tells whether this is the waker that is remembered to have been registered. If so it is in the set
-    /// still, or has been woken.
+    /// Returns whether `waker` is the remembered one. If so, it is still in the set or has been
+    /// woken.
     #[inline]
     pub(crate) fn is_remembered(&self, remembered: Remembered, waker: &Waker) -> bool {
-        // Relaxed: it does not change meanwhile (invariant 4); nothing is read through it.
+        // Relaxed: it does not change while a slot is owned (invariant 4), and nothing is read
+        // through it.
         remembered.0 == waker.data().addr()
             && remembered.0 != Remembered::NONE.0
-            && self.table.load(Ordering::Relaxed) == table_of(waker)
+            && self.vtable.load(Ordering::Relaxed) == vtable_of(waker)
     }
 
-    /// What the owner of a slot may remember of a waker whose clone is in the set; under the lock.
+    /// Returns what the owner of a slot may remember of a waker whose clone is in the set. Called
+    /// under the lock.
     #[inline]
     fn remember(&self, waker: &Waker) -> Remembered {
         // Relaxed: it changes under the lock.
-        match self.table.load(Ordering::Relaxed) == table_of(waker) {
+        match self.vtable.load(Ordering::Relaxed) == vtable_of(waker) {
             true => Remembered(waker.data().addr()),
             false => Remembered::NONE,
         }
     }
 
-    /// Leaves `waker` to be woken at any of `events`, and gives what its owner may remember; none, and
-    /// does not, if `happened` says that one of them has been published.
+    /// Registers `waker` for any of `events` and returns what the owner may remember. Returns
+    /// `None`, and registers nothing, if `happened` returns `true`.
     #[inline]
     pub(crate) fn register(
         &self,
@@ -145,8 +150,8 @@ impl WakerSet {
         self.register_anew(slot, waker, events, happened)
     }
 
-    /// As [`register`](Self::register), the first time or with another waker. Out of line: it is once a
-    /// wait, and not once a poll.
+    /// Like [`register`](Self::register), for the first registration or another waker. Out of line,
+    /// because it runs once per wait, not once per poll.
     #[inline(never)]
     pub(crate) fn register_anew(
         &self,
@@ -160,12 +165,12 @@ impl WakerSet {
         let mut spare = Some(clone);
         let registered = {
             let mut slots = lock(&self.slots);
-            // Invariant 3: under the lock, so that the wake-up cannot fall in between.
+            // Invariant 3: under the lock, so that no wake-up is lost.
             let open = !happened();
             open.then(|| {
                 if slots.owned == 0 {
                     // Invariant 4. Relaxed: as in `is_remembered`.
-                    self.table.store(table_of(waker), Ordering::Relaxed);
+                    self.vtable.store(vtable_of(waker), Ordering::Relaxed);
                 }
                 let entry = slots.claim(slot);
                 entry.tag = events;
@@ -176,12 +181,12 @@ impl WakerSet {
                 }
             })
         };
-        // Invariant 1: the former waker, or the one not needed, goes outside the lock.
+        // Invariant 1: the former waker, or the unused clone, is dropped outside the lock.
         drop(spare);
         registered
     }
 
-    /// Gives the slot back.
+    /// Removes the waker and frees the slot.
     pub(crate) fn remove(&self, slot: Slot) {
         if !slot.is_registered() {
             return;
@@ -200,14 +205,14 @@ impl WakerSet {
         drop(waker);
     }
 
-    /// Wakes the next batch of those that wait for any of `events`, from `cursor` on; `false` when
-    /// there are no more.
+    /// Wakes the next batch of wakers that wait for any of `events`, starting at `cursor`. Returns
+    /// `false` when there are no more.
     pub(crate) fn wake_batch(&self, events: u32, cursor: &mut usize) -> bool {
         let mut batch = Vec::with_capacity(BATCH);
         let more = {
             let mut slots = lock(&self.slots);
             while batch.len() < BATCH && *cursor < slots.len {
-                // A vacant entry has no waker, so its tag is not taken for a mask.
+                // A vacant entry has no waker, so a match of its tag has no effect.
                 let entry = slots.entry(*cursor as u32);
                 if entry.tag & events != 0 {
                     batch.extend(entry.waker.take());
@@ -216,14 +221,14 @@ impl WakerSet {
             }
             *cursor < slots.len
         };
-        // One that panics keeps none of the others from being woken.
+        // A waker that panics does not prevent the others from being woken.
         for waker in batch {
             panic::contained(|| waker.wake());
         }
         more
     }
 
-    /// Wakes all of those that wait for any of `events`.
+    /// Wakes all wakers that wait for any of `events`.
     pub(crate) fn wake_all(&self, events: u32) {
         let mut cursor = 0;
         while self.wake_batch(events, &mut cursor) {}
@@ -232,7 +237,7 @@ impl WakerSet {
 
 #[cfg(all(test, tower_lifecycle_loom))]
 impl WakerSet {
-    /// Returns how many wakers are left in the set.
+    /// Returns how many wakers are in the set.
     pub(crate) fn registered(&self) -> usize {
         let slots = lock(&self.slots);
         let waiting = |entry: &&Entry| entry.waker.is_some();
@@ -246,14 +251,14 @@ impl WakerSet {
 }
 
 impl Slots {
-    /// The entry of an index that was given out.
+    /// Returns the entry at an index that is in use or vacant.
     #[inline]
     fn entry(&mut self, index: u32) -> &mut Entry {
         let index = index as usize;
         &mut self.chunks[index / CHUNK][index % CHUNK]
     }
 
-    /// Returns the slot's entry, finding a slot first if it has none.
+    /// Returns the slot's entry. Assigns a vacant entry to a slot that has none.
     #[inline]
     fn claim(&mut self, slot: &mut Slot) -> &mut Entry {
         let is_new = !slot.is_registered();
@@ -263,7 +268,7 @@ impl Slots {
             }
             slot.0 = self.vacant;
         }
-        // Not by `entry`, which would borrow the rest as well.
+        // Not with `entry`, which would borrow all of `self`.
         let entry = &mut self.chunks[slot.0 as usize / CHUNK][slot.0 as usize % CHUNK];
         if is_new {
             self.vacant = entry.tag;
@@ -272,13 +277,13 @@ impl Slots {
         entry
     }
 
-    /// Adds one vacant entry, when there is none.
+    /// Adds a vacant entry. Called when there is none.
     #[cold]
     fn add(&mut self) {
         if self.len == self.chunks.len() * CHUNK {
             self.chunks.push(Box::new([const { Entry::NEW }; CHUNK]));
         }
-        // Four thousand million wakers would need 96 GiB; the cast cannot wrap before.
+        // The cast cannot wrap: 2^32 wakers would need 96 GiB.
         self.vacant = self.len as u32;
         self.len += 1;
     }
@@ -291,7 +296,7 @@ impl Entry {
     };
 }
 
-fn table_of(waker: &Waker) -> usize {
+fn vtable_of(waker: &Waker) -> usize {
     ptr::from_ref(waker.vtable()).addr()
 }
 
@@ -314,7 +319,7 @@ mod tests {
         }
     }
 
-    /// Of another kind: its wakers have a table of their own.
+    /// Another type, so its wakers have another vtable.
     struct Other(Arc<Count>);
 
     impl Wake for Other {
@@ -377,7 +382,7 @@ mod tests {
         assert!(!set.is_remembered(remembered, &another));
         assert!(!set.is_remembered(remembered, &other));
         assert!(!set.is_remembered(Remembered::NONE, &one));
-        // Only the kind of the first one is, until all are gone.
+        // Only wakers of the first type are remembered, until the set is empty.
         let remembered = remember(&set, &mut slot, &other);
         assert!(!set.is_remembered(remembered, &other));
         set.remove(slot.take());

@@ -1,32 +1,32 @@
-//! The entry of an admitted request, with what its layer keeps for it.
+//! The entry of an admitted request, and the state that its layer keeps for it.
 
 use super::options::Options;
 use crate::in_flight::{Entry, LayerHandle, Shard};
 use crate::sync::{Arc, AtomicBool, Mutex, Ordering, Weak, lock};
 
-/// The entry of an admitted request, with what its layer was told. It counts nothing if the request was let
-/// past the closed gate.
+/// The entry of an admitted request, with the options of its layer. It counts nothing if the request was
+/// admitted as exempt while the gate was closed.
 pub(crate) type Admission = Entry<DrainHandle>;
 
-/// What leads a service of a [`DrainLayer`](crate::DrainLayer) to its shard.
+/// The handle of a [`DrainLayer`](crate::DrainLayer) service to its shard.
 pub(crate) type DrainHandle = LayerHandle<RequestContext>;
 
-/// What a request needs of its layer.
+/// What a request needs from its layer.
 #[derive(Clone)]
 pub(crate) struct RequestContext {
     pub(crate) options: Arc<Options>,
-    /// What a request that asks for an upgrade was offered. It has a handle of its own for that.
+    /// The upgrade that was offered to the request, if it asks for one. Such a request has its own handle.
     pub(crate) offer: Offer,
 }
 
-/// The upgrade as the request's entry knows it: weakly, since the upgrade is to hold the entry.
+/// The upgrade that was offered to a request. Weak, since the upgrade will hold the request's entry.
 #[derive(Clone)]
 pub(crate) struct Offer(Weak<Upgrade>);
 
-/// What all clones of an [`UpgradeGuard`](crate::UpgradeGuard) share.
+/// The state that all clones of an [`UpgradeGuard`](crate::UpgradeGuard) share.
 pub(crate) struct Upgrade {
     shard: Arc<Shard>,
-    /// The request's entry, once it was upgraded.
+    /// The entry of the request, once it is upgraded.
     entry: Mutex<Option<Admission>>,
     aborted: AtomicBool,
 }
@@ -42,14 +42,14 @@ impl RequestContext {
     }
 }
 
-/// Returns `handle` for a single request, which was offered an upgrade.
-pub(super) fn offering(handle: &DrainHandle, offer: Offer) -> DrainHandle {
+/// Returns a handle for a single request that is offered an upgrade.
+pub(super) fn handle_for_upgrade(handle: &DrainHandle, offer: Offer) -> DrainHandle {
     let options = Arc::clone(&handle.layer.options);
     handle.for_one_request(Arc::clone(&handle.shard), RequestContext { options, offer })
 }
 
-/// Returns `handle` for a single request, which has entered `shard`.
-pub(super) fn entered(handle: &DrainHandle, shard: Arc<Shard>) -> DrainHandle {
+/// Returns a handle for a single request that has entered `shard`.
+pub(super) fn handle_for_shard(handle: &DrainHandle, shard: Arc<Shard>) -> DrainHandle {
     handle.for_one_request(shard, RequestContext::new(&handle.layer.options))
 }
 
@@ -68,7 +68,7 @@ impl Offer {
 // ===== impl Upgrade =====
 
 impl Upgrade {
-    /// Makes one that counts nothing yet.
+    /// Creates an upgrade that counts nothing yet.
     pub(super) fn new(shard: &Arc<Shard>) -> Arc<Self> {
         Arc::new(Self {
             shard: Arc::clone(shard),
@@ -85,15 +85,16 @@ impl Upgrade {
         lock(&self.entry).is_some()
     }
 
-    /// Keeps the entry as long as this.
+    /// Keeps `entry` until this is dropped.
     pub(super) fn count(&self, mut entry: Admission) {
-        // The task that has served the request may be gone long before the connection.
+        // The task that served the request may end long before the connection.
         entry.deregister();
         *lock(&self.entry) = Some(entry);
     }
 
     pub(super) fn note_aborted(&self) {
-        // Relaxed: only who is first matters; the figure is published by the entry's leaving.
+        // Relaxed: pairs only with the same swap elsewhere, and decides which is first. The count is
+        // published when the entry leaves.
         if lock(&self.entry).is_some() && !self.aborted.swap(true, Ordering::Relaxed) {
             self.shard.note_aborted();
         }
@@ -102,7 +103,7 @@ impl Upgrade {
 
 impl Drop for Upgrade {
     fn drop(&mut self) {
-        // It had not ended by the time of the force.
+        // The connection had not ended when force came.
         if self.shard.is_forced() {
             self.note_aborted();
         }

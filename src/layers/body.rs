@@ -1,8 +1,8 @@
-//! The bodies that carry an entry to their end.
+//! Response bodies that hold an entry until they end.
 //!
-//! A body has ended when its last frame was seen: `None`, an error, or a frame after which
-//! `is_end_stream()` is true, since a consumer that knows the length need not poll again. At that
-//! moment, or when it is dropped before, the inner body is dropped first and then the entry.
+//! A body ends with its last frame: `None`, an error, or a frame after which `is_end_stream()` is
+//! true, since a consumer that knows the length need not poll again. When the body ends, or is
+//! dropped earlier, the inner body is dropped first and then the entry.
 
 mod ending;
 mod response;
@@ -15,7 +15,7 @@ pub(crate) use self::response::Lasting;
 
 use std::task::Poll;
 
-/// Tells whether nothing comes after what a body has just said, which may then be at its end.
+/// Returns whether a body yields nothing after `polled`. `is_at_end` decides this for a frame.
 #[inline]
 fn is_last<T, E>(polled: &Poll<Option<Result<T, E>>>, is_at_end: impl FnOnce(&T) -> bool) -> bool {
     match polled {

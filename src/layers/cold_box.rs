@@ -1,12 +1,12 @@
-//! What is hardly ever there.
+//! An optional box that is rarely present.
 
 use std::fmt;
 use std::mem::ManuallyDrop;
 
-/// A box that is hardly ever there, beside what is there as a rule.
+/// An optional box that is rarely present.
 ///
-/// It is dropped out of line, so that the drop of the whole stays small enough for the compiler to see
-/// through it: else whatever is moved at that time is written to memory, and copied once more.
+/// It is dropped out of line, so that the drop of the type around it stays small enough for the
+/// compiler to optimize. Otherwise, values that are moved meanwhile are written to memory and copied again.
 pub(crate) struct ColdBox<P>(ManuallyDrop<Option<P>>);
 
 impl<P> ColdBox<P> {

@@ -1,4 +1,4 @@
-//! What a body that is cut ends with.
+//! Cutting response bodies.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -11,24 +11,24 @@ use super::grpc;
 use crate::error::{BoxError, Forced};
 use crate::log::tell_here;
 
-/// A guard of what can be cut.
+/// A guard of a body that can be cut.
 pub(crate) trait Cut {
     fn is_forced(&self) -> bool;
 
-    /// Ready once force has come; else the task is woken when it comes.
+    /// Ready once force has come. Otherwise, the task is woken when it comes.
     fn poll_forced(&mut self, cx: &mut Context<'_>) -> Poll<()>;
 
-    /// Notes that it is being cut.
+    /// Notes that the body is being cut.
     fn note_aborted(&self);
 
-    /// Whether what is cut ends with a status of gRPC, and not with an error.
+    /// Returns whether a cut body ends with a gRPC status instead of an error.
     fn ends_with_status(&self) -> bool;
 }
 
 /// One frame of a response body, or its end.
 pub(crate) type Polled<D> = Poll<Option<Result<Frame<D>, BoxError>>>;
 
-/// Passes the next frame on, or what a body that is cut ends with when force has come.
+/// Polls `body` for the next frame, or cuts it if force has come.
 #[inline]
 pub(crate) fn poll_or_cut<B>(
     mut body: Pin<&mut B>,
@@ -38,7 +38,7 @@ pub(crate) fn poll_or_cut<B>(
 where
     B: Body<Error: Into<BoxError>>,
 {
-    // Before every poll of the inner: one that is always ready would never be cut.
+    // Checked before every poll of the inner body: a body that is always ready would never be cut.
     if guard.is_forced() && !body.is_end_stream() {
         return Poll::Ready(Some(cut(guard)));
     }
@@ -68,12 +68,13 @@ impl Cut for Admission {
     }
 }
 
-/// What a body that is cut ends with.
+/// Notes that a body is cut, and returns its last item.
 #[cold]
 #[inline(never)]
 pub(crate) fn cut<D>(guard: &impl Cut) -> Result<Frame<D>, BoxError> {
     guard.note_aborted();
-    // The body has not ended yet: if the log panics, its next poll would cut and note it again.
+    // Contains panics of the subscriber: the body has not ended yet, so its next poll would cut and
+    // note it again.
     tell_here!(warn, "cut by the shutdown: the response body had not ended");
     match guard.ends_with_status() {
         true => Ok(Frame::trailers(grpc::trailers(grpc::CUT))),

@@ -1,8 +1,8 @@
-//! The layer that admits, counts, refuses and cuts.
+//! The layer that admits, counts, refuses and cuts requests.
 //!
-//! A request is admitted and counted in `call`, by one operation. From draining on it is refused
-//! instead, without the inner service being asked for anything. An admitted one is in flight until
-//! its response body ends, and is cut when force comes before that.
+//! `call` admits and counts a request in one operation. A request that arrives while draining, and is
+//! neither late nor exempt, is refused without a call to the inner service. An admitted request is in
+//! flight until its response body ends. If force comes before that, the request is cut.
 
 mod any;
 mod entrance;
@@ -42,42 +42,43 @@ use crate::in_flight::{Held, LayerHandle, Remembered};
 use crate::log::tell_here;
 use crate::sync::{Arc, OnceLock};
 
-/// Makes services drain: the one line that an application adds.
+/// A layer that drains a service on shutdown. It is the one line that an application adds:
 ///
 /// ```text
 /// .layer(DrainLayer::new(ctl.clone()))
 /// ```
 ///
-/// Around an HTTP service each request is counted to the end of its response body. Those that arrive
-/// while draining are served for [`late_for`](crate::ShutdownConfig::late_for), and get 503 with
-/// `Retry-After`, or a gRPC status, after that; on HTTP/1, responses say `Connection: close` from the
-/// lame duck on. After a force, what has no answer yet gets a 503 (or a gRPC status) of its own, and
-/// what is in its body ends with an error, but for a stream of gRPC over HTTP/2, which ends with status
-/// 14 `UNAVAILABLE` in its trailers. Responses that the layer makes itself are marked by a
-/// [`Rejection`](crate::layers::Rejection) in their extensions.
+/// Around an HTTP service, each request is counted until its response body ends. Requests that arrive
+/// while draining are served for [`late_for`](crate::ShutdownConfig::late_for). After that, they get a
+/// 503 with `Retry-After`, or a gRPC status. From the lame duck on, HTTP/1 responses carry
+/// `Connection: close`. On force, an admitted request without a response gets a 503 without
+/// `Retry-After`, or a gRPC status. A response body that has not ended by then ends with an error; a
+/// gRPC stream over HTTP/2 ends with status 14 `UNAVAILABLE` in its trailers instead. Responses that
+/// the layer creates itself carry a [`Rejection`](crate::layers::Rejection) in their extensions.
 ///
-/// A request that waits until the inner service is ready is in flight from the trigger on, and is
-/// served when that is ready, until the drain deadline. It counts from the first `poll_ready` after
-/// the trigger to the one that is ready, or to the drop of the service: one that is asked whether it
-/// is ready, and never called, holds nothing up.
+/// A request that waits for the inner service to become ready is in flight from the trigger on. It is
+/// served if the service becomes ready before the drain deadline. It is counted from the first
+/// `poll_ready` after the trigger until `poll_ready` is ready, or the service is dropped. A service that
+/// is ready, and is never called, does not delay the shutdown.
 ///
-/// The body of a refused request is read and thrown away before the answer: an HTTP/1 connection that
-/// is closed while the client sends is reset, and the client may lose the answer (RFC 9112 §9.6). The
-/// answer is given at the end of the body, after 64 MiB, after 5 seconds, after a second in which
-/// less than 1 KiB came, or at force, whichever is first. Over HTTP/2 this is done only where the length of
-/// the body is known, and not for gRPC. A client that asks first, by `Expect: 100-continue`, is
-/// answered at once. A refused request is not in flight while it is read. Where tokio has no timer,
-/// only what has already arrived is read.
+/// The body of a refused request is read and discarded before the response is sent. Without that, the
+/// server would close the HTTP/1 connection while the client sends, which resets it, and the client
+/// may lose the response (RFC 9112 §9.6). The response is sent at the end of the body, after 64 MiB,
+/// after 5 seconds, after a second in which less than 1 KiB arrived, or at force, whichever is first.
+/// Over HTTP/2, the body is read only if its length is known, and not for gRPC. A client that sends
+/// `Expect: 100-continue` gets the response at once. A refused request is not in flight while its body
+/// is read. Without a tokio timer, only what has already arrived is read.
 ///
-/// Streams that would never end by themselves do so when draining begins, cleanly and not all at
-/// once: server-sent events, and what [`long_lived`](DrainLayer::long_lived) adds. A request that
-/// takes its connection over, as a WebSocket does, carries an [`UpgradeGuard`] in its extensions;
-/// whoever holds that keeps it counted when HTTP is done with it.
+/// Streams that never end by themselves are ended when draining begins, cleanly and not all at once.
+/// These are server-sent events, and the classes that [`long_lived`](DrainLayer::long_lived) adds. A
+/// request that takes over its connection, such as a WebSocket, carries an [`UpgradeGuard`] in its
+/// extensions. The connection is counted for as long as a clone of the guard is held, even after HTTP
+/// is done with it.
 ///
 /// [`UpgradeGuard`]: crate::UpgradeGuard
 ///
-/// Put one on each path of a request. A refusal made outside `CorsLayer` is opaque to browsers, so
-/// put that one around it.
+/// Put one `DrainLayer` on each path of a request. A refusal that is created outside `CorsLayer` is
+/// opaque to browsers, so put `CorsLayer` around the `DrainLayer`.
 ///
 /// # Examples
 ///
@@ -108,16 +109,17 @@ use crate::sync::{Arc, OnceLock};
 pub struct DrainLayer<M = Http> {
     ctl: ShutdownController,
     options: Arc<Options>,
-    /// Made at the first service, and shared by all of them: axum makes one for each route of each
-    /// connection.
+    /// Created for the first service, and shared by all services: axum creates one for each route of
+    /// each connection.
     handle: Arc<OnceLock<DrainHandle>>,
     mode: PhantomData<fn() -> M>,
 }
 
-/// A service that drains; made by [`DrainLayer`].
+/// A service that drains on shutdown, created by [`DrainLayer`].
 ///
-/// Callers must `poll_ready` before `call`, as tower asks; a call without is refused, with a
-/// warning in the log. While draining it is ready at once, since refusing needs no inner service.
+/// Callers must call `poll_ready` before `call`, as tower requires. A call without it is refused, and
+/// a warning is logged. While requests are refused, the service is ready at once, since a refusal does
+/// not need the inner service.
 ///
 /// # Examples
 ///
@@ -139,12 +141,14 @@ pub struct Drain<S, M = Http> {
 }
 
 pin_project! {
-    /// The response future of [`Drain`] around an HTTP service: `F` is the inner service's, `B` the body
-    /// of the request, which is read if the request is refused.
+    /// The response future of [`Drain`] around an HTTP service.
+    ///
+    /// `F` is the future of the inner service. `B` is the body of the request, which is read if the
+    /// request is refused.
     ///
     /// # Panics
     ///
-    /// When it is polled again after it has completed.
+    /// Panics if it is polled again after it has completed.
     #[must_use = "futures do nothing unless polled"]
     pub struct ResponseFuture<F, B> {
         #[pin]
@@ -155,16 +159,16 @@ pin_project! {
 pin_project! {
     #[project = StateProj]
     enum State<F, B> {
-        /// Of a request that was let in.
+        /// The request was admitted.
         Admitted {
-            // Declared first, so that it is dropped first.
+            // Declared first, so that it is dropped before the guard.
             #[pin]
             inner: F,
             guard: Held<DrainHandle>,
-            // The waker that the guard has registered.
+            // The waker that is registered with the guard.
             remembered: Remembered,
         },
-        // None when it has completed.
+        // The request was refused, or the future has completed (`none`).
         Over { refused: ColdBox<Box<Refused<B>>> },
     }
 }
@@ -172,9 +176,9 @@ pin_project! {
 // ===== impl DrainLayer =====
 
 impl DrainLayer {
-    /// Makes a layer for HTTP services.
+    /// Creates a layer for HTTP services.
     ///
-    /// See [`reject_with_error`](DrainLayer::reject_with_error) for other ones.
+    /// See [`reject_with_error`](DrainLayer::reject_with_error) for other services.
     pub fn new(ctl: ShutdownController) -> Self {
         let options = Options::new(ctl.core());
         Self {
@@ -185,16 +189,16 @@ impl DrainLayer {
         }
     }
 
-    /// The options, to be changed for the services that are made from now on.
+    /// Returns the options. Changes apply to services that are created from now on.
     fn options(&mut self) -> &mut Options {
         self.handle = Arc::default();
         Arc::make_mut(&mut self.options)
     }
 
-    /// Sets what refused clients are told to wait (`Retry-After`, RFC 9110 §10.2.3).
+    /// Sets the `Retry-After` of refused requests (RFC 9110 §10.2.3).
     ///
-    /// It is rounded up to whole seconds. Default: the
-    /// [configuration](crate::ShutdownConfig::retry_after)'s.
+    /// The time is rounded up to whole seconds. The default is the value of the
+    /// [configuration](crate::ShutdownConfig::retry_after).
     ///
     /// # Examples
     ///
@@ -219,12 +223,11 @@ impl DrainLayer {
         self
     }
 
-    /// Adds paths that are served also while draining, then uncounted and never cut.
+    /// Adds paths that are also served while draining. They are then not counted, and never cut.
     ///
-    /// A path matches exactly, as `uri().path()` gives it; inside axum's `nest` that is the part
-    /// after the prefix. They are looked at only when the gate has refused: before draining, such a
-    /// request is admitted, counted and cut as any other. It is refused after all if the inner
-    /// service is not ready.
+    /// A path must equal `uri().path()`; inside axum's `nest` that is the part after the prefix. Only
+    /// requests that would be refused are exempt: before draining, such a request is admitted, counted
+    /// and cut like any other. An exempt request is still refused if the inner service is not ready.
     ///
     /// # Examples
     ///
@@ -250,10 +253,10 @@ impl DrainLayer {
         self
     }
 
-    /// Sets the answer to refused requests, in place of ours, for gRPC too.
+    /// Sets the response to refused requests, in place of the default one, also for gRPC.
     ///
-    /// `Connection: close` is still put on HTTP/1, and the answer to a HEAD has no body, but no
-    /// `Retry-After` is added. Requests that are cut are answered by us all the same.
+    /// `Connection: close` is still added over HTTP/1, and the response to a HEAD request has no body.
+    /// No `Retry-After` is added. Requests that are cut still get the default response.
     ///
     /// # Examples
     ///
@@ -289,9 +292,9 @@ impl DrainLayer {
 
     /// Adds a class of responses that are ended when draining begins.
     ///
-    /// It replaces one that was named by the same content type, or the same path. From the start
-    /// there is one of `text/event-stream`. Responses whose length is known, or that have a
-    /// `Content-Length`, are of no class.
+    /// It replaces a class with the same content type or the same path. A new layer has a class for
+    /// `text/event-stream`. Responses whose length is known, or that have a `Content-Length`, belong
+    /// to no class.
     ///
     /// # Examples
     ///
@@ -315,7 +318,7 @@ impl DrainLayer {
     /// let request = Request::get("/ticks").body(Body::empty()).unwrap();
     /// let body = app.oneshot(request).await.unwrap().into_body();
     /// ctl.trigger(ShutdownReason::Manual);
-    /// let events = body.collect().await.unwrap(); // it has an end now
+    /// let events = body.collect().await.unwrap(); // ends now
     /// assert!(events.to_bytes().is_empty());
     /// # }
     /// ```
@@ -324,14 +327,14 @@ impl DrainLayer {
         self
     }
 
-    /// Removes all classes of long-lived responses, so that every stream is let finish.
+    /// Removes all classes of long-lived responses, so that draining does not end any stream.
     ///
     /// # Examples
     ///
     /// ```
     /// use tower_lifecycle::{DrainLayer, LongLived, ShutdownController};
     ///
-    /// // Only these are ended; events are not.
+    /// // Ends only the responses to `/watch`, not event streams.
     /// let layer = DrainLayer::new(ShutdownController::new())
     ///     .no_long_lived()
     ///     .long_lived(LongLived::path("/watch"));
@@ -342,13 +345,13 @@ impl DrainLayer {
         self
     }
 
-    /// Makes it a layer for any tower service, of HTTP or not.
+    /// Converts this into a layer for any tower service, HTTP or not.
     ///
     /// Requests are refused with the error [`ShuttingDown`](crate::error::ShuttingDown), cut with
-    /// [`Forced`](crate::error::Forced), and counted to the end of the response future. The settings for
-    /// HTTP have no meaning for it, and are dropped.
+    /// [`Forced`](crate::error::Forced), and counted until the response future completes. The settings
+    /// for HTTP do not apply, and are dropped.
     ///
-    /// A refused request is dropped, so keep a copy, or an id, of what is to be delivered again.
+    /// A refused request is dropped. Keep a copy, or an id, if it must be delivered again.
     ///
     /// # Examples
     ///
@@ -373,7 +376,7 @@ impl DrainLayer {
     pub fn reject_with_error(self) -> DrainLayer<AnyService> {
         DrainLayer {
             ctl: self.ctl,
-            // An unknown request has no path, and an error no headers.
+            // A request of unknown type has no path, and an error has no headers.
             options: Arc::new(Options::none()),
             handle: Arc::default(),
             mode: PhantomData,
@@ -430,7 +433,7 @@ impl<S, M> Drain<S, M> {
         &mut self.inner
     }
 
-    /// Gives the inner service back.
+    /// Consumes the service and returns the inner service.
     pub fn into_inner(self) -> S {
         self.inner
     }
@@ -459,18 +462,21 @@ where
         let is_exempt = |options: &Options| options.is_exempt(request.uri().path());
         let entered = match self.entrance.admit(is_exempt) {
             Ok(guard) => Some(facts.note(guard)),
-            Err(refusal) => (self.entrance).past_the_gate(refusal, facts, request.uri().path()),
+            Err(refusal) => {
+                (self.entrance).admit_late_or_exempt(refusal, facts, request.uri().path())
+            }
         };
         let Some(mut guard) = entered else {
-            return special::refused(&self.entrance.handle, request);
+            return special::refuse(&self.entrance.handle, request);
         };
         if facts.asks_to_upgrade() {
-            // By themselves: the request is moved once more if its own address gets about.
+            // Taken out of the request: if the address of the request itself escapes, the compiler
+            // moves the request once more.
             let mut extensions = mem::take(request.extensions_mut());
             guard = special::offer_upgrade(&self.entrance.handle, guard, &mut extensions);
             *request.extensions_mut() = extensions;
         }
-        // The guard is there before the call: a panic in it is counted and undone.
+        // The guard exists before the call, so that a panic in the call releases it.
         ResponseFuture::admitted(self.inner.call(request), guard)
     }
 }
@@ -508,8 +514,8 @@ where
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut state = self.project().state;
-        // Both ways to an answer leave a state that the compiler sees to be done. Whoever drops this
-        // future next then does nothing, and need not keep the response in memory for a panic in that.
+        // Both ways to a response leave a state that the compiler knows to be done. The next drop of this
+        // future then does nothing, so the caller need not keep the response in memory in case it panics.
         let rare = 'rare: {
             let StateProj::Admitted {
                 inner,
@@ -522,13 +528,14 @@ where
                 }
                 break 'rare Poll::Ready(Ok(state.as_mut().answer()));
             };
-            // Before every poll of the inner: one that wakes itself would outrun the wake-up.
+            // Checked before every poll of the inner future: a future that wakes itself may be polled
+            // before the wake-up for force arrives.
             if guard.is_forced() {
                 break 'rare Poll::Ready(Ok(state.as_mut().answer()));
             }
-            // Declared first, so that it is dropped last, should the drop of the inner panic.
+            // Declared first, so that it is dropped last if dropping the inner future panics.
             let taken;
-            // Looked at in place, so that the response is moved once.
+            // Inspected in place, so that the response is moved only once.
             let polled = inner.poll(cx);
             if polled.is_pending() {
                 if guard.poll_forced_again(cx, remembered).is_pending() {
@@ -573,7 +580,9 @@ impl<F, B> ResponseFuture<F, B> {
 }
 
 impl<F, ReqBody> State<F, ReqBody> {
-    /// Completed, or cut. Not a constant, which would have the whole of it copied.
+    /// Returns the state of a future that has completed or was cut.
+    ///
+    /// Not a constant: the compiler would copy the whole state.
     #[inline]
     fn done() -> Self {
         Self::Over {
@@ -581,7 +590,7 @@ impl<F, ReqBody> State<F, ReqBody> {
         }
     }
 
-    /// Completes with a response that is not passed on as it is.
+    /// Completes with a response that is not passed on unchanged.
     #[cold]
     #[inline(never)]
     fn adapted<B: Body, E>(
@@ -592,7 +601,7 @@ impl<F, ReqBody> State<F, ReqBody> {
             unreachable!("it has just been polled")
         };
         let mut guard = guard.take();
-        let mut polled = polled; // declared after the guard, and dropped before it
+        let mut polled = polled; // declared after the guard, so dropped before it
         self.set(State::done());
         let lasting = match &mut polled {
             Poll::Ready(Ok(response)) => special::adapt(response, &mut guard),
@@ -606,7 +615,7 @@ impl<F, ReqBody> State<F, ReqBody> {
         })
     }
 
-    /// Ready when a refused request may be answered.
+    /// Ready when the response to a refused request may be sent.
     #[cold]
     #[inline(never)]
     fn poll_refused(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()>
@@ -622,14 +631,14 @@ impl<F, ReqBody> State<F, ReqBody> {
         }
     }
 
-    /// Answers in the inner's place: a request that was refused, or one that is cut, for force has come.
+    /// Returns the response to a request that was refused, or that is cut because force has come.
     #[cold]
     #[inline(never)]
     fn answer<B>(mut self: Pin<&mut Self>) -> Response<ResponseBody<B>> {
         match self.as_mut().project() {
             StateProj::Admitted { guard, .. } => {
                 let facts = Facts::noted(guard);
-                self.set(State::done()); // which notes that it was cut
+                self.set(State::done()); // notes that the request was cut
                 tell_here!(warn, "cut by the shutdown: the request had no response yet");
                 reject::cut(facts).map(ResponseBody::refusal)
             }

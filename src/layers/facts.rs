@@ -1,4 +1,4 @@
-//! What is remembered of a request, for its answer.
+//! Facts about a request that its response needs.
 
 use http::header::{CONNECTION, HeaderValue, UPGRADE};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
@@ -6,14 +6,14 @@ use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use super::grpc::GrpcType;
 use crate::in_flight::{Entry, ShardRef};
 
-/// What has to be remembered of a request to answer it when it is gone.
+/// Facts about a request that are needed for its response, when the request itself is gone.
 ///
 /// ```text
 /// 31          16 15       8 7     1   0
 /// [ path class  | gRPC type | flags | – ]
 /// ```
 ///
-/// The lowest bit is the entry's, in which they are noted.
+/// The lowest bit is reserved for the [`Entry`], which stores the facts as its note.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Facts(u32);
 
@@ -21,15 +21,17 @@ const HTTP_1: u32 = 1 << 1;
 const HEAD: u32 = 1 << 2;
 const CONNECT: u32 = 1 << 3;
 const ASKS_TO_UPGRADE: u32 = 1 << 4;
-/// Known with the response.
+/// Set once the response is known.
 const ENDS_WITH_STATUS: u32 = 1 << 5;
-/// Where the type's number is, or zero.
+/// Bit position of the [`GrpcType::number`]. A number of zero means none.
 const GRPC_TYPE_SHIFT: u32 = 8;
-/// Where one more than the number of the class of [`LongLived`](crate::LongLived) is, or zero.
+/// Bit position of the index of the [`LongLived`](crate::LongLived) class, plus one. Zero means none.
 const PATH_CLASS_SHIFT: u32 = 16;
 
-/// Marks a response that was made to close its connection by a layer, which asks all clients at
-/// once; our own server asks one after another, and takes it back until then.
+/// Marks a response to which a layer added `Connection: close`.
+///
+/// A layer adds it on all connections at once. The server of this crate closes connections one after
+/// another, and removes the header until it is the connection's turn.
 #[cfg(feature = "server")]
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct AskedToLeave;
@@ -44,12 +46,12 @@ impl Facts {
             facts |= HTTP_1;
         }
         let headers = request.headers();
-        // HTTP/1.0 has no upgrades (RFC 9110 §7.8), and HTTP/2 has only those by CONNECT.
+        // HTTP/1.0 has no upgrades (RFC 9110 §7.8). HTTP/2 has only those by CONNECT.
         if request.version() == Version::HTTP_11 && has_upgrade(headers) {
             facts |= ASKS_TO_UPGRADE;
         }
         match *request.method() {
-            // Every gRPC call is a POST, so others need no look at their headers.
+            // Every gRPC call is a POST, so the headers of other requests need not be checked.
             Method::POST => {
                 let number = GrpcType::of(headers).map_or(0, GrpcType::number);
                 facts |= u32::from(number) << GRPC_TYPE_SHIFT;
@@ -61,36 +63,36 @@ impl Facts {
         Self(facts)
     }
 
-    /// Those of any request of HTTP/1.
+    /// Returns the facts that hold for every HTTP/1 request.
     pub(crate) fn of_http1() -> Self {
         Self(HTTP_1)
     }
 
-    /// The same of a request whose path is of this class.
+    /// Sets the class of the request's path.
     #[cold]
     pub(crate) fn of_path(self, class: Option<usize>) -> Self {
         let class = class.and_then(|n| u16::try_from(n + 1).ok());
         Self(self.0 | u32::from(class.unwrap_or(0)) << PATH_CLASS_SHIFT)
     }
 
-    /// The same for a response that leaves the connection as it is.
+    /// Changes the facts so that the response does not close the connection.
     pub(crate) fn keeping_connection(self) -> Self {
         Self(self.0 & !HTTP_1)
     }
 
-    /// What an entry has noted.
+    /// Returns the facts that are stored in `guard`.
     #[inline]
     pub(crate) fn noted<R: ShardRef>(guard: &Entry<R>) -> Self {
         Self(guard.note())
     }
 
-    /// Notes it in the entry.
+    /// Stores the facts in `guard`.
     #[inline]
     pub(crate) fn note<R: ShardRef>(self, guard: Entry<R>) -> Entry<R> {
         guard.with_note(self.0)
     }
 
-    /// Notes it in the entry, in place of what was noted.
+    /// Replaces the facts that are stored in `guard`.
     pub(crate) fn note_in<R: ShardRef>(self, guard: &mut Entry<R>) {
         guard.set_note(self.0);
     }
@@ -119,7 +121,7 @@ impl Facts {
         self.0 & ASKS_TO_UPGRADE != 0
     }
 
-    /// The same for a response whose trailers tell a status of gRPC.
+    /// Notes that the trailers of the response carry a gRPC status.
     pub(crate) fn ending_with_status(self) -> Self {
         Self(self.0 | ENDS_WITH_STATUS)
     }
@@ -128,18 +130,18 @@ impl Facts {
         self.0 & ENDS_WITH_STATUS != 0
     }
 
-    /// Whether after this answer the connection, or the stream of it, is no longer HTTP's.
+    /// Returns whether a response with `status` upgrades the connection, or its HTTP/2 stream.
     pub(crate) fn is_upgraded_by(self, status: StatusCode) -> bool {
         status == StatusCode::SWITCHING_PROTOCOLS || (self.0 & CONNECT != 0 && status.is_success())
     }
 
-    /// Asks an HTTP/1 client to leave after this response.
+    /// Adds `Connection: close` to an HTTP/1 response, in a way that the server of this crate can undo.
     #[cold]
     pub(crate) fn ask_to_leave<T>(self, response: &mut Response<T>) {
         if !self.is_http1() {
             return;
         }
-        // What the application says itself is not taken back.
+        // The server must not undo a header that the application has set.
         #[cfg(feature = "server")]
         if !response.headers().contains_key(CONNECTION) {
             response.extensions_mut().insert(AskedToLeave);
@@ -157,14 +159,14 @@ impl Facts {
 
 #[inline]
 fn has_upgrade(headers: &HeaderMap) -> bool {
-    // To hash a name costs as much as to compare it with eight.
+    // Hashing a name costs as much as comparing it with eight others.
     match headers.keys_len() {
         ..=8 => headers.keys().any(|name| *name == UPGRADE),
         _ => has_upgrade_among_many(headers),
     }
 }
 
-/// Out of line, so that all else of a request's look at its headers is inlined.
+/// Out of line, so that the other checks of the request headers are inlined.
 #[inline(never)]
 fn has_upgrade_among_many(headers: &HeaderMap) -> bool {
     headers.contains_key(UPGRADE)

@@ -1,7 +1,7 @@
-//! The part of gRPC that is needed to refuse, cut and end a call.
+//! Responses and trailers for gRPC calls that are refused, cut or ended.
 //!
-//! A status is told in trailers; in an answer without a body those are its headers ("trailers-only"
-//! in the gRPC over HTTP/2 protocol). A client that gets none takes the call for broken.
+//! A status is sent in trailers. A response without a body carries it in its headers ("trailers-only"
+//! in the gRPC over HTTP/2 protocol). A client that gets no status treats the call as broken.
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue};
@@ -16,7 +16,7 @@ const STATUS: &str = "grpc-status";
 const MESSAGE: &str = "grpc-message";
 const UNAVAILABLE: HeaderValue = HeaderValue::from_static("14");
 
-/// The content types that are told apart, the longest before its beginning.
+/// The known content types. A longer one comes before its prefixes.
 const TYPES: [&str; 8] = [
     "application/grpc-web-text+proto",
     "application/grpc-web+proto",
@@ -28,15 +28,15 @@ const TYPES: [&str; 8] = [
     "application/grpc",
 ];
 
-/// One of the content types of gRPC.
+/// A known gRPC content type, as its index in [`TYPES`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct GrpcType(u8);
 
 // ===== impl GrpcType =====
 
 impl GrpcType {
-    /// The one of a request, or of a response: `application/grpc`, alone or followed by `+`, `;` or
-    /// `-web`.
+    /// Returns the gRPC content type of a request or response: `application/grpc`, alone or followed
+    /// by `+`, `;` or `-web`.
     #[inline(never)]
     pub(crate) fn of(headers: &HeaderMap) -> Option<Self> {
         let value = headers.get(CONTENT_TYPE)?.as_bytes();
@@ -57,7 +57,7 @@ impl GrpcType {
         Some(Self(index as u8))
     }
 
-    /// As a number that is not zero.
+    /// Returns the type as a number that is not zero.
     pub(crate) fn number(self) -> u8 {
         self.0 + 1
     }
@@ -72,7 +72,7 @@ impl GrpcType {
     }
 }
 
-/// The end of a call, and its only answer.
+/// Creates a response without a body that ends a call.
 pub(crate) fn trailers_only(content_type: HeaderValue, message: HeaderValue) -> Response<Bytes> {
     let mut response = Response::new(Bytes::new());
     response.headers_mut().insert(CONTENT_TYPE, content_type);
@@ -80,7 +80,7 @@ pub(crate) fn trailers_only(content_type: HeaderValue, message: HeaderValue) -> 
     response
 }
 
-/// The end of a call that has had messages.
+/// Creates the trailers that end a call after its messages.
 pub(crate) fn trailers(message: HeaderValue) -> HeaderMap {
     let mut trailers = HeaderMap::with_capacity(2);
     put_status(&mut trailers, message);

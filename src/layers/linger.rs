@@ -1,7 +1,7 @@
-//! How much of what a client still sends is read and thrown away.
+//! Limits for reading and discarding what a client still sends.
 //!
-//! A client that is in the middle of an upload reads its answer late. Closing the connection while it
-//! sends would reset it, and the client would lose the answer (RFC 9112 §9.6).
+//! A client in the middle of an upload reads its response late. Closing the connection while the
+//! client sends would reset it, and the client would lose the response (RFC 9112 §9.6).
 
 use std::time::Duration;
 
@@ -12,14 +12,14 @@ pub(crate) struct Limits {
     pub(crate) time: Duration,
 }
 
-/// The longest silence that is waited for.
+/// The time in which a client must send at least [`LEAST`] bytes.
 pub(crate) const SILENCE: Duration = Duration::from_secs(1);
 
-/// How much a client has to send in that time, so that one that drips holds nobody.
+/// How many bytes a client must send within [`SILENCE`], so that a slow client does not delay others.
 pub(crate) const LEAST: u64 = 1024;
 
 impl Limits {
-    /// The tighter of each.
+    /// Returns the stricter of each limit.
     #[cfg(feature = "server")]
     pub(crate) fn min(self, other: Self) -> Self {
         Self {

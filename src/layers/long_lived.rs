@@ -1,13 +1,13 @@
-//! Streams that would never end by themselves: ended when draining begins, at a bounded rate.
+//! Streams that never end by themselves. They are ended when draining begins, at a bounded rate.
 //!
-//! A client whose stream ends cleanly connects again, elsewhere. Were all of them to end at the same
-//! moment, the other instances would be stormed; were none to, the drain would last to its deadline
-//! and cut them.
+//! A client whose stream ends cleanly reconnects to another instance. If all streams ended at the same
+//! moment, the other instances would be overloaded with new connections. If none ended, the drain
+//! would last until its deadline and cut them.
 
 mod farewell;
 mod pace;
 
-pub(crate) use self::farewell::Farewell;
+pub(crate) use self::farewell::FinalFrame;
 pub(crate) use self::pace::{Class, Member};
 
 use std::fmt;
@@ -22,19 +22,19 @@ use crate::sync::{Arc, Weak};
 /// A class of responses that are ended when draining begins, for
 /// [`DrainLayer::long_lived`](crate::DrainLayer::long_lived).
 ///
-/// Such a body ends between two of its frames, as if it had ended by itself: no error, and for gRPC
-/// trailers with the status 14 `UNAVAILABLE`. Its client connects again, and reaches another
-/// instance. So that they do not all come at once, the bodies of a class are ended one after
-/// another, at a [rate](Self::rate). One that ends before its turn does so as always; one
-/// whose client does not read cannot be ended, and is cut by force. A pause and a lame duck end none.
+/// Such a body is ended between two frames, as if it had ended by itself: without an error, and for
+/// gRPC with trailers that carry status 14 `UNAVAILABLE`. Its client reconnects, and reaches another
+/// instance. To spread these reconnects, the bodies of a class are ended one after another, at a
+/// [rate](Self::rate). A body may still end by itself before its turn. A body whose client does not
+/// read cannot be ended, and is cut by force. Neither a pause nor a lame duck ends a body.
 ///
-/// It is for streams of which a part is as good as the whole: events, ticks, watches. Others must
-/// not end as if they were complete; they are let finish, and are cut with an error. A layer that
-/// compresses, or that puts several events into a frame of its own, belongs outside the
-/// [`DrainLayer`](crate::DrainLayer), for it would be cut in the middle.
+/// Use it for streams of which a part is as good as the whole: events, ticks, watches. Other responses
+/// must not end as if they were complete. They may finish until force, which cuts them with an error.
+/// Put a layer that compresses, or that combines several events into one frame, outside the
+/// [`DrainLayer`](crate::DrainLayer). Inside it, the output of that layer would be cut in the middle.
 ///
-/// A layer has one pace for each class, whatever the number of its services; classes, and layers,
-/// do not wait for one another.
+/// Each class of a layer has one rate, however many services the layer has. Classes, and layers, do
+/// not wait for one another.
 ///
 /// # Examples
 ///
@@ -56,7 +56,7 @@ pub struct LongLived {
     rate: u32,
 }
 
-/// What makes a response one of the class.
+/// What a response must match to belong to a class.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Name {
     /// In lower case, without parameters.
@@ -67,20 +67,20 @@ enum Name {
 /// The classes of a layer.
 #[derive(Clone)]
 pub(crate) struct Classes {
-    /// Shared: servers clone a layer for every connection.
+    /// Shared, since servers clone a layer for every connection.
     classes: Arc<Vec<Arc<Class>>>,
     has_paths: bool,
-    /// Weak: the controller keeps what holds this.
+    /// Weak, since the controller keeps the options that hold this.
     core: Weak<Core>,
 }
 
 // ===== impl LongLived =====
 
 impl LongLived {
-    /// Names a class by the media type of its responses.
+    /// Creates a class of responses with this media type.
     ///
-    /// Parameters are ignored, and case does not matter. It is not for gRPC, where all answers have
-    /// the same type: name the methods by their [path](Self::path).
+    /// Parameters are ignored, and case does not matter. Do not use it for gRPC, where all responses
+    /// have the same type: create a class for the [path](Self::path) of each method instead.
     ///
     /// # Examples
     ///
@@ -98,11 +98,11 @@ impl LongLived {
         Self::named(Name::ContentType(essence.into()))
     }
 
-    /// Names a class by the path of its requests.
+    /// Creates a class of responses to requests with this path.
     ///
-    /// The path matches exactly, as `uri().path()` gives it; inside axum's `nest` that is the part
-    /// after the prefix. It goes before a class of the response's content type. A gRPC method is
-    /// the path `/package.Service/Method`.
+    /// The path must equal `uri().path()`; inside axum's `nest` that is the part after the prefix. It
+    /// takes precedence over a class for the content type of the response. The path of a gRPC method
+    /// is `/package.Service/Method`.
     ///
     /// # Examples
     ///
@@ -125,9 +125,9 @@ impl LongLived {
         }
     }
 
-    /// Sets how long such a body may go on after draining has begun.
+    /// Sets how long such a body may continue after draining has begun.
     ///
-    /// Default zero. What is longer than the drain lets them be cut.
+    /// The default is zero. With a time that is longer than the drain, the bodies are cut.
     ///
     /// # Examples
     ///
@@ -146,16 +146,16 @@ impl LongLived {
 
     /// Sets how many bodies of the class are ended per second, at most.
     ///
-    /// Default 200. It is raised as far as needed for all that are alive when draining begins to end
-    /// within half of the time that the drain then has left, after [`after`](Self::after). Zero is
-    /// no more than that: they are spread evenly over that half.
+    /// The default is 200. The rate is raised if necessary, so that all bodies that are alive when
+    /// draining begins end within half of the drain time that is left after [`after`](Self::after).
+    /// With a rate of zero, they are spread evenly over that half.
     ///
     /// # Examples
     ///
     /// ```
     /// use tower_lifecycle::LongLived;
     ///
-    /// // The other instances take that many new connections per second.
+    /// // The other instances can take 1,000 new connections per second.
     /// let watch = LongLived::path("/watch").rate(1_000);
     /// # assert!(format!("{watch:?}").contains("1000"));
     /// ```
@@ -168,7 +168,7 @@ impl LongLived {
 // ===== impl Classes =====
 
 impl Classes {
-    /// The classes that every layer has.
+    /// Creates the classes that every new layer has.
     pub(crate) fn new(core: Weak<Core>) -> Self {
         let mut classes = Self::none(core);
         classes.add(LongLived::content_type("text/event-stream"));
@@ -205,20 +205,20 @@ impl Classes {
         self.has_paths
     }
 
-    /// Which class the path is, if any.
+    /// Returns the index of the class of `path`, if there is one.
     pub(crate) fn of_path(&self, path: &str) -> Option<usize> {
         let is_path =
             |class: &Arc<Class>| matches!(class.name(), Name::Path(name) if **name == *path);
         self.classes.iter().position(is_path)
     }
 
-    /// The class of a response whose body does not know its length.
+    /// Returns the class of a response whose body does not know its length.
     pub(crate) fn of_response(
         &self,
         path: Option<usize>,
         headers: &HeaderMap,
     ) -> Option<Arc<Class>> {
-        // With a length it has an end, and to end before that is an error to the client.
+        // A response with a length has an end. For the client, an earlier end would be an error.
         if self.classes.is_empty() || headers.contains_key(CONTENT_LENGTH) {
             return None;
         }

@@ -1,9 +1,9 @@
-//! What a layer's service is: HTTP, or anything.
+//! The kind of service that a layer wraps: an HTTP service, or any service.
 
-/// The mode for HTTP.
+/// The mode for HTTP services.
 ///
-/// Requests are refused with a response, and counted to the end of the response body. It is the
-/// default of the layers and their services, so it need not be named.
+/// Requests are refused with a response, and counted until the response body ends. This is the
+/// default mode of the layers and their services, so it need not be named.
 ///
 /// # Examples
 ///
@@ -22,7 +22,7 @@ pub struct Http;
 
 /// The mode for any tower service.
 ///
-/// Requests are refused with an error, and counted to the end of the response future.
+/// Requests are refused with an error, and counted until the response future completes.
 ///
 /// # Examples
 ///

@@ -1,4 +1,4 @@
-//! What a [`DrainLayer`](crate::DrainLayer) can be told.
+//! The options of a [`DrainLayer`](crate::DrainLayer).
 
 use std::fmt;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use super::long_lived::{Classes, LongLived};
 use crate::shutdown::Core;
 use crate::sync::{Arc, Weak};
 
-/// What a [`DrainLayer`](crate::DrainLayer) can be told.
+/// The options of a [`DrainLayer`](crate::DrainLayer).
 #[derive(Clone)]
 pub(crate) struct Options {
     pub(super) retry_after: HeaderValue,
@@ -35,7 +35,7 @@ impl Options {
         }
     }
 
-    /// For a layer around services that are not of HTTP.
+    /// Creates the options of a layer for services other than HTTP.
     pub(crate) fn none() -> Self {
         Self {
             retry_after: whole_seconds(Duration::ZERO),
@@ -57,7 +57,7 @@ impl Options {
         self.long_lived.clear();
     }
 
-    /// What has to be remembered of an admitted request.
+    /// Returns the facts about an admitted request that its response needs.
     #[inline(always)]
     pub(crate) fn facts_of<T>(&self, request: &Request<T>) -> Facts {
         let facts = Facts::of(request);
@@ -100,7 +100,7 @@ impl fmt::Debug for Options {
     }
 }
 
-/// RFC 9110 §10.2.3 knows whole seconds only; rounded up, for earlier would be too early.
+/// Rounds up to whole seconds, which RFC 9110 §10.2.3 requires, so that no client retries too early.
 fn whole_seconds(time: Duration) -> HeaderValue {
     let seconds = time.as_secs();
     HeaderValue::from(seconds.saturating_add(u64::from(time.subsec_nanos() > 0)))

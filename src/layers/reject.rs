@@ -1,12 +1,12 @@
-//! What a client is told when its request is refused or cut, in its own protocol.
+//! Responses to requests that are refused or cut, in the client's protocol.
 //!
-//! - HTTP: 503 (RFC 9110 §15.6.4). A refusal carries `Retry-After` (§10.2.3); a cut request does
-//!   not, for its work had begun and a retry may repeat it.
+//! - HTTP: 503 (RFC 9110 §15.6.4). A refusal carries `Retry-After` (§10.2.3). The response to a cut
+//!   request does not, since work had begun and a retry may repeat it.
 //! - gRPC: a trailers-only response with status 14 `UNAVAILABLE`, as the gRPC over HTTP/2 protocol
-//!   has it.
-//! - Logs and metrics of this process: [`Rejection`], in the response's extensions.
-//! - HTTP/1 connections are told to close (RFC 9112 §9.6), so that the client's next request goes
-//!   elsewhere instead of being refused here again.
+//!   defines it.
+//! - For logs and metrics of this process, each response has a [`Rejection`] in its extensions.
+//! - HTTP/1 responses carry `Connection: close` (RFC 9112 §9.6), so that the client's next request
+//!   goes to another instance instead of being refused here again.
 
 use std::sync::LazyLock;
 
@@ -33,15 +33,15 @@ const CUT_JSON: Json = Json {
     length: "59",
 };
 
-/// A body of ours. Its length is written here, since one that is made is counted by reference, and a
-/// hundred thousand answers copied from one would have the cores fight for that count.
+/// A fixed response body and its length. A length that is formatted at run time would be reference
+/// counted. The cores would contend for that count when a hundred thousand responses are cloned.
 #[derive(Clone, Copy)]
 struct Json {
     text: &'static str,
     length: &'static str,
 }
 
-/// Answers a request that is not admitted.
+/// Creates the response to a request that is not admitted.
 #[cold]
 pub(crate) fn refuse<T>(
     options: &Options,
@@ -58,7 +58,7 @@ pub(crate) fn refuse<T>(
         Some(refuse_with) => refuse_with(&parts),
         None => match facts.grpc_type() {
             Some(known) => {
-                // Echoed as the client wrote it, which may say more than `Facts` remembers.
+                // Echoes the header of the client, which may be more exact than `Facts`.
                 let content_type = parts.headers.get(CONTENT_TYPE).cloned();
                 let known = || HeaderValue::from_static(known.name());
                 grpc::trailers_only(content_type.unwrap_or_else(known), message)
@@ -76,11 +76,11 @@ pub(crate) fn refuse<T>(
     response
 }
 
-/// Answers a request that was admitted, and cut before it had an answer.
+/// Creates the response to an admitted request that is cut before it had a response.
 #[cold]
 pub(crate) fn cut(facts: Facts) -> Response<Bytes> {
-    // Made once, for a hundred thousand may be cut at a time: to copy headers costs less than to
-    // insert them.
+    // Created once, since a hundred thousand requests may be cut at a time: cloning headers costs less
+    // than inserting them.
     static OVER_HTTP_1: LazyLock<Response<Bytes>> = LazyLock::new(|| {
         let mut response = unavailable(CUT_JSON);
         finish(&mut response, Facts::of_http1());
@@ -98,20 +98,22 @@ pub(crate) fn cut(facts: Facts) -> Response<Bytes> {
         None if facts.is_http1() => OVER_HTTP_1.clone(),
         None => OVER_HTTP_2.clone(),
     };
-    leave_out_body(&mut response, facts);
+    remove_body_of_head(&mut response, facts);
     response.extensions_mut().insert(Rejection::Cut);
     response
 }
 
-/// Makes one of our own responses right for the request's method and version.
+/// Adapts a response to the method and the version of the request.
 fn finish(response: &mut Response<Bytes>, facts: Facts) {
-    leave_out_body(response, facts);
+    remove_body_of_head(response, facts);
     facts.close_connection(response.status(), response.headers_mut());
 }
 
-/// Where the request was a HEAD. The length stays in the header, as RFC 9110 §8.6 allows. The body
-/// is at its end from the start, else hyper's HTTP/2 breaks the stream.
-fn leave_out_body(response: &mut Response<Bytes>, facts: Facts) {
+/// Removes the body if the request was a HEAD.
+///
+/// The `Content-Length` stays, as RFC 9110 §8.6 allows. The body must be at its end from the start.
+/// Otherwise, hyper's HTTP/2 breaks the stream.
+fn remove_body_of_head(response: &mut Response<Bytes>, facts: Facts) {
     if facts.is_head() {
         response.body_mut().clear();
     }

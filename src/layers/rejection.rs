@@ -1,21 +1,21 @@
-//! The mark on a response that the layer made itself.
+//! The mark on a response that the layer created.
 
-/// Says that a response was made by a [`DrainLayer`](crate::DrainLayer), in place of the service.
+/// Marks a response that a [`DrainLayer`](crate::DrainLayer) created in place of the service.
 ///
 /// It is in the [extensions](http::Response::extensions) of each response to a request that was
-/// refused, or cut before it had an answer, whatever its protocol, its status or its text: also of
-/// gRPC, and also where [`refuse_with`](crate::DrainLayer::refuse_with) wrote it. No response of the
-/// service has it, unless another `DrainLayer` is inside. So logs and metrics can tell what a
-/// shutdown has planned from what has failed.
+/// refused, or cut before it had a response. That holds for every protocol, status and body, including
+/// gRPC and the responses of [`refuse_with`](crate::DrainLayer::refuse_with). Responses of the service
+/// do not have it, unless the service contains another `DrainLayer`. Logs and metrics can use it to
+/// distinguish the planned rejections of a shutdown from failures.
 ///
-/// Extensions stay in the process: no client sees this one. A response that was cut in its body has
-/// begun as one of the service, and has none; its body ends with [`Forced`](crate::error::Forced), or with
-/// trailers where it is a stream of gRPC.
+/// Extensions stay in the process, so clients do not see the mark. A response whose body is cut comes
+/// from the service, and has no mark. Its body ends with [`Forced`](crate::error::Forced), or with
+/// trailers if it is a gRPC stream.
 ///
 /// # Examples
 ///
-/// For tower-http's `TraceLayer`, a refusal is no failure then, and no line of the level error. The
-/// `TraceLayer` is around the `DrainLayer`:
+/// With this classifier, tower-http's `TraceLayer` does not treat a refusal as a failure, and does not
+/// log it as an error. The `TraceLayer` is around the `DrainLayer`:
 ///
 /// ```
 /// use std::fmt::Display;
@@ -66,10 +66,10 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Rejection {
-    /// The request was not admitted, by a shutdown or a [pause](crate::ShutdownController::pause).
-    /// The service has not seen it, so it may be sent again.
+    /// The request was not admitted because of a shutdown or a
+    /// [pause](crate::ShutdownController::pause). The service has not seen it, so it may be sent again.
     Refused,
-    /// The request was admitted, and cut by force before it had an answer. The service may have done
-    /// a part of the work.
+    /// The request was admitted, and cut by force before it had a response. The service may have done
+    /// part of the work.
     Cut,
 }

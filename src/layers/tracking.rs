@@ -1,4 +1,4 @@
-//! The layer that only counts: nothing is refused, and nothing is cut.
+//! The layer that only counts requests, and does not refuse or cut them.
 
 use std::fmt;
 use std::future::Future;
@@ -19,11 +19,11 @@ use crate::error::POLLED_AFTER_COMPLETION;
 use crate::in_flight::{Entry, LayerHandle, Shard};
 use crate::sync::{Arc, OnceLock};
 
-/// Counts the requests of a service, and refuses none.
+/// A layer that counts the requests of a service, and refuses none.
 ///
-/// For work that must be waited for and may not be turned away. Around an HTTP service a request is
-/// counted to the end of its response body. It is not cut either: what does not end by itself is
-/// reported as [abandoned](crate::ShutdownReport::abandoned).
+/// Use it for work that a shutdown must wait for and that may not be refused. Around an HTTP service,
+/// a request is counted until its response body ends. It is not cut either: a request that does not
+/// end by itself is reported as [abandoned](crate::ShutdownReport::abandoned).
 ///
 /// # Examples
 ///
@@ -46,12 +46,12 @@ use crate::sync::{Arc, OnceLock};
 #[must_use = "a layer does nothing until it is put around a service"]
 pub struct RequestTrackingLayer<M = Http> {
     ctl: ShutdownController,
-    /// Made at the first service, and shared by all of them.
+    /// Created for the first service, and shared by all services.
     handle: Arc<OnceLock<LayerHandle<()>>>,
     mode: PhantomData<fn() -> M>,
 }
 
-/// A service whose requests are counted; made by [`RequestTrackingLayer`].
+/// A service that counts its requests, created by [`RequestTrackingLayer`].
 ///
 /// # Examples
 ///
@@ -77,7 +77,7 @@ pin_project! {
     ///
     /// # Panics
     ///
-    /// When it is polled again after it has completed.
+    /// Panics if it is polled again after it has completed.
     #[must_use = "futures do nothing unless polled"]
     pub struct ResponseFuture<F, M = Http> {
         #[pin]
@@ -98,7 +98,7 @@ pin_project! {
     #[project = StateProj]
     enum State<F> {
         Live {
-            // Declared first, so that it is dropped first.
+            // Declared first, so that it is dropped before the guard.
             #[pin]
             inner: F,
             guard: Entry<Arc<Shard>>,
@@ -110,7 +110,7 @@ pin_project! {
 // ===== impl RequestTrackingLayer =====
 
 impl RequestTrackingLayer {
-    /// Makes a layer for HTTP services, which counts to the end of the response body.
+    /// Creates a layer for HTTP services, which counts each request until its response body ends.
     pub fn new(ctl: ShutdownController) -> Self {
         Self {
             ctl,
@@ -119,9 +119,9 @@ impl RequestTrackingLayer {
         }
     }
 
-    /// Makes it a layer for any tower service.
+    /// Converts this into a layer for any tower service.
     ///
-    /// Requests are then counted to the end of the response future.
+    /// Requests are then counted until the response future completes.
     ///
     /// # Examples
     ///
@@ -196,7 +196,7 @@ impl<S, M> RequestTracking<S, M> {
         &mut self.inner
     }
 
-    /// Gives the inner service back.
+    /// Consumes the service and returns the inner service.
     pub fn into_inner(self) -> S {
         self.inner
     }
@@ -284,7 +284,7 @@ where
         let StateProj::Live { inner, guard } = state.as_mut().project() else {
             panic!("{POLLED_AFTER_COMPLETION}")
         };
-        // Declared first, so that it is dropped last, should the drop of the inner panic.
+        // Declared first, so that it is dropped last if dropping the inner future panics.
         let taken;
         let polled = inner.poll(cx);
         if polled.is_pending() {
@@ -295,7 +295,7 @@ where
         polled.map_ok(|response| {
             response.map(|body| {
                 let guard = match body.is_end_stream() {
-                    // Servers do not poll it, and drop it.
+                    // Servers drop such a body without polling it.
                     true => taken.whole(),
                     false => taken,
                 };

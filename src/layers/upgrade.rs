@@ -1,10 +1,10 @@
-//! Connections that are taken over from HTTP, as WebSockets are: one in flight to their end.
+//! Connections that are taken over from HTTP, such as WebSockets. They are in flight until they end.
 //!
-//! A request that asks for an upgrade finds a guard in its extensions. Until the response it counts
-//! nothing, for the request itself is counted. When the response is an upgrade, the one entry moves
-//! to the place that all clones of the guard share, and goes with the last of them. Each is a way
-//! for somebody to keep it: the task of the handler, a server in the response's extensions, and the
-//! body, which servers drop at once. When it is no upgrade, the entry goes on with the body.
+//! A request that asks for an upgrade gets a guard in its extensions. Until the response, the guard
+//! counts nothing, since the request itself is counted. If the response is an upgrade, the entry moves
+//! to the state that all clones of the guard share, and leaves with the last clone. Clones are held by
+//! the task of the handler, by a server (from the response's extensions), and by the response body,
+//! which servers drop at once. If the response is not an upgrade, the entry moves to its body.
 
 use std::fmt;
 use std::task::{Context, Poll};
@@ -16,24 +16,24 @@ use crate::sync::Arc;
 
 /// Keeps an upgraded connection in flight: a WebSocket, or a tunnel.
 ///
-/// [`DrainLayer`](crate::DrainLayer) puts one into the extensions of each request that asks for an
-/// upgrade: by the header `Upgrade` (HTTP/1.1) or by the method `CONNECT`. The handler moves it
-/// into the task that serves the connection. The request is counted until the last clone is
-/// dropped, as one, from the call on. Without that, servers drop the response at once, and the count
-/// is zero while the socket is open.
+/// [`DrainLayer`](crate::DrainLayer) puts a guard into the extensions of each request that asks for an
+/// upgrade, with the header `Upgrade` (HTTP/1.1) or the method `CONNECT`. The handler should move the
+/// guard into the task that serves the connection. The request and its connection count as one, from
+/// the call until the last clone of the guard is dropped. Without the guard, the count would be zero
+/// while the socket is open, since servers drop the response at once.
 ///
-/// An answer that is no upgrade (neither a 101 nor a 2xx to `CONNECT`) is counted to the end of its
-/// body, as any other; the guard counts nothing then. So it does for an
+/// A response that is not an upgrade (neither a 101 nor a 2xx to `CONNECT`) is counted until its body
+/// ends, like any other. The guard then counts nothing. It also counts nothing for an
 /// [exempt](crate::DrainLayer::exempt_paths) request that is served while draining.
 ///
-/// The guard is not taken away at a force. An upgraded connection that is let go after a force is
-/// counted as [aborted](crate::ShutdownReport::aborted), one that is kept beyond the unwinding as
-/// [abandoned](crate::ShutdownReport::abandoned).
+/// A force does not invalidate the guard. If the last clone is dropped after a force, the connection is
+/// counted as [aborted](crate::ShutdownReport::aborted). If a clone is kept beyond the unwinding, it is
+/// counted as [abandoned](crate::ShutdownReport::abandoned).
 ///
 /// # Examples
 ///
-/// A WebSocket in axum. `WebSocketUpgrade` comes first: it turns away what asks for no upgrade, and
-/// so has no guard.
+/// A WebSocket in axum. `WebSocketUpgrade` comes first: it rejects requests that do not ask for an
+/// upgrade, and so have no guard.
 ///
 /// ```
 /// use axum::extract::Extension;
@@ -60,7 +60,7 @@ use crate::sync::Arc;
 ///     let going_away = CloseFrame { code: 1001, reason: "shutting down".into() };
 ///     let goodbye = async {
 ///         let _ = socket.send(Message::Close(Some(going_away))).await;
-///         while let Some(Ok(_)) = socket.recv().await {} // until the client has said so, too
+///         while let Some(Ok(_)) = socket.recv().await {} // until the client has closed too
 ///     };
 ///     tokio::select! {
 ///         () = goodbye => {}
@@ -75,13 +75,13 @@ use crate::sync::Arc;
 /// assert!(app.has_routes());
 /// ```
 ///
-/// Code 1001 is "going away" (RFC 6455 §7.4.1). With hyper alone the guard is found by
+/// Code 1001 is "going away" (RFC 6455 §7.4.1). With hyper alone, get the guard with
 /// `request.extensions().get::<UpgradeGuard>()`.
 #[derive(Clone)]
 #[must_use = "dropping the last clone ends the connection that it counts"]
 pub struct UpgradeGuard(Arc<Upgrade>);
 
-/// The guard as the body holds it.
+/// The guard that a response body holds.
 pub(crate) struct UpgradedHold {
     guard: UpgradeGuard,
     slot: Slot,
@@ -90,7 +90,7 @@ pub(crate) struct UpgradedHold {
 // ===== impl UpgradeGuard =====
 
 impl UpgradeGuard {
-    /// Makes one that counts nothing yet.
+    /// Creates a guard that counts nothing yet.
     pub(crate) fn new(shard: &Arc<Shard>) -> Self {
         Self(Upgrade::new(shard))
     }
@@ -104,12 +104,12 @@ impl UpgradeGuard {
         Offer::of(&self.0)
     }
 
-    /// Lets the entry last as long as any clone.
+    /// Keeps `entry` until the last clone is dropped.
     pub(crate) fn count(&self, entry: Admission) {
         self.0.count(entry);
     }
 
-    /// Resolves when draining has begun: the connection should come to its end.
+    /// Resolves when draining has begun, and the connection should be closed.
     ///
     /// # Cancel safety
     ///
@@ -122,7 +122,7 @@ impl UpgradeGuard {
     /// use tower_lifecycle::UpgradeGuard;
     ///
     /// async fn serve(mut socket: WebSocket, guard: UpgradeGuard) {
-    ///     guard.draining().await; // what it serves meanwhile is left out
+    ///     guard.draining().await; // real code serves the socket meanwhile
     ///     let going_away = CloseFrame { code: close_code::AWAY, reason: "".into() };
     ///     let _ = socket.send(Message::Close(Some(going_away))).await;
     /// }
@@ -132,7 +132,7 @@ impl UpgradeGuard {
         GuardWait::new(self.0.shard(), interest::DRAINING)
     }
 
-    /// Resolves when admitted work is cut: the connection should be dropped now.
+    /// Resolves when admitted work is cut, and the connection should be dropped.
     ///
     /// It does not resolve in a shutdown that ends without a force.
     ///
@@ -163,7 +163,7 @@ impl UpgradeGuard {
         GuardWait::new(self.0.shard(), interest::FORCED)
     }
 
-    /// Notes that the connection is being cut; once, whoever does it.
+    /// Notes that the connection is being cut. Only the first call counts.
     pub(crate) fn note_aborted(&self) {
         self.0.note_aborted();
     }
@@ -197,9 +197,10 @@ impl Cut for UpgradedHold {
 
     fn poll_forced(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Self { guard, slot } = self;
-        match guard.0.shard().register(slot, cx.waker(), interest::FORCED) {
-            true => Poll::Pending,
-            false => Poll::Ready(()),
+        if guard.0.shard().register(slot, cx.waker(), interest::FORCED) {
+            Poll::Pending
+        } else {
+            Poll::Ready(())
         }
     }
 

@@ -1,4 +1,4 @@
-//! The server: accepts, tells its connections what to do, and ends with the last of them.
+//! The accept loop, and the shutdown of its connections.
 
 use std::future::{pending, poll_fn};
 use std::io;
@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 
 use super::app::App;
 use super::backlog::Backlog;
-use super::connection::{Common, Newcomer, serve_connection};
+use super::connection::{Accepted, Common, serve_connection};
 use super::handshake::Handshake;
 use super::listener::Listener;
 use super::plan::{Drain, Plan, PlanChannel};
@@ -23,19 +23,19 @@ use crate::shutdown::{Core, ENDED, Either, ShutdownNotice, Wait, race};
 use crate::state::LifecycleState;
 use crate::sync::Arc;
 
-/// Puts what is known of a peer into the extensions of its requests.
-pub(super) type Introduce<A> = Box<dyn Fn(&A, &mut Extensions) + Send>;
+/// Adds to the extensions of a connection's requests, given the peer's address.
+pub(super) type AddExtensions<A> = Box<dyn Fn(&A, &mut Extensions) + Send>;
 
-/// How long the server waits after an error of accepting, the first time and at most.
+/// How long the server waits after a failed accept: the first time, and at most.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
 
-/// Runs the server until it is told to stop and its last connection is closed.
+/// Runs the server until it has stopped accepting and its last connection is closed.
 pub(super) async fn run<L, S, H>(
     core: Arc<Core>,
     stop_accepting: Wait,
     listener: L,
     app: S,
-    introduce: Option<Introduce<L::Addr>>,
+    add_extensions: Option<AddExtensions<L::Addr>>,
     common: Common<H>,
 ) where
     L: Listener,
@@ -47,20 +47,20 @@ pub(super) async fn run<L, S, H>(
         core: Arc::clone(&core),
         listener,
         app,
-        introduce,
+        add_extensions,
         common: Arc::clone(&common),
         connections: JoinSet::new(),
         accepted: 0,
     };
     let serving = server.serve(stop_accepting);
-    race(serving, follow(&core, &common.plans)).await;
+    race(serving, send_plans(&core, &common.plans)).await;
 }
 
 struct Server<L: Listener, S, H> {
     core: Arc<Core>,
     listener: L,
     app: S,
-    introduce: Option<Introduce<L::Addr>>,
+    add_extensions: Option<AddExtensions<L::Addr>>,
     common: Arc<Common<H>>,
     connections: JoinSet<()>,
     accepted: u32,
@@ -74,13 +74,13 @@ where
 {
     async fn serve(mut self, stop_accepting: Wait) {
         if self.common.settings.is_shared {
-            self.accept_in_turn().await;
+            self.accept_shared().await;
         } else {
             self.accept_until(stop_accepting).await;
-            // Those who wait in the backlog are answered, too, and then nobody can come any more.
+            // The connections that wait in the backlog are served, too.
             self.empty_backlog().await;
-            // Also those who came between the last look and now.
             self.listener.keep_out_newcomers();
+            // Also those that came before new ones were stopped.
             self.empty_backlog().await;
         }
         let Self {
@@ -97,14 +97,14 @@ where
         }
     }
 
-    /// Accepts while no shutdown is under way, until draining begins: those who come meanwhile are
-    /// left to the others that have the socket.
-    async fn accept_in_turn(&mut self) {
+    /// Accepts until draining begins, but not during a lame duck: the connections that come then are left
+    /// to the other processes that share the socket.
+    async fn accept_shared(&mut self) {
         loop {
             let triggered = Wait::new(&self.core, event::TRIGGERED);
             self.accept_until(triggered).await;
             let Some(shutdown) = self.core.shutdown() else {
-                continue; // called off
+                continue; // the shutdown was called off
             };
             let draining = Wait::<()>::new(&self.core, event::CLOSED);
             if let Either::Left(()) = race(draining, shutdown.called_off()).await {
@@ -113,7 +113,7 @@ where
         }
     }
 
-    /// Serves those who come, until told to stop.
+    /// Accepts and serves connections until `stop` resolves.
     async fn accept_until(&mut self, mut stop: Wait) {
         let mut pause = PAUSES.0;
         while let Some(result) = self.accept(&mut stop).await {
@@ -124,7 +124,7 @@ where
                 }
                 Err(error) if is_of_one_connection(&error) => {
                     tell!(debug, %error, "not accepted");
-                    // There may be many of them, and no wait in between.
+                    // There may be many such errors in a row without a wait.
                     yield_now().await;
                 }
                 Err(error) => {
@@ -136,8 +136,7 @@ where
         }
     }
 
-    /// Waits for the next connection, and takes leave of those that end; `None` when it is time to
-    /// stop.
+    /// Waits for the next connection, and reaps those that end. Returns `None` when `stop` resolves.
     async fn accept(&mut self, stop: &mut Wait) -> Option<io::Result<(L::Io, L::Addr)>> {
         let accept = self.listener.accept();
         let connections = &mut self.connections;
@@ -164,7 +163,7 @@ where
         }
     }
 
-    /// Has the connection served. What is foreign in that may panic, to the harm of this one only.
+    /// Spawns the connection. A panic of user code while spawning affects only this connection.
     fn spawn(&mut self, connection: (L::Io, L::Addr)) {
         if !panic::contained(|| self.try_spawn(connection)) {
             tell!(
@@ -176,10 +175,10 @@ where
 
     fn try_spawn(&mut self, (io, peer): (L::Io, L::Addr)) {
         let mut extensions = Extensions::new();
-        if let Some(introduce) = &self.introduce {
-            introduce(&peer, &mut extensions);
+        if let Some(add_extensions) = &self.add_extensions {
+            add_extensions(&peer, &mut extensions);
         }
-        let newcomer = Newcomer {
+        let accepted = Accepted {
             io,
             app: self.app.clone(),
             extensions,
@@ -188,14 +187,14 @@ where
         };
         self.accepted = self.accepted.wrapping_add(1);
         let common = Arc::clone(&self.common);
-        self.connections.spawn(serve_connection(common, newcomer));
+        self.connections.spawn(serve_connection(common, accepted));
     }
 }
 
-/// Tells the connections how far the shutdown has come. Never resolves.
-async fn follow(core: &Arc<Core>, plans: &PlanChannel) {
+/// Sends the connections a plan for each stage of the shutdown. Never resolves.
+async fn send_plans(core: &Arc<Core>, plans: &PlanChannel) {
     let reached = |events| Wait::<()>::new(core, events);
-    // A lame duck may be called off, any number of times.
+    // A lame duck may be called off any number of times.
     loop {
         reached(event::TRIGGERED).await;
         let Some(shutdown) = core.shutdown() else {
@@ -211,7 +210,7 @@ async fn follow(core: &Arc<Core>, plans: &PlanChannel) {
             Either::Right(()) => plans.send(Plan::Serve).await,
         }
     }
-    // Not that of a lame duck that was called off in the meantime.
+    // Read again, since an earlier lame duck may have been called off.
     if let Some(notice) = core.notice() {
         plans.send(drain(core, &notice)).await;
     }
@@ -228,12 +227,12 @@ fn drain(core: &Core, notice: &ShutdownNotice) -> Plan {
         idle_until: core.idle_until(notice),
         serves_late: core.config.serves_late(),
         late_until: core.late_until(notice),
-        // Nobody who has nothing in flight is a reason to cut anything at the drain deadline.
+        // A connection with nothing in flight must not delay the drain until its deadline.
         quiet_until: left.and_then(|left| since.checked_add(left / 4 * 3)),
     })
 }
 
-/// The next one may be accepted at once.
+/// Returns whether the error concerns a single connection, so that the next can be accepted at once.
 fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(
         error.kind(),

@@ -1,4 +1,4 @@
-//! What goes on in one connection, as far as its end is concerned.
+//! Tracks what is under way on one connection, to decide when it can be closed.
 
 use std::cell::Cell;
 use std::task::Waker;
@@ -8,82 +8,83 @@ use tokio::time::Instant;
 use crate::layers::UpgradeGuard;
 use crate::sync::{Arc, AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Mutex, Ordering, lock};
 
-/// Shared by the connection, its socket and its requests. Mostly one task uses it, so that nothing
-/// here is contended; nothing else is published with it, so that Relaxed is enough where nothing
-/// else is said.
+/// Shared by the connection, its socket and its requests.
+///
+/// Mostly one task uses it, so there is no contention. The atomics publish no other data, so they are
+/// Relaxed on both sides unless noted otherwise.
 #[derive(Debug, Default)]
 pub(super) struct Activity {
-    /// Parts of answers that are under way: in the handler, in the body, or handed to hyper and not
-    /// yet in its buffer. The upper half counts those of answers that are owed.
+    /// Counts parts of responses that are under way: in the handler, in the body, or handed to hyper and
+    /// not yet in its buffer. The upper half counts the parts of owed responses.
     under_way: AtomicU64,
-    /// Bytes of an owed answer were handed over, and not all that is there was flushed since.
+    /// Bytes of an owed response were handed over to hyper's buffer, which has not been flushed since.
     handed_over: AtomicBool,
-    /// How often bytes were written; by the connection's own task only. It wraps.
+    /// How often bytes were written. Only the connection's own task writes. Wraps.
     writes: AtomicU32,
-    /// Bytes of an owed answer have not been taken by the socket.
+    /// The socket has not taken all bytes of an owed response.
     unsent: AtomicBool,
     /// The socket takes no more bytes at the moment.
     stalled: AtomicBool,
-    /// Bytes have come since the last answer ended: part of a head, perhaps.
-    heard: AtomicBool,
+    /// Bytes have been received since the last response ended, which may be part of a head.
+    received: AtomicBool,
     /// How many requests there have been.
     requests: AtomicUsize,
-    /// The client may be sending when all is said: the rest of a request's body, on HTTP/1, and
-    /// frames at any time, on HTTP/2.
+    /// The client may still be sending after the last response: on HTTP/1 the rest of a request body, on
+    /// HTTP/2 frames at any time.
     may_send: AtomicBool,
-    /// All is said; what the client still sends is thrown away.
+    /// All is written. What the client still sends is discarded.
     lingering: AtomicBool,
-    /// It has become a tunnel, of which nobody here can tell when it is idle.
+    /// The connection has become a tunnel. Whether a tunnel is idle is unknown.
     tunnel: AtomicBool,
-    /// A [`Parting`], for the answers to come.
-    parting: AtomicUsize,
-    /// Looked at after answers have begun to say that they are the last.
+    /// A [`Closing`], for the responses to come.
+    closing: AtomicUsize,
+    /// Recorded only while responses say that the connection will be closed.
     quiet: Mutex<Quiet>,
-    /// Of the tunnel that an HTTP/1 connection has become.
+    /// The guard of the tunnel that an HTTP/1 connection has become.
     upgrade: Mutex<Option<UpgradeGuard>>,
 }
 
 #[derive(Debug, Default)]
 struct Quiet {
-    /// When the last answer ended.
+    /// When the last response ended.
     since: Option<Instant>,
-    /// When the last answer that was owed ended.
-    paid: Option<Instant>,
-    /// The connection, which waits for that.
+    /// When the last owed response ended.
+    owed_ended: Option<Instant>,
+    /// The connection's task, which waits for that.
     waker: Option<Waker>,
 }
 
-/// What answers are to say about the connection.
+/// What responses say about closing the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(usize)]
-pub(super) enum Parting {
+pub(super) enum Closing {
     /// What the application says.
     None = 0,
-    /// Not yet that it is to be closed: the moment of this connection has not come.
+    /// Not that it will be closed: the moment of this connection has not come yet.
     NotYet = 1,
-    /// That it is to be closed.
+    /// That it will be closed.
     Now = 2,
 }
 
-/// One part of an answer under way.
+/// One part of a response under way.
 ///
-/// An answer is owed unless the request was refused: a client that does not read it is waited for as long
-/// as the drain lasts.
+/// A response is owed unless the request was refused. A client that does not read an owed response is
+/// waited for until the drain deadline.
 #[derive(Debug)]
 pub(super) struct UnderWay {
     activity: Arc<Activity>,
     is_owed: bool,
-    /// How often bytes had been written when its own were looked at last, or `NEVER`.
-    looked_at: Cell<u32>,
+    /// The value of `writes` when its bytes were last read, or `NEVER`.
+    read_at: Cell<u32>,
 }
 
-/// Is no number of writes.
+/// Not a valid value of `writes`.
 const NEVER: u32 = u32::MAX;
 
-/// One part of an answer that is owed, in the upper half of `Activity::under_way`.
+/// One part of an owed response, in the upper half of `Activity::under_way`.
 const OWED: u64 = 1 << 32;
 
-/// Returns what one part adds to `Activity::under_way`.
+/// Returns how much one part adds to `Activity::under_way`.
 fn part(is_owed: bool) -> u64 {
     if is_owed { 1 + OWED } else { 1 }
 }
@@ -91,7 +92,7 @@ fn part(is_owed: bool) -> u64 {
 // ===== impl Activity =====
 
 impl Activity {
-    /// Nothing is in flight for the client, and all that was has been written.
+    /// Returns whether nothing is in flight and all responses have been written.
     #[inline]
     pub(super) fn is_quiet(&self) -> bool {
         self.under_way.load(Ordering::Relaxed) == 0
@@ -99,7 +100,7 @@ impl Activity {
             && !self.tunnel.load(Ordering::Relaxed)
     }
 
-    /// What the client has asked for, and was not refused, is under way, or has not been sent.
+    /// Returns whether an owed response is under way or has not been sent completely.
     #[inline]
     pub(super) fn owes(&self) -> bool {
         self.under_way.load(Ordering::Relaxed) >= OWED
@@ -118,8 +119,8 @@ impl Activity {
     }
 
     #[inline]
-    pub(super) fn note_heard(&self) {
-        self.heard.store(true, Ordering::Relaxed);
+    pub(super) fn note_received(&self) {
+        self.received.store(true, Ordering::Relaxed);
     }
 
     #[inline]
@@ -141,13 +142,13 @@ impl Activity {
 
     #[inline]
     fn note_ended(&self, at: fn(&mut Quiet) -> &mut Option<Instant>) {
-        if self.parting() == Parting::Now {
-            self.note_end(at);
+        if self.closing() == Closing::Now {
+            self.record_end(at);
         }
     }
 
     #[cold]
-    fn note_end(&self, at: fn(&mut Quiet) -> &mut Option<Instant>) {
+    fn record_end(&self, at: fn(&mut Quiet) -> &mut Option<Instant>) {
         let waker = {
             let mut quiet = lock(&self.quiet);
             *at(&mut quiet) = Some(Instant::now());
@@ -156,21 +157,21 @@ impl Activity {
         waker.into_iter().for_each(Waker::wake);
     }
 
-    /// Notes that bytes are being written.
+    /// Records that bytes are being written.
     #[inline]
     pub(super) fn note_write(&self) {
-        // Not one operation: nobody else writes.
+        // Load and store suffice: only the connection's own task writes.
         let writes = self.writes.load(Ordering::Relaxed).wrapping_add(1);
         let writes = if writes == NEVER { 0 } else { writes };
         self.writes.store(writes, Ordering::Relaxed);
     }
 
-    /// Takes the note that bytes of an owed answer were handed over.
+    /// Returns whether bytes of an owed response were handed over, and clears that flag.
     pub(super) fn take_handed_over(&self) -> bool {
         self.handed_over.load(Ordering::Relaxed) && self.handed_over.swap(false, Ordering::Relaxed)
     }
 
-    /// Notes that nothing is left of what was handed over: all has been flushed.
+    /// Records that all bytes that were handed over have been flushed.
     #[inline]
     pub(super) fn note_flushed(&self) {
         if self.handed_over.load(Ordering::Relaxed) {
@@ -183,36 +184,37 @@ impl Activity {
         self.unsent.load(Ordering::Relaxed)
     }
 
-    /// Notes whether bytes of an owed answer have not been taken.
+    /// Records whether the socket has still to take bytes of an owed response.
     pub(super) fn note_unsent(&self, unsent: bool) {
         self.unsent.store(unsent, Ordering::Relaxed);
         if !unsent {
-            self.note_ended(|quiet| &mut quiet.paid);
+            self.note_ended(|quiet| &mut quiet.owed_ended);
         }
     }
 
-    /// When the last answer that was owed had been sent, if that was after answers have begun to say
-    /// that they are the last.
-    pub(super) fn paid_at(&self) -> Option<Instant> {
-        lock(&self.quiet).paid
+    /// Returns when the last owed response was sent, if responses already said then that the connection
+    /// will be closed.
+    pub(super) fn owed_ended_at(&self) -> Option<Instant> {
+        lock(&self.quiet).owed_ended
     }
 
     pub(super) fn quiet_since(&self) -> Option<Instant> {
         lock(&self.quiet).since
     }
 
-    /// Returns how many requests there have been, if it is quiet.
+    /// Returns how many requests there have been, if the connection is quiet.
     pub(super) fn quiet_after(&self) -> Option<usize> {
         self.is_quiet().then(|| self.requests())
     }
 
-    /// Wakes the task when it has become quiet: streams of HTTP/2 end in tasks of their own. For
-    /// answers that say that they are the last.
+    /// Wakes the task when the connection has become quiet: HTTP/2 streams end in tasks of their own.
+    ///
+    /// It works only while responses say that the connection will be closed.
     pub(super) fn wake_when_quiet(&self, waker: &Waker) {
         let former = lock(&self.quiet).waker.replace(waker.clone());
         drop(former);
-        // AcqRel: pairs with that of the last `UnderWay`. Either it comes after this, and sees what
-        // answers are to say, so it finds the waker; or this sees that it was the last.
+        // AcqRel: pairs with the AcqRel in the drop of the last `UnderWay`. If that comes later, it sees
+        // `closing` and finds the waker. Otherwise this sees that it was the last.
         if self.under_way.fetch_add(0, Ordering::AcqRel) == 0 && self.is_quiet() {
             waker.wake_by_ref();
         }
@@ -227,8 +229,8 @@ impl Activity {
     }
 
     #[inline]
-    pub(super) fn has_heard(&self) -> bool {
-        self.heard.load(Ordering::Relaxed)
+    pub(super) fn has_received(&self) -> bool {
+        self.received.load(Ordering::Relaxed)
     }
 
     #[inline]
@@ -245,19 +247,19 @@ impl Activity {
         self.may_send.load(Ordering::Relaxed)
     }
 
-    pub(super) fn part(&self, parting: Parting) {
-        if parting != Parting::Now {
+    pub(super) fn set_closing(&self, closing: Closing) {
+        if closing != Closing::Now {
             lock(&self.quiet).since = None;
         }
-        self.parting.store(parting as usize, Ordering::Relaxed);
+        self.closing.store(closing as usize, Ordering::Relaxed);
     }
 
     #[inline]
-    pub(super) fn parting(&self) -> Parting {
-        match self.parting.load(Ordering::Relaxed) {
-            0 => Parting::None,
-            1 => Parting::NotYet,
-            _ => Parting::Now,
+    pub(super) fn closing(&self) -> Closing {
+        match self.closing.load(Ordering::Relaxed) {
+            0 => Closing::None,
+            1 => Closing::NotYet,
+            _ => Closing::Now,
         }
     }
 
@@ -266,13 +268,13 @@ impl Activity {
         self.tunnel.load(Ordering::Relaxed)
     }
 
-    /// Counts one more part, of an answer that is owed.
+    /// Counts one more part of an owed response.
     #[inline]
     pub(super) fn owed(self: &Arc<Self>) -> UnderWay {
         self.add(true)
     }
 
-    /// Counts one more part, for which nobody who does not read is waited for.
+    /// Counts one more part of a response that is not owed.
     #[inline]
     pub(super) fn not_owed(self: &Arc<Self>) -> UnderWay {
         self.add(false)
@@ -284,12 +286,11 @@ impl Activity {
         UnderWay {
             activity: Arc::clone(self),
             is_owed,
-            looked_at: Cell::new(NEVER),
+            read_at: Cell::new(NEVER),
         }
     }
 
-    /// Notes that what follows is not HTTP's. `upgrade` counts it, where there is a layer that
-    /// counts.
+    /// Records that HTTP has ended on this connection. `upgrade` counts the tunnel, if a layer does.
     pub(super) fn become_tunnel(&self, upgrade: Option<UpgradeGuard>) {
         self.tunnel.store(true, Ordering::Relaxed);
         *lock(&self.upgrade) = upgrade;
@@ -303,23 +304,24 @@ impl Activity {
 // ===== impl UnderWay =====
 
 impl UnderWay {
-    /// Notes that its bytes are looked at: to be written, or to be copied.
+    /// Records that its bytes are being read, to be written or copied.
     #[inline]
-    pub(super) fn note_look(&self) {
+    pub(super) fn note_read(&self) {
         let writes = self.activity.writes.load(Ordering::Relaxed);
-        self.looked_at.set(writes);
+        self.read_at.set(writes);
     }
 
-    /// Its bytes were copied, and not written since: whoever writes its own drops them afterwards.
+    /// Returns whether its bytes were copied, and nothing was written since. Bytes that are written
+    /// directly are dropped after the write.
     #[inline]
     fn is_handed_over(&self) -> bool {
-        let looked_at = self.looked_at.get();
-        looked_at == NEVER || looked_at == self.activity.writes.load(Ordering::Relaxed)
+        let read_at = self.read_at.get();
+        read_at == NEVER || read_at == self.activity.writes.load(Ordering::Relaxed)
     }
 
-    /// It is the answer to a request that was refused.
-    pub(super) fn disown(&mut self) {
-        // Nothing of it has been handed over yet.
+    /// Records that its request was refused, so that its response is not owed.
+    pub(super) fn note_refused(&mut self) {
+        // Nothing of the response has been handed over yet.
         self.activity.under_way.fetch_sub(OWED, Ordering::Relaxed);
         self.is_owed = false;
     }
@@ -335,7 +337,7 @@ impl Clone for UnderWay {
 impl Drop for UnderWay {
     #[inline]
     fn drop(&mut self) {
-        // AcqRel: pairs with that of `wake_when_quiet`.
+        // AcqRel: pairs with the AcqRel in `wake_when_quiet`.
         let part = part(self.is_owed);
         let left = self.activity.under_way.fetch_sub(part, Ordering::AcqRel) - part;
         if self.is_owed {
@@ -343,11 +345,11 @@ impl Drop for UnderWay {
                 self.activity.handed_over.store(true, Ordering::Relaxed);
             }
             if left < OWED {
-                self.activity.note_ended(|quiet| &mut quiet.paid);
+                self.activity.note_ended(|quiet| &mut quiet.owed_ended);
             }
         }
         if left == 0 {
-            self.activity.heard.store(false, Ordering::Relaxed);
+            self.activity.received.store(false, Ordering::Relaxed);
             self.activity.note_quiet();
         }
     }

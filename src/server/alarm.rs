@@ -1,16 +1,16 @@
-//! A timer that is set to another time whenever that has changed.
+//! A timer whose deadline may change between polls.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// Made when it is needed first: most connections never wait for anything but their client.
+/// The timer is created when it is first needed: most connections only ever wait for their client.
 #[derive(Debug, Default)]
 pub(super) struct Alarm(Option<Pin<Box<Sleep>>>);
 
 impl Alarm {
-    /// Ready when that time has come; `None` is never.
+    /// Ready at `at`; never if that is `None`.
     pub(super) fn poll(&mut self, at: Option<Instant>, cx: &mut Context<'_>) -> Poll<()> {
         let Some(at) = at else {
             return Poll::Pending;

@@ -1,4 +1,4 @@
-//! The application as one connection sees it: each answer is followed to its last byte.
+//! Wraps the application for one connection, and tracks each response to its last byte.
 
 use std::fmt;
 use std::future::Future;
@@ -14,33 +14,33 @@ use hyper::body::Incoming;
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
-use super::activity::{Activity, Parting, UnderWay};
+use super::activity::{Activity, Closing, UnderWay};
 use crate::error::BoxError;
 use crate::layers::{AskedToLeave, Rejection, UpgradeGuard};
 use crate::sync::Arc;
 
-/// What a server needs its application to be: it is implemented by whatever is that, an axum
-/// `Router` for example.
+/// The requirements on a server's application. Implemented for every service that meets them, such as an
+/// axum `Router`.
 pub trait App:
     Service<Request<Incoming>, Response = Response<Self::Body>, Future: Send, Error: Into<BoxError>>
     + Clone
     + Send
     + 'static
 {
-    /// The body of its answers.
+    /// The body of its responses.
     type Body: Body<Data: Send, Error: Into<BoxError>> + Send + 'static;
 }
 
-/// The application as a service of hyper's.
+/// The application as a hyper service.
 pub(super) struct Answers<S> {
     pub(super) app: S,
     pub(super) activity: Arc<Activity>,
-    /// What every request is given.
+    /// Added to the extensions of every request.
     pub(super) extensions: Extensions,
 }
 
 pin_project! {
-    /// One request in the application, until there is the head of an answer.
+    /// The future of a request, until the head of its response.
     pub(super) struct Answering<S, F> {
         #[pin]
         step: Step<S, F>,
@@ -53,14 +53,14 @@ pin_project! {
 pin_project! {
     #[project = StepProj]
     enum Step<S, F> {
-        /// The service is asked whether it is ready.
+        /// Waits until the service is ready.
         Asking { service: S, request: Option<Request<Incoming>> },
         Called { #[pin] future: F },
     }
 }
 
 pin_project! {
-    /// The body of an answer, under way until its last byte has left for the socket.
+    /// The body of a response. It is under way until its last byte has been written to the socket.
     pub(super) struct AnswerBody<B> {
         #[pin]
         inner: B,
@@ -68,7 +68,7 @@ pin_project! {
     }
 }
 
-/// Bytes of an answer. hyper drops them when they have been written, or copied into its buffer.
+/// Bytes of a response. hyper drops them when it has written them, or copied them into its buffer.
 pub(super) struct AnswerData<D> {
     inner: D,
     under_way: UnderWay,
@@ -140,15 +140,15 @@ where
         };
         let (mut head, body) = response.into_parts();
         if !head.extensions.is_empty() && head.extensions.get::<Rejection>().is_some() {
-            this.under_way.disown();
+            this.under_way.note_refused();
         }
-        let tunnels = head.status == StatusCode::SWITCHING_PROTOCOLS
+        let is_tunnel = head.status == StatusCode::SWITCHING_PROTOCOLS
             || (*this.is_connect && head.status.is_success());
-        if tunnels && *this.is_http1 {
+        if is_tunnel && *this.is_http1 {
             let upgrade = head.extensions.remove::<UpgradeGuard>();
             this.under_way.become_tunnel(upgrade);
         } else if *this.is_http1 {
-            part(this.under_way.parting(), &mut head);
+            set_connection_header(this.under_way.closing(), &mut head);
         }
         let body = AnswerBody {
             inner: body,
@@ -158,17 +158,17 @@ where
     }
 }
 
-/// Says that the connection is to be closed when its moment has come (RFC 9112 §9.6), and not
-/// before: a layer says it to everybody as soon as the lame duck begins.
-fn part(parting: Parting, head: &mut response::Parts) {
-    match parting {
-        Parting::None => {}
-        Parting::NotYet => {
+/// Adds `Connection: close` (RFC 9112 §9.6) if the connection has to close, and removes it before that:
+/// a layer adds it to all responses as soon as the lame duck begins.
+fn set_connection_header(closing: Closing, head: &mut response::Parts) {
+    match closing {
+        Closing::None => {}
+        Closing::NotYet => {
             if head.extensions.remove::<AskedToLeave>().is_some() {
                 head.headers.remove(CONNECTION);
             }
         }
-        Parting::Now => {
+        Closing::Now => {
             let close = HeaderValue::from_static("close");
             head.headers.insert(CONNECTION, close);
         }
@@ -220,12 +220,12 @@ impl<D: Buf> Buf for AnswerData<D> {
     }
 
     fn chunk(&self) -> &[u8] {
-        self.under_way.note_look();
+        self.under_way.note_read();
         self.inner.chunk()
     }
 
     fn chunks_vectored<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
-        self.under_way.note_look();
+        self.under_way.note_read();
         self.inner.chunks_vectored(slices)
     }
 
@@ -234,7 +234,7 @@ impl<D: Buf> Buf for AnswerData<D> {
     }
 
     fn copy_to_bytes(&mut self, count: usize) -> Bytes {
-        self.under_way.note_look();
+        self.under_way.note_read();
         self.inner.copy_to_bytes(count)
     }
 }

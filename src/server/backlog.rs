@@ -1,4 +1,4 @@
-//! What waits in a listening socket that is about to be closed. Closing it resets all of it.
+//! Accepts the backlog of a listening socket before it is closed, since closing the socket resets it.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -8,11 +8,11 @@ use std::time::Duration;
 use tokio::task::unconstrained;
 use tokio::time::{Instant, timeout};
 
-/// When nobody has come for this long, the backlog is empty.
+/// The backlog is empty when no connection has come for this long.
 const SILENCE: Duration = Duration::from_millis(1);
-/// For how long the backlog is emptied, if it does not become empty.
+/// How long to wait for new connections at most. After that only pending ones are accepted.
 const EMPTYING: Duration = Duration::from_millis(50);
-/// How many can be waiting in it then: the kernel's own limit, as it mostly is.
+/// How many connections are accepted after that, at most. Usually the kernel's limit of a backlog.
 const BACKLOG: usize = 4096;
 
 /// A backlog that is being emptied.
@@ -30,8 +30,9 @@ impl Backlog {
         }
     }
 
-    /// Gives what `accept` comes to, or `None` when the backlog is empty: when nobody has come for a
-    /// moment or, if they do not cease to come, when nobody is there.
+    /// Returns the output of `accept`, or `None` when the backlog is empty.
+    ///
+    /// It is empty when no connection has come for `SILENCE`, or after `EMPTYING`, when none is pending.
     pub(crate) async fn next<F: Future>(&mut self, accept: F) -> Option<F::Output> {
         if Instant::now() < self.until {
             return timeout(SILENCE, accept).await.ok();
@@ -43,7 +44,7 @@ impl Backlog {
         }
     }
 
-    /// Waits for a moment, after an error that the next `accept` may have too.
+    /// Pauses after an error that may also affect the next `accept`.
     #[cfg(feature = "server")]
     pub(crate) async fn pause(&self) {
         if Instant::now() < self.until {

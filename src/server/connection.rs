@@ -1,4 +1,4 @@
-//! One connection, from its first byte to its last.
+//! Serves one connection.
 
 use std::future::Future;
 use std::pin::pin;
@@ -25,38 +25,38 @@ use crate::log::tell;
 use crate::shutdown::{Either, race};
 use crate::sync::Arc;
 
-/// What all connections of a server have in common.
+/// State shared by all connections of a server.
 pub(super) struct Common<H> {
     pub(super) handshake: H,
     pub(super) settings: Settings,
     pub(super) plans: PlanChannel,
 }
 
-/// One that has just been accepted.
-pub(super) struct Newcomer<I, S> {
+/// A connection that has just been accepted.
+pub(super) struct Accepted<I, S> {
     pub(super) io: I,
     pub(super) app: S,
-    /// What every request of it is given.
+    /// Added to the extensions of every request.
     pub(super) extensions: Extensions,
-    /// In the order of their coming.
+    /// The position in the order of accepted connections.
     pub(super) number: u32,
     pub(super) open: OpenConnection,
 }
 
-/// How the conversation on a connection has ended.
+/// How HTTP on a connection has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ending {
-    /// All is said. The client may still be sending.
-    Said,
-    /// It was told to go, with no answer under way.
-    Told,
-    /// In the middle of an answer, which must not look as if it were whole.
-    BrokenOff,
+    /// All responses are written. The client may still be sending.
+    Complete,
+    /// The server closes the connection, with no response under way.
+    Closed,
+    /// In the middle of a response, which must not look complete.
+    Truncated,
 }
 
-/// Serves one connection. When this future has ended, or is dropped, nothing of it is left but what
-/// the application has spawned.
-pub(super) async fn serve_connection<I, S, H>(common: Arc<Common<H>>, newcomer: Newcomer<I, S>)
+/// Serves one connection. When this future has ended or is dropped, nothing of the connection is left
+/// except tasks that the application has spawned.
+pub(super) async fn serve_connection<I, S, H>(common: Arc<Common<H>>, accepted: Accepted<I, S>)
 where
     H: Handshake<I>,
     S: App,
@@ -66,24 +66,27 @@ where
         settings,
         plans,
     } = &*common;
-    let Newcomer {
+    let Accepted {
         io,
         app,
         extensions,
         number,
         open,
-    } = newcomer;
+    } = accepted;
     let activity = Arc::new(Activity::default());
     let mut orders = Orders::new(plans, &activity, number, settings);
 
-    // The transport's own handshake.
     let handshake = within(settings.handshake_timeout, handshake.handshake(io));
     let io = match race(handshake, orders.end()).await {
         Either::Left(Some(Ok(io))) => io,
         Either::Left(Some(Err(error))) => {
-            return tell!(debug, error = %Chain(&error), "handshake failed");
+            tell!(debug, error = %Chain(&error), "handshake failed");
+            return;
         }
-        Either::Left(None) => return tell!(debug, "handshake took too long"),
+        Either::Left(None) => {
+            tell!(debug, "handshake took too long");
+            return;
+        }
         Either::Right(()) => return,
     };
 
@@ -94,7 +97,7 @@ where
         extensions,
     };
     let streams = Streams::new(Arc::new(open));
-    let ending = converse(
+    let ending = serve_http(
         hyper_io,
         answers,
         &io_handle,
@@ -105,28 +108,28 @@ where
     .await;
     streams.cut();
     if activity.is_tunnel() {
-        // Whoever speaks something else on it has it until it is closed.
-        orders.speak(Protocol::Tunnel);
+        // The tunnel's owner holds the socket until it drops it.
+        orders.set_protocol(Protocol::Tunnel);
         let upgrade = activity.take_upgrade();
         let ended = race(io_handle.hung_up(), orders.cut()).await;
         if let (Either::Right(()), Some(upgrade)) = (ended, upgrade) {
             upgrade.note_aborted();
         }
-    } else if ending != Ending::BrokenOff {
-        orders.speak(Protocol::Over);
+    } else if ending != Ending::Truncated {
+        orders.set_protocol(Protocol::Over);
         race(
-            io_handle.close(&activity, ending == Ending::Said),
+            io_handle.close(&activity, ending == Ending::Complete),
             orders.end(),
         )
         .await;
     }
-    // Before the streams: one that blocks its thread does not hold the socket.
+    // Closes the socket before waiting for the streams: one of them may block its thread.
     drop(io_handle);
     streams.ended().await;
 }
 
-/// Speaks HTTP on a connection, until all is said or it has to go.
-async fn converse<I, S>(
+/// Serves HTTP on a connection, until all responses are written or the connection has to close.
+async fn serve_http<I, S>(
     mut hyper_io: HyperIo<I>,
     answers: Answers<S>,
     io_handle: &IoHandle<I>,
@@ -138,27 +141,27 @@ where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     S: App,
 {
-    // The protocol is told by the first bytes.
-    orders.speak(Protocol::Unknown);
+    // The first bytes tell the protocol.
+    orders.set_protocol(Protocol::Unknown);
     let sniffing = within(settings.header_read_timeout, hyper_io.begins_with_preface());
     let is_http2 = match race(sniffing, orders.end()).await {
         Either::Left(Some(Ok(is_http2))) => is_http2,
         Either::Left(Some(Err(error))) => {
             tell!(debug, %error, "connection failed");
-            return Ending::Told;
+            return Ending::Closed;
         }
         Either::Left(None) => {
             tell!(debug, "no request came in time");
-            return Ending::Told;
+            return Ending::Closed;
         }
-        Either::Right(()) => return Ending::Told,
+        Either::Right(()) => return Ending::Closed,
     };
     let activity = Arc::clone(&answers.activity);
     let hyper_io = TokioIo::new(hyper_io);
     if is_http2 {
-        orders.speak(Protocol::Http2);
+        orders.set_protocol(Protocol::Http2);
         activity.note_may_send(true);
-        // It sends no uploads then, but frames that nobody needs.
+        // After the end an HTTP/2 client sends no uploads, only frames that can be discarded.
         io_handle.limit_lingering(Limits {
             bytes: BRIEF.bytes,
             time: settings.grace,
@@ -171,13 +174,13 @@ where
         )
         .await
     } else {
-        orders.speak(Protocol::Http1);
+        orders.set_protocol(Protocol::Http1);
         let connection = settings.http1().serve_connection(hyper_io, answers);
         drive(connection.with_upgrades(), io_handle, orders).await
     }
 }
 
-/// Drives hyper's connection to its end, by the server's orders.
+/// Drives hyper's connection to its end, and follows the server's orders.
 async fn drive<C, I>(connection: C, io_handle: &IoHandle<I>, orders: &mut Orders<'_>) -> Ending
 where
     C: GracefulConnection<Error = hyper::Error>,
@@ -196,13 +199,14 @@ where
                     return cut(orders);
                 }
             }
-            Order::SayGoodbye => connection.as_mut().graceful_shutdown(),
+            Order::StartShutdown => connection.as_mut().graceful_shutdown(),
             Order::Close => {
                 connection.as_mut().graceful_shutdown();
-                // A peer that does not take our last bytes is not waited for.
-                match within(orders.patience(), race(connection.as_mut(), orders.cut())).await {
+                // Limited, since the peer may not read the last bytes.
+                let limit = orders.close_timeout();
+                match within(limit, race(connection.as_mut(), orders.cut())).await {
                     Some(Either::Left(result)) => break result,
-                    // A stream has brought the rest of its answer meanwhile.
+                    // A stream has produced the rest of its response in the meantime.
                     None if orders.is_busy_again() => {}
                     _ => return cut(orders),
                 }
@@ -211,24 +215,27 @@ where
         }
     };
     match result {
-        Ok(()) => Ending::Said,
+        Ok(()) => Ending::Complete,
         Err(error) => {
-            let is_broken_off = error.is_user() || orders.is_in_an_answer();
+            let is_truncated = error.is_user() || orders.is_mid_response();
             tell!(debug, error = %Chain(&error), "connection failed");
-            match is_broken_off {
-                true => Ending::BrokenOff,
-                false => Ending::Said,
+            if is_truncated {
+                Ending::Truncated
+            } else {
+                Ending::Complete
             }
         }
     }
 }
 
-/// To be asked before the connection is dropped, and its answers with it.
+/// Returns how HTTP ends when the connection is cut. Must be called before the connection and its responses
+/// are dropped.
 fn cut(orders: &Orders<'_>) -> Ending {
     tell!(debug, "connection cut");
-    match orders.is_in_an_answer() {
-        true => Ending::BrokenOff,
-        false => Ending::Told,
+    if orders.is_mid_response() {
+        Ending::Truncated
+    } else {
+        Ending::Closed
     }
 }
 

@@ -1,4 +1,4 @@
-//! A listener for `axum::serve`, which resets nobody when it closes.
+//! A listener for `axum::serve` that resets no connection when it closes.
 
 mod io;
 
@@ -25,26 +25,26 @@ use crate::sync::Arc;
 
 /// A listener for `axum::serve` that loses no connection when it closes.
 ///
-/// `axum::serve` stops accepting when its graceful shutdown begins, and closes its listener. The
-/// kernel then resets the connections that wait in the listener's backlog, of which clients have
-/// sent requests on many. This listener takes them first: when draining begins it accepts until its
+/// When its graceful shutdown begins, `axum::serve` stops accepting and closes its listener. The kernel
+/// then resets the connections that wait in the listener's backlog, and on many of them the client has
+/// already sent a request. This listener accepts them first: when draining begins it accepts until its
 /// backlog is empty, then closes its socket, and accepts no more. Their requests are served as
-/// [late](crate::ShutdownConfig::late_for) ones. [`graceful_shutdown`](Self::graceful_shutdown) is
-/// the signal that belongs to it: [`stop_accepting`](ShutdownController::stop_accepting) would end
-/// axum's loop before the backlog is empty. With a [`refuse_for`](crate::ShutdownConfig::refuse_for) above zero
-/// it closes when that is over.
+/// [late](crate::ShutdownConfig::late_for) ones. Use [`graceful_shutdown`](Self::graceful_shutdown) as the
+/// signal for axum: [`stop_accepting`](ShutdownController::stop_accepting) would end axum's loop before
+/// the backlog is empty. With a [`refuse_for`](crate::ShutdownConfig::refuse_for) above zero, the listener
+/// closes when that time is over.
 ///
-/// It wraps any listener of axum's: tokio's `TcpListener`, on Unix its `UnixListener` and
-/// [`UnixSocket`](crate::server::UnixSocket), and what [`tap_io`](axum::serve::ListenerExt::tap_io) makes of
-/// them.
+/// It wraps any listener of axum: tokio's `TcpListener`, on Unix its `UnixListener` and
+/// [`UnixSocket`](crate::server::UnixSocket), and the listeners that
+/// [`tap_io`](axum::serve::ListenerExt::tap_io) returns for them.
 ///
-/// For `ConnectInfo<SocketAddr>`, give axum `listener.tap_io(|_| {})`: for that type, and not for one
-/// of another crate, axum knows how to tell the address.
+/// For `ConnectInfo<SocketAddr>`, pass `listener.tap_io(|_| {})` to axum. axum can read the address from that
+/// type, but not from a type of another crate.
 ///
-/// What is not promised: a client that connects in the microseconds between the last look into the
-/// backlog and the closing of the socket is reset. And axum closes all idle connections at one moment,
-/// so a request that is sent on one of them just then is lost. `serve` (feature `server`)
-/// gives each connection its own time.
+/// What is not promised: a client that connects in the microseconds between the last check of the backlog
+/// and the close of the socket is reset. axum closes all idle connections at the same moment, so a request
+/// that is sent on one of them just then is lost. `serve` (feature `server`) gives each connection its own
+/// time.
 ///
 /// # Examples
 ///
@@ -69,9 +69,9 @@ use crate::sync::Arc;
 /// ```
 #[must_use = "a listener does nothing until it is given to a server"]
 pub struct DrainListener<L> {
-    // Declared first, so that it is closed before that is told.
+    // Declared before `state`, so that it is closed before its end is marked.
     listener: Option<L>,
-    /// Made when it is time to close.
+    /// Created when it is time to close.
     backlog: Option<Backlog>,
     is_shared: bool,
     triggered: Wait,
@@ -80,32 +80,33 @@ pub struct DrainListener<L> {
     state: State,
 }
 
-/// Resolves when `axum::serve` should close its connections; made by
-/// [`DrainListener::graceful_shutdown`].
+/// A future that resolves when `axum::serve` should close its connections.
+///
+/// Created by [`DrainListener::graceful_shutdown`].
 #[must_use = "give it to `with_graceful_shutdown`"]
 pub struct DrainSignal(Pin<Box<dyn Future<Output = ()> + Send + Sync>>);
 
-/// What the signal knows of the listener, whose end is marked when this is dropped.
+/// What the signal knows about the listener. Dropping it marks the listener as closed.
 struct State(watch::Sender<Tally>);
 
 #[derive(Debug, Default)]
 struct Tally {
-    /// The connections that are open.
+    /// The number of open connections.
     open: usize,
-    /// The listener is.
+    /// The listener is closed.
     closed: bool,
 }
 
 /// Counts an open connection.
 struct Open(watch::Sender<Tally>);
 
-/// How long connections that have been taken from the backlog may take for their request, at least.
-const LAST_CALL: Duration = Duration::from_millis(50);
+/// How long connections from the backlog may wait for their request, at least.
+const BACKLOG_GRACE: Duration = Duration::from_millis(50);
 
 // ===== impl DrainListener =====
 
 impl<L: Listener> DrainListener<L> {
-    /// Makes a listener that closes when `ctl` is draining.
+    /// Creates a listener that closes when `ctl` is draining.
     pub fn new(listener: L, ctl: &ShutdownController) -> Self {
         let core = Arc::clone(ctl.core());
         Self {
@@ -119,17 +120,17 @@ impl<L: Listener> DrainListener<L> {
         }
     }
 
-    /// Sets whether another process accepts from the same socket, or will: by socket activation, a
+    /// Sets whether another process accepts from the same socket, now or later: by socket activation, a
     /// hand-over, or `SO_REUSEPORT`. Default: `false`.
     ///
-    /// Then those who wait in the backlog are for the other one. From the trigger on this listener
-    /// accepts nobody, also in the lame duck; when the shutdown is called
-    /// [off](ShutdownController::resume) it accepts again. When draining begins it lets go of the
-    /// socket, and leaves the backlog alone.
+    /// If `true`, the backlog is left to the other process. From the trigger on this listener accepts no
+    /// connections, also in the lame duck. When the shutdown is called
+    /// [off](ShutdownController::resume), it accepts again. When draining begins it drops the socket, and
+    /// leaves the backlog alone.
     ///
-    /// With `SO_REUSEPORT` each socket has a backlog of its own. The kernel resets what waits in
-    /// that of a closed socket, unless it is told to hand it on (`net.ipv4.tcp_migrate_req` on
-    /// Linux); without that, leave this at `false`.
+    /// With `SO_REUSEPORT` each socket has its own backlog. The kernel resets the connections in the
+    /// backlog of a closed socket, unless it is configured to migrate them (`net.ipv4.tcp_migrate_req` on
+    /// Linux). Without that, leave this at `false`.
     ///
     /// # Examples
     ///
@@ -152,25 +153,25 @@ impl<L: Listener> DrainListener<L> {
 
     /// Returns the future for `with_graceful_shutdown`.
     ///
-    /// It resolves when the listener is closed, and idle connections have had 200 ms from the
-    /// beginning of draining to bring another request (or
-    /// [`refuse_for`](crate::ShutdownConfig::refuse_for), if that is set, but at most half of the
-    /// drain), and at least 50 ms since it was closed. If no connection of the listener is open any more it resolves before. When admitted
-    /// work is cut it resolves at once.
+    /// It resolves when the listener has been closed for at least 50 ms, and idle connections have had
+    /// 200 ms from the beginning of draining for another request (or
+    /// [`refuse_for`](crate::ShutdownConfig::refuse_for), if that is set, but at most half of the drain).
+    /// It resolves earlier if the listener is closed and none of its connections is open any more. When
+    /// admitted work is cut it resolves at once.
     pub fn graceful_shutdown(&self) -> DrainSignal {
         let core = Arc::clone(&self.core);
         let tally = self.state.0.subscribe();
         DrainSignal(Box::pin(resolve(core, tally)))
     }
 
-    /// Waits for somebody who is to be served; `None` when it is time to close.
+    /// Waits for the next connection to serve. Returns `None` when it is time to close.
     async fn next(&mut self) -> Option<(L::Io, L::Addr)> {
         let listener = self.listener.as_mut()?;
         if let Some(backlog) = &mut self.backlog {
             return backlog.next(listener.accept()).await;
         }
         if self.is_shared {
-            return self.next_of_shared().await;
+            return self.next_shared().await;
         }
         if let Either::Right(accepted) = race(&mut self.stop_accepting, listener.accept()).await {
             return Some(accepted);
@@ -179,11 +180,11 @@ impl<L: Listener> DrainListener<L> {
         backlog.next(listener.accept()).await
     }
 
-    async fn next_of_shared(&mut self) -> Option<(L::Io, L::Addr)> {
+    async fn next_shared(&mut self) -> Option<(L::Io, L::Addr)> {
         let listener = self.listener.as_mut()?;
         loop {
-            let told = race(&mut self.stop_accepting, &mut self.triggered);
-            match race(told, listener.accept()).await {
+            let stop = race(&mut self.stop_accepting, &mut self.triggered);
+            match race(stop, listener.accept()).await {
                 Either::Right(accepted) => return Some(accepted),
                 Either::Left(Either::Left(())) => return None,
                 Either::Left(Either::Right(())) => {}
@@ -192,8 +193,8 @@ impl<L: Listener> DrainListener<L> {
             let Some(shutdown) = self.core.shutdown() else {
                 continue;
             };
-            let off = race(&mut self.stop_accepting, shutdown.called_off()).await;
-            if let Either::Left(()) = off {
+            let called_off = race(&mut self.stop_accepting, shutdown.called_off()).await;
+            if let Either::Left(()) = called_off {
                 return None;
             }
         }
@@ -215,7 +216,7 @@ impl<L: Listener> Listener for DrainListener<L> {
     async fn accept(&mut self) -> (Self::Io, L::Addr) {
         let Some((io, peer)) = self.next().await else {
             self.close();
-            // Until the server drops this future.
+            // Pending until the server drops this future.
             return pending().await;
         };
         (DrainIo::new(io, Open::new(&self.state.0)), peer)
@@ -242,17 +243,17 @@ impl<L> fmt::Debug for DrainListener<L> {
 
 async fn resolve(core: Arc<Core>, tally: watch::Receiver<Tally>) {
     let reached = |events| Wait::<()>::new(&core, events);
-    // The sender is dropped when the listener has been closed and its connections are gone, so that
-    // is no error.
+    // The sender is dropped when the listener and all its connections are closed, so a receive error means
+    // the same as the awaited value.
     let (mut listener, mut connections) = (tally.clone(), tally);
     let gone = connections.wait_for(|tally| tally.closed && tally.open == 0);
     let idle = async {
         reached(event::CLOSED).await;
         let idle_until = core.notice().and_then(|notice| core.idle_until(&notice));
         let _ = listener.wait_for(|tally| tally.closed).await;
-        // Who was accepted last is answered, too.
-        let last_call = Instant::now() + LAST_CALL;
-        until(idle_until.map(|at| at.max(last_call)), pending::<()>()).await;
+        // The connections that were accepted last need time for their request, too.
+        let earliest = Instant::now() + BACKLOG_GRACE;
+        until(idle_until.map(|at| at.max(earliest)), pending::<()>()).await;
     };
     let over = reached(event::FORCED | ENDED | LifecycleState::Stopping.bit());
     race(over, race(gone, idle)).await;
@@ -292,7 +293,7 @@ impl Open {
     fn new(tally: &watch::Sender<Tally>) -> Self {
         tally.send_if_modified(|tally| {
             tally.open += 1;
-            false // nobody waits for that
+            false // only the end of the last connection is waited for
         });
         Self(tally.clone())
     }

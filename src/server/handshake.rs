@@ -1,4 +1,4 @@
-//! What is done with a connection before HTTP is spoken on it.
+//! Handshakes before HTTP.
 
 use std::fmt;
 use std::future::{Future, Ready, ready};
@@ -6,9 +6,9 @@ use std::io;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
-/// What is done with a connection before HTTP is spoken on it; see [`Serve::handshake`](super::Serve::handshake).
+/// A handshake that comes before HTTP on a connection. See [`Serve::handshake`](super::Serve::handshake).
 pub trait Handshake<I>: Send + Sync + 'static {
-    /// What HTTP is spoken on.
+    /// The stream after the handshake, which carries HTTP.
     type Io: AsyncRead + AsyncWrite + Unpin + Send + 'static;
     #[doc(hidden)]
     type Future: Future<Output = io::Result<Self::Io>> + Send;
@@ -16,11 +16,11 @@ pub trait Handshake<I>: Send + Sync + 'static {
     fn handshake(&self, io: I) -> Self::Future;
 }
 
-/// HTTP is spoken at once.
+/// No handshake: HTTP starts at once.
 #[derive(Debug, Clone, Copy)]
 pub struct NoHandshake;
 
-/// The application's own; see [`Serve::handshake`](super::Serve::handshake).
+/// A handshake of the application. See [`Serve::handshake`](super::Serve::handshake).
 pub struct HandshakeWith<F>(pub(super) F);
 
 // ===== impl Handshake =====

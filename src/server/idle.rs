@@ -1,7 +1,7 @@
-//! Whether a connection has waited too long for the head of a request.
+//! Detects connections that have waited too long for the head of a request.
 //!
-//! It is looked at now and then, which costs a request nothing; hyper's own timeout has a timer made
-//! for each.
+//! A connection is checked from time to time, which adds no cost per request. hyper's own timeout
+//! creates a timer for each request.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -15,12 +15,12 @@ use super::plan::PlanReceiver;
 pub(super) struct Idle {
     times: Times,
     alarm: Pin<Box<Sleep>>,
-    /// As of which the alarm wakes the task.
+    /// The receiver's `registrations` when the alarm was last polled.
     registrations: u32,
-    /// As of the last look.
+    /// The number of requests at the last check.
     requests: usize,
-    /// How many looks have found nothing under way, and no request since the one before.
-    looks: u32,
+    /// How many checks in a row found the connection idle, with no new request in between.
+    idle_checks: u32,
 }
 
 /// How long a connection may wait.
@@ -32,8 +32,8 @@ pub(super) struct Times {
     pub(super) next: Duration,
 }
 
-/// A connection has waited too long after so many looks, so within a quarter more than its time.
-const LOOKS: u32 = 4;
+/// Checks per timeout. A connection is closed up to a quarter of its timeout late.
+const CHECKS: u32 = 4;
 
 // ===== impl Idle =====
 
@@ -41,14 +41,14 @@ impl Idle {
     pub(super) fn new(times: Times) -> Self {
         Self {
             times,
-            alarm: Box::pin(sleep(times.first / LOOKS)),
+            alarm: Box::pin(sleep(times.first / CHECKS)),
             registrations: 0,
             requests: 0,
-            looks: 0,
+            idle_checks: 0,
         }
     }
 
-    /// Ready when it has waited too long. `receiver` tells whether the task's waker has changed.
+    /// Ready when the connection has waited too long. `receiver` counts changes of the task's waker.
     #[inline]
     pub(super) fn poll(
         &mut self,
@@ -56,33 +56,33 @@ impl Idle {
         receiver: &PlanReceiver,
         cx: &mut Context<'_>,
     ) -> Poll<()> {
-        // The alarm will wake the task, and has not yet.
+        // The alarm has not elapsed, and will wake the task.
         if self.registrations == receiver.registrations() && !self.alarm.is_elapsed() {
             return Poll::Pending;
         }
         self.registrations = receiver.registrations();
-        self.look(activity, cx)
+        self.check(activity, cx)
     }
 
     #[cold]
-    fn look(&mut self, activity: &Activity, cx: &mut Context<'_>) -> Poll<()> {
+    fn check(&mut self, activity: &Activity, cx: &mut Context<'_>) -> Poll<()> {
         let is_idle = !activity.owes() && !activity.is_lingering();
         let requests = activity.requests();
         while self.alarm.as_mut().poll(cx).is_ready() {
             if requests != self.requests {
                 self.requests = requests;
-                self.looks = 0;
+                self.idle_checks = 0;
             }
-            match (is_idle, self.looks) {
-                (false, _) => self.looks = 0,
-                (true, LOOKS) => return Poll::Ready(()),
-                (true, _) => self.looks += 1,
+            match (is_idle, self.idle_checks) {
+                (false, _) => self.idle_checks = 0,
+                (true, CHECKS) => return Poll::Ready(()),
+                (true, _) => self.idle_checks += 1,
             }
             let time = match requests {
                 0 => self.times.first,
                 _ => self.times.next,
             };
-            let next = sleep(time / LOOKS); // which knows a far future
+            let next = sleep(time / CHECKS); // saturates if it overflows
             self.alarm.as_mut().reset(next.deadline());
         }
         Poll::Pending

@@ -1,6 +1,6 @@
-//! The end of a connection whose client is still sending.
+//! Closes a connection whose client is still sending.
 //!
-//! Closing a socket that has unread bytes resets the connection, by which a client loses the answer
+//! Closing a socket that has unread bytes resets the connection, and the client may lose the response
 //! that is on its way (RFC 9112 §9.6).
 
 use std::pin::Pin;
@@ -13,18 +13,18 @@ use tokio::time::{Instant, Sleep, sleep, sleep_until};
 pub(super) use crate::layers::Limits;
 use crate::layers::{LEAST, SILENCE};
 
-/// Reads and throws away what the client still sends, until it closes its side too.
+/// Reads and discards what the client still sends, until it closes its side too.
 pub(super) struct Lingering {
     has_read: bool,
     bytes_left: u64,
-    /// What is still to come until the alarm.
+    /// How many bytes must still come before the alarm elapses.
     least_left: u64,
     until: Instant,
     alarm: Pin<Box<Sleep>>,
 }
 
-/// For a client that has nothing to send that it must not lose: pipelined requests, or the frames of
-/// HTTP/2 that cross our last ones.
+/// For a client that sends nothing that matters any more: pipelined requests, or HTTP/2 frames that cross
+/// the last ones of the server.
 pub(super) const BRIEF: Limits = Limits {
     bytes: 1 << 20,
     time: Duration::from_secs(1),
@@ -34,7 +34,7 @@ pub(super) const BRIEF: Limits = Limits {
 
 impl Lingering {
     pub(super) fn new(limits: Limits) -> Self {
-        let until = sleep(limits.time).deadline(); // which knows a far future
+        let until = sleep(limits.time).deadline(); // saturates if it overflows
         Self {
             has_read: false,
             bytes_left: limits.bytes,
@@ -44,8 +44,10 @@ impl Lingering {
         }
     }
 
-    /// Ready when the client has closed its side, or there is nothing to wait for: it has sent
-    /// nothing, and is not known to be sending, or only drips, or it has come to a limit.
+    /// Ready when the client has closed its side, or when there is nothing to wait for.
+    ///
+    /// There is nothing to wait for if the client has sent nothing and `may_send` is `false`, if it sends
+    /// too slowly, or if it has reached a limit.
     pub(super) fn poll<I: AsyncRead>(
         &mut self,
         mut io: Pin<&mut I>,

@@ -1,4 +1,4 @@
-//! Where connections come from.
+//! Sources of connections.
 
 use std::future::Future;
 use std::io;
@@ -7,15 +7,15 @@ use std::net::SocketAddr;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 
-/// Something that connections come from.
+/// A source of connections.
 ///
-/// tokio's [`TcpListener`] is one (its connections get `TCP_NODELAY`), and on Unix its
-/// `UnixListener`. Implement it to bring other transports. To put TLS on one that is there, see
-/// [`Serve::handshake`](crate::server::Serve::handshake), which does not hold up those who come after.
+/// It is implemented for tokio's [`TcpListener`], whose connections get `TCP_NODELAY`, and on Unix for its
+/// `UnixListener`. Implement it to add other transports. To add TLS to an existing listener, see
+/// [`Serve::handshake`](crate::server::Serve::handshake), which does not delay the connections that follow.
 ///
 /// # Examples
 ///
-/// One for tests, without any socket:
+/// A listener for tests, without sockets:
 ///
 /// ```
 /// use std::io;
@@ -34,7 +34,7 @@ use tokio::net::{TcpListener, TcpStream};
 ///     async fn accept(&mut self) -> io::Result<(DuplexStream, ())> {
 ///         match self.0.recv().await {
 ///             Some(pipe) => Ok((pipe, ())),
-///             None => std::future::pending().await, // nobody comes any more
+///             None => std::future::pending().await, // no more connections
 ///         }
 ///     }
 /// }
@@ -60,30 +60,30 @@ pub trait Listener: Send {
     /// A connection.
     type Io: AsyncRead + AsyncWrite + Unpin + Send + 'static;
 
-    /// What is known of the other side.
+    /// The address of a peer.
     type Addr: Send + 'static;
 
     /// Waits for the next connection.
     ///
     /// # Errors
     ///
-    /// None ends the server. What befell a single connection (`ConnectionAborted`,
-    /// `ConnectionRefused`, `ConnectionReset`) is passed over; after others, such as a process that
-    /// has run out of file descriptors, the server waits for up to a second and tries again.
+    /// No error ends the server. Errors of a single connection (`ConnectionAborted`,
+    /// `ConnectionRefused`, `ConnectionReset`) are skipped. After other errors, such as running out of
+    /// file descriptors, the server waits for up to a second and tries again.
     ///
     /// # Cancel safety
     ///
-    /// The server drops the future when something else happens first, and calls again. A connection
-    /// must not be lost by that.
+    /// The server drops the future when something else happens first, and calls `accept` again. This must
+    /// not lose a connection.
     fn accept(&mut self) -> impl Future<Output = io::Result<(Self::Io, Self::Addr)>> + Send;
 
-    /// Keeps out those who come from now on, while those who wait are still accepted.
+    /// Stops new connections, while those that are already waiting can still be accepted.
     ///
-    /// Closing a socket resets whoever has come since the last [`accept`](Self::accept). The server
-    /// calls this once, shortly before it drops a listener that is not
-    /// [shared](crate::server::Serve::shared). The default does nothing; tokio's
-    /// [`TcpListener`] has Linux ignore newcomers: they ask again a second later, and are refused
-    /// then. A listener that wraps another one should call it there, too.
+    /// Closing a socket resets the connections that have come since the last [`accept`](Self::accept).
+    /// The server calls this once, shortly before it drops a listener that is not
+    /// [shared](crate::server::Serve::shared). The default does nothing. For tokio's [`TcpListener`] on
+    /// Linux, the kernel ignores new connections: clients retry a second later, and are refused then. A
+    /// listener that wraps another one should forward the call.
     fn keep_out_newcomers(&mut self) {}
 }
 
@@ -93,8 +93,8 @@ impl Listener for TcpListener {
 
     async fn accept(&mut self) -> io::Result<(TcpStream, SocketAddr)> {
         let (stream, peer) = TcpListener::accept(self).await?;
-        // Answers are written in one piece, for which waiting for more is a delay. Without it, it
-        // works as well.
+        // Responses are written in one piece, and Nagle's algorithm would delay them. An error is
+        // ignored: the connection works without the option, too.
         let _ = stream.set_nodelay(true);
         Ok((stream, peer))
     }

@@ -1,21 +1,22 @@
-//! Keeps newcomers out of a listening socket that is about to be closed.
+//! Stops new connections to a listening socket that is about to be closed.
 
 use std::io;
 
 use socket2::{SockFilter, SockRef};
 use tokio::net::TcpListener;
 
-/// The flags in a segment's header (RFC 9293 §3.1), and those of one that opens a connection.
+/// Offset of the flags in a TCP header (RFC 9293 §3.1), and the flags that open a connection.
 const FLAGS: u32 = 13;
 const SYN: u32 = 0x02;
 const ACK: u32 = 0x10;
 
-/// Has the kernel drop each segment that asks for a new connection.
+/// Makes the kernel drop every segment that opens a new connection.
 ///
-/// Those whom it has answered come in. The others ask again after a second, and are refused then,
-/// since the socket is closed; a connection that is accepted by the kernel alone would be reset.
+/// Handshakes that the kernel has already answered still complete. Other clients retransmit their SYN
+/// after a second and are refused then, because the socket is closed. Without the filter, the kernel would
+/// accept their connections and reset them when the socket is closed.
 pub(super) fn keep_out(listener: &TcpListener) -> io::Result<()> {
-    // Classic BPF, whose names are Linux's.
+    // Classic BPF, with Linux's names.
     const LD_B_ABS: u16 = 0x30;
     const AND_K: u16 = 0x54;
     const JEQ_K: u16 = 0x15;

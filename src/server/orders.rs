@@ -1,4 +1,4 @@
-//! When one connection has to go: the server's plan, at this connection's own moments.
+//! Decides when one connection has to close, from the server's plan and the connection's activity.
 
 mod goodbye;
 
@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use self::goodbye::Goodbye;
-use super::activity::{Activity, Parting};
+use super::activity::{Activity, Closing};
 use super::alarm::Alarm;
 use super::idle::{Idle, Times};
 use super::moment;
@@ -21,36 +21,37 @@ use super::settings::Settings;
 use crate::shutdown::{Either, earlier};
 use crate::sync::Arc;
 
-/// What a connection is to do.
+/// What a connection has to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Order {
-    /// Announce the end, on HTTP/2: no more requests are to be sent.
+    /// Send the first GOAWAY of HTTP/2, so that the client sends no more requests.
     Announce,
-    /// Say goodbye, as HTTP/2 does: take what is on its way, and end with the last answer.
-    SayGoodbye,
-    /// End now: nothing is in flight.
+    /// Start hyper's graceful shutdown of HTTP/2, which still accepts requests that are on their way and
+    /// ends with the last response.
+    StartShutdown,
+    /// Close now: nothing is in flight.
     Close,
-    /// End now, whatever is in flight.
+    /// Close now, even with requests in flight.
     Cut,
 }
 
-/// What is spoken on it.
+/// The protocol of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Protocol {
-    /// Not HTTP yet: the transport is being agreed upon.
+    /// The handshake before HTTP.
     Handshake,
-    /// Nothing has been said.
+    /// HTTP, but the version is not known yet.
     Unknown,
     Http1,
     Http2,
-    /// Something else, of which HTTP knows nothing.
+    /// Any other protocol, after an upgrade.
     Tunnel,
-    /// Nothing any more: it is being closed.
+    /// None any more: the connection is being closed.
     Over,
 }
 
-/// When one that should be gone, and was busy, is looked at again.
-const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// How long until a connection that was busy at its deadline is checked again.
+const RECHECK: Duration = Duration::from_millis(100);
 
 pub(super) struct Orders<'a> {
     plans: &'a PlanChannel,
@@ -58,10 +59,10 @@ pub(super) struct Orders<'a> {
     receiver: PlanReceiver,
     plan: Plan,
     protocol: Protocol,
-    /// In the order in which connections came.
+    /// The position in the order of accepted connections.
     number: u32,
     accepted_at: Instant,
-    /// Since when it could have asked for anything: the end of the handshake.
+    /// When the handshake ended. A request can arrive from then on.
     open_since: Instant,
     grace: Duration,
     /// How long the head of a request may take.
@@ -69,13 +70,13 @@ pub(super) struct Orders<'a> {
     /// How long an HTTP/2 connection may be idle between two requests.
     http2_idle_timeout: Duration,
     idle: Option<Idle>,
-    /// When it is asked to leave, in the lame duck; `None` when it has been.
+    /// When the client is asked to leave in the lame duck. `None` once that has been done.
     moment: Option<Instant>,
     goodbye: Goodbye,
-    /// No stream was open when the connection was polled, and none is: all has been written.
+    /// No stream was open before and after the last poll of the connection, so everything is written.
     is_settled: bool,
-    /// It was busy when it should have been gone, and is looked at again then.
-    next_look: Option<Instant>,
+    /// When a connection that was busy at its deadline is checked again.
+    next_check: Option<Instant>,
     alarm: Alarm,
 }
 
@@ -104,12 +105,12 @@ impl<'a> Orders<'a> {
             moment: None,
             goodbye: Goodbye::default(),
             is_settled: false,
-            next_look: None,
+            next_check: None,
             alarm: Alarm::default(),
         }
     }
 
-    pub(super) fn speak(&mut self, protocol: Protocol) {
+    pub(super) fn set_protocol(&mut self, protocol: Protocol) {
         if self.protocol == Protocol::Handshake {
             self.open_since = Instant::now();
         }
@@ -120,14 +121,14 @@ impl<'a> Orders<'a> {
         self.activity
     }
 
-    /// Drives `connection` until it ends, or there is an order for it.
+    /// Drives `connection` until it ends or there is an order for it.
     pub(super) async fn drive<C: Future>(
         &mut self,
         mut connection: Pin<&mut C>,
     ) -> Either<C::Output, Order> {
         poll_fn(|cx| {
-            // Before, so that no answer is made by an old plan; the rest after, since it is about
-            // what the connection has come to.
+            // The plan is read first, so that no response follows an old one. The rest comes after the
+            // poll, because it depends on the state of the connection.
             self.read(cx);
             let before = self.settled();
             if let Poll::Ready(output) = connection.as_mut().poll(cx) {
@@ -139,12 +140,12 @@ impl<'a> Orders<'a> {
         .await
     }
 
-    /// Waits until a connection on which no HTTP is spoken, not yet or not any more, has to end.
+    /// Waits until a connection has to end on which HTTP has not begun, or is over.
     pub(super) async fn end(&mut self) {
         poll_fn(|cx| self.poll_next(cx).map(drop)).await
     }
 
-    /// Waits until the connection has to end whatever is in flight.
+    /// Waits until the connection has to end even with requests in flight.
     pub(super) async fn cut(&mut self) {
         poll_fn(|cx| {
             self.read(cx);
@@ -159,17 +160,17 @@ impl<'a> Orders<'a> {
     #[inline]
     fn read(&mut self, cx: &mut Context<'_>) {
         if let Some(plan) = self.receiver.changed(self.plans, cx) {
-            self.follow(plan);
+            self.apply(plan);
         }
         if self.moment.is_some_and(|moment| moment <= Instant::now()) {
             self.leave();
         }
     }
 
-    /// The connection's own moment of the lame duck has come: answers say so from now on.
+    /// Makes responses ask the client to leave: the connection's moment of the lame duck has come.
     fn leave(&mut self) {
         if self.moment.take().is_some() {
-            self.activity.part(Parting::Now);
+            self.activity.set_closing(Closing::Now);
             self.goodbye.begin_leaving();
         }
     }
@@ -178,9 +179,9 @@ impl<'a> Orders<'a> {
         self.read(cx);
         match self.plan {
             Plan::Close => Poll::Ready(Order::Cut),
-            _ if self.is_amid_goodbye() => {
-                ready!(self.alarm.poll(self.goodbye.rest_due(), cx));
-                Poll::Ready(self.say_goodbye())
+            _ if self.is_announced() => {
+                ready!(self.alarm.poll(self.goodbye.shutdown_due(), cx));
+                Poll::Ready(self.start_shutdown())
             }
             Plan::Serve => self.poll_idle(cx),
             Plan::Leave { since, .. } => {
@@ -194,12 +195,13 @@ impl<'a> Orders<'a> {
             Plan::Drain(drain) => loop {
                 let stuck = self.stuck_until(&drain);
                 let is_stuck = || stuck.is_some_and(|until| until <= Instant::now());
-                if self.owes_goodbye() {
-                    let due = self.goodbye_due(&drain, cx);
+                if self.needs_goaway() {
+                    let due = self.goaway_due(&drain, cx);
                     ready!(self.alarm.poll(earlier(due, stuck), cx));
-                    return Poll::Ready(match is_stuck() {
-                        true => Order::Cut,
-                        false => self.announce(),
+                    return Poll::Ready(if is_stuck() {
+                        Order::Cut
+                    } else {
+                        self.announce()
                     });
                 }
                 let due = earlier(self.deadline(&drain), stuck);
@@ -210,19 +212,20 @@ impl<'a> Orders<'a> {
                 if self.activity.is_quiet() {
                     return Poll::Ready(self.last_order());
                 }
-                // It ends by itself, with its last answer; only a peer that has fallen silent after
-                // that is found by another look. On HTTP/1 each step of an answer is one.
+                // The connection ends by itself after its last response. Another check is needed only to
+                // detect a peer that has fallen silent after that. On HTTP/1 each step of a response
+                // causes a check.
                 let last = drain.quiet_until;
-                let is_last_look = last.is_some_and(|until| until <= Instant::now());
-                if self.protocol == Protocol::Http1 || is_last_look {
+                let is_last_check = last.is_some_and(|until| until <= Instant::now());
+                if self.protocol == Protocol::Http1 || is_last_check {
                     return self.alarm.poll(stuck, cx).map(|()| Order::Cut);
                 }
-                self.next_look = Some(Instant::now() + LOOK_AGAIN);
+                self.next_check = Some(Instant::now() + RECHECK);
             },
         }
     }
 
-    /// Ready when no head of a request has come for too long.
+    /// Ready when no request head has arrived for too long.
     #[inline]
     fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<Order> {
         let first = self.head_timeout;
@@ -237,15 +240,15 @@ impl<'a> Orders<'a> {
         Poll::Ready(self.last_order())
     }
 
-    fn follow(&mut self, plan: Plan) {
+    fn apply(&mut self, plan: Plan) {
         self.moment = match plan {
             Plan::Leave { since, window } => Some(moment::of(self.number, since, window)),
             _ => None,
         };
-        self.activity.part(match plan {
-            Plan::Serve => Parting::None,
-            Plan::Leave { .. } => Parting::NotYet,
-            Plan::Drain(_) | Plan::Close => Parting::Now,
+        self.activity.set_closing(match plan {
+            Plan::Serve => Closing::None,
+            Plan::Leave { .. } => Closing::NotYet,
+            Plan::Drain(_) | Plan::Close => Closing::Now,
         });
         if let Plan::Drain(_) = plan {
             self.goodbye.begin_draining(self.activity.requests());
@@ -253,12 +256,13 @@ impl<'a> Orders<'a> {
         self.plan = plan;
     }
 
+    /// Returns the order that ends an idle connection.
     fn last_order(&self) -> Order {
         match self.protocol {
             // hyper would wait for the rest of the head.
-            Protocol::Http1 if self.activity.has_heard() => Order::Cut,
+            Protocol::Http1 if self.activity.has_received() => Order::Cut,
             Protocol::Http1 => {
-                // What its requests had to send was sent before it was idle.
+                // The bodies of its requests were sent before it was idle.
                 self.activity.note_may_send(false);
                 Order::Close
             }
@@ -266,28 +270,31 @@ impl<'a> Orders<'a> {
         }
     }
 
-    /// Streams run beside their connection: one may have ended just after the last look.
+    /// Returns whether an HTTP/2 connection is busy after all. Streams run in tasks of their own, so one may
+    /// have produced data just after the last check.
     pub(super) fn is_busy_again(&self) -> bool {
         self.protocol == Protocol::Http2 && !self.activity.is_quiet()
     }
 
-    /// If it ends now, an answer ends before its end. On HTTP/2 every client sees that; on HTTP/1 an
-    /// answer may end with its connection (RFC 9112 §9.8).
-    pub(super) fn is_in_an_answer(&self) -> bool {
+    /// Returns whether closing the connection now could make a truncated response look complete.
+    ///
+    /// On HTTP/1 the end of the connection may end a response (RFC 9112 §9.8). On HTTP/2 every client
+    /// notices the truncation.
+    pub(super) fn is_mid_response(&self) -> bool {
         self.protocol == Protocol::Http1 && !self.activity.is_quiet()
     }
 
-    /// Returns how long it may take to close.
-    pub(super) fn patience(&self) -> Duration {
+    /// Returns how long closing the connection may take.
+    pub(super) fn close_timeout(&self) -> Duration {
         match (self.protocol, self.plan) {
-            // It was given its time after the goodbye.
+            // The peer has had its time after the GOAWAY.
             (Protocol::Http2, Plan::Drain(_)) => Duration::ZERO,
             _ => self.grace,
         }
     }
 
-    /// Returns until when the draining server waits for this connection, if nothing is in flight;
-    /// `None` is without limit.
+    /// Returns until when the draining server waits for this connection if nothing is in flight. `None`
+    /// means without limit.
     fn deadline(&self, drain: &Drain) -> Option<Instant> {
         let &Drain {
             since,
@@ -298,32 +305,32 @@ impl<'a> Orders<'a> {
         let is_new = self.open_since >= since;
         let has_begun = match self.protocol {
             Protocol::Handshake => true,
-            // Its frames come and go while it is idle.
+            // Frames arrive on an idle connection, too.
             Protocol::Http2 => false,
-            _ => self.activity.has_heard(),
+            _ => self.activity.has_received(),
         };
         let mut deadline = idle_until;
         if is_new || has_begun {
             let begun = since.max(self.accepted_at).checked_add(self.grace);
             deadline = deadline.zip(begun).map(|(idle, begun)| idle.max(begun));
         }
-        // On HTTP/1 an answer that began before did not say that it is the last, so another request
-        // may follow.
+        // On HTTP/1 a response that began earlier did not say `Connection: close`, so another request may
+        // follow.
         let quiet = self.activity.quiet_since();
         if let (Protocol::Http1, Some(quiet), Some(idle)) = (self.protocol, quiet, idle_until) {
             let last_call = quiet.checked_add(idle.saturating_duration_since(since));
             deadline = deadline.zip(last_call).map(|(idle, last)| idle.max(last));
         }
         if self.activity.is_lingering() {
-            deadline = None; // it has a limit of its own
+            deadline = None; // lingering has its own limit
         }
-        let next_look = self.next_look;
-        let deadline = deadline.map(|deadline| next_look.map_or(deadline, |l| l.max(deadline)));
+        let next_check = self.next_check;
+        let deadline = deadline.map(|deadline| next_check.map_or(deadline, |c| c.max(deadline)));
         earlier(deadline, quiet_until)
     }
 
-    /// Returns until when a peer is waited for that does not take what is there for it, if none of that is
-    /// the answer to an admitted request.
+    /// Returns until when the server waits for a peer that does not read, if none of the unread data is the
+    /// response to an admitted request.
     fn stuck_until(&self, drain: &Drain) -> Option<Instant> {
         let speaks_http = matches!(self.protocol, Protocol::Http1 | Protocol::Http2);
         let activity = self.activity;
@@ -332,7 +339,8 @@ impl<'a> Orders<'a> {
             return None;
         }
         let came_at = drain.since.max(self.accepted_at);
-        let since = (activity.paid_at()).map_or(came_at, |paid_at| paid_at.max(came_at));
+        let owed_ended_at = activity.owed_ended_at();
+        let since = owed_ended_at.map_or(came_at, |ended_at| ended_at.max(came_at));
         earlier(since.checked_add(self.grace), drain.quiet_until)
     }
 

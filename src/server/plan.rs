@@ -1,8 +1,8 @@
-//! What a server has to say to all its connections.
+//! Broadcasts the state of the shutdown to all connections of a server.
 //!
-//! A connection looks at one number whenever it is polled, and reads the rest only when that has
-//! changed. Nothing is registered anew at each poll: a list of waiters that all connections share
-//! and touch each time would cost every request.
+//! A connection compares one version number at every poll, and reads the plan only when the number has
+//! changed. It does not register at every poll: all connections share the list of waiters, and that would
+//! slow down every request.
 
 use std::task::{Context, Waker};
 use std::time::Duration;
@@ -13,29 +13,29 @@ use crate::in_flight::{Slot, WakerSet};
 use crate::shutdown::let_others_run;
 use crate::sync::{AtomicU32, Mutex, Ordering, lock};
 
-/// What is asked of the connections.
+/// What all connections have to do.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Plan {
-    /// Serve.
+    /// Serve as usual.
     Serve,
-    /// Serve, and ask the client to leave, each at its own moment of the window.
+    /// Serve, and ask each client to leave at its own moment of the window.
     Leave { since: Instant, window: Duration },
-    /// Answer what comes, and leave.
+    /// Answer the requests that arrive, and close.
     Drain(Drain),
-    /// Close at once, whatever is in flight.
+    /// Close at once, even with requests in flight.
     Close,
 }
 
-/// The times of a drain, of which `None` is without limit.
+/// The times of a drain. `None` means without limit.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Drain {
     pub(super) since: Instant,
-    /// Until then an idle connection may still bring a request.
+    /// Until then an idle connection may still receive a request.
     pub(super) idle_until: Option<Instant>,
-    /// Requests that arrive are served until then, and not refused at once.
+    /// Requests that arrive while draining are served until `late_until`, rather than refused at once.
     pub(super) serves_late: bool,
     pub(super) late_until: Option<Instant>,
-    /// Until then everybody who has no request in flight must have gone.
+    /// Until then all connections without a request in flight must be closed.
     pub(super) quiet_until: Option<Instant>,
 }
 
@@ -46,19 +46,20 @@ pub(super) struct PlanChannel {
     readers: WakerSet,
 }
 
-/// One who reads the plans.
+/// Receives the plans for one connection.
 #[derive(Debug)]
 pub(super) struct PlanReceiver {
     slot: Slot,
     waker: Option<Waker>,
     version: u32,
-    /// How often it has been registered: changes with the waker.
+    /// How often it has been registered. Changes with the waker.
     registrations: u32,
 }
 
-/// Returns what those are registered for who wait for this version. Two in turn, so that one who has
-/// read a version already, and waits for the next, is not woken for this one: it would find nothing
-/// new, and not be registered any more.
+/// Returns the event that receivers register for to wait for `version`.
+///
+/// Two events alternate. A receiver that has already read a version and waits for the next one is
+/// therefore not woken for the former: it would find nothing new, and would no longer be registered.
 fn waiting_for(version: u32) -> u32 {
     1 << (version & 1)
 }
@@ -74,11 +75,11 @@ impl PlanChannel {
         }
     }
 
-    /// Tells everybody, a batch at a time.
+    /// Publishes a plan, and wakes the receivers in batches.
     pub(super) async fn send(&self, plan: Plan) {
         *lock(&self.plan) = plan;
-        // Release: pairs with the Acquire in `version`; who sees the number reads this plan or a
-        // later one.
+        // Release: pairs with the Acquire in `version`. A receiver that sees the number reads this plan
+        // or a later one.
         let version = self.version.fetch_add(1, Ordering::Release).wrapping_add(1);
         let mut cursor = 0;
         while self.readers.wake_batch(waiting_for(version), &mut cursor) {
@@ -104,7 +105,7 @@ impl PlanReceiver {
         }
     }
 
-    /// Returns what is new, if anything is; else sees to it that the task is woken when there is.
+    /// Returns the plan if it has changed. Otherwise registers the task to be woken when it does.
     #[inline]
     pub(super) fn changed(&mut self, plans: &PlanChannel, cx: &Context<'_>) -> Option<Plan> {
         let registered = self.waker.as_ref().is_some_and(|w| w.will_wake(cx.waker()));
@@ -117,7 +118,7 @@ impl PlanReceiver {
     #[cold]
     fn read(&mut self, plans: &PlanChannel, cx: &Context<'_>) -> Option<Plan> {
         let before = self.waker.as_ref().map(|_| self.version);
-        // A wake-up has taken the waker out of its slot, so it is put there again each time.
+        // A wakeup takes the waker out of its slot, so the task registers again each time.
         loop {
             self.version = plans.version();
             let stale = || plans.version() != self.version;

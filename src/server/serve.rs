@@ -1,7 +1,7 @@
-//! Our own server: one call from a listener to the report.
+//! The server of this crate: one call, from a listener to the report.
 //!
-//! A layer sees requests and bodies. What it cannot do needs the connection: to close an idle one,
-//! to say goodbye on HTTP/2, to follow an upgrade, and to know when the last byte has been written.
+//! A layer sees requests and bodies. The rest needs access to the connection: closing it when it is idle,
+//! sending a GOAWAY on HTTP/2, following upgrades, and knowing when the last byte has been written.
 
 use std::fmt;
 use std::future::{Future, IntoFuture};
@@ -14,7 +14,7 @@ use hyper::server::conn::{http1, http2};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::accept;
-use super::accept::Introduce;
+use super::accept::AddExtensions;
 use super::app::App;
 use super::connection::Common;
 use super::handshake::{Handshake, HandshakeWith, NoHandshake};
@@ -28,56 +28,57 @@ use crate::sync::Arc;
 
 /// Serves `app` on the connections of `listener`, from now to the end of the shutdown.
 ///
-/// It speaks HTTP/1.1, HTTP/2 (told by its preface, in clear or behind [TLS](Serve::handshake)), and
-/// lets connections be upgraded. Any cloneable tower service of HTTP is an application, an axum
-/// `Router` for one. Put a [`DrainLayer`](crate::DrainLayer) in it or around it: the layer counts,
-/// refuses and cuts requests; this looks after what the layer cannot see.
+/// It supports HTTP/1.1, HTTP/2 (detected by its preface, in cleartext or over [TLS](Serve::handshake)) and
+/// upgrades. Any cloneable tower service for HTTP can be the application, for example an axum `Router`.
+/// Put a [`DrainLayer`](crate::DrainLayer) in it or around it. The layer counts, refuses and cuts requests;
+/// the server handles what the layer cannot see.
 ///
 /// | when | what the connections do |
 /// |---|---|
-/// | lame duck | New ones are served. Each is asked to leave at a moment of its own in the first half of the window, so that clients do not come back all at once: on HTTP/1 its next answer says `Connection: close`, on HTTP/2 the goodbye follows its next answer. |
-/// | draining | The listener is closed when its backlog is empty. For [`late_for`](crate::ShutdownConfig::late_for) what comes is served, each answer being the last of its connection; after that it is refused. Idle connections are closed after 200 ms. One with half a request, or one that has just come, has the [`grace`](Serve::grace). |
-/// | forced | What the layer has cut is answered if the client takes it within 125 ms, or as long as one after another does; then every socket is closed, whatever is on it. The clean-up begins when all are closed, or when none has been for a while, or with the last quarter of its reserve. |
+/// | lame duck | New connections are served. Each connection is asked to leave at its own moment in the first half of the window, so that clients do not reconnect all at once: on HTTP/1 its next response says `Connection: close`, on HTTP/2 a GOAWAY follows its next response. |
+/// | draining | The listener is closed when its backlog is empty. For [`late_for`](crate::ShutdownConfig::late_for) new requests are served, and each response is the last of its connection. After that, requests are refused. Idle connections are closed after 200 ms. A connection with half a request, or one that has just been accepted, has the [`grace`](Serve::grace). |
+/// | forced | Requests that the layer has cut are answered if their clients read the response within 125 ms, or for as long as one client after another does. Then all sockets are closed, even with requests in flight. The clean-up begins when all are closed, when none has been closed for a while, or with the last quarter of its reserve. |
 ///
-/// HTTP/2's goodbye is that of RFC 9113 §6.8: a GOAWAY with the highest id, 50 ms and a round trip, and
-/// a GOAWAY with the real last id, so no stream is lost in the air, and a client knows that it may
-/// send again what comes later. There are clients that fail every stream that is open when a GOAWAY
-/// comes, or what they have not sent yet. So it begins when no stream is open: after an answer, or when
-/// none has been open for 200 ms. Where one is open all the while, it begins 200 ms before late
-/// requests cease to be served; and for a client that has sent no request since draining began, when
-/// that ends its last stream, or at three quarters of the drain.
+/// An HTTP/2 connection is shut down as in RFC 9113 §6.8: a GOAWAY with the highest stream identifier, a
+/// wait of 50 ms and a round trip, and a GOAWAY with the actual last identifier. So no stream is lost on its
+/// way, and a client knows that it may retry later requests. Some clients fail every stream that is open
+/// when a GOAWAY arrives, or requests that they have not sent yet. The first GOAWAY is therefore sent when
+/// no stream is open: after a response, or when no stream has been open for 200 ms. If a stream is open all
+/// the time, the GOAWAY is sent 200 ms before late requests are no longer served. For a client that has
+/// sent no request since draining began, it is sent when the last stream has ended, or at three quarters of
+/// the drain.
 ///
 /// With [`refuse_for`](crate::ShutdownConfig::refuse_for) above zero, the listener stays open while
-/// draining, until [`stop_accepting`](ShutdownController::stop_accepting), and what comes is refused.
-/// Idle connections are closed, and HTTP/2's goodbye begins, when that time is over.
+/// draining, until [`stop_accepting`](ShutdownController::stop_accepting), and new requests are refused.
+/// When that time is over, idle connections are closed and HTTP/2 connections get their GOAWAY.
 ///
-/// A client that does not read is waited for as long as the drain lasts if it is the answer to an admitted
-/// request that it does not read. For anything else, a refusal or the answers to its PINGs, it has the
+/// A client that does not read the response to an admitted request is waited for until the drain deadline.
+/// A client that does not read anything else, such as a refusal or PING acknowledgements, has the
 /// [`grace`](Serve::grace).
 ///
-/// A connection is closed in order: its client is told, behind TLS by close_notify (RFC 8446 §6.1). Not
-/// so one that is cut in the middle of an HTTP/1 answer, which would look whole.
+/// Connections are closed gracefully, over TLS by close_notify (RFC 8446 §6.1). The exception is a connection
+/// that is cut in the middle of an HTTP/1 response, which would otherwise look complete.
 ///
-/// The server has ended when its last connection is closed, and a connection is closed when the last
-/// byte of its last answer has been taken by the socket, however slowly the client reads. When this
-/// gives its report, no handler, body, stream or connection of it is alive: a pool may be closed. A
-/// thread that blocks is excepted, and reported as [abandoned](ShutdownReport::abandoned). What
-/// handlers have spawned is theirs; see [`ShutdownController::spawn`].
+/// The server ends when its last connection is closed. A connection is closed when the socket has taken the
+/// last byte of its last response, however slowly the client reads. When the report is returned, no handler,
+/// body, stream or connection of the server is alive, so a connection pool may be closed. The exception is a
+/// blocked thread, which is reported as [abandoned](ShutdownReport::abandoned). The server does not track
+/// tasks that handlers have spawned; see [`ShutdownController::spawn`].
 ///
-/// What is not promised: HTTP/1 has no way to close an idle connection without a chance that a
-/// request is on its way to it in that instant. Such a client sees the connection close without an
-/// answer. A lame duck that is longer than the clients' pauses between requests avoids that.
+/// What is not promised: on HTTP/1, closing an idle connection always carries the risk that a request is
+/// on its way at that moment. Its client sees the connection close without a response. A lame duck that is
+/// longer than the clients' pauses between requests avoids this.
 ///
-/// Give an axum `Router` its state, also an empty one, by `.with_state(())`: it then prepares its
-/// handlers once, and not for every request (as `axum::serve` has it do).
+/// Give an axum `Router` its state with `.with_state(())`, even if it has none. It then prepares its handlers
+/// once, as with `axum::serve`, and not for every request.
 ///
 /// # Panics
 ///
-/// Awaiting it outside a tokio runtime, or in one without its timer or I/O.
+/// The server panics if it is awaited outside a tokio runtime, or in one without a timer or I/O.
 ///
 /// # Cancel safety
 ///
-/// Dropping it closes every connection, and begins the shutdown, which goes on without it.
+/// Dropping the future closes all connections and triggers the shutdown, which continues without the server.
 ///
 /// # Examples
 ///
@@ -107,20 +108,20 @@ where
     Serve {
         listener,
         app,
-        // Noted before the trigger: with `refuse_for` the drain leaves late clients that time only
-        // when somebody asks.
+        // Called before the trigger: with `refuse_for`, the drain waits that time for late clients only if
+        // `stop_accepting` has been called.
         stop_accepting: ctl.stop_accepting(),
         ctl,
         handshake: NoHandshake,
-        introduce: None,
+        add_extensions: None,
         settings: Settings::default(),
     }
 }
 
-/// A server to be; made by [`serve`].
+/// A server that has not started yet. Created by [`serve`].
 ///
-/// Awaiting it runs it to the end of the shutdown, by [`ShutdownController::run`], and gives the
-/// report. The defaults are meant to be left alone.
+/// Awaiting it runs the server to the end of the shutdown, using [`ShutdownController::run`], and returns
+/// the report. The defaults suit most servers.
 ///
 /// # Examples
 ///
@@ -157,11 +158,11 @@ pub struct Serve<L: Listener, S, H = NoHandshake> {
     ctl: ShutdownController,
     stop_accepting: Wait,
     handshake: H,
-    introduce: Option<Introduce<L::Addr>>,
+    add_extensions: Option<AddExtensions<L::Addr>>,
     settings: Settings,
 }
 
-/// The future of a server, [`Serve`].
+/// The future of a server. Created by `into_future` of [`Serve`].
 ///
 /// # Examples
 ///
@@ -193,9 +194,9 @@ pub struct Serving {
 impl<L: Listener, S, H> Serve<L, S, H> {
     /// Changes hyper's settings for HTTP/1 connections.
     ///
-    /// `set` is called for each connection, on a builder that has its timer and its
-    /// [`header_read_timeout`](Self::header_read_timeout). Those of later calls come after those of
-    /// earlier ones.
+    /// `set` is called for each connection, with a builder that already has a timer. hyper's own header
+    /// timeout is off; see [`header_read_timeout`](Self::header_read_timeout). If this method is called
+    /// more than once, the closures run in that order.
     ///
     /// # Examples
     ///
@@ -220,8 +221,8 @@ impl<L: Listener, S, H> Serve<L, S, H> {
 
     /// Changes hyper's settings for HTTP/2 connections.
     ///
-    /// `set` is called for each connection, on a builder that has its timer and allows extended
-    /// CONNECT (RFC 8441), by which WebSockets come on HTTP/2.
+    /// `set` is called for each connection, with a builder that already has a timer and allows extended
+    /// CONNECT (RFC 8441), which WebSockets use on HTTP/2.
     ///
     /// # Examples
     ///
@@ -233,7 +234,7 @@ impl<L: Listener, S, H> Serve<L, S, H> {
     /// # fn example(listener: TcpListener, app: axum::Router, ctl: ShutdownController)
     /// # -> Serve<TcpListener, axum::Router> {
     /// serve(listener, app, ctl).http2(|http2| {
-    ///     // Finds peers that are gone without a word.
+    ///     // Detects peers that have disappeared without closing.
     ///     http2.keep_alive_interval(Duration::from_secs(60));
     /// })
     /// # }
@@ -246,15 +247,15 @@ impl<L: Listener, S, H> Serve<L, S, H> {
         self
     }
 
-    /// Sets how long a client may take for the head of its first request, and on HTTP/1 also for that
-    /// of each later one, the idle time before it included.
+    /// Sets how long a client may take for the head of its first request. On HTTP/1 it also applies to each
+    /// later head, including the idle time before it.
     ///
-    /// It is the answer to clients that send a byte now and then. The connection is closed when that
-    /// time is over, or up to a quarter of it later: looking now and then costs a request nothing,
-    /// which a timer for each does. It is in place of hyper's own setting. Default: 30 s.
+    /// It protects against clients that send a byte from time to time. The connection is closed when the
+    /// time is over, or up to a quarter of it later: the server checks periodically rather than creating a
+    /// timer for each request. It replaces hyper's own setting. Default: 30 s.
     ///
-    /// On HTTP/2 the first request has to come within that time, its preface, settings and header block
-    /// included. After it [`http2_idle_timeout`](Self::http2_idle_timeout) counts.
+    /// On HTTP/2 the first request has to arrive within that time, including preface, settings and header
+    /// block. After that [`http2_idle_timeout`](Self::http2_idle_timeout) applies.
     ///
     /// # Examples
     ///
@@ -273,12 +274,12 @@ impl<L: Listener, S, H> Serve<L, S, H> {
         self
     }
 
-    /// Sets how long an HTTP/2 connection may have no stream open, before it is closed.
+    /// Sets how long an HTTP/2 connection may have no open stream before it is closed.
     ///
-    /// Pings, settings and a header block that is not ended do not count as activity. The client is told
-    /// by GOAWAY (RFC 9113 §6.8); a request that crosses it is served. It comes when that time is over, or
-    /// up to a quarter of it later. Default: 5 min. `Duration::MAX` is without limit, for clients that keep
-    /// idle connections for long, by keep-alive pings of gRPC for one.
+    /// Pings, settings and an incomplete header block do not count as activity. The client is notified by
+    /// GOAWAY (RFC 9113 §6.8), and a request that crosses the GOAWAY is served. The GOAWAY is sent when the
+    /// time is over, or up to a quarter of it later. Default: 5 min. `Duration::MAX` means without limit,
+    /// for clients that keep idle connections open for long, for example by gRPC keep-alive pings.
     ///
     /// # Examples
     ///
@@ -297,15 +298,15 @@ impl<L: Listener, S, H> Serve<L, S, H> {
         self
     }
 
-    /// Has `handshake` done with each connection before HTTP is spoken on it: TLS, most of all.
+    /// Sets a handshake that runs on each connection before HTTP, such as TLS.
     ///
-    /// It runs in the connection's own task, so it holds up nobody else, and has its
-    /// [`handshake_timeout`](Self::handshake_timeout). A connection for which it fails is dropped. With
-    /// TLS, offer `h2` and `http/1.1` by ALPN; which of them it is is seen by the first bytes.
+    /// It runs in the connection's own task, so it does not delay other connections. It is limited by
+    /// [`handshake_timeout`](Self::handshake_timeout). A connection is dropped if its handshake fails. With
+    /// TLS, offer `h2` and `http/1.1` by ALPN. The server detects the protocol by the first bytes.
     ///
     /// # Examples
     ///
-    /// `examples/tls.rs` is the whole of it:
+    /// See `examples/tls.rs` for the complete program:
     ///
     /// ```
     /// use std::sync::Arc;
@@ -339,7 +340,7 @@ impl<L: Listener, S, H> Serve<L, S, H> {
             ctl: self.ctl,
             stop_accepting: self.stop_accepting,
             handshake: HandshakeWith(handshake),
-            introduce: self.introduce,
+            add_extensions: self.add_extensions,
             settings: self.settings,
         }
     }
@@ -363,15 +364,15 @@ impl<L: Listener, S, H> Serve<L, S, H> {
         self
     }
 
-    /// Sets how long, while draining, a connection without a request in flight may still take to say
-    /// something whole.
+    /// Sets how long, while draining, a connection without a request in flight may take to complete what it
+    /// has begun.
     ///
-    /// It goes from the beginning of draining, or from the moment when the connection was accepted,
-    /// whatever is later, for: a handshake, the head of a request of which a part has come, the first
-    /// request of a connection that has just been accepted, and the answer to HTTP/2's goodbye. So the
-    /// beginning of a head cannot hold up a deploy for longer, however slowly it goes on. A peer that does
-    /// not read has the same time, from the last answer on that it was owed. It never goes beyond three
-    /// quarters of the drain. Default: 1 s.
+    /// The time starts when draining begins or when the connection is accepted, whichever is later. It
+    /// applies to a handshake, to a request head that has arrived in part, to the first request of a
+    /// connection that has just been accepted, and to the response to HTTP/2's GOAWAY. A partial head can
+    /// therefore not delay the drain for longer, however slowly the rest arrives. A peer that does not read
+    /// has the same time, starting after its last response to an admitted request. The time never extends
+    /// beyond three quarters of the drain. Default: 1 s.
     ///
     /// # Examples
     ///
@@ -390,17 +391,17 @@ impl<L: Listener, S, H> Serve<L, S, H> {
         self
     }
 
-    /// Sets how many bytes, and for how long, the rest of a request is read after an early answer.
+    /// Sets how many bytes of a request are still read after an early response, and for how long.
     ///
-    /// A client that is in the middle of an upload when it is refused goes on writing for a while before
-    /// it reads. Closing the socket on it would reset the connection and take the answer from it (RFC
-    /// 9112 §9.6), so the rest is read and thrown away, until the client closes its side, sends less
-    /// than 1 KiB in a second, or these bounds are reached. Default: 64 MiB and 5 s. A client that has no
-    /// body to send has 1 MiB and a second at most.
+    /// A client that is in the middle of an upload when it is refused continues to write for a while before
+    /// it reads. Closing the socket would reset the connection, and the client would lose the response (RFC
+    /// 9112 §9.6). So the rest is read and discarded, until the client closes its side, sends less than
+    /// 1 KiB in a second, or reaches one of these limits. Default: 64 MiB and 5 s. A client that has no
+    /// body to send has at most 1 MiB and a second.
     ///
-    /// A stream of HTTP/2 is told to stop instead, by hyper: after the whole answer comes
-    /// RST_STREAM(NO_ERROR) (RFC 9113 §8.1). What an HTTP/2 client sends after the end of its connection
-    /// is read for no longer than the [`grace`](Self::grace), and no more than 1 MiB of it.
+    /// On HTTP/2, hyper stops the stream instead, by RST_STREAM(NO_ERROR) after the complete response (RFC
+    /// 9113 §8.1). What an HTTP/2 client sends after the end of its connection is read for at most the
+    /// [`grace`](Self::grace), up to 1 MiB.
     ///
     /// # Examples
     ///
@@ -420,16 +421,16 @@ impl<L: Listener, S, H> Serve<L, S, H> {
         self
     }
 
-    /// Says whether others accept from the listening socket, too: the next process, to which it is
-    /// handed on, or the service manager that opened it (socket activation). Default: `false`.
+    /// Sets whether other processes accept from the listening socket, too: the next process, to which it is
+    /// handed over, or the service manager that opened it (socket activation). Default: `false`.
     ///
-    /// Then it is left to them as soon as a shutdown is triggered, also in the lame duck: nothing more
-    /// is accepted, and who waits in the backlog waits for the others. When draining begins, the
-    /// listener is dropped, which closes this process's descriptor only. After a
+    /// If `true`, the socket is left to them as soon as a shutdown is triggered, also in the lame duck:
+    /// nothing more is accepted, and the connections in the backlog wait for the other processes. When
+    /// draining begins, the listener is dropped, which closes only the descriptor of this process. After a
     /// [`resume`](ShutdownController::resume) connections are accepted again.
     ///
-    /// It is not for `SO_REUSEPORT`: there each process has a socket and a backlog of its own, which
-    /// is lost when it is closed. Leave this `false`, and the backlog is served first.
+    /// Do not use it for `SO_REUSEPORT`. There each process has its own socket and its own backlog, which is
+    /// lost when the socket is closed. Leave this `false`, so that the backlog is served first.
     ///
     /// # Examples
     ///
@@ -438,7 +439,7 @@ impl<L: Listener, S, H> Serve<L, S, H> {
     /// # use tower_lifecycle::{ShutdownController, serve};
     /// # use tokio::net::TcpListener;
     /// fn serve_handed_on(
-    ///     socket: std::net::TcpListener, // which the next process has, too
+    ///     socket: std::net::TcpListener, // shared with the next process
     ///     app: axum::Router,
     ///     ctl: ShutdownController,
     /// ) -> std::io::Result<Serve<TcpListener, axum::Router>> {
@@ -452,9 +453,10 @@ impl<L: Listener, S, H> Serve<L, S, H> {
         self
     }
 
-    /// Puts a value into the extensions of every request, made of what is known of its peer.
+    /// Adds a value to the extensions of every request, created from the address of its peer.
     ///
-    /// It is made once for each connection. Later calls add to earlier ones, each type once.
+    /// The value is created once per connection. Later calls add more values. If two have the same type, the
+    /// later one replaces the earlier.
     ///
     /// # Examples
     ///
@@ -476,8 +478,8 @@ impl<L: Listener, S, H> Serve<L, S, H> {
         F: Fn(&L::Addr) -> T + Send + 'static,
         T: Clone + Send + Sync + 'static,
     {
-        let before = self.introduce.take();
-        self.introduce = Some(Box::new(move |peer, extensions| {
+        let before = self.add_extensions.take();
+        self.add_extensions = Some(Box::new(move |peer, extensions| {
             if let Some(before) = &before {
                 before(peer, extensions);
             }
@@ -508,7 +510,7 @@ where
             self.stop_accepting,
             self.listener,
             self.app,
-            self.introduce,
+            self.add_extensions,
             common,
         );
         Serving {

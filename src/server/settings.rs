@@ -1,4 +1,4 @@
-//! What can be set of a server.
+//! The settings of a server.
 
 use std::fmt;
 use std::time::Duration;
@@ -15,13 +15,13 @@ pub(super) struct Settings {
     pub(super) handshake_timeout: Duration,
     pub(super) grace: Duration,
     pub(super) lingering: Limits,
-    /// Others have the listening socket, too.
+    /// Other processes accept from the listening socket, too.
     pub(super) is_shared: bool,
     http1: Vec<Setter<http1::Builder>>,
     http2: Vec<Setter<http2::Builder<StreamExecutor>>>,
 }
 
-/// Changes a builder of hyper's.
+/// Configures one of hyper's builders.
 type Setter<B> = Box<dyn Fn(&mut B) + Send + Sync>;
 
 // ===== impl Settings =====
@@ -35,10 +35,10 @@ impl Settings {
         self.http2.push(set);
     }
 
-    /// Makes the builder for one HTTP/1 connection.
+    /// Creates the builder for one HTTP/1 connection.
     pub(super) fn http1(&self) -> http1::Builder {
         let mut builder = http1::Builder::new();
-        // The orders see to the timeout: hyper's makes a timer for every request.
+        // `Orders` enforces this timeout. hyper's own creates a timer for every request.
         builder.timer(TokioTimer::new()).header_read_timeout(None);
         for set in &self.http1 {
             set(&mut builder);
@@ -46,7 +46,7 @@ impl Settings {
         builder
     }
 
-    /// Makes the builder for one HTTP/2 connection.
+    /// Creates the builder for one HTTP/2 connection.
     pub(super) fn http2(&self, executor: StreamExecutor) -> http2::Builder<StreamExecutor> {
         let mut builder = http2::Builder::new(executor);
         builder.timer(TokioTimer::new()).enable_connect_protocol();

@@ -1,7 +1,7 @@
-//! The socket of a connection, which hyper and the connection share.
+//! The socket of a connection, shared by hyper and the connection's task.
 //!
-//! hyper, or whoever it is upgraded to, holds the [`HyperIo`]; the connection keeps an [`IoHandle`] on the
-//! same socket, by which it learns whether bytes are waiting to be written, and can close it.
+//! hyper, or the owner of an upgraded connection, holds the [`HyperIo`]. The connection's task holds an
+//! [`IoHandle`] to the same socket, to write to it and to close it.
 
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
@@ -20,25 +20,26 @@ use crate::sync::{Arc, Mutex, lock};
 /// The first bytes of HTTP/2 (RFC 9113 §3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// How long the transport may take to say its end, TLS's close_notify for one.
-const CLOSING: Duration = Duration::from_millis(100);
+/// How long the transport may take to shut down, for example to send TLS's close_notify.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// What hyper reads and writes.
+/// The stream that hyper reads and writes.
 pub(super) struct HyperIo<I> {
     shared: Arc<Mutex<Shared<I>>>,
     activity: Arc<Activity>,
 }
 
-/// The connection's own handle on the socket, which is closed with it.
+/// The connection's own handle to the socket. Dropping it closes the socket.
 pub(super) struct IoHandle<I> {
     shared: Arc<Mutex<Shared<I>>>,
 }
 
 struct Shared<I> {
-    /// `None` once it has been cut, or its tunnel dropped.
+    /// `None` once the socket has been cut, or its tunnel dropped.
     io: Option<I>,
-    /// Read to tell the protocol, and to be read once more: the preface, or how it differs from it.
+    /// The first bytes, read to detect the protocol.
     sniffed: [u8; PREFACE.len()],
+    /// The part of `sniffed` that hyper has still to read.
     unread: std::ops::Range<usize>,
     reader: Option<Waker>,
     writer: Option<Waker>,
@@ -46,19 +47,18 @@ struct Shared<I> {
     limits: Limits,
     /// How many bytes the socket has taken.
     taken: u64,
-    /// Before this position are bytes of answers that are owed, of which the socket has not taken all;
-    /// `None` if it has.
+    /// The position after the last unsent byte of owed responses. `None` if the socket has taken them all.
     owed: Option<u64>,
     /// The `HyperIo` has been dropped.
     hung_up: bool,
-    /// The connection, which waits for that.
+    /// The connection's task, which waits for that.
     waiting: Option<Waker>,
 }
 
-/// How far the end has come.
+/// How far the close has come.
 enum Ending {
     None,
-    /// All is said; the client may still be sending.
+    /// All is written. The client may still be sending.
     Lingering(Lingering),
     Ended,
 }
@@ -87,7 +87,7 @@ impl<I> IoHandle<I> {
         (Self { shared }, hyper_io)
     }
 
-    /// Limits how much, and for how long, the client may go on sending after the end.
+    /// Limits how much, and for how long, the client may send after the end.
     pub(super) fn limit_lingering(&self, limits: Limits) {
         let mut shared = lock(&self.shared);
         shared.limits = shared.limits.min(limits);
@@ -113,8 +113,8 @@ impl<I> IoHandle<I> {
 }
 
 impl<I: AsyncRead + AsyncWrite + Unpin> IoHandle<I> {
-    /// Writes a frame between those of the `HyperIo`, whole or not at all: where the socket takes no more
-    /// bytes, the `HyperIo` may be in the middle of one.
+    /// Writes a frame between those of the `HyperIo`, or nothing: while the socket takes no more bytes, the
+    /// `HyperIo` may be in the middle of a frame.
     pub(super) async fn insert(&self, activity: &Arc<Activity>, frame: &[u8]) -> io::Result<()> {
         let io = self.hyper_io(activity);
         let mut written = 0;
@@ -144,21 +144,21 @@ impl<I: AsyncRead + AsyncWrite + Unpin> IoHandle<I> {
         }
     }
 
-    /// Says the end on a socket that the `HyperIo` has left open, as hyper does otherwise; if `lingers`,
-    /// then waits for the client to have sent what it is sending.
+    /// Shuts down a socket that hyper has not shut down itself. If `lingers`, then waits until the client
+    /// has finished sending.
     pub(super) async fn close(&self, activity: &Arc<Activity>, lingers: bool) {
         let io = self.hyper_io(activity);
-        let said = timeout(CLOSING, poll_fn(|cx| io.poll_end(cx))).await;
-        if lingers && matches!(said, Ok(Ok(()))) {
+        let shut_down = timeout(SHUTDOWN_TIMEOUT, poll_fn(|cx| io.poll_end(cx))).await;
+        if lingers && matches!(shut_down, Ok(Ok(()))) {
             poll_fn(|cx| io.poll_lingering(cx)).await;
         }
     }
 }
 
 impl<I> Drop for IoHandle<I> {
-    /// Closes the socket, whoever holds the `HyperIo`, and wakes them to see that it is gone.
+    /// Closes the socket even if the `HyperIo` still exists, and wakes its holder.
     fn drop(&mut self) {
-        // Dropped last, for it is foreign code.
+        // Dropped last, outside the lock, because it is user code.
         let (_io, wakers) = {
             let mut shared = lock(&self.shared);
             let wakers = [shared.reader.take(), shared.writer.take()];
@@ -171,7 +171,7 @@ impl<I> Drop for IoHandle<I> {
 // ===== impl HyperIo =====
 
 impl<I: AsyncRead + AsyncWrite + Unpin> HyperIo<I> {
-    /// Reads as much as it takes to tell HTTP/2 from anything else; it will be read again.
+    /// Reads as much as is needed to detect HTTP/2. hyper will read the same bytes again.
     pub(super) async fn begins_with_preface(&mut self) -> io::Result<bool> {
         poll_fn(|cx| self.poll_sniff(cx)).await
     }
@@ -182,7 +182,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> HyperIo<I> {
         let poll = loop {
             let shared = &mut *shared;
             let Some(io) = &mut shared.io else {
-                break Poll::Ready(Err(cut()));
+                break Poll::Ready(Err(cut_error()));
             };
             let read = shared.unread.end;
             if shared.sniffed[..read] != PREFACE[..read] || read == PREFACE.len() {
@@ -193,11 +193,11 @@ impl<I: AsyncRead + AsyncWrite + Unpin> HyperIo<I> {
                 Poll::Ready(Ok(())) if rest.filled().is_empty() => break Poll::Ready(Ok(false)),
                 Poll::Ready(Ok(())) => {
                     shared.unread.end += rest.filled().len();
-                    self.activity.note_heard();
+                    self.activity.note_received();
                 }
                 Poll::Ready(Err(error)) => break Poll::Ready(Err(error)),
                 Poll::Pending => {
-                    former = keep(&mut shared.reader, cx);
+                    former = store_waker(&mut shared.reader, cx);
                     break Poll::Pending;
                 }
             }
@@ -207,7 +207,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> HyperIo<I> {
         poll
     }
 
-    /// Writes, and notes whether the socket takes what it is offered.
+    /// Writes, and records whether the socket takes the bytes that it is offered.
     fn poll_writing(
         &self,
         cx: &mut Context<'_>,
@@ -221,7 +221,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> HyperIo<I> {
         }
         let poll = match &mut shared.io {
             Some(io) => write(Pin::new(io), cx),
-            None => Poll::Ready(Err(cut())),
+            None => Poll::Ready(Err(cut_error())),
         };
         let taken = match poll {
             Poll::Ready(Ok(count)) => count,
@@ -232,10 +232,10 @@ impl<I: AsyncRead + AsyncWrite + Unpin> HyperIo<I> {
         }
         shared.taken += taken as u64;
         if poll.is_pending() {
-            former = keep(&mut shared.writer, cx);
+            former = store_waker(&mut shared.writer, cx);
         }
         drop(shared);
-        // Dropping a waker may run foreign code, so it waits for the end of the lock.
+        // Dropping a waker may run user code, so it is done outside the lock.
         drop(former);
         self.activity.note_stalled(poll.is_pending());
         poll
@@ -253,8 +253,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> HyperIo<I> {
         Poll::Ready(Ok(()))
     }
 
-    /// Says that nothing more will come, once: by FIN (RFC 9293 §3.6), or before that by TLS's
-    /// close_notify (RFC 8446 §6.1).
+    /// Shuts down the write side, once: by FIN (RFC 9293 §3.6), on TLS after a close_notify (RFC 8446 §6.1).
     fn poll_end(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !matches!(lock(&self.shared).ending, Ending::None) {
             return Poll::Ready(Ok(()));
@@ -263,13 +262,13 @@ impl<I: AsyncRead + AsyncWrite + Unpin> HyperIo<I> {
         self.poll_writing(cx, 0, end).map_ok(drop)
     }
 
-    /// Waits for the client to have sent what it is sending.
+    /// Waits until the client has finished sending.
     fn poll_lingering(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut former = None;
         let mut shared = lock(&self.shared);
         let poll = shared.poll_lingering(self.activity.may_send(), cx);
         if poll.is_pending() {
-            former = keep(&mut shared.reader, cx);
+            former = store_waker(&mut shared.reader, cx);
         }
         drop(shared);
         drop(former);
@@ -289,12 +288,12 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncRead for HyperIo<I> {
         let mut shared = lock(&self.shared);
         let poll = shared.poll_read(cx, buffer);
         if poll.is_pending() {
-            former = keep(&mut shared.reader, cx);
+            former = store_waker(&mut shared.reader, cx);
         }
         drop(shared);
         drop(former);
         if buffer.filled().len() > before {
-            self.activity.note_heard();
+            self.activity.note_received();
         }
         poll
     }
@@ -329,7 +328,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for HyperIo<I> {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_end(cx))?;
-        // In a tunnel only one direction has ended.
+        // A tunnel has ended only in one direction.
         if self.activity.is_tunnel() {
             return Poll::Ready(Ok(()));
         }
@@ -338,15 +337,16 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for HyperIo<I> {
 }
 
 impl<I> Drop for HyperIo<I> {
-    /// Leaves the socket to the `IoHandle`, which closes it in order. A tunnel ends with who held it.
+    /// Leaves the socket to the `IoHandle`, which closes it gracefully. A tunnel is closed here.
     fn drop(&mut self) {
-        // Dropped last, for it is foreign code.
+        // Dropped last, outside the lock, because it is user code.
         let (_tunnel, waiting) = {
             let mut shared = lock(&self.shared);
             shared.hung_up = true;
-            let tunnel = match self.activity.is_tunnel() {
-                true => shared.io.take(),
-                false => None,
+            let tunnel = if self.activity.is_tunnel() {
+                shared.io.take()
+            } else {
+                None
             };
             (tunnel, shared.waiting.take())
         };
@@ -365,7 +365,7 @@ impl<I: AsyncRead + Unpin> Shared<I> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let Some(io) = &mut self.io else {
-            return Poll::Ready(Err(cut()));
+            return Poll::Ready(Err(cut_error()));
         };
         if self.unread.is_empty() {
             return Pin::new(io).poll_read(cx, buffer);
@@ -379,9 +379,10 @@ impl<I: AsyncRead + Unpin> Shared<I> {
 
     fn poll_lingering(&mut self, may_send: bool, cx: &mut Context<'_>) -> Poll<()> {
         if let Ending::None = self.ending {
-            let limits = match may_send {
-                true => self.limits,
-                false => self.limits.min(BRIEF),
+            let limits = if may_send {
+                self.limits
+            } else {
+                self.limits.min(BRIEF)
             };
             self.ending = Ending::Lingering(Lingering::new(limits));
         }
@@ -397,8 +398,8 @@ impl<I: AsyncRead + Unpin> Shared<I> {
 }
 
 impl<I: AsyncWrite + Unpin> Shared<I> {
-    /// Notes what is unsent of answers that are owed, when the socket has taken only so much of what it was
-    /// offered, or something was unsent before.
+    /// Records what is unsent of owed responses, after the socket has taken less than it was offered or if
+    /// something was unsent before.
     #[cold]
     fn note_unsent(
         &mut self,
@@ -415,7 +416,7 @@ impl<I: AsyncWrite + Unpin> Shared<I> {
         let Some(io) = self.io.as_mut().filter(|_| is_taken) else {
             return;
         };
-        // A transport with a buffer of its own, such as that of TLS, may only have taken it.
+        // A transport with its own buffer, such as TLS, may have taken the bytes without sending them.
         if let Poll::Ready(Ok(())) = Pin::new(io).poll_flush(cx) {
             self.owed = None;
             activity.note_unsent(false);
@@ -423,16 +424,16 @@ impl<I: AsyncWrite + Unpin> Shared<I> {
     }
 }
 
-/// Keeps the task's waker, to wake it when the socket is cut; gives the former one back, to be
-/// dropped outside the lock.
-fn keep(place: &mut Option<Waker>, cx: &Context<'_>) -> Option<Waker> {
+/// Stores the task's waker, to wake it when the socket is cut. Returns the former waker, to be dropped
+/// outside the lock.
+fn store_waker(place: &mut Option<Waker>, cx: &Context<'_>) -> Option<Waker> {
     match place {
         Some(waker) if waker.will_wake(cx.waker()) => None,
         place => place.replace(cx.waker().clone()),
     }
 }
 
-/// What those who hold a socket that was cut are told.
-fn cut() -> io::Error {
+/// Returns the error for reads and writes on a socket that was cut.
+fn cut_error() -> io::Error {
     io::Error::new(io::ErrorKind::ConnectionAborted, crate::error::Forced)
 }

@@ -1,4 +1,4 @@
-//! The tasks of one HTTP/2 connection, a task for each stream.
+//! The tasks of one HTTP/2 connection, one for each stream.
 
 use std::any::TypeId;
 use std::fmt;
@@ -14,14 +14,14 @@ use crate::log::tell;
 use crate::panic;
 use crate::sync::{Arc, Mutex, Weak, lock};
 
-/// Runs the streams of one HTTP/2 connection, for hyper.
+/// The executor for the streams of one HTTP/2 connection.
 ///
-/// They run as tasks of their own, side by side, and end with their connection: when that is closed,
-/// by force for example, none of them is left behind.
+/// Each stream runs in a task of its own, and ends with its connection: when the connection is closed,
+/// even by force, no stream is left running.
 ///
 /// # Examples
 ///
-/// It is seen in the type of hyper's builder, in [`Serve::http2`](crate::server::Serve::http2):
+/// It is part of the type of hyper's builder in [`Serve::http2`](crate::server::Serve::http2):
 ///
 /// ```
 /// use hyper::server::conn::http2;
@@ -34,13 +34,13 @@ use crate::sync::{Arc, Mutex, Weak, lock};
 /// ```
 #[derive(Clone)]
 pub struct StreamExecutor {
-    /// Weak: the tasks hold their executor.
+    /// Weak, because the tasks hold this executor.
     tasks: Weak<Mutex<Tasks>>,
     activity: Arc<Activity>,
     open: Arc<OpenConnection>,
 }
 
-/// The tasks themselves: dropped, they are cut.
+/// Owns the tasks. Dropping it aborts them.
 pub(super) struct Streams {
     tasks: Arc<Mutex<Tasks>>,
     open: Arc<OpenConnection>,
@@ -49,8 +49,8 @@ pub(super) struct Streams {
 #[derive(Default)]
 struct Tasks {
     set: JoinSet<()>,
-    /// What hyper serves a request by, the first time. Anything else is a tunnel, which comes after the
-    /// request for it.
+    /// The type of the first future, with which hyper serves a request. Any other type is a tunnel, which
+    /// always comes after the request for it.
     request: Option<TypeId>,
 }
 
@@ -61,7 +61,7 @@ where
     F: Future<Output = ()> + Send + 'static,
 {
     fn execute(&self, future: F) {
-        // Without its connection a stream has nobody to answer.
+        // The connection is gone, so nobody waits for this stream.
         let Some(tasks) = self.tasks.upgrade() else {
             return;
         };
@@ -72,12 +72,13 @@ where
                 ended.extend(result.err());
             }
             let request = *tasks.request.get_or_insert(TypeId::of::<F>());
-            // The answer to a request tells itself whether it is owed. A tunnel has no answer under way.
-            let under_way = match request == TypeId::of::<F>() {
-                true => self.activity.not_owed(),
-                false => self.activity.owed(),
+            // The response to a request counts itself as owed. A tunnel has no response.
+            let under_way = if request == TypeId::of::<F>() {
+                self.activity.not_owed()
+            } else {
+                self.activity.owed()
             };
-            // The connection is open until the last of its tasks is gone.
+            // The connection counts as open until the last of its tasks is gone.
             let held = (Arc::clone(&self.open), under_way);
             tasks.set.spawn(async move {
                 let _held = held;
@@ -97,7 +98,7 @@ impl fmt::Debug for StreamExecutor {
 // ===== impl Streams =====
 
 impl Streams {
-    /// None yet, of the connection that is `open`.
+    /// Creates an empty set of streams for the connection counted by `open`.
     pub(super) fn new(open: Arc<OpenConnection>) -> Self {
         let tasks = Arc::default();
         Self { tasks, open }
@@ -111,12 +112,12 @@ impl Streams {
         }
     }
 
-    /// Cuts those that are left.
+    /// Aborts the streams that are left.
     pub(super) fn cut(&self) {
         lock(&self.tasks).set.abort_all();
     }
 
-    /// Waits until all have ended.
+    /// Waits until all streams have ended.
     pub(super) async fn ended(self) {
         while let Some(result) = poll_fn(|cx| self.poll_next(cx)).await {
             result.err().into_iter().for_each(log);
@@ -128,7 +129,7 @@ impl Streams {
     }
 }
 
-/// Tells of a task that ended badly.
+/// Logs the panic of a task.
 pub(super) fn log(error: JoinError) {
     if let Ok(payload) = error.try_into_panic() {
         let panic = panic::message(&payload);

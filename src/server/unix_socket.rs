@@ -1,4 +1,4 @@
-//! A Unix socket that takes its file with it.
+//! A Unix socket that removes its file.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{self, Path, PathBuf};
@@ -13,25 +13,25 @@ use crate::log::tell;
 
 /// A listening Unix socket that removes its file when it is dropped.
 ///
-/// A Unix socket's file stays when the socket is closed, and the next process cannot bind its path
-/// then. This is a listener of [`serve`](crate::serve) and, with feature `axum`, of `axum::serve` and
-/// of `DrainListener`. They drop it when they stop accepting, and then it removes the file.
+/// The file of a Unix socket remains when the socket is closed, and the next process cannot bind its path
+/// then. This is a listener for [`serve`](crate::serve) and, with feature `axum`, for `axum::serve` and
+/// `DrainListener`. They drop it when they stop accepting, and it removes the file then.
 ///
-/// Before that it looks whether its path still leads to the file that it made, by device and inode:
-/// that of a successor that has taken the path is left alone. The owner and the permissions of the
-/// file may be changed.
+/// Before that it checks, by device and inode, that its path still leads to the file that it created. The
+/// file of a successor that has taken over the path is left alone. The owner and the permissions of the
+/// file may change.
 ///
 /// What is not promised:
 ///
-/// - A successor that takes the path in between, by removing the file and binding it anew or by a
-///   rename, loses its file if it does so in the microseconds between the look and the removal, or
-///   between the making of the file and the first look at it.
-/// - A process that is killed leaves the file. [`bind`](Self::bind) does not remove what is there:
-///   it cannot tell whether somebody serves on it.
-/// - Directories that are moved, or mounted over, in the meantime keep the file.
+/// - A successor may take over the path by removing the file and binding again, or by a rename. It loses
+///   its file if it does so in the microseconds between the check and the removal, or between the
+///   creation of the file and the first look at it.
+/// - A process that is killed leaves the file. [`bind`](Self::bind) does not remove an existing file,
+///   because it cannot know whether another process serves on it.
+/// - If a directory of the path is moved or mounted over, the file remains.
 ///
-/// Do not use it for a socket that other processes share or inherit, as with socket activation: all
-/// of them are reached by the one file. Use tokio's own [`UnixListener`] then.
+/// Do not use it for a socket that other processes share or inherit, as with socket activation: clients
+/// reach all of them through the one file. Use tokio's own [`UnixListener`] then.
 ///
 /// # Examples
 ///
@@ -52,17 +52,17 @@ use crate::log::tell;
 /// # Ok(()) }
 /// ```
 pub struct UnixSocket {
-    // Declared first, so that it is removed first: the open socket holds the inode, so no other file
-    // can have its number meanwhile.
+    // Declared first, so that the file is removed before the socket is closed. The open socket keeps the
+    // inode, so no other file can have the same number.
     file: File,
     listener: UnixListener,
 }
 
-/// The file of a socket; dropping it removes it, if it is still that one.
+/// The file of a socket. Dropping this removes the file, if it is still the same one.
 #[derive(Debug)]
 struct File {
     path: PathBuf,
-    /// `None` if it is to stay.
+    /// `None` if the file should not be removed.
     id: Option<Id>,
 }
 
@@ -72,19 +72,18 @@ type Id = (u64, u64);
 // ===== impl UnixSocket =====
 
 impl UnixSocket {
-    /// Makes a socket at `path`, and its file.
+    /// Binds a socket at `path`, which creates its file.
     ///
     /// # Errors
     ///
-    /// Those of [`UnixListener::bind`], such as `AddrInUse` if there is a file already, whoever made
-    /// it.
+    /// Returns the errors of [`UnixListener::bind`], such as `AddrInUse` if any file exists at `path`.
     ///
     /// # Panics
     ///
-    /// Outside of a tokio runtime with I/O.
+    /// Panics if called outside a tokio runtime with I/O.
     pub fn bind<P: AsRef<Path>>(path: P) -> io::Result<Self> {
         let path = path.as_ref();
-        // The working directory may be another at the end.
+        // The working directory may change before the file is removed.
         let absolute = path::absolute(path)?;
         let listener = UnixListener::bind(path)?;
         let id = id_of(path).ok();
@@ -92,7 +91,7 @@ impl UnixSocket {
         Ok(Self { file, listener })
     }
 
-    /// Returns the listener alone. Its file stays when it is dropped.
+    /// Returns the listener alone. Its file remains when the listener is dropped.
     pub fn into_inner(self) -> UnixListener {
         let Self { mut file, listener } = self;
         file.id = None;
@@ -143,7 +142,7 @@ impl fmt::Debug for UnixSocket {
 impl Drop for File {
     fn drop(&mut self) {
         let path = &self.path;
-        // There is nothing to look at if it is gone already.
+        // If the file is gone already, there is nothing to remove.
         if self.id.is_some() && self.id == id_of(path).ok() {
             if let Err(error) = fs::remove_file(path) {
                 let path = path.clone();
@@ -153,7 +152,7 @@ impl Drop for File {
     }
 }
 
-/// Of `path` itself, also if that is a symbolic link.
+/// Returns the id of `path` itself, even if it is a symbolic link.
 fn id_of(path: &Path) -> io::Result<Id> {
     let metadata = fs::symlink_metadata(path)?;
     Ok((metadata.dev(), metadata.ino()))

@@ -1,4 +1,4 @@
-//! A connection of somebody else's accept loop.
+//! Watches connections of a user's own accept loop.
 
 mod graceful;
 mod handshake;
@@ -8,7 +8,7 @@ mod told;
 pub use self::graceful::GracefulConnection;
 pub use self::handshake::{WatchError, WatchedHandshake};
 
-pub(crate) use self::told::Told;
+pub(crate) use self::told::CachedWait;
 
 use std::fmt;
 use std::future::Future;
@@ -31,7 +31,7 @@ pin_project! {
     ///
     /// # Panics
     ///
-    /// When it is polled again after it has completed.
+    /// Panics if it is polled after completion.
     ///
     /// # Examples
     ///
@@ -56,77 +56,79 @@ pin_project! {
     /// ```
     #[must_use = "futures do nothing unless polled, and dropping this one closes the connection"]
     pub struct WatchedConnection<C> {
-        // Declared first, so that it is closed before that is told.
+        // Declared before `open`, so that it is closed before it stops being counted.
         #[pin]
         connection: Option<C>,
         open: Watched,
         // Draining had begun when it was accepted.
-        came_late: bool,
+        is_late: bool,
         stage: Stage,
-        told: Told,
-        // When it is told to go.
+        // Waits for draining to begin, then for the moment when connections are dropped.
+        wait: CachedWait,
+        // Elapses when the graceful shutdown of the connection starts.
         alarm: Option<Pin<Box<Sleep>>>,
-        // On HTTP/2, from then on.
+        // Set after the graceful shutdown has started, on HTTP/2.
         silence: Option<Box<Silence>>,
     }
 }
 
 #[derive(Debug, Clone, Copy)]
 enum Stage {
-    /// Nobody has told it to go.
+    /// Draining has not begun.
     Serving,
-    /// Draining has begun; it may bring one more request.
+    /// Draining has begun. The client may still send a request.
     Draining,
-    /// It ends with its last answer.
+    /// The connection closes after its last response.
     Leaving,
 }
 
-/// How long one that has just come may take for its first request, and an HTTP/2 peer for a sign of
-/// life.
+/// How long a connection accepted while draining may wait for its first request, and how long an HTTP/2
+/// peer may be silent after the GOAWAY.
 const GRACE: Duration = Duration::from_secs(1);
 
 impl ShutdownController {
-    /// Drives one connection of an accept loop of your own, and ends it with the shutdown.
+    /// Drives one connection of your own accept loop, and closes it gracefully during the shutdown.
     ///
-    /// The connection is open for the shutdown from the call on, not from the first poll: the drain
-    /// is over only when it is closed, which hyper does when the last byte of the last answer has
-    /// been written. If there is a handshake first, such as that of TLS, use
-    /// [`watch_handshake`](Self::watch_handshake): a client that is in its handshake at the trigger
-    /// is lost otherwise.
+    /// The connection is counted as open from this call on, not from the first poll. The drain is over
+    /// only when the connection is closed. hyper closes it when the last byte of the last response has been
+    /// written. If there is a handshake first, such as that of TLS, use
+    /// [`watch_handshake`](Self::watch_handshake). Otherwise a client that is in its handshake at the
+    /// trigger is lost.
     ///
-    /// When draining begins, an idle connection may bring a request for another 200 ms (or for
-    /// [`refuse_for`](crate::ShutdownConfig::refuse_for), if that is set). Then it is told to end
-    /// with what is under way. One that was accepted while draining gets a second instead. Each of
-    /// these times is at most half of what is left of the drain. When admitted work is cut, its
-    /// answers have a moment to be written; then the connection is dropped.
+    /// When draining begins, an idle connection may receive a request for another 200 ms (or for
+    /// [`refuse_for`](crate::ShutdownConfig::refuse_for), if that is set). Then its graceful shutdown
+    /// starts, and it closes after the responses in flight. A connection that was accepted while draining
+    /// gets a second instead. Each of these times is at most half of the remaining drain time. When
+    /// admitted work is cut, there is a short time to write its responses. Then the connection is dropped.
     ///
-    /// An answer that is being written is waited for as long as the drain lasts, however slowly the
-    /// client reads. An HTTP/2 peer that is there answers the goodbye at once (RFC 9113 §6.8), also
-    /// if its user does not read. So an HTTP/2 connection is dropped when nothing has come from its
-    /// peer within a second after the goodbye, or within a second after the last work in flight has
-    /// ended, if that is later: a peer that has never sent its preface, or is gone without a word.
+    /// A response that is being written is waited for until the drain deadline, however slowly the client
+    /// reads. A live HTTP/2 peer responds to the GOAWAY at once (RFC 9113 §6.8), even if its application
+    /// does not read. So an HTTP/2 connection is dropped when nothing has been received from its peer
+    /// within a second after the GOAWAY, or within a second after the last work in flight has ended, if
+    /// that is later. Such a peer has never sent its preface, or has disappeared without closing.
     ///
     /// What is not promised:
     ///
-    /// - hyper-util's `auto` connection does not tell its protocol. Before its first bytes it ends
-    ///   when it is told to; after that, a peer of HTTP/2 that has fallen silent holds the drain up
-    ///   to its deadline. Let hyper find such peers (`keep_alive_interval` and `keep_alive_timeout`
-    ///   of its HTTP/2 builder), or choose `http1::Builder` or `http2::Builder` by ALPN.
-    /// - So does a peer of HTTP/2 that gives a sign of life after the goodbye and falls silent then,
-    ///   and a client of HTTP/1 that has sent half of a request.
-    /// - What hyper still has to write to an HTTP/2 peer that takes nothing from its socket for
-    ///   those seconds is lost, if its body has ended and so is in flight no more.
+    /// - hyper-util's `auto` connection does not expose its protocol. Before its first bytes it closes as
+    ///   soon as its graceful shutdown starts. After that, an HTTP/2 peer that has fallen silent delays the
+    ///   drain until its deadline. Let hyper detect such peers (`keep_alive_interval` and
+    ///   `keep_alive_timeout` of its HTTP/2 builder), or choose `http1::Builder` or `http2::Builder` by
+    ///   ALPN.
+    /// - The same delay is caused by an HTTP/2 peer that responds to the GOAWAY and falls silent after
+    ///   that, and by an HTTP/1 client that has sent half of a request.
+    /// - If an HTTP/2 peer reads nothing from its socket for those seconds, data that hyper still has to
+    ///   write is lost if its body has ended and is therefore no longer in flight.
     ///
-    /// [`serve`](crate::serve) does more: it asks clients to leave in the lame duck already, tells
-    /// half a request from an idle connection, follows upgrades, and lets no early answer be lost.
+    /// [`serve`](crate::serve) does more: it asks clients to leave during the lame duck, distinguishes half
+    /// a request from an idle connection, follows upgrades, and loses no early response.
     ///
-    /// Give the accept loop itself to [`run`](Self::run), and end it when
-    /// [`stop_accepting`](Self::stop_accepting) says so.
+    /// Pass the accept loop itself to [`run`](Self::run), and end the loop when
+    /// [`stop_accepting`](Self::stop_accepting) resolves.
     ///
     /// # Errors
     ///
-    /// The future gives the connection's own; a connection that is dropped by the shutdown ends
-    /// without one.
+    /// The future returns the error of the connection. A connection that the shutdown drops ends without
+    /// an error.
     ///
     /// # Cancel safety
     ///
@@ -172,7 +174,7 @@ impl ShutdownController {
     }
 }
 
-/// A connection that is open, and the lifecycle that it belongs to.
+/// Counts an open connection of a lifecycle.
 struct Watched {
     core: Arc<Core>,
     _open: OpenConnection,
@@ -187,17 +189,17 @@ impl Watched {
     }
 }
 
-/// Waits for draining to begin.
-fn told_of_draining(core: &Arc<Core>) -> Told {
-    Told::new(Wait::new(core, event::CLOSED))
+/// Returns a wait for draining to begin.
+fn wait_for_draining(core: &Arc<Core>) -> CachedWait {
+    CachedWait::new(Wait::new(core, event::CLOSED))
 }
 
-/// Waits for the moment when every connection is dropped.
-fn told_to_disconnect(core: &Arc<Core>) -> Told {
-    Told::new(Wait::new(core, event::DISCONNECT | ENDED))
+/// Returns a wait for the moment when all connections are dropped.
+fn wait_for_disconnect(core: &Arc<Core>) -> CachedWait {
+    CachedWait::new(Wait::new(core, event::DISCONNECT | ENDED))
 }
 
-/// Returns the grace: at most half of what is left of the drain.
+/// Returns `GRACE`, but at most half of the remaining drain time.
 fn grace(core: &Core) -> Duration {
     let left = core.notice().and_then(|notice| notice.drain_remaining());
     GRACE.min(left.map_or(GRACE, |left| left / 2))
@@ -210,9 +212,9 @@ impl<C> WatchedConnection<C> {
         let core = &open.core;
         Self {
             connection: Some(connection),
-            came_late: core.milestones().has(event::CLOSED),
+            is_late: core.milestones().has(event::CLOSED),
             stage: Stage::Serving,
-            told: told_of_draining(core),
+            wait: wait_for_draining(core),
             alarm: None,
             silence: None,
             open,
@@ -243,17 +245,18 @@ impl<C: GracefulConnection> Future for WatchedConnection<C> {
             }
             match this.stage {
                 Stage::Serving => {
-                    ready!(this.told.poll(cx));
-                    let until = match this.came_late {
-                        true => Instant::now().checked_add(grace(core)),
-                        false => core.notice().and_then(|notice| core.idle_until(&notice)),
+                    ready!(this.wait.poll(cx));
+                    let until = if *this.is_late {
+                        Instant::now().checked_add(grace(core))
+                    } else {
+                        core.notice().and_then(|notice| core.idle_until(&notice))
                     };
                     *this.alarm = until.map(|until| Box::pin(sleep_until(until)));
-                    *this.told = told_to_disconnect(core);
+                    *this.wait = wait_for_disconnect(core);
                     *this.stage = Stage::Draining;
                     continue;
                 }
-                Stage::Draining if this.told.poll(cx).is_pending() => {
+                Stage::Draining if this.wait.poll(cx).is_pending() => {
                     let Some(alarm) = this.alarm else {
                         return Poll::Pending;
                     };
@@ -264,7 +267,7 @@ impl<C: GracefulConnection> Future for WatchedConnection<C> {
                     *this.stage = Stage::Leaving;
                     continue;
                 }
-                Stage::Leaving if this.told.poll(cx).is_pending() => {
+                Stage::Leaving if this.wait.poll(cx).is_pending() => {
                     let Some(silence) = this.silence else {
                         return Poll::Pending;
                     };

@@ -1,4 +1,4 @@
-//! One shutdown, from its trigger on: to its end, or until it is called off.
+//! One shutdown, from its trigger to its end, or until it is called off.
 
 use std::time::Duration;
 
@@ -14,10 +14,10 @@ pub(crate) struct Shutdown {
     pub(crate) notice: ShutdownNotice,
     pub(crate) in_flight_at_trigger: u64,
     pulse: Pulse,
-    /// Of the report.
+    /// The exit code of the report.
     exit_code: OnceLock<u8>,
-    /// Of its own, and not a milestone: who slept through a `resume` and the next trigger still
-    /// learns that this one is over.
+    /// Not a milestone: a task that is not polled between a `resume` and the next trigger still learns
+    /// that this shutdown was called off.
     called_off: watch::Sender<bool>,
 }
 
@@ -32,19 +32,19 @@ impl Shutdown {
         }
     }
 
-    /// Gives up looking for time in which the process does not run: nobody calls
+    /// Stops the detection of time in which the process does not run. To be called if no thread calls
     /// [`frozen`](Self::frozen) often enough.
     pub(crate) fn stop_pulse(&self) {
         self.pulse.stop();
     }
 
-    /// Returns how long the process did not run since the trigger, in all. To be called every 10 ms.
+    /// Returns how long the process did not run since the trigger, in total. Must be called every 10 ms.
     pub(crate) fn frozen(&self) -> Duration {
         self.pulse.beat(|| self.notice.now())
     }
 
     pub(crate) fn note_exit_code(&self, code: u8) {
-        // There is one report.
+        // Only one report is published.
         let _ = self.exit_code.set(code);
     }
 
@@ -60,9 +60,9 @@ impl Shutdown {
         *self.called_off.borrow()
     }
 
-    /// Resolves once it is called off.
+    /// Waits until the shutdown is called off.
     pub(crate) async fn called_off(&self) {
-        // The sender is not dropped before this borrow ends, so there is no error to come.
+        // Cannot fail: the sender outlives this borrow.
         let _ = self.called_off.subscribe().wait_for(|off| *off).await;
     }
 }

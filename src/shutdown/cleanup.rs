@@ -1,5 +1,5 @@
-//! Running clean-up: phase after phase, the jobs of one phase at the same time, each in a task of its
-//! own. A job that fails, panics, hangs or blocks its thread harms only itself.
+//! Runs the clean-up, phase after phase. The jobs of one phase run at the same time, each in its own task.
+//! A job that fails, panics, hangs or blocks its thread does not affect the others.
 
 use std::collections::VecDeque;
 use std::future::{Future, pending, ready};
@@ -18,74 +18,74 @@ use crate::error::BoxError;
 use crate::panic;
 use crate::sync::Arc;
 
-/// How much longer than its limit a job is waited for, in case that its thread is only late. One
-/// that blocks its thread is left behind after it.
-const LATE: Duration = Duration::from_millis(2);
+/// How long to wait for a job after its limit, in case its thread is only late. After that, a job that
+/// blocks its thread is left running.
+const GRACE: Duration = Duration::from_millis(2);
 
 pub(crate) type BoxFuture = Pin<Box<dyn Future<Output = Result<(), BoxError>> + Send>>;
 
 /// A piece of clean-up.
 pub(crate) struct Job {
     pub(crate) run: Box<dyn FnOnce(ShutdownNotice) -> BoxFuture + Send>,
-    /// A limit of its own.
+    /// The job's own limit.
     pub(crate) timeout: Option<Duration>,
 }
 
-/// How a job fares.
+/// The progress of a job.
 pub(crate) enum Progress {
     Running,
-    /// The first end that is told counts.
+    /// Only the first end that is reported counts.
     Ended(Outcome, Duration),
 }
 
-/// Is told of each job by its place, counted through all phases.
+/// Receives the progress of each job, by its index across all phases.
 pub(crate) type Note = Arc<dyn Fn(usize, Progress) + Send + Sync>;
 
 /// The clean-up of one shutdown, until the notice's final deadline or `cut`.
 pub(crate) struct Cleanup<'a, C> {
     notice: ShutdownNotice,
-    thaw: Thaw,
+    extension: Extension,
     cut: Pin<&'a mut C>,
-    /// Once it is cut: when what was running must be gone.
-    gone_by: Option<Instant>,
+    /// Once the clean-up is cut: until when to wait for the jobs that were running.
+    abort_deadline: Option<Instant>,
 }
 
 impl<'a, C: Future<Output = ()>> Cleanup<'a, C> {
-    /// The jobs are handed `notice`, whose limits allow for the same time as `thaw`.
-    pub(crate) fn new(thaw: Thaw, notice: ShutdownNotice, cut: Pin<&'a mut C>) -> Self {
+    /// The jobs receive `notice`, whose final deadline includes the time that `extension` has counted.
+    pub(crate) fn new(extension: Extension, notice: ShutdownNotice, cut: Pin<&'a mut C>) -> Self {
         Self {
             notice,
-            thaw,
+            extension,
             cut,
-            gone_by: None,
+            abort_deadline: None,
         }
     }
 
-    /// Runs `phases`, which share the time that is left with `later` others that come after them.
+    /// Runs `phases`. They share the time that is left with `later` phases that come after them.
     pub(crate) async fn run(&mut self, phases: Vec<Vec<Job>>, later: usize, note: &Note) {
         let mut phases = VecDeque::from(phases);
         let mut place = 0;
         while let Some(mut phase) = phases.pop_front() {
             if self.was_cut() || self.is_cut().await {
-                self.gone_by.get_or_insert_with(Instant::now);
-                // They are foreign, and will not run.
+                self.abort_deadline.get_or_insert_with(Instant::now);
+                // These jobs will not run. Dropping user code may panic.
                 phase.into_iter().for_each(panic::dropped);
                 phases.into_iter().flatten().for_each(panic::dropped);
                 return;
             }
             if self.is_out_of_time() {
-                // Each gets as far as its first wait, without a tick of the timer for each phase.
+                // Each job is polled once, without a timer tick for each phase.
                 phase.extend(phases.drain(..).flatten());
             }
-            let limit = share_of_what_is_left(&self.notice, phases.len() + 1 + later);
+            let limit = phase_deadline(&self.notice, phases.len() + 1 + later);
             let first = place;
             place += phase.len();
             let running: Vec<_> = (phase.into_iter().zip(first..))
-                .map(|(job, place)| job.start(place, &self.notice, limit, &self.thaw, note))
+                .map(|(job, place)| job.start(place, &self.notice, limit, &self.extension, note))
                 .collect();
             let tasks: Vec<_> = running.iter().map(|job| job.task.abort_handle()).collect();
             for job in running {
-                // They run at the same time; only their ends are waited for one after another.
+                // The jobs run at the same time; only waiting for their ends is sequential.
                 let started_at = job.started_at;
                 if let Some((place, outcome)) = self.finish(job, &tasks).await {
                     note(place, Progress::Ended(outcome, started_at.elapsed()));
@@ -95,46 +95,50 @@ impl<'a, C: Future<Output = ()>> Cleanup<'a, C> {
     }
 
     pub(crate) fn was_cut(&self) -> bool {
-        self.gone_by.is_some()
+        self.abort_deadline.is_some()
     }
 
-    /// Nothing is left of the time: what runs now gets as far as its first wait.
+    /// Returns whether no time is left. Jobs that start now are polled once.
     pub(crate) fn is_out_of_time(&mut self) -> bool {
         self.notice().time_remaining() == Some(Duration::ZERO)
     }
 
-    /// Returns what jobs that are begun now are handed: put off by the time in which nothing could run.
+    /// Returns the notice for jobs that start now, with the final deadline extended by the time in which
+    /// nothing could run.
     pub(crate) fn notice(&mut self) -> ShutdownNotice {
-        if let Some(frozen) = self.thaw.since_last() {
+        if let Some(frozen) = self.extension.since_last() {
             self.notice = self.notice.clone().later_by(frozen);
         }
         self.notice.clone()
     }
 
-    /// Returns for what time the limits of the last [`notice`](Self::notice) allow.
-    pub(crate) fn thaw(&self) -> Thaw {
-        self.thaw.clone()
+    /// Returns the extension that the last [`notice`](Self::notice) includes.
+    pub(crate) fn extension(&self) -> Extension {
+        self.extension.clone()
     }
 
     async fn is_cut(&mut self) -> bool {
         matches!(race(self.cut.as_mut(), ready(())).await, Either::Left(()))
     }
 
-    /// Waits for a job; gives how it ended if it was not by itself, which it notes itself.
+    /// Waits for a job. Returns how it ended, or `None` if the job has reported that itself.
     async fn finish(
         &mut self,
         mut job: Running,
         phase: &[AbortHandle],
     ) -> Option<(usize, Outcome)> {
-        let patience = job.limit.and_then(|limit| limit.checked_add(LATE));
-        if self.gone_by.is_none() {
-            let ended = self.thaw.clone().until(patience, Pin::new(&mut job.task));
+        let deadline = job.limit.and_then(|limit| limit.checked_add(GRACE));
+        if self.abort_deadline.is_none() {
+            let ended = self
+                .extension
+                .clone()
+                .until(deadline, Pin::new(&mut job.task));
             match race(ended, self.cut.as_mut()).await {
                 Either::Left(Some(Ok(()))) => return None,
                 Either::Left(Some(Err(error))) => match error.try_into_panic() {
                     Ok(panic) => return Some((job.place, Outcome::panicked(&panic))),
-                    // Cancelled, and not by us: the runtime is ending, and this task with it. What
-                    // there is to report then is reported by the driver, as it is dropped.
+                    // Cancelled, but not here: the runtime is shutting down, and this task with it.
+                    // `Driver::drop` makes the report.
                     Err(_) => pending().await,
                 },
                 Either::Left(None) => {
@@ -142,14 +146,14 @@ impl<'a, C: Future<Output = ()>> Cleanup<'a, C> {
                     return Some((job.place, Outcome::TimedOut));
                 }
                 Either::Right(()) => {
-                    // All at once, so that blocked ones are waited for together.
+                    // Abort all jobs first, so that blocked ones share one wait.
                     phase.iter().for_each(AbortHandle::abort);
-                    self.gone_by = Some(Instant::now() + LATE);
+                    self.abort_deadline = Some(Instant::now() + GRACE);
                 }
             }
         }
-        // It was aborted, and is gone soon, unless it had just ended.
-        let outcome = match until(self.gone_by, &mut job.task).await {
+        // The job was aborted, so it ends soon, unless it had just ended or blocks its thread.
+        let outcome = match until(self.abort_deadline, &mut job.task).await {
             Some(Ok(())) => return None,
             Some(Err(error)) => match error.try_into_panic() {
                 Ok(panic) => Outcome::panicked(&panic),
@@ -161,24 +165,24 @@ impl<'a, C: Future<Output = ()>> Cleanup<'a, C> {
     }
 }
 
-/// When a phase must be over so that each that is left gets the same; what one leaves goes on to
-/// the next.
-fn share_of_what_is_left(notice: &ShutdownNotice, phases_left: usize) -> Option<Instant> {
+/// Returns the deadline of a phase, if all phases that are left get equal shares. Time that a phase does
+/// not use goes to the next ones.
+fn phase_deadline(notice: &ShutdownNotice, phases_left: usize) -> Option<Instant> {
     let left = notice.time_remaining()?;
     let phases_left = u32::try_from(phases_left).unwrap_or(u32::MAX);
     notice.now().checked_add(left / phases_left)
 }
 
-/// Puts limits off by the time in which the process did not run.
+/// Extends limits by the time in which the process did not run.
 #[derive(Clone)]
-pub(crate) struct Thaw {
+pub(crate) struct Extension {
     shutdown: Arc<Shutdown>,
-    /// What of it the limits allow for.
+    /// How much of that time the limits already include.
     frozen: Duration,
 }
 
-impl Thaw {
-    /// Made before the limits are, so that no time is lost in between.
+impl Extension {
+    /// Must be called before the limits are computed, so that no time is lost in between.
     pub(crate) fn new(shutdown: &Arc<Shutdown>) -> Self {
         Self {
             shutdown: Arc::clone(shutdown),
@@ -186,19 +190,19 @@ impl Thaw {
         }
     }
 
-    /// Returns how long the process had not run, for which the limits have to allow.
+    /// Returns how long the process had not run, which the limits have to include.
     pub(crate) fn frozen(&self) -> Duration {
         self.frozen
     }
 
-    /// Returns how long the process did not run since the last call, if it did not.
+    /// Returns how long the process did not run since the last call; `None` if it ran all the time.
     fn since_last(&mut self) -> Option<Duration> {
         let frozen = self.shutdown.frozen();
         let more = frozen.checked_sub(mem::replace(&mut self.frozen, frozen))?;
         (!more.is_zero()).then_some(more)
     }
 
-    /// As [`until`], with a deadline that is put off.
+    /// Like [`until`], but extends the deadline.
     pub(crate) async fn until<F: Future>(
         mut self,
         mut deadline: Option<Instant>,
@@ -228,29 +232,29 @@ impl Job {
         place: usize,
         notice: &ShutdownNotice,
         phase_limit: Option<Instant>,
-        thaw: &Thaw,
+        extension: &Extension,
         note: &Note,
     ) -> Running {
         let started_at = Instant::now();
         let own_limit = self.timeout.and_then(|t| started_at.checked_add(t));
         let limit = earlier(phase_limit, own_limit);
         let (run, notice, note) = (self.run, notice.clone(), Arc::clone(note));
-        let thaw = thaw.clone();
+        let extension = extension.clone();
         note(place, Progress::Running);
         Running {
             place,
             started_at,
             limit,
-            // The limit is kept inside the task, where the job is polled before the clock is
-            // looked at: with no time left at all, it still gets as far as its first wait.
+            // The limit is checked inside the task, which polls the job before it reads the clock.
+            // So a job without any time left is still polled once.
             task: tokio::spawn(async move {
                 let job = panic::caught(async move {
                     let run = pin!(async move { run(notice).await });
-                    let result = thaw.until(limit, run).await;
+                    let result = extension.until(limit, run).await;
                     result.map_or(Outcome::TimedOut, Outcome::of)
                 });
                 let outcome = job.await.unwrap_or_else(|panic| Outcome::panicked(&panic));
-                // Here, where nothing that blocks its own thread can keep it from being noted.
+                // Reported by the job's own task: code that blocks another thread cannot prevent it.
                 note(place, Progress::Ended(outcome, started_at.elapsed()));
             }),
         }

@@ -1,4 +1,4 @@
-//! What the handle, the waits and the sequence share: the synchronous half of the lifecycle.
+//! The state that the handle, the waits and the sequence share: the synchronous half of the lifecycle.
 
 mod moves;
 
@@ -34,7 +34,7 @@ pub(crate) struct Core {
     pub(crate) config: ShutdownConfig,
     pub(crate) gate: Arc<Gate>,
     pub(crate) hooks: Arc<Hooks>,
-    /// What saves the state, last of all.
+    /// The saves of the state, which run last.
     pub(crate) saves: Arc<Hooks>,
     pub(crate) services: Arc<Services>,
     pub(crate) servers: Servers,
@@ -47,44 +47,45 @@ pub(crate) struct Core {
     life: Mutex<Life>,
     runtime: OnceLock<Handle>,
     report: OnceLock<ShutdownReport>,
-    /// Somebody makes the report.
+    /// `true` once the report is being published.
     reporting: AtomicBool,
     in_flight_at_force: OnceLock<u64>,
-    /// How much had been cut when what was left was counted as abandoned.
+    /// How many requests had been cut when the rest was counted as abandoned.
     aborted: OnceLock<u64>,
-    /// What a start-up failed by, if not by a trigger.
+    /// Why the start-up failed, unless a trigger ended it.
     startup_failure: OnceLock<StartupFailure>,
-    /// The latest signal that was heard.
+    /// The latest signal received.
     signal: Mutex<Option<&'static str>>,
-    /// Somebody closes a listener when `stop_accepting` says so.
+    /// `true` if a server closes its listener when `stop_accepting` resolves.
     listener_waits: AtomicBool,
     #[cfg(feature = "signal")]
     pub(crate) listening: Listening,
 }
 
 thread_local! {
-    /// This thread drives a shutdown, in a runtime that goes when that ends or is called off.
-    static OWN_THREAD: Cell<bool> = const { Cell::new(false) };
+    /// `true` on a thread that drives a shutdown. Its runtime is dropped when the shutdown ends or is
+    /// called off.
+    static DRIVES_SHUTDOWN: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Sees to it that no controller takes the runtime of the calling thread for its own.
-pub(crate) fn note_own_thread() {
-    OWN_THREAD.set(true);
+/// Prevents controllers from capturing the runtime of the calling thread.
+pub(crate) fn mark_driver_thread() {
+    DRIVES_SHUTDOWN.set(true);
 }
 
-/// How long an idle connection may still bring a request when draining has begun.
+/// How long an idle connection may still send a request after draining has begun.
 #[cfg(any(feature = "server", feature = "axum"))]
 const IDLE: Duration = Duration::from_millis(200);
 
-/// The end, of a shutdown or of a start-up.
+/// The end of a shutdown or of a start-up.
 pub(crate) const ENDED: u32 = event::STOPPED | event::FAILED;
 
 // ===== impl Core =====
 
 impl Core {
     pub(crate) fn new(config: ShutdownConfig, state: LifecycleState) -> Arc<Self> {
-        // Twice the cores: there are other threads than the workers of the runtime, and a thread
-        // beyond the number of the shards shares one with a worker.
+        // Twice the number of cores: not all threads are workers of the runtime, and a thread beyond
+        // the number of shards shares a shard with a worker.
         let shards = 2 * std::thread::available_parallelism().map_or(1, usize::from);
         let gate = Gate::new(shards, state.bit());
         let core = Arc::new(Self {
@@ -124,18 +125,18 @@ impl Core {
         LifecycleState::latest(self.milestones().reached() & event::STATES)
     }
 
-    /// Remembers the runtime of the calling task, unless one is remembered already.
+    /// Stores the runtime of the calling task, unless one is stored already. Returns the stored one.
     pub(crate) fn capture_runtime(&self) -> Option<&Handle> {
-        if self.runtime.get().is_none() && !OWN_THREAD.get() {
+        if self.runtime.get().is_none() && !DRIVES_SHUTDOWN.get() {
             if let Ok(handle) = Handle::try_current() {
-                // Whoever was first is as good.
+                // Another thread may have stored its runtime first, which works as well.
                 let _ = self.runtime.set(handle);
             }
         }
         self.runtime.get()
     }
 
-    /// Before `Running`: what began then ends as a rollback.
+    /// Returns whether the state is before `Running`. A shutdown that begins then is a rollback.
     pub(crate) fn is_starting_up(&self) -> bool {
         self.state() < LifecycleState::Running
     }
@@ -145,9 +146,10 @@ impl Core {
         lock(&self.life).shutdown.clone()
     }
 
-    /// Returns whether to send traffic: running, and neither paused nor told to shut down.
+    /// Returns whether traffic should be sent: the service runs, is not paused, and no shutdown was
+    /// triggered.
     pub(crate) fn is_ready(&self) -> bool {
-        // The notice is there before the state changes, and before the first refusal.
+        // The trigger is visible before the state changes, and before the first refusal.
         self.state() == LifecycleState::Running && !self.is_triggered() && !self.gate.is_paused()
     }
 
@@ -166,7 +168,7 @@ impl Core {
         self.report.get()
     }
 
-    /// Returns how many connections are open, of those that are known.
+    /// Returns how many known connections are open.
     pub(crate) fn open_connections(&self) -> u64 {
         #[cfg(feature = "server")]
         return self.connections.open();
@@ -174,7 +176,7 @@ impl Core {
         0
     }
 
-    /// Returns how many of them have no server of ours that waits for them.
+    /// Returns how many of them are not waited for by a server of this crate.
     pub(crate) fn watched_connections(&self) -> u64 {
         #[cfg(feature = "server")]
         return self.connections.watched();
@@ -182,7 +184,7 @@ impl Core {
         0
     }
 
-    /// Returns how many are open of our own servers.
+    /// Returns how many of them belong to servers of this crate.
     pub(crate) fn served_connections(&self) -> u64 {
         #[cfg(feature = "server")]
         return self.connections.served();
@@ -190,40 +192,42 @@ impl Core {
         0
     }
 
-    /// Returns how much there is to wait for at the end of a drain, all in all.
+    /// Returns how much is left to wait for at the end of a drain, in total.
     pub(crate) fn left(&self) -> u64 {
         let tasks = self.tasks.running(&[Role::Task]);
         let (servers, starts) = (self.servers.running(), self.services.starting());
         self.gate.in_flight() + tasks + servers + starts + self.open_connections()
     }
 
-    /// Returns until when requests that arrive are served, in a drain that begins now.
+    /// Returns until when a drain that begins now serves requests that arrive.
     pub(crate) fn late_until(&self, notice: &ShutdownNotice) -> Option<Instant> {
-        let time = match self.config.serves_late() {
-            true => self.config.late_for,
-            false => Duration::ZERO,
+        let time = if self.config.serves_late() {
+            self.config.late_for
+        } else {
+            Duration::ZERO
         };
         in_first_half(notice, time)
     }
 
-    /// Returns until when the listener stays open, refusing, in a drain that begins now.
+    /// Returns until when a drain that begins now keeps the listener open, to refuse requests.
     pub(crate) fn refused_until(&self, notice: &ShutdownNotice) -> Option<Instant> {
         in_first_half(notice, self.config.refuse_for)
     }
 
-    /// Returns until when an idle connection may bring one more request, in a drain that begins now.
+    /// Returns until when an idle connection may send one more request, in a drain that begins now.
     #[cfg(any(feature = "server", feature = "axum"))]
     pub(crate) fn idle_until(&self, notice: &ShutdownNotice) -> Option<Instant> {
-        let time = match self.config.serves_late() {
-            true => IDLE.min(self.config.late_for),
-            false => self.config.refuse_for,
+        let time = if self.config.serves_late() {
+            IDLE.min(self.config.late_for)
+        } else {
+            self.config.refuse_for
         };
         in_first_half(notice, time)
     }
 
-    /// Notes how much has been cut: what is cut later is counted as abandoned.
+    /// Records how many requests have been cut. Requests that are cut later count as abandoned.
     pub(crate) fn note_aborted(&self, aborted: u64) {
-        // Whoever was first has counted what is abandoned, too.
+        // The first caller has also counted what is abandoned.
         let _ = self.aborted.set(aborted);
     }
 
@@ -237,7 +241,7 @@ impl Core {
     }
 
     pub(crate) fn note_startup_failure(&self, failure: StartupFailure) {
-        // The first one is the cause of all that follows.
+        // The first failure is the cause of the later ones.
         let _ = self.startup_failure.set(failure);
     }
 
@@ -247,7 +251,7 @@ impl Core {
             return None;
         }
         self.startup_failure.get().cloned().or_else(|| {
-            // The trigger's reason, and not the report's, which may have been interrupted.
+            // The reason of the trigger. That of the report may be `Interrupted`.
             let cause = StartupCause::Triggered(self.notice()?.reason());
             Some(StartupFailure { step: None, cause })
         })
@@ -263,8 +267,8 @@ impl Core {
     }
 
     pub(crate) fn note_listener(&self) {
-        // Relaxed: the sequence looks after the trigger; a server that asks later than that is told
-        // by the milestone all the same.
+        // Relaxed: `listener_waits` reads it after the trigger. A server that asks later than that
+        // still learns from the milestone that it must close its listener.
         self.listener_waits.store(true, Ordering::Relaxed);
     }
 
@@ -272,8 +276,8 @@ impl Core {
         self.listener_waits.load(Ordering::Relaxed)
     }
 
-    /// Has admitted work cut, in a shutdown that drains. The sequence wakes it, so that the caller does not
-    /// have to.
+    /// Causes admitted work to be cut, in a shutdown that drains. The sequence wakes that work, so the
+    /// caller does not have to.
     pub(crate) fn cut(&self) {
         if self.milestones().has(ENDED) {
             return;
@@ -283,8 +287,8 @@ impl Core {
             .get_or_init(|| self.gate.in_flight());
         self.gate.force();
         self.tasks.refuse(&[Role::Task]);
-        // One operation: either this sees that clean-up has begun, or the sequence, which looks after
-        // it has begun it, sees the force.
+        // One atomic operation: either this call sees that the clean-up has begun, or the sequence,
+        // which checks after beginning it, sees the force.
         let milestones = self.milestones();
         let Some(before) = milestones.publish_unless(ENDED, event::FORCED) else {
             return;
@@ -309,11 +313,11 @@ impl Core {
         }
     }
 
-    /// Cuts what is left of a shutdown that is interrupted. Gives how much was in flight, or had been dropped
-    /// by the end of its runtime.
+    /// Cuts what is left of an interrupted shutdown. Returns how much was in flight, or had been dropped by
+    /// the end of its runtime.
     pub(crate) fn interrupt(&self) -> u64 {
         let in_flight = self.gate.interrupt();
-        // A force may have been before.
+        // An earlier force may have set it.
         let _ = self.in_flight_at_force.set(in_flight);
         self.cut();
         self.tasks.cut(&Role::ALL);
@@ -329,7 +333,7 @@ impl Core {
         self.saves.add(save, || self.is_triggered())
     }
 
-    /// Returns what of the reserve no hook and no stop may use up.
+    /// Returns the part of the reserve that hooks and stops of services must leave to the saves.
     pub(crate) fn time_for_saves(&self) -> Duration {
         match self.saves.len() {
             0 => Duration::ZERO,
@@ -337,34 +341,36 @@ impl Core {
         }
     }
 
-    /// Whether the caller is the one to make the report: the sequence, or who gives it up.
+    /// Returns whether the caller publishes the report: `true` for the first one only. The callers are the
+    /// sequence, and the code that gives it up.
     pub(crate) fn claim_report(&self) -> bool {
-        // AcqRel: whoever comes second leaves the hooks to the first.
+        // AcqRel: pairs with the same swap of the other caller. The second one leaves the report to
+        // the first.
         !self.reporting.swap(true, Ordering::AcqRel)
     }
 
-    /// Stores the report, before the end is published to those who wait for it.
+    /// Stores the report, and then publishes the end to the waiters.
     pub(crate) fn finish(&self, report: ShutdownReport) {
         if self.report.set(report.clone()).is_ok() {
-            // Before anybody can know of the end: the next signal is not ours.
+            // Before the end is visible: later signals are not for this controller.
             #[cfg(feature = "signal")]
             self.listening.stop();
             if let Some(shutdown) = self.shutdown() {
                 shutdown.note_exit_code(report.status());
             }
-            // Whoever sees the end may end the process, and the log with it.
+            // Before the end is visible: a task that sees it may exit the process.
             report.log();
             log::flush();
             if !self.advance(LifecycleState::Stopped) {
                 self.advance(LifecycleState::Failed);
             }
-            // Their options may hold the controller.
+            // The options of the layers may hold the controller.
             self.layers.close();
         }
     }
 }
 
-/// Returns when `time` is over, from now on. It is at most half of the drain, so that a server has
+/// Returns the instant that is `time` from now, limited to half of the remaining drain. A server has
 /// the other half to end in.
 fn in_first_half(notice: &ShutdownNotice, time: Duration) -> Option<Instant> {
     let half = notice.drain_remaining().map(|left| left / 2);

@@ -1,5 +1,5 @@
-//! Who drives a shutdown: a task of the controller's runtime, or a thread. And who watches that it
-//! ends.
+//! Drives a shutdown, by a task of the controller's runtime or by a thread. Another thread watches that
+//! it ends in time.
 
 use std::future::Future;
 use std::pin::pin;
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::runtime::RuntimeFlavor;
 
 use super::attempt::Shutdown;
-use super::core::{Core, ENDED, note_own_thread};
+use super::core::{Core, ENDED, mark_driver_thread};
 use super::exit;
 use super::race::race;
 use super::report::ShutdownReport;
@@ -22,12 +22,12 @@ use crate::state::{LifecycleState, ShutdownReason};
 use crate::sync::{Arc, AtomicBool, Ordering};
 
 /// How long after its final deadline a shutdown is given up.
-const LATE: Duration = Duration::from_millis(50);
-/// How often the runtime is nudged: by so much can a limit be late when a worker is blocked.
-const NUDGE: Duration = Duration::from_millis(10);
+const GRACE: Duration = Duration::from_millis(50);
+/// How often the runtime is woken. If a worker is blocked, a limit can be late by this much.
+const WAKE_INTERVAL: Duration = Duration::from_millis(10);
 
-/// Has the shutdown run by the controller's runtime, or by a thread of its own, if there is no
-/// runtime or it has ended.
+/// Runs the shutdown on the controller's runtime. Without a runtime, or if it has ended, the shutdown
+/// runs on its own thread.
 pub(crate) fn drive(core: &Arc<Core>, shutdown: &Arc<Shutdown>) {
     #[cfg(feature = "signal")]
     core.listening.absorb();
@@ -44,17 +44,20 @@ pub(crate) fn drive(core: &Arc<Core>, shutdown: &Arc<Shutdown>) {
                 spawned: Arc::clone(&spawned),
                 is_last: false,
             };
-            // A runtime that has ended drops the task inside `spawn`: see `Driver::drop`.
+            // A runtime that has ended drops the task inside `spawn`; see `Driver::drop`.
             drop(runtime.spawn(driver.run()));
-            // Relaxed: a flag of this thread's, for the drop that happens inside the call above.
+            // Relaxed: `Driver::drop` reads it. Only a drop inside the call above must see `false`, and
+            // that is on this thread.
             spawned.store(true, Ordering::Relaxed);
         }
-        None => drop(drive_by_thread(core, shutdown)),
+        None => {
+            drop(drive_by_thread(core, shutdown));
+        }
     }
 }
 
-/// Sees to it that the shutdown comes to its end in time. In a thread of its own, for a runtime whose
-/// workers are all blocked has no timer either.
+/// Ensures that the shutdown ends in time. Uses a separate thread, because the timers of a runtime do not
+/// fire while all of its workers are blocked.
 fn watch(core: &Arc<Core>, shutdown: &Arc<Shutdown>) {
     let thread = thread::Builder::new().name("tower-lifecycle-watch".to_owned());
     let (watched, watching) = (Arc::clone(core), Arc::clone(shutdown));
@@ -71,22 +74,23 @@ fn watch_until_over(core: &Arc<Core>, shutdown: &Arc<Shutdown>) {
     let mut over = pin!(race(ended, shutdown.called_off()));
     let mut overdue_since = None;
     while over.as_mut().poll(&mut cx).is_pending() {
-        nudge(core);
+        wake_runtime(core);
         let notice = shutdown.notice.clone().later_by(shutdown.frozen());
         // By the clock of the shutdown, which may be paused.
         if notice.time_remaining() == Some(Duration::ZERO) {
             let overdue_since = overdue_since.get_or_insert_with(Instant::now);
-            if overdue_since.elapsed() >= LATE {
-                return give_up(core, shutdown);
+            if overdue_since.elapsed() >= GRACE {
+                give_up(core, shutdown);
+                return;
             }
         }
-        thread::park_timeout(NUDGE);
+        thread::park_timeout(WAKE_INTERVAL);
     }
 }
 
-/// Has an idle worker of the runtime look after its timers. Tokio leaves them to the one worker that
-/// looked after them last, also when that is blocked since by a task that it had woken.
-fn nudge(core: &Core) {
+/// Makes an idle worker of the runtime process its timers. Tokio leaves them to the worker that processed
+/// them last, even if a task that it woke blocks that worker.
+fn wake_runtime(core: &Core) {
     if let Some(runtime) = core.capture_runtime() {
         if runtime.runtime_flavor() == RuntimeFlavor::MultiThread {
             drop(runtime.spawn(async {}));
@@ -111,7 +115,7 @@ fn drive_by_thread(core: &Arc<Core>, shutdown: &Arc<Shutdown>) -> Option<JoinHan
         is_last: true,
     };
     let run = move || {
-        note_own_thread();
+        mark_driver_thread();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build();
@@ -127,14 +131,14 @@ fn drive_by_thread(core: &Arc<Core>, shutdown: &Arc<Shutdown>) -> Option<JoinHan
         .ok()
 }
 
-/// Lives as long as the shutdown is driven. If that ends early, because its runtime does, those who
-/// wait are told so instead of waiting for ever.
+/// The future that drives the shutdown. If it is dropped early because its runtime ends, the shutdown goes
+/// on in a thread or is given up, so that nothing waits for it forever.
 struct Driver {
     core: Arc<Core>,
     shutdown: Arc<Shutdown>,
-    /// The runtime was there to take the task.
+    /// `true` if the runtime accepted the task.
     spawned: Arc<AtomicBool>,
-    /// There is nobody after it who could drive on.
+    /// `true` if no other driver can continue after this one.
     is_last: bool,
 }
 
@@ -161,19 +165,20 @@ impl Drop for Driver {
         }
         let spawned = self.spawned.load(Ordering::Relaxed);
         if self.is_last || (spawned && !core.is_starting_up()) {
-            return give_up(core, shutdown);
+            give_up(core, shutdown);
+            return;
         }
         let thread = drive_by_thread(core, shutdown);
-        // A `Startup` is often dropped right before its runtime, when `main` ends by an error. The
-        // end of the runtime, and so of the process, waits until the rest is stopped.
+        // A `Startup` is often dropped right before its runtime, when `main` returns an error. The
+        // runtime, and so the process, does not end until the remaining services are stopped.
         if let Some(thread) = thread.filter(|_| spawned) {
             let _ = thread.join();
         }
     }
 }
 
-/// Ends a shutdown that is driven no more, or not in time: cuts what there is, and tells those who
-/// wait. Hooks that have not run will not.
+/// Ends a shutdown that is no longer driven, or is overdue. Cuts the remaining work, and wakes the waiters.
+/// Hooks that have not run are not started.
 fn give_up(core: &Core, shutdown: &Arc<Shutdown>) {
     if core.report().is_some() || !core.begin_draining(shutdown) {
         return;
@@ -197,7 +202,7 @@ fn give_up(core: &Core, shutdown: &Arc<Shutdown>) {
     finish(core, record.report(core));
 }
 
-/// Publishes the report of the one who was first to make it.
+/// Publishes the report, unless another one was published first.
 fn finish(core: &Core, report: ShutdownReport) {
     if core.claim_report() {
         core.finish(report);

@@ -1,4 +1,4 @@
-//! Ending a process that does not end by itself.
+//! Exits a process that does not exit by itself.
 
 use std::process;
 use std::thread;
@@ -9,15 +9,15 @@ use crate::log;
 use crate::log::tell;
 use crate::sync::Arc;
 
-/// How often it is looked whether the shutdown is over.
-const LOOK: Duration = Duration::from_millis(20);
-/// How long the end itself may take: what runs at it may wait for a full pipe.
-const HARDER: Duration = Duration::from_secs(1);
+/// How often the thread checks whether the shutdown is over.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
+/// How long `process::exit` may take: its exit handlers may block, for example on a full pipe.
+const EXIT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The exit code when there is no report.
 const NO_REPORT: u8 = 1;
 
-/// Has a thread end the process `after` the report of `shutdown`, or its final deadline.
+/// Starts a thread that exits the process `after` the report of `shutdown`, or after its final deadline.
 pub(crate) fn guard(shutdown: &Arc<Shutdown>, after: Duration) {
     let guarded = Arc::clone(shutdown);
     let thread = thread::Builder::new().name("tower-lifecycle-exit".to_owned());
@@ -31,7 +31,7 @@ pub(crate) fn guard(shutdown: &Arc<Shutdown>, after: Duration) {
     }
 }
 
-/// Waits until the process should have ended; gives the exit code, or `None` if the shutdown was
+/// Waits until the process should have exited. Returns the exit code, or `None` if the shutdown was
 /// called off.
 fn wait(shutdown: &Shutdown, after: Duration) -> Option<u8> {
     while shutdown.exit_code().is_none() {
@@ -42,11 +42,11 @@ fn wait(shutdown: &Shutdown, after: Duration) -> Option<u8> {
         if notice.time_remaining() == Some(Duration::ZERO) {
             break;
         }
-        thread::sleep(LOOK);
+        thread::sleep(POLL_INTERVAL);
     }
     let over = Instant::now();
     while over.elapsed() < after {
-        // It may be longer than a thread can sleep.
+        // `after` may be longer than a thread can sleep.
         thread::sleep((after - over.elapsed().min(after)).min(Duration::from_secs(3600)));
     }
     Some(shutdown.exit_code().unwrap_or(NO_REPORT))
@@ -59,23 +59,23 @@ fn end(code: u8) {
         "the process has not ended by itself: something blocks its runtime"
     );
     log::flush();
-    let harder = thread::Builder::new().spawn(move || {
-        thread::sleep(HARDER);
-        end_harder(code);
+    let watchdog = thread::Builder::new().spawn(move || {
+        thread::sleep(EXIT_TIMEOUT);
+        exit_now(code);
     });
-    match harder {
+    match watchdog {
         Ok(_) => process::exit(code.into()),
-        Err(_) => end_harder(code),
+        Err(_) => exit_now(code),
     }
 }
 
-/// Ends the process without anything else.
+/// Exits the process without running exit handlers.
 #[cfg(all(unix, feature = "signal"))]
-fn end_harder(code: u8) {
+fn exit_now(code: u8) {
     signal_hook::low_level::exit(code.into());
 }
 
 #[cfg(not(all(unix, feature = "signal")))]
-fn end_harder(_code: u8) {
+fn exit_now(_code: u8) {
     process::abort();
 }

@@ -1,8 +1,8 @@
 //! Shutdown hooks: the clean-up of an application, in phases.
 //!
 //! Phases run one after another, in ascending order; the hooks of one phase run at the same time,
-//! each in a task of its own. A hook that fails, panics, hangs or blocks its thread harms only
-//! itself.
+//! each in its own task. A hook that fails, panics, hangs or blocks its thread does not affect the
+//! others.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -16,16 +16,16 @@ use super::cleanup::{BoxFuture, Cleanup, Job, Note, Progress};
 use super::notice::ShutdownNotice;
 use super::outcome::{HookReport, Outcome};
 use crate::error::BoxError;
-use crate::log::tell;
+use crate::log::{self, tell};
 use crate::panic;
 use crate::sync::{Arc, Mutex, lock};
 
-/// How many that came late are remembered for the report.
+/// How many late hooks are stored for the report.
 const REMEMBERED: usize = 64;
 
 /// A piece of clean-up with a name.
 ///
-/// It is registered by [`ShutdownController::add_hook`](crate::ShutdownController::add_hook).
+/// [`ShutdownController::add_hook`](crate::ShutdownController::add_hook) registers it.
 ///
 /// # Examples
 ///
@@ -41,7 +41,7 @@ const REMEMBERED: usize = 64;
 ///         println!("{:?} left", notice.time_remaining());
 ///         Ok(())
 ///     })
-///     .phase(10) // the last: metrics outlive what they measure
+///     .phase(10) // runs last, after everything that still records metrics
 ///     .timeout(Duration::from_secs(1)),
 /// )?;
 ///
@@ -58,7 +58,7 @@ pub struct Hook {
     made_at: &'static Location<'static>,
 }
 
-/// Says why a hook could not be registered.
+/// The reason why a hook could not be registered.
 ///
 /// # Examples
 ///
@@ -95,9 +95,9 @@ enum HookErrorKind {
 pub(crate) struct Hooks {
     kind: HookKind,
     waiting: Mutex<Vec<Hook>>,
-    /// Of the hooks that were taken, as far as they have come.
+    /// The hooks that were taken, and their reports so far.
     taken: Mutex<Vec<Taken>>,
-    /// Those that came after the trigger, and will not run.
+    /// Hooks that were added after the trigger. They will not run.
     late: Mutex<Vec<HookReport>>,
 }
 
@@ -116,11 +116,11 @@ struct Taken {
 // ===== impl Hook =====
 
 impl Hook {
-    /// Makes a hook of phase 0 with the default limit.
+    /// Creates a hook of phase 0 with the default limit.
     ///
-    /// `run` is called when its phase begins, with the notice of the shutdown: once, or not at all
-    /// if the clean-up is cut before. It runs in a task of its own, so an error, a panic or a hang
-    /// of it harms no other hook.
+    /// `run` is called with the notice of the shutdown when the phase begins. It is called once, or not
+    /// at all if the clean-up is cut before. It runs in its own task, so an error, a panic or a hang
+    /// does not affect other hooks.
     ///
     /// # Examples
     ///
@@ -151,7 +151,7 @@ impl Hook {
         }
     }
 
-    /// Sets the phase; lower ones run first. Default 0.
+    /// Sets the phase; lower phases run first. Default 0.
     ///
     /// The hooks of one phase run at the same time.
     ///
@@ -177,10 +177,10 @@ impl Hook {
         self
     }
 
-    /// Sets a limit of its own, after which the hook is dropped.
+    /// Sets the hook's own limit, after which it is dropped.
     ///
-    /// It can only shorten the default: the time that is left, divided by the number of phases that
-    /// are left, of which the services that were started by [`Startup`](crate::Startup) are one.
+    /// It can only shorten the default, which is the time that is left, divided by the number of phases
+    /// that are left. The services that [`Startup`](crate::Startup) started count as one phase.
     ///
     /// # Examples
     ///
@@ -192,7 +192,7 @@ impl Hook {
     /// # #[tokio::main(flavor = "current_thread")] async fn main() {
     /// # tokio::time::pause();
     /// let ctl = ShutdownController::new();
-    /// let hook = Hook::new("notify peers", |_notice| pending()); // nobody answers
+    /// let hook = Hook::new("notify peers", |_notice| pending()); // no peer answers
     /// ctl.add_hook(hook.timeout(Duration::from_secs(1))).unwrap();
     ///
     /// let report = ctl.shutdown(ShutdownReason::Manual).await;
@@ -236,7 +236,7 @@ impl Hooks {
         })
     }
 
-    /// Adds `hook`, unless its name is taken or `late` says that it comes too late.
+    /// Adds `hook`, unless its name is taken or `late` returns `true`.
     pub(crate) fn add(&self, hook: Hook, late: impl Fn() -> bool) -> Result<(), HookError> {
         let mut hooks = lock(&self.waiting);
         let same_name = |other: &&Hook| other.name == hook.name;
@@ -247,7 +247,7 @@ impl Hooks {
             let first = first.made_at;
             HookErrorKind::Duplicate { first }
         } else {
-            // It may have come late to a shutdown that was called off.
+            // It may have been late for a shutdown that was called off.
             lock(&self.late).retain(|late| late.name != hook.name);
             hooks.push(hook);
             return Ok(());
@@ -267,8 +267,8 @@ impl Hooks {
         }
     }
 
-    /// Takes all hooks, in the order in which they run. Their reports are kept here, as far as they
-    /// have come, so that they are not lost with the runtime.
+    /// Takes all hooks, in the order in which they run. Their reports so far are kept here, so that they
+    /// are not lost with the runtime.
     fn take(&self) -> Vec<Hook> {
         let mut hooks = std::mem::take(&mut *lock(&self.waiting));
         hooks.sort_by_key(|hook| hook.phase); // stable: registration order within a phase
@@ -280,7 +280,7 @@ impl Hooks {
         hooks
     }
 
-    /// Returns how all hooks have fared; those that were not taken until now will not run.
+    /// Returns the reports of all hooks. Hooks that were not taken until now will not run.
     pub(crate) fn reports(&self) -> Vec<HookReport> {
         self.take().into_iter().for_each(panic::dropped);
         let taken = lock(&self.taken);
@@ -293,7 +293,7 @@ impl Hooks {
         let mut taken = lock(&self.taken);
         let hook = &mut taken[place];
         match progress {
-            // Until there is more to report, it will have been cut.
+            // Counts as cut until the hook reports its end.
             Progress::Running => hook.report.outcome = Outcome::Cut,
             Progress::Ended(outcome, duration) => {
                 if mem::replace(&mut hook.has_ended, true) {
@@ -314,7 +314,7 @@ impl Hooks {
         lock(&self.waiting).len()
     }
 
-    /// Runs the hooks, phase after phase; `later` other phases come after them.
+    /// Runs the hooks, phase after phase. `later` other phases come after them.
     pub(super) async fn run<C>(self: &Arc<Self>, cleanup: &mut Cleanup<'_, C>, later: usize)
     where
         C: Future<Output = ()>,
@@ -341,9 +341,15 @@ fn log(report: HookReport) {
         duration: took,
     } = report;
     if is_completed {
-        tell!(info, hook = &*name, phase, ?took, "shutdown hook completed");
+        tell!(
+            info,
+            hook = &*name,
+            phase,
+            took_ms = log::millis(took),
+            "shutdown hook completed"
+        );
     } else {
-        tell!(warn, hook = &*name, phase, ?took, %outcome, "shutdown hook did not complete");
+        tell!(warn, hook = &*name, phase, took_ms = log::millis(took), %outcome, "shutdown hook did not complete");
     }
 }
 
@@ -356,9 +362,14 @@ fn log_save(report: HookReport) {
         ..
     } = report;
     if is_completed {
-        tell!(info, key = &*name, ?took, "state saved");
+        tell!(
+            info,
+            key = &*name,
+            took_ms = log::millis(took),
+            "state saved"
+        );
     } else {
-        tell!(warn, key = &*name, ?took, %outcome, "state not saved");
+        tell!(warn, key = &*name, took_ms = log::millis(took), %outcome, "state not saved");
     }
 }
 
@@ -419,7 +430,7 @@ impl Error for HookError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match &self.kind {
             HookErrorKind::Late | HookErrorKind::Duplicate { .. } => None,
-            // Its own text is in ours.
+            // `Display` already includes the text of this error.
             #[cfg(feature = "persist")]
             HookErrorKind::Key(error) => error.source(),
         }

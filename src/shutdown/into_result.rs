@@ -1,16 +1,17 @@
-//! What the end of a foreign future says: that it ended, or that it failed.
+//! Conversion of the output of user futures into a `Result`.
 
 use std::convert::Infallible;
 
 use crate::error::BoxError;
 
-/// What a server, a task or the stop of a service may give: that it ended, or that it failed.
+/// The output of a server, of a task, or of the stop of a service: it ended or it failed.
 ///
-/// It is there for `()`, `!`, `Infallible`, `Result`s of these with any error that converts into a
-/// [`BoxError`], and tuples of these, so also for a `JoinHandle` or a `join!` of several servers.
+/// It is implemented for `()`, `!`, `Infallible`, `Result`s of these with any error that converts into a
+/// [`BoxError`], and tuples of these. So it also accepts the output of a `JoinHandle`, or of a `join!` of
+/// several servers.
 ///
-/// It cannot be implemented outside this crate; a type of your own is turned into a `Result` where it
-/// ends.
+/// It cannot be implemented outside this crate. Convert your own type into a `Result` at the end of the
+/// future.
 ///
 /// # Examples
 ///
@@ -22,7 +23,7 @@ use crate::error::BoxError;
 /// let report = ctl.run(async { Err::<(), _>("out of memory") }).await;
 /// assert_eq!(report.server_errors().len(), 1);
 ///
-/// // A loop without an end gives `!`.
+/// // An endless loop has the type `!`.
 /// ctl.spawn("ticker", async {
 ///     loop {
 ///         tokio::task::yield_now().await;
@@ -31,11 +32,11 @@ use crate::error::BoxError;
 /// # }
 /// ```
 pub trait IntoResult: sealed::Sealed {
-    /// Returns the first error, if there is one.
+    /// Converts the value into a `Result`. A tuple returns the first error, if there is one.
     ///
     /// # Errors
     ///
-    /// What it failed with.
+    /// Returns the first error.
     ///
     /// # Examples
     ///
@@ -71,8 +72,8 @@ mod sealed {
     pub trait Sealed {}
 }
 
-/// The type `!`, by the only name that stable Rust has for it. It is what `async { loop { .. } }`
-/// gives, which is what many servers and tasks are.
+/// The type `!`, which stable Rust can only name like this. It is the output of `async { loop { .. } }`,
+/// and so of many servers and tasks.
 type Never = <fn() -> ! as never::Returns>::Output;
 
 mod never {

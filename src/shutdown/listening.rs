@@ -1,21 +1,21 @@
-//! Whether a controller listens for signals, and how that is ended. The wing `signal` listens.
+//! Whether a controller listens for signals, and how to stop. The listener itself is in `signal`.
 
 use std::io;
 use std::mem;
 
 use crate::sync::{Arc, Mutex, lock};
 
-/// Whether a controller listens, and how that is ended.
+/// Whether a controller listens for signals, and how to stop.
 #[derive(Default)]
 pub(crate) struct Listening {
     starts: Mutex<Starts>,
-    /// During a shutdown: what keeps other signals from ending the process.
+    /// During a shutdown, prevents other signals from ending the process.
     absorbing: Mutex<Option<Absorbing>>,
 }
 
 #[derive(Default)]
 struct Starts {
-    /// How many there were; the number of the latest.
+    /// The number of starts so far, which is the number of the latest.
     count: u64,
     state: StartState,
 }
@@ -30,17 +30,17 @@ enum StartState {
 
 /// A start of listening that has succeeded.
 pub(crate) struct Start {
-    /// Gives signals back to whoever else wants them.
+    /// Stops listening, so that other code can handle the signals.
     pub(crate) stop: Box<dyn FnOnce() + Send>,
-    /// Keeps other signals from ending the process.
+    /// Prevents other signals from ending the process.
     pub(crate) absorb: Arc<dyn Fn() -> Option<Absorbing> + Send + Sync>,
 }
 
-/// Ends by being dropped.
+/// Absorbs signals until it is dropped.
 pub(crate) type Absorbing = Box<dyn Send>;
 
 impl Listening {
-    /// Gives the number of a new start, unless somebody listens already.
+    /// Returns the number of a new start, or `None` if the controller already listens.
     pub(crate) fn claim(&self) -> Option<u64> {
         let mut starts = lock(&self.starts);
         if !matches!(starts.state, StartState::Stopped) {
@@ -51,7 +51,7 @@ impl Listening {
         Some(starts.count)
     }
 
-    /// Notes how a start went. If it was stopped meanwhile, it ends here.
+    /// Records the result of a start. If listening was stopped meanwhile, stops the new listener too.
     pub(crate) fn started(&self, number: u64, start: io::Result<Start>) -> io::Result<()> {
         let mut starts = lock(&self.starts);
         let is_current = starts.count == number && matches!(starts.state, StartState::Starting);
@@ -71,7 +71,7 @@ impl Listening {
         Ok(())
     }
 
-    /// Gives signals back to whoever else wants them; once, however often it is called.
+    /// Stops listening, so that other code can handle the signals. Later calls do nothing.
     pub(crate) fn stop(&self) {
         let state = mem::take(&mut lock(&self.starts).state);
         if let StartState::Started(start) = state {
@@ -80,7 +80,7 @@ impl Listening {
         self.release();
     }
 
-    /// Keeps signals that nobody listens for from ending the process, if any are listened for, until
+    /// If the controller listens for signals, prevents all others from ending the process, until
     /// [`release`](Self::release).
     pub(crate) fn absorb(&self) {
         let absorb = match &lock(&self.starts).state {
@@ -97,7 +97,7 @@ impl Listening {
         drop(absorbing);
     }
 
-    /// As `stop`, unless there was another start since.
+    /// Like `stop`, but does nothing if listening was started again since.
     pub(crate) fn stop_if(&self, start: u64) {
         let mut starts = lock(&self.starts);
         if starts.count == start {

@@ -1,4 +1,4 @@
-//! What everybody is told when a shutdown begins.
+//! The notice of a shutdown: its reason and its deadlines.
 
 use std::fmt;
 use std::time::Duration;
@@ -9,12 +9,12 @@ use tokio::time::Instant;
 use crate::config::ShutdownConfig;
 use crate::state::ShutdownReason;
 
-/// What everybody is told when a shutdown begins: why, and until when.
+/// The reason and the deadlines of a shutdown.
 ///
-/// Every hook is handed one; [`ShutdownController::notice`](crate::ShutdownController::notice)
-/// gives it to anybody. The deadlines are absolute, by the clock of the runtime that drives the
-/// shutdown; `None` means that there is no limit. After a force, hooks are handed one that ends
-/// with the [reserve](crate::ShutdownConfig::reserve), counted from the force.
+/// Every hook receives a notice, and [`ShutdownController::notice`](crate::ShutdownController::notice)
+/// returns it. The deadlines are absolute, by the clock of the runtime that drives the shutdown;
+/// `None` means that there is no limit. After a force, hooks receive a notice that ends with the
+/// [reserve](crate::ShutdownConfig::reserve), counted from the force.
 ///
 /// # Examples
 ///
@@ -41,13 +41,13 @@ pub struct ShutdownNotice {
     drain_deadline: Option<Instant>,
     worker_deadline: Option<Instant>,
     final_deadline: Option<Instant>,
-    /// Whose clock the instants are of, so that a thread outside the runtime reads the same one.
+    /// The runtime whose clock is used, so that a thread outside the runtime reads the same clock.
     clock: Option<Handle>,
 }
 
 impl ShutdownNotice {
-    /// Takes the instants, by the clock of the runtime that drives the shutdown. `for_workers` of
-    /// the time is not the requests'.
+    /// Computes the deadlines, by the clock of the runtime that drives the shutdown. Requests leave
+    /// `for_workers` of the time to the workers.
     pub(crate) fn new(
         reason: ShutdownReason,
         config: &ShutdownConfig,
@@ -78,14 +78,14 @@ impl ShutdownNotice {
         self.triggered_at
     }
 
-    /// Returns when admitted work is cut, unless it is forced before.
+    /// Returns when admitted work is cut, unless a force cuts it earlier.
     ///
-    /// [Workers](crate::ShutdownController::spawn_worker) have their own share after it.
+    /// [Workers](crate::ShutdownController::spawn_worker) have their own share of the time after it.
     pub fn drain_deadline(&self) -> Option<Instant> {
         self.drain_deadline
     }
 
-    /// Returns when all is over at the latest, clean-up included.
+    /// Returns when the shutdown ends at the latest, including the clean-up.
     ///
     /// # Examples
     ///
@@ -107,12 +107,12 @@ impl ShutdownNotice {
         self.final_deadline
     }
 
-    /// Returns how long admitted work still has; zero when that is over.
+    /// Returns how much time is left for admitted work; zero after the drain deadline.
     pub fn drain_remaining(&self) -> Option<Duration> {
         self.remaining(self.drain_deadline)
     }
 
-    /// Returns how long all still has, clean-up included; zero when that is over.
+    /// Returns how much time is left in total, including the clean-up; zero after the final deadline.
     pub fn time_remaining(&self) -> Option<Duration> {
         self.remaining(self.final_deadline)
     }
@@ -129,13 +129,13 @@ impl ShutdownNotice {
         self.lame_duck_deadline
     }
 
-    /// The same notice with an end that is later by `time`, in which nothing could run.
+    /// Returns the notice with a final deadline that is later by `time`, in which nothing could run.
     pub(crate) fn later_by(mut self, time: Duration) -> Self {
         self.final_deadline = self.final_deadline.and_then(|end| end.checked_add(time));
         self
     }
 
-    /// The same notice with an end that is earlier by `time`, which others have after it.
+    /// Returns the notice with a final deadline that is earlier by `time`, which is kept for others.
     pub(crate) fn earlier_by(mut self, time: Duration) -> Self {
         self.final_deadline = self
             .final_deadline
@@ -148,14 +148,14 @@ impl ShutdownNotice {
         self.worker_deadline
     }
 
-    /// The same notice with an earlier end, for the clean-up after a force.
+    /// Returns the notice with a final deadline of at most `deadline`, for the clean-up after a force.
     pub(crate) fn ending_by(mut self, deadline: Option<Instant>) -> Self {
         self.final_deadline = earlier(self.final_deadline, deadline);
         self
     }
 }
 
-/// The earlier of two deadlines, of which `None` is never.
+/// Returns the earlier of two deadlines, where `None` means never.
 pub(crate) fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
     match (a, b) {
         (Some(a), Some(b)) => Some(a.min(b)),
@@ -163,7 +163,7 @@ pub(crate) fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant>
     }
 }
 
-/// Reads the clock of `runtime`, which may be paused; a foreign thread's own never is.
+/// Reads the clock of `runtime`, which may be paused. A thread outside a runtime has no paused clock.
 fn now(runtime: Option<&Handle>) -> Instant {
     let _entered = runtime.map(Handle::enter);
     Instant::now()

@@ -1,4 +1,4 @@
-//! How each piece of work and of clean-up ended.
+//! The outcomes of tasks, hooks, stops and saves.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use crate::error::{BoxError, Chain};
 use crate::panic;
 use crate::sync::Arc;
 
-/// How one shutdown hook fared.
+/// The report of one shutdown hook.
 ///
 /// # Examples
 ///
@@ -33,7 +33,7 @@ pub struct HookReport {
     pub(crate) duration: Duration,
 }
 
-/// How the stop of one service fared.
+/// The report of the stop of one service.
 ///
 /// # Examples
 ///
@@ -61,7 +61,7 @@ pub struct ServiceReport {
     pub(crate) duration: Duration,
 }
 
-/// How the save of one piece of state fared.
+/// The report of the save of one piece of state.
 ///
 /// # Examples
 ///
@@ -88,7 +88,7 @@ pub struct SaveReport {
     pub(crate) duration: Duration,
 }
 
-/// How one task ended that did not end well.
+/// The report of one task that ended badly.
 ///
 /// # Examples
 ///
@@ -99,7 +99,7 @@ pub struct SaveReport {
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() {
 /// let ctl = ShutdownController::new();
-/// ctl.spawn("outbox", pending::<()>()); // takes no notice of the shutdown
+/// ctl.spawn("outbox", pending::<()>()); // ignores the shutdown
 ///
 /// ctl.force();
 /// let report = ctl.shutdown(ShutdownReason::Manual).await;
@@ -113,11 +113,11 @@ pub struct TaskReport {
     pub(crate) name: Arc<str>,
     pub(crate) outcome: Outcome,
     pub(crate) duration: Duration,
-    /// It ended after the trigger.
+    /// `true` if the task ended after the trigger.
     pub(crate) in_shutdown: bool,
 }
 
-/// How a hook, the stop of a service, or a task ended.
+/// How a hook, the stop of a service, a save, or a task ended.
 ///
 /// # Examples
 ///
@@ -145,16 +145,16 @@ pub enum Outcome {
     Failed(Arc<dyn std::error::Error + Send + Sync>),
     /// It panicked, with this message.
     Panicked(String),
-    /// It had not ended by its limit, and was dropped, or left behind if it blocks its thread.
+    /// It had not ended by its limit. It was dropped, or left running if it blocks its thread.
     TimedOut,
-    /// Force came or the shutdown was interrupted while it ran, and it was dropped, or left behind
-    /// if it blocks its thread.
+    /// The shutdown was forced or interrupted while it ran. It was dropped, or left running if it
+    /// blocks its thread.
     Cut,
-    /// It was never started: force came or the shutdown was interrupted before its turn, the
-    /// start-up failed, or it was registered after the trigger.
+    /// It was never started: the shutdown was forced or interrupted before its turn, the start-up
+    /// failed, or it was registered after the trigger.
     NotStarted,
-    /// It was cut, and still alive when the waiting for it ended: it blocks its thread. So was the
-    /// start of a service.
+    /// It was cut, but was still alive when the shutdown stopped waiting for it, since it blocks its
+    /// thread. For a service, this is its start.
     Abandoned,
 }
 
@@ -200,7 +200,7 @@ impl fmt::Display for HookReport {
     }
 }
 
-/// How long it took, if it was begun.
+/// Displays how long something took, if it was started.
 struct After<'a>(&'a Outcome, Duration);
 
 impl fmt::Display for After<'_> {
@@ -220,18 +220,18 @@ impl ServiceReport {
         &self.name
     }
 
-    /// Returns how its stop ended; `Abandoned` if its start had not ended, since it blocks its thread or
-    /// nobody polls it.
+    /// Returns how the stop ended; `Abandoned` if the start had not ended, since it blocks its thread or is
+    /// not polled.
     pub fn outcome(&self) -> &Outcome {
         &self.outcome
     }
 
-    /// Returns how long its stop took.
+    /// Returns how long the stop took.
     pub fn duration(&self) -> Duration {
         self.duration
     }
 
-    /// Returns whether it was stopped, without an error.
+    /// Returns whether the service was stopped without an error.
     pub fn is_completed(&self) -> bool {
         matches!(self.outcome, Outcome::Completed)
     }
@@ -245,7 +245,7 @@ impl fmt::Display for ServiceReport {
             duration,
         } = self;
         match outcome {
-            // Of a start that has not ended.
+            // The start has not ended.
             Outcome::Abandoned => write!(f, "`{name}`: start {outcome}"),
             _ => write!(f, "`{name}`: stop {outcome}{}", After(outcome, *duration)),
         }
@@ -303,7 +303,7 @@ impl TaskReport {
         &self.name
     }
 
-    /// Returns how the task ended: `Completed` if that was by itself, and too early.
+    /// Returns how the task ended; `Completed` if it ended without an error, but too early.
     pub fn outcome(&self) -> &Outcome {
         &self.outcome
     }
@@ -313,7 +313,7 @@ impl TaskReport {
         self.duration
     }
 
-    /// Returns whether it ended during the shutdown, and not before.
+    /// Returns whether the task ended during the shutdown, not before it.
     pub fn is_in_shutdown(&self) -> bool {
         self.in_shutdown
     }
@@ -355,7 +355,8 @@ impl Outcome {
         Self::Panicked(panic::message(payload))
     }
 
-    /// To be called in the job's own task, so that an error that cannot be shown harms only it.
+    /// Must be called in the job's own task: if formatting the error panics or blocks, only that job is
+    /// affected.
     pub(crate) fn of(result: Result<(), BoxError>) -> Self {
         match result {
             Ok(()) => Self::Completed,

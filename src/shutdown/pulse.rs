@@ -1,5 +1,5 @@
-//! Notices that the whole process did not run for a while: SIGSTOP, a starved cgroup, a laptop's sleep
-//! where the clock goes on. That time is nobody's fault, and clean-up does not lose its reserve to it.
+//! Detects that the whole process did not run for a while: SIGSTOP, a starved cgroup, or a sleeping laptop
+//! where the clock goes on. That time is not taken from the reserve of the clean-up.
 
 use std::time::{Duration, Instant as SystemInstant};
 
@@ -7,10 +7,10 @@ use tokio::time::Instant;
 
 use crate::sync::{Mutex, lock};
 
-/// A thread that wakes every 10 ms has been kept from running if it does not for so long.
+/// A thread wakes every 10 ms. If it does not for this long, the process was frozen.
 const FROZEN: Duration = Duration::from_millis(50);
 
-/// The beats of one shutdown.
+/// The heartbeat of one shutdown.
 #[derive(Debug)]
 pub(crate) struct Pulse(Mutex<Beats>);
 
@@ -23,12 +23,13 @@ struct Beats {
 #[derive(Debug, Clone, Copy)]
 struct Beat {
     system: SystemInstant,
-    /// By the clock of the shutdown, which may be paused.
+    /// The time by the clock of the shutdown, which may be paused.
     clock: Instant,
 }
 
 impl Pulse {
-    /// Begins now, by the clock of the shutdown. Somebody has to beat every 10 ms from then on.
+    /// Starts now. `clock` is the clock of the shutdown. [`beat`](Self::beat) must be called every 10 ms
+    /// from now on.
     pub(crate) fn start(clock: impl Fn() -> Instant) -> Self {
         Self(Mutex::new(Beats {
             last: Some(Beat::now(clock)),
@@ -40,18 +41,19 @@ impl Pulse {
         lock(&self.0).last = None;
     }
 
-    /// Gives a sign of life; returns how long the process was frozen since the start, in all.
-    /// Whoever finds a limit passed asks before it acts on it: after a freeze all timers fire at once,
-    /// in any order.
+    /// Records a beat, and returns how long the process was frozen since the start, in total.
+    ///
+    /// To be called before acting on a limit that has passed: after a freeze all timers fire at once, in
+    /// any order.
     pub(crate) fn beat(&self, clock: impl Fn() -> Instant) -> Duration {
         let mut beats = lock(&self.0);
         if let Some(last) = beats.last {
             let beat = *beats.last.insert(Beat::now(clock));
             let gap = beat.system.saturating_duration_since(last.system);
             let by_clock = beat.clock.saturating_duration_since(last.clock);
-            // A clock that did not go along is paused: its limits were not missed.
-            let went_along = by_clock.abs_diff(gap) <= gap / 4;
-            if gap >= FROZEN && went_along {
+            // If the clock did not advance as well, it is paused, and no limit was missed.
+            let has_advanced = by_clock.abs_diff(gap) <= gap / 4;
+            if gap >= FROZEN && has_advanced {
                 beats.lost += gap;
             }
         }
@@ -60,8 +62,8 @@ impl Pulse {
 }
 
 impl Beat {
-    /// Reads both clocks, and once more if the process was frozen between the two: that would look like a
-    /// clock that is paused.
+    /// Reads both clocks. Reads them again if the process was frozen between the two readings, which would
+    /// look like a paused clock.
     fn now(clock: impl Fn() -> Instant) -> Self {
         loop {
             let before = SystemInstant::now();

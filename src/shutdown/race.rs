@@ -11,7 +11,7 @@ pub(crate) enum Either<A, B> {
     Right(B),
 }
 
-/// Waits for the first of two; when both are ready, the left one counts.
+/// Waits for the first of two futures. If both are ready, the left one wins.
 pub(crate) async fn race<A, B>(left: A, right: B) -> Either<A::Output, B::Output>
 where
     A: Future,
@@ -27,8 +27,8 @@ where
     .await
 }
 
-/// Waits for `future` until `deadline`, of which `None` is never; gives `None` when it passes. The
-/// future is polled first, even when the deadline has passed before.
+/// Waits for `future` until `deadline`, where `None` means no limit. Returns `None` if the deadline
+/// passes first. The future is polled first, even if the deadline has already passed.
 pub(crate) async fn until<F: Future>(deadline: Option<Instant>, future: F) -> Option<F::Output> {
     match deadline {
         Some(deadline) => timeout_at(deadline, future).await.ok(),
@@ -36,11 +36,11 @@ pub(crate) async fn until<F: Future>(deadline: Option<Instant>, future: F) -> Op
     }
 }
 
-/// Waits until the tasks that have been woken before have had their turn, more or less.
+/// Waits until the tasks that were woken before have been polled, approximately.
 ///
-/// The yield of tokio comes back after some sixty tasks, however many are waiting. This one goes to the
-/// end of the queue. It is a task of its own, since the caller may be polled by `block_on`, which stands
-/// in no queue.
+/// `tokio::task::yield_now` resumes after about sixty tasks, however many are waiting. This function goes
+/// to the end of the queue. It spawns a task, since the caller may be polled by `block_on`, which is not
+/// in the queue.
 pub(crate) async fn let_others_run() {
     let mut has_waited = false;
     let turn = poll_fn(move |cx| {
@@ -50,6 +50,6 @@ pub(crate) async fn let_others_run() {
         cx.waker().wake_by_ref();
         Poll::Pending
     });
-    // It fails when the runtime ends, and the caller with it.
+    // Fails only if the runtime shuts down, which also ends the caller.
     let _ = tokio::spawn(turn).await;
 }

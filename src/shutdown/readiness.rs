@@ -1,13 +1,13 @@
-//! Waking those who wait for a change of readiness.
+//! Notifications of readiness changes.
 
 use tokio::sync::watch;
 
-/// Tells that readiness may have changed.
+/// Notifies subscribers that readiness may have changed.
 #[derive(Debug)]
 pub(crate) struct ReadinessChanges(watch::Sender<()>);
 
 impl ReadinessChanges {
-    /// Wakes everybody who has subscribed.
+    /// Wakes all subscribers.
     pub(crate) fn notify(&self) {
         self.0.send_replace(());
     }

@@ -1,4 +1,4 @@
-//! What happened, as a value.
+//! The report of a shutdown.
 
 use std::fmt;
 use std::process::ExitCode;
@@ -8,15 +8,15 @@ use super::outcome::{HookReport, Outcome, SaveReport, ServiceReport, TaskReport}
 use super::startup_failure::StartupFailure;
 use crate::error::Chain;
 use crate::in_flight::Arrivals;
-use crate::log::tell;
+use crate::log::{self, tell};
 use crate::panic;
 use crate::state::{LifecycleState, ShutdownReason};
 use crate::sync::Arc;
 
-/// What happened in a shutdown.
+/// The report of a shutdown.
 ///
-/// Everybody who waits for the end of one shutdown gets the same report; a clone is cheap.
-/// `println!("{report}")` shows it to a person.
+/// All waiters of one shutdown receive the same report. Cloning it is cheap.
+/// `println!("{report}")` prints it in readable form.
 ///
 /// # Examples
 ///
@@ -99,13 +99,12 @@ impl ShutdownReport {
         }
     }
 
-    /// Returns whether everything went as it should.
+    /// Returns whether the shutdown went as intended.
     ///
-    /// That is when it was not forced, so that nothing was cut or abandoned, every hook completed,
-    /// every service stopped, all state was saved, no server failed, no [task](Self::tasks) ended badly
-    /// at any time, and the shutdown itself ran to its end. The rollback of a start-up is graceful only if
-    /// it was asked for, by a signal or a [trigger](crate::ShutdownController::trigger), and not if a step
-    /// has failed.
+    /// That means: it was not forced, so nothing was cut or abandoned; every hook completed, every service
+    /// stopped, and all state was saved; no server failed, and no [task](Self::tasks) ended badly at any
+    /// time; and the shutdown itself ran to its end. The rollback of a start-up is graceful only if it was
+    /// requested by a signal or a [trigger](crate::ShutdownController::trigger), not if a step failed.
     ///
     /// # Examples
     ///
@@ -133,23 +132,24 @@ impl ShutdownReport {
             && (facts.startup_failure.is_some() || facts.is_cleaned_up())
     }
 
-    /// Returns whether admitted work, or the clean-up, was forced.
+    /// Returns whether admitted work or the clean-up was forced.
     ///
-    /// That is by the drain deadline, by `force` in whatever state, or by an interruption.
+    /// The cause is the drain deadline, `force` in any state, or an interruption.
     pub fn is_forced(&self) -> bool {
         self.facts.forced
     }
 
-    /// Returns why the shutdown began, or `Interrupted` if it did not come to its end.
+    /// Returns why the shutdown began, or `Interrupted` if it did not run to its end.
     pub fn reason(&self) -> ShutdownReason {
         self.facts.reason
     }
 
     /// Returns how many requests were cut, in their handler or in their body.
     ///
-    /// That is each whose future or body had not ended when it was dropped after the force: by a layer, by
-    /// the server that closed its connection, or because its client had gone. A body that had ended was not
-    /// cut, though a server may not have sent all of it: see [`connections_cut`](Self::connections_cut).
+    /// A request counts if its future or body had not ended when it was dropped after the force: by a
+    /// layer, by the server that closed its connection, or because its client had disconnected. A body that
+    /// had ended was not cut, although the server may not have sent all of it: see
+    /// [`connections_cut`](Self::connections_cut).
     ///
     /// # Examples
     ///
@@ -174,12 +174,12 @@ impl ShutdownReport {
         self.facts.aborted
     }
 
-    /// Returns how much was still alive when we stopped waiting.
+    /// Returns how much work was still alive when the shutdown stopped waiting for it.
     ///
-    /// That is requests and guards that did not let go and tasks that could not be cut (a blocked
-    /// thread), servers that did not end (a stalled socket), and starts of services that blocked. In an
-    /// [interrupted](ShutdownReason::Interrupted) shutdown it is also what the end of the runtime has dropped
-    /// since the trigger.
+    /// It counts requests and guards that were not released, tasks that could not be cut (a blocked
+    /// thread), servers that did not end and connections that did not close (a stalled socket), and starts
+    /// of services that blocked. In an [interrupted](ShutdownReason::Interrupted) shutdown it also counts
+    /// what the end of the runtime has dropped since the trigger.
     ///
     /// # Examples
     ///
@@ -189,7 +189,7 @@ impl ShutdownReport {
     /// # #[tokio::main(flavor = "current_thread")] async fn main() {
     /// # tokio::time::pause();
     /// let ctl = ShutdownController::new();
-    /// let _stuck = ctl.track(); // takes no notice of the force
+    /// let _stuck = ctl.track(); // ignores the force
     /// ctl.force();
     ///
     /// let report = ctl.shutdown(ShutdownReason::Manual).await;
@@ -205,12 +205,12 @@ impl ShutdownReport {
             + facts.abandoned_tasks()
     }
 
-    /// Returns how many requests and guards were admitted in all.
+    /// Returns how many requests and guards were admitted in total.
     pub fn admitted(&self) -> u64 {
         self.facts.admitted
     }
 
-    /// Returns how many requests and guards were refused in all.
+    /// Returns how many requests and guards were refused in total.
     pub fn refused(&self) -> u64 {
         self.facts.refused
     }
@@ -220,16 +220,17 @@ impl ShutdownReport {
         self.facts.in_flight_at_trigger
     }
 
-    /// Returns how many requests came in the lame duck, when they should have gone elsewhere.
+    /// Returns how many requests arrived in the lame duck, although they should have gone elsewhere.
     ///
-    /// These are those that a [`DrainLayer`](crate::DrainLayer), a
+    /// It counts requests that a [`DrainLayer`](crate::DrainLayer), a
     /// [`RequestTrackingLayer`](crate::RequestTrackingLayer) or
-    /// [`try_admit`](crate::ShutdownController::try_admit) has admitted between the trigger and the
-    /// beginning of draining. Some are to be expected, until the load balancer has taken notice.
-    /// What is [tracked](crate::ShutdownController::track) is not among them, and neither are
-    /// requests to [exempt paths](crate::DrainLayer::exempt_paths), to which probes go on coming; put
-    /// probes that pass through a layer there. A shutdown that was [called
-    /// off](crate::ShutdownController::resume) leaves no trace.
+    /// [`try_admit`](crate::ShutdownController::try_admit) admitted between the trigger and the
+    /// beginning of draining. Some are expected, until the load balancer has noticed the shutdown.
+    ///
+    /// It does not count [tracked](crate::ShutdownController::track) work, or requests to [exempt
+    /// paths](crate::DrainLayer::exempt_paths). If probes pass through a layer, exempt their paths, since
+    /// probes keep arriving. A shutdown that was [called off](crate::ShutdownController::resume) does not
+    /// count.
     ///
     /// # Examples
     ///
@@ -256,22 +257,21 @@ impl ShutdownReport {
         self.facts.late_arrivals.count
     }
 
-    /// Returns how long after the trigger the last of the [late arrivals](Self::late_arrivals) came.
+    /// Returns how long after the trigger the last of the [late arrivals](Self::late_arrivals) arrived.
     ///
-    /// It is `None` if there were none, and never longer than the lame duck. It goes by the clock of
-    /// the runtime, or else the thread, on which the request came. So one that came by a foreign
-    /// thread knows nothing of a paused clock.
+    /// It is `None` if there were none, and never longer than the lame duck. The time is by the clock of
+    /// the runtime on which the request arrived. Outside a runtime it is by the clock of the thread, so a
+    /// paused clock has no effect there.
     pub fn last_arrival(&self) -> Option<Duration> {
         self.facts.late_arrivals.last
     }
 
-    /// Returns whether requests came until the end of the lame duck, as if nobody had noticed it.
+    /// Returns whether requests arrived until the end of the lame duck.
     ///
-    /// That is when the last one came in its last fifth, and nothing ended it early. There is a
-    /// warning in the log then, too. Set a longer [`lame_duck`](crate::ShutdownConfig::lame_duck), so
-    /// that the load balancer notices in time; or have clients leave that keep their connections and
-    /// take no notice of `Connection: close`. The shutdown is not less
-    /// [graceful](Self::is_graceful) for it.
+    /// That means: the last one arrived in the last fifth of the lame duck, and nothing ended it early. A
+    /// warning is then logged, too. Set a longer [`lame_duck`](crate::ShutdownConfig::lame_duck), so that
+    /// the load balancer notices in time, or fix clients that keep their connections and ignore
+    /// `Connection: close`. This does not make the shutdown less [graceful](Self::is_graceful).
     ///
     /// It is `false` for an [interrupted](ShutdownReason::Interrupted) shutdown.
     ///
@@ -305,9 +305,9 @@ impl ShutdownReport {
 
     /// Returns how many late requests were served: those that arrived while draining.
     ///
-    /// They came on connections that were open when draining began, or from the listener's backlog,
-    /// to a [`DrainLayer`](crate::DrainLayer) within [`late_for`](crate::ShutdownConfig::late_for), or
-    /// to a [`RequestTrackingLayer`](crate::RequestTrackingLayer). Some are to be expected.
+    /// They arrived on connections that were open when draining began, or from the listener's backlog,
+    /// at a [`DrainLayer`](crate::DrainLayer) within [`late_for`](crate::ShutdownConfig::late_for), or
+    /// at a [`RequestTrackingLayer`](crate::RequestTrackingLayer). Some are expected.
     ///
     /// # Examples
     ///
@@ -325,7 +325,7 @@ impl ShutdownReport {
     /// ctl.trigger(ShutdownReason::Manual);
     /// let response = app.oneshot(Request::new(Body::empty())).await.unwrap();
     /// assert_eq!(response.status(), 200);
-    /// drop(response); // it is in flight to the end of its body
+    /// drop(response); // the request is in flight until the end of its body
     ///
     /// let report = ctl.shutdown(ShutdownReason::Manual).await;
     /// assert_eq!(report.late_requests(), 1);
@@ -337,17 +337,17 @@ impl ShutdownReport {
 
     /// Returns how many requests and guards were in flight at the force.
     ///
-    /// It is zero if there was none.
+    /// It is zero without a force.
     pub fn in_flight_at_force(&self) -> u64 {
         self.facts.in_flight_at_force
     }
 
-    /// Returns how many connections of our own [servers](crate::serve) were closed by force.
+    /// Returns how many connections of this crate's [servers](crate::serve) were closed by force.
     ///
-    /// These are the ones that were still open when those whose requests had been cut had had the time to
-    /// be told: of clients that do not read, and tunnels. What was in flight on them is counted by
-    /// [`aborted`](Self::aborted), too. An answer whose body had ended, but of which the client had not
-    /// taken all, is lost with its connection, and counted here only.
+    /// They were still open when the time to send the responses to cut requests was over: those of clients
+    /// that do not read, and tunnels. [`aborted`](Self::aborted) also counts the requests in flight on them.
+    /// A response whose body had ended, but that the client had not fully read, is lost with its connection,
+    /// and is counted only here.
     ///
     /// # Examples
     ///
@@ -366,42 +366,43 @@ impl ShutdownReport {
 
     /// Returns the states that the shutdown went through, and the time spent in each.
     ///
-    /// Of an [interrupted](ShutdownReason::Interrupted) one there is only the state that it had
-    /// come to, with all of the time. See [`PhaseReport`] for an example.
+    /// For an [interrupted](ShutdownReason::Interrupted) shutdown, there is only the state that it had
+    /// reached, with all of the time. See [`PhaseReport`] for an example.
     pub fn phases(&self) -> &[PhaseReport] {
         &self.facts.phases
     }
 
-    /// Returns how each hook fared.
+    /// Returns the reports of the hooks.
     ///
-    /// They are in the order of their phases and, within one, of their registration. Those that were
-    /// registered after the trigger come last, as not started. See [`HookReport`] for an example.
+    /// They are ordered by phase, and within a phase by registration. Hooks that were registered after the
+    /// trigger come last, as not started. See [`HookReport`] for an example.
     pub fn hooks(&self) -> &[HookReport] {
         &self.facts.hooks
     }
 
-    /// Returns how the stop of each service fared that [`Startup`](crate::Startup) had started.
+    /// Returns the reports of the stops of services that [`Startup`](crate::Startup) started.
     ///
-    /// They are in the order of the stops, the latest started first. One whose start had not
-    /// ended is among them, as abandoned. See [`ServiceReport`] for an example.
+    /// They are in the order of the stops: the service that was started last comes first. A service whose
+    /// start had not ended is included, as abandoned. See [`ServiceReport`] for an example.
     pub fn services(&self) -> &[ServiceReport] {
         &self.facts.services
     }
 
-    /// Returns how the save of each piece of state fared, in the order of their registration.
+    /// Returns the reports of the saves, in the order of their registration.
     ///
-    /// These are those of `ShutdownController::persist` (feature `persist`). See [`SaveReport`] for
-    /// an example.
+    /// `ShutdownController::persist` (feature `persist`) registers them. See [`SaveReport`] for an
+    /// example.
     pub fn saves(&self) -> &[SaveReport] {
         &self.facts.saves
     }
 
-    /// Returns how those tasks ended that ended badly, at any time.
+    /// Returns the reports of tasks that ended badly, at any time.
     ///
-    /// These are the tasks of [`spawn`](crate::ShutdownController::spawn), workers, admin servers, and
-    /// what is [watched](crate::startup::StartStep::watch) of services, where they failed, panicked, or ended too
-    /// early by their [policy](crate::controller::TaskPolicy); and tasks and workers that were cut or abandoned.
-    /// The first 64 are there, and all that are still alive; see [`TaskReport`] for an example.
+    /// They include tasks of [`spawn`](crate::ShutdownController::spawn), workers, admin servers, and the
+    /// futures that [watch](crate::startup::StartStep::watch) services, if they failed, panicked, or ended
+    /// too early by their [policy](crate::controller::TaskPolicy). They also include tasks and workers that
+    /// were cut or abandoned. Only the first 64 are kept, and all that are still alive. See [`TaskReport`]
+    /// for an example.
     pub fn tasks(&self) -> &[TaskReport] {
         &self.facts.tasks
     }
@@ -412,7 +413,7 @@ impl ShutdownReport {
 
     /// Returns the errors that servers ended with.
     ///
-    /// These are the servers given to [`run`](crate::ShutdownController::run).
+    /// The servers are those passed to [`run`](crate::ShutdownController::run).
     ///
     /// # Examples
     ///
@@ -441,13 +442,12 @@ impl ShutdownReport {
         self.facts.phases.iter().map(|phase| phase.duration).sum()
     }
 
-    /// Returns 0 if the shutdown was [graceful](Self::is_graceful), else 1.
+    /// Returns 0 if the shutdown was [graceful](Self::is_graceful), otherwise 1.
     ///
-    /// It is to be returned from `main`. The process ends when `main` has, which is not at once: the
-    /// drop of a tokio runtime waits for what runs in
-    /// [`spawn_blocking`](tokio::task::spawn_blocking), and so for a read of stdin, for ever if need
-    /// be. [`ShutdownConfig::exit_after`](crate::ShutdownConfig::exit_after) sets an end to that. With a
-    /// runtime of your own, end it by
+    /// Return it from `main`. The process may not exit at once: dropping a tokio runtime waits for all
+    /// [`spawn_blocking`](tokio::task::spawn_blocking) tasks, forever if one of them reads from stdin.
+    /// [`ShutdownConfig::exit_after`](crate::ShutdownConfig::exit_after) limits that wait. If you create
+    /// the runtime yourself, shut it down with
     /// [`shutdown_timeout`](tokio::runtime::Runtime::shutdown_timeout) or
     /// [`shutdown_background`](tokio::runtime::Runtime::shutdown_background).
     ///
@@ -466,7 +466,7 @@ impl ShutdownReport {
     /// }
     /// ```
     ///
-    /// A runtime of your own, which is given a second:
+    /// With your own runtime, which gets one second to shut down:
     ///
     /// ```
     /// use std::process::ExitCode;
@@ -487,13 +487,13 @@ impl ShutdownReport {
         ExitCode::from(self.status())
     }
 
-    /// Ends the process now, with [`exit_code`](Self::exit_code).
+    /// Exits the process now, with [`exit_code`](Self::exit_code).
     ///
-    /// For programs in which a blocked thread would hold the runtime's drop. Destructors do not run.
-    /// So what a log writer keeps in memory is lost, as that of `tracing_appender::non_blocking`, which
-    /// writes the rest when its guard is dropped: hand it to [`exit_dropping`](Self::exit_dropping).
+    /// Use it in programs in which a blocked thread would delay the drop of the runtime. Destructors do not
+    /// run, so what a log writer keeps in memory is lost. For example, `tracing_appender::non_blocking`
+    /// writes the rest when its guard is dropped: pass the guard to [`exit_dropping`](Self::exit_dropping).
     ///
-    /// To end the process only if it does not end by itself, see
+    /// To exit the process only if it does not exit by itself, see
     /// [`ShutdownConfig::exit_after`](crate::ShutdownConfig::exit_after).
     ///
     /// # Examples
@@ -511,11 +511,10 @@ impl ShutdownReport {
         std::process::exit(self.status().into())
     }
 
-    /// Drops `last`, and then ends the process as [`exit`](Self::exit) does.
+    /// Drops `last`, and then exits the process like [`exit`](Self::exit).
     ///
-    /// For the guard of a log writer, or whatever else has to be dropped before the end. Several are
-    /// handed over as a tuple. A panic in the drop does not keep the process from ending; a drop that
-    /// blocks does.
+    /// Use it for the guard of a log writer, or for other values that must be dropped before the exit. Pass
+    /// several values as a tuple. A panic in the drop does not prevent the exit; a drop that blocks does.
     ///
     /// # Examples
     ///
@@ -524,7 +523,7 @@ impl ShutdownReport {
     /// # struct WriterGuard;
     /// # #[tokio::main(flavor = "current_thread")] async fn main() {
     /// # let ctl = ShutdownController::new();
-    /// let guard = WriterGuard; // of `tracing_appender::non_blocking`, for one
+    /// let guard = WriterGuard; // for example, of `tracing_appender::non_blocking`
     /// let report = ctl.shutdown(ShutdownReason::Manual).await;
     /// report.exit_dropping(guard);
     /// # }
@@ -534,19 +533,19 @@ impl ShutdownReport {
         self.exit()
     }
 
-    /// Logs how it went, in a line.
+    /// Logs the result in one line.
     pub(crate) fn log(&self) {
         let (reason, took) = (self.reason(), self.duration());
         let (aborted, abandoned) = (self.aborted(), self.abandoned());
         if self.startup_failure().is_some() && self.is_graceful() {
-            tell!(info, %reason, ?took, "start-up rolled back, as asked");
+            tell!(info, %reason, took_ms = log::millis(took), "start-up rolled back, as asked");
         } else if self.startup_failure().is_some() {
-            tell!(warn, %reason, ?took, aborted, abandoned, "start-up rolled back");
+            tell!(warn, %reason, took_ms = log::millis(took), aborted, abandoned, "start-up rolled back");
         } else if self.is_graceful() {
-            tell!(info, %reason, ?took, "shutdown complete");
+            tell!(info, %reason, took_ms = log::millis(took), "shutdown complete");
         } else {
             let forced = self.is_forced();
-            tell!(warn, %reason, ?took, forced, aborted, abandoned, "shutdown not graceful");
+            tell!(warn, %reason, took_ms = log::millis(took), forced, aborted, abandoned, "shutdown not graceful");
         }
     }
 
@@ -677,7 +676,7 @@ impl fmt::Display for ShutdownReport {
 // ===== impl Facts =====
 
 impl Facts {
-    /// Whether the hooks and saves are done, which do not run when a start-up is rolled back.
+    /// Returns whether all hooks and saves completed. They do not run in the rollback of a start-up.
     fn is_cleaned_up(&self) -> bool {
         self.hooks.iter().all(HookReport::is_completed)
             && self.saves.iter().all(SaveReport::is_completed)
@@ -697,7 +696,7 @@ impl PhaseReport {
         self.state
     }
 
-    /// Returns how long the service was in it.
+    /// Returns how long the service was in this state.
     pub fn duration(&self) -> Duration {
         self.duration
     }

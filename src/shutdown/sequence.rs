@@ -1,4 +1,4 @@
-//! The shutdown, from the trigger to the report, as one page.
+//! The sequence of a shutdown, from the trigger to the report.
 //!
 //! ```text
 //! trigger ── LameDuck ── Draining ──┬─────────────── workers ── Stopping ── hooks ── services ── saves ── Stopped
@@ -20,9 +20,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use self::waiting::{none_left, reached, servers_have_ended, standstill, wake_shards};
+use self::waiting::{none_left, reached, servers_have_ended, stall_timeout, wake_shards};
 use super::attempt::Shutdown;
-use super::cleanup::{Cleanup, Thaw};
+use super::cleanup::{Cleanup, Extension};
 use super::core::Core;
 use super::notice::{ShutdownNotice, earlier};
 use super::race::{race, until};
@@ -31,7 +31,7 @@ use crate::in_flight::{event, interest};
 use crate::state::LifecycleState;
 use crate::sync::Arc;
 
-/// Runs one shutdown, which has been announced, to its end; `None` if it was called off.
+/// Runs a shutdown that has been announced to its end. Returns `None` if it was called off.
 pub(super) async fn shut_down(
     core: &Arc<Core>,
     shutdown: &Arc<Shutdown>,
@@ -39,9 +39,9 @@ pub(super) async fn shut_down(
     let notice = &shutdown.notice;
     let mut record = Record::new(shutdown);
 
-    // Lame duck: readiness is red, everything is served, until its time is over.
+    // Lame duck: the service is not ready, but still serves all requests.
     if core.state() == LifecycleState::LameDuck {
-        // Requests that wait for the readiness of an inner service count from now on.
+        // Requests that wait for the readiness of an inner service are counted from now on.
         wake_shards(core, interest::SHEDDING).await;
         let early = race(reached(core, event::FORCED), servers_have_ended(core));
         until(
@@ -55,28 +55,28 @@ pub(super) async fn shut_down(
         return None;
     }
 
-    // Draining: nothing new is admitted; what was has until the drain deadline.
+    // Draining: nothing new is admitted. Admitted work has until the drain deadline.
     drain::run(core, shutdown, &mut record).await;
-    // Nothing feeds the workers any more: they do what is left, in their own share of the time.
+    // No new work reaches the workers. They finish theirs in their own share of the time.
     workers::stop(core, shutdown, &mut record).await;
     record.close_phase(LifecycleState::Draining);
     record.late_arrivals(core).tell(core.config.lame_duck);
 
-    // Stopping: the servers have ended or are dropped; the application cleans up.
+    // Stopping: the servers have ended or were dropped. The application cleans up.
     core.advance(LifecycleState::Stopping);
-    let thaw = Thaw::new(shutdown);
-    let notice = record.begin_cleanup(core, shutdown, thaw.frozen());
+    let extension = Extension::new(shutdown);
+    let notice = record.begin_cleanup(core, shutdown, extension.frozen());
     let cut = pin!(reached(core, event::CUT_CLEANUP));
     let for_saves = core.time_for_saves();
-    let mut cleanup = Cleanup::new(thaw, notice.earlier_by(for_saves), cut);
+    let mut cleanup = Cleanup::new(extension, notice.earlier_by(for_saves), cut);
     let stops = core.services.len().min(1);
     core.hooks.run(&mut cleanup, stops).await;
     stop_services(core, &mut cleanup).await;
 
-    // Last of all the state is saved: what may change it has ended.
+    // Save the state last, since everything that could change it has ended.
     let notice = cleanup.notice().later_by(for_saves);
-    save_state(core, cleanup.thaw(), notice.clone()).await;
-    // Whoever looked on until now is let go.
+    save_state(core, cleanup.extension(), notice.clone()).await;
+    // Admin servers answer until now.
     admin::close(core, &notice).await;
     close_connections(core, &notice).await;
     record.close_phase(LifecycleState::Stopping);
@@ -84,19 +84,20 @@ pub(super) async fn shut_down(
     Some(record.report(core))
 }
 
-/// Rolls back a start-up that failed or was told to end: as a shutdown, without a lame duck and
-/// hooks.
+/// Rolls back a start-up that failed or was triggered to end. Like a shutdown, but without a lame duck,
+/// hooks and saves.
 pub(super) async fn roll_back(core: &Arc<Core>, shutdown: &Arc<Shutdown>) -> ShutdownReport {
     let mut record = Record::new(shutdown);
 
-    // Whoever is starting a service drops that now, or has just started it: it is waited for as work.
+    // Services that are being started are dropped, unless they have just been started. The drain
+    // waits for that.
     drain::run(core, shutdown, &mut record).await;
     workers::stop(core, shutdown, &mut record).await;
 
-    let thaw = Thaw::new(shutdown);
-    let notice = record.begin_cleanup(core, shutdown, thaw.frozen());
+    let extension = Extension::new(shutdown);
+    let notice = record.begin_cleanup(core, shutdown, extension.frozen());
     let cut = pin!(reached(core, event::CUT_CLEANUP));
-    let mut cleanup = Cleanup::new(thaw, notice, cut);
+    let mut cleanup = Cleanup::new(extension, notice, cut);
     stop_services(core, &mut cleanup).await;
     admin::close(core, &cleanup.notice()).await;
     record.close_phase(LifecycleState::Starting);
@@ -104,7 +105,7 @@ pub(super) async fn roll_back(core: &Arc<Core>, shutdown: &Arc<Shutdown>) -> Shu
     record.report(core)
 }
 
-/// Stops the services, the last part of every clean-up; cuts what began since a force.
+/// Stops the services. After a force, also cuts work that began since.
 async fn stop_services<C>(core: &Arc<Core>, cleanup: &mut Cleanup<'_, C>)
 where
     C: Future<Output = ()>,
@@ -115,25 +116,25 @@ where
     }
 }
 
-/// Saves the state, last of all, in the time that is kept for it. A force that cut the rest of the
-/// clean-up does not cut it.
-async fn save_state(core: &Arc<Core>, thaw: Thaw, notice: ShutdownNotice) {
+/// Saves the state, in the time that is kept for it. A force that cut the clean-up before it does not cut
+/// the saves.
+async fn save_state(core: &Arc<Core>, extension: Extension, notice: ShutdownNotice) {
     if core.saves.len() > 0 {
         core.milestones().reach(event::SAVING);
         let cut = pin!(reached(core, event::CUT_SAVES));
-        let mut cleanup = Cleanup::new(thaw, notice, cut);
+        let mut cleanup = Cleanup::new(extension, notice, cut);
         core.saves.run(&mut cleanup, 0).await;
     }
 }
 
-/// Waits for connections of our own servers that have not come to their end before the clean-up, as long
-/// as one after another does.
+/// Waits for connections of this crate's servers that did not close before the clean-up, as long as some
+/// keep closing.
 async fn close_connections(core: &Arc<Core>, notice: &ShutdownNotice) {
     let mut open = core.served_connections();
     while open > 0 {
-        let look = Some(Instant::now() + standstill(core));
+        let next_check = Some(Instant::now() + stall_timeout(core));
         let closed = none_left(core, || core.served_connections());
-        until(earlier(look, notice.final_deadline()), closed).await;
+        until(earlier(next_check, notice.final_deadline()), closed).await;
         let before = mem::replace(&mut open, core.served_connections());
         if open == before || notice.time_remaining() == Some(Duration::ZERO) {
             return;

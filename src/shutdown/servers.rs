@@ -1,13 +1,13 @@
-//! The server futures that `run` polls.
+//! Counts of the server futures that `run` polls.
 
 use std::error::Error;
 
 use crate::sync::{Arc, Mutex, lock};
 
-/// What a server has ended with.
+/// The error that a server ended with.
 pub(crate) type ServerError = Arc<dyn Error + Send + Sync>;
 
-/// How many servers there are and were, and the errors that they ended with.
+/// How many servers run and have run, and the errors that they ended with.
 #[derive(Default)]
 pub(crate) struct Servers(Mutex<Inner>);
 
@@ -15,7 +15,7 @@ pub(crate) struct Servers(Mutex<Inner>);
 struct Inner {
     begun: u64,
     running: u64,
-    /// Dropped by the end of their runtime.
+    /// How many were dropped by the end of their runtime.
     killed: u64,
     errors: Vec<ServerError>,
 }
@@ -33,13 +33,13 @@ impl Servers {
         servers.errors.extend(error);
     }
 
-    /// Returns whether there were any, and none is left.
+    /// Returns whether there were servers and all of them have ended.
     pub(crate) fn have_ended(&self) -> bool {
         let servers = lock(&self.0);
         servers.begun > 0 && servers.running == 0
     }
 
-    /// Returns whether a server has ended.
+    /// Returns whether any server has ended.
     pub(crate) fn one_has_ended(&self) -> bool {
         let servers = lock(&self.0);
         servers.running < servers.begun
@@ -49,7 +49,7 @@ impl Servers {
         lock(&self.0).running
     }
 
-    /// Notes that one is dropped by the end of its runtime, in a shutdown.
+    /// Records that a server was dropped by the end of its runtime, during a shutdown.
     pub(crate) fn end_killed(&self) {
         let mut servers = lock(&self.0);
         servers.running -= 1;

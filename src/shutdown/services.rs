@@ -1,4 +1,4 @@
-//! What has been started, to be stopped again in reverse order.
+//! The services that were started. They are stopped in reverse order.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::cleanup::{Cleanup, Job, Note, Progress};
 use super::outcome::{Outcome, ServiceReport};
-use crate::log::tell;
+use crate::log::{self, tell};
 use crate::panic;
 use crate::sync::{Arc, Mutex, lock};
 
@@ -18,16 +18,16 @@ pub(crate) struct Services(Mutex<Inner>);
 #[derive(Debug, Default)]
 struct Inner {
     services: Vec<Service>,
-    /// How many calls of the start-up are starting some just now.
+    /// How many steps of the start-up are starting services now.
     steps_running: u32,
-    /// They are being stopped, or were: what is started later has to be stopped by who started it.
+    /// `true` once the stops have begun. The caller has to stop a service that it starts later.
     closed: bool,
 }
 
 #[derive(Debug)]
 struct Service {
     name: Arc<str>,
-    /// Those of one step are stopped at the same time.
+    /// The services of one step are stopped at the same time.
     step: u32,
     status: Status,
     duration: Duration,
@@ -43,20 +43,20 @@ enum Status {
     Stopped(Outcome),
 }
 
-/// What is to be stopped at the same time.
+/// The stops that run at the same time.
 #[derive(Default)]
 struct Stops {
     jobs: Vec<Job>,
-    /// The places of their services.
+    /// The indexes of their services.
     order: Vec<usize>,
     steps_before: BTreeSet<u32>,
 }
 
-/// How a service is stopped: there until it is begun, also when whoever was to begin it is gone.
+/// The stop of a service. It is kept until it begins, even if the task that was to begin it is dropped.
 #[derive(Clone)]
 pub(crate) struct Stop(Arc<Mutex<Option<Job>>>);
 
-/// How a service is, for whoever looks at its health.
+/// The status of a service, for health reports.
 #[cfg(feature = "health")]
 #[derive(Debug, Clone)]
 pub(crate) struct ServiceHealth {
@@ -68,11 +68,11 @@ pub(crate) struct ServiceHealth {
 // ===== impl Services =====
 
 impl Services {
-    /// Makes places for the services of one step; `Err` is the name that is taken.
+    /// Adds the services of one step, as starting. Returns the name as an error if it is taken.
     pub(crate) fn begin_step(&self, step: u32, names: &[Arc<str>]) -> Result<(), Arc<str>> {
         let mut inner = lock(&self.0);
         if !inner.closed {
-            // What was not started, such as one that was dropped, may be tried again.
+            // A service that was not started may be started again.
             inner.services.retain(|service| {
                 !matches!(service.status, Status::NotStarted(_)) || !names.contains(&service.name)
             });
@@ -109,14 +109,14 @@ impl Services {
         lock(&self.0).steps_running > 0
     }
 
-    /// Returns how many are being started just now.
+    /// Returns how many services are being started.
     pub(crate) fn starting(&self) -> u64 {
         let inner = lock(&self.0);
         let starting = |service: &&Service| matches!(service.status, Status::Starting);
         inner.services.iter().filter(starting).count() as u64
     }
 
-    /// Notes that a service is there; gives its stop back if it came too late to be stopped by us.
+    /// Records that a service was started. Returns its stop if the stops have already begun.
     pub(crate) fn started(&self, name: &Arc<str>, stop: Stop) -> Result<(), Stop> {
         let mut inner = lock(&self.0);
         if inner.closed {
@@ -134,7 +134,7 @@ impl Services {
         }
     }
 
-    /// Returns whether the stop of a service has begun, or is over.
+    /// Returns whether the stop of a service has begun or ended.
     pub(crate) fn stop_has_begun(&self, name: &str) -> bool {
         let inner = lock(&self.0);
         let mut services = inner.services.iter();
@@ -144,13 +144,13 @@ impl Services {
         })
     }
 
-    /// Returns how many are running.
+    /// Returns how many services are running.
     pub(crate) fn len(&self) -> usize {
         let inner = lock(&self.0);
         inner.services.iter().filter(|s| s.is_running()).count()
     }
 
-    /// Takes the stops of the latest step that is running, or of all, and counts the steps before it.
+    /// Takes the stops of the latest running step, or of all steps, and collects the steps before it.
     fn take(&self, all: bool) -> Option<Stops> {
         let mut inner = lock(&self.0);
         inner.closed = true;
@@ -170,12 +170,12 @@ impl Services {
         Some(stops)
     }
 
-    /// Stops what was started, in reverse order, the services of one step at the same time.
+    /// Stops the services in reverse order. The services of one step are stopped at the same time.
     pub(super) async fn stop<C>(self: &Arc<Self>, cleanup: &mut Cleanup<'_, C>)
     where
         C: Future<Output = ()>,
     {
-        // One step at a time: if the runtime ends, what has not begun is left for the next driver.
+        // One step at a time: if the runtime ends, the next driver runs the remaining stops.
         while !cleanup.was_cut() {
             let Some(stops) = self.take(cleanup.is_out_of_time()) else {
                 return;
@@ -201,12 +201,12 @@ impl Services {
                 drop(inner);
                 log(name, outcome, duration);
             }
-            // Noted before.
+            // Already recorded.
             _ => {}
         }
     }
 
-    /// Returns the names of those that were started and whose stop was not even begun.
+    /// Returns the names of the services that were started and whose stop has not begun.
     pub(crate) fn not_stopped(&self) -> Vec<Arc<str>> {
         let inner = lock(&self.0);
         let waiting = inner.services.iter().rev();
@@ -214,7 +214,7 @@ impl Services {
         waiting.map(|service| Arc::clone(&service.name)).collect()
     }
 
-    /// Returns how the stops have fared, in their order; those that were not taken will not run.
+    /// Returns the reports of the stops, in their order. Stops that have not begun will not run.
     pub(crate) fn reports(&self) -> Vec<ServiceReport> {
         let reports = {
             let inner = lock(&self.0);
@@ -225,7 +225,7 @@ impl Services {
                 .filter_map(Service::report)
                 .collect()
         };
-        // What the stops hold is foreign: it is dropped outside the lock.
+        // The stops hold user code, which is dropped outside the lock.
         let stops: Vec<_> = {
             let inner = lock(&self.0);
             inner
@@ -244,7 +244,7 @@ impl Services {
             let inner = lock(&self.0);
             inner.services.iter().map(Service::health).collect()
         };
-        // The text of an error is foreign, and made outside the lock.
+        // Formatting an error runs user code, so it happens outside the lock.
         let health = |(name, status, start_error, stopped): (_, _, _, Option<Outcome>)| {
             let stop_error = || stopped.map(|outcome| format!("stop {outcome}"));
             let error = Option::or_else(start_error, stop_error);
@@ -268,9 +268,14 @@ impl Inner {
 
 fn log(service: Arc<str>, outcome: Outcome, took: Duration) {
     if matches!(outcome, Outcome::Completed) {
-        tell!(info, service = &*service, ?took, "service stopped");
+        tell!(
+            info,
+            service = &*service,
+            took_ms = log::millis(took),
+            "service stopped"
+        );
     } else {
-        tell!(warn, service = &*service, ?took, %outcome, "service did not stop well");
+        tell!(warn, service = &*service, took_ms = log::millis(took), %outcome, "service did not stop well");
     }
 }
 
@@ -281,10 +286,10 @@ impl Service {
         matches!(self.status, Status::Healthy(_) | Status::Stopping(_))
     }
 
-    /// Its stop, if that is yet to be begun.
+    /// Returns the stop, if it has not begun.
     fn stop(&self) -> Option<&Stop> {
         match &self.status {
-            Status::Healthy(stop) | Status::Stopping(stop) => Some(stop).filter(|s| s.is_there()),
+            Status::Healthy(stop) | Status::Stopping(stop) => Some(stop).filter(|s| s.is_pending()),
             _ => None,
         }
     }
@@ -292,10 +297,10 @@ impl Service {
     fn report(&self) -> Option<ServiceReport> {
         let outcome = match &self.status {
             Status::NotStarted(_) => return None,
-            // Its start blocks its thread, or nobody polls it any more.
+            // The start blocks its thread, or is no longer polled.
             Status::Starting => Outcome::Abandoned,
             _ if self.stop().is_some() => Outcome::NotStarted,
-            // Until there is more to report, it will have been cut.
+            // Counts as cut until the stop reports its end.
             Status::Healthy(_) | Status::Stopping(_) => Outcome::Cut,
             Status::Stopped(outcome) => outcome.clone(),
         };
@@ -306,7 +311,7 @@ impl Service {
         })
     }
 
-    /// The name, the status, and what the start or the stop has failed with.
+    /// Returns the name, the status, and the error of the start or the stop.
     #[cfg(feature = "health")]
     fn health(&self) -> (Arc<str>, &'static str, Option<String>, Option<Outcome>) {
         let (status, start_error, stopped) = match &self.status {
@@ -328,7 +333,7 @@ impl Stop {
         Self(Arc::new(Mutex::new(Some(job))))
     }
 
-    fn is_there(&self) -> bool {
+    fn is_pending(&self) -> bool {
         lock(&self.0).is_some()
     }
 
@@ -336,7 +341,7 @@ impl Stop {
         lock(&self.0).take()
     }
 
-    /// Makes a job that takes the stop when it begins.
+    /// Creates a job that takes the stop when it begins.
     fn job(&self) -> Job {
         let stop = self.clone();
         Job {

@@ -38,7 +38,7 @@ pub enum StartupCause {
     Failed(Arc<dyn Error + Send + Sync>),
     /// The start panicked, with this message.
     Panicked(String),
-    /// The start took longer than its limit, which is this.
+    /// The start took longer than this limit.
     TimedOut(Duration),
     /// Another service has this name.
     Duplicate,
@@ -48,7 +48,7 @@ pub enum StartupCause {
     Dropped,
 }
 
-/// Which step failed, and why.
+/// The step that failed, and the cause.
 #[derive(Debug, Clone)]
 pub(crate) struct StartupFailure {
     pub(crate) step: Option<Arc<str>>,
@@ -58,7 +58,7 @@ pub(crate) struct StartupFailure {
 // ===== impl StartupFailure =====
 
 impl StartupFailure {
-    /// Nothing has failed: a signal or the user has ended it.
+    /// Returns whether a signal or the user ended the start-up, so that nothing has failed.
     pub(crate) fn was_asked_for(&self) -> bool {
         use ShutdownReason::{Manual, Signal, Timeout};
         matches!(
@@ -67,11 +67,12 @@ impl StartupFailure {
         )
     }
 
-    /// Whether it has failed, and at which step.
+    /// Writes whether the start-up has failed, and at which step.
     pub(crate) fn write_head(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.was_asked_for() {
-            true => "ended",
-            false => "failed",
+        f.write_str(if self.was_asked_for() {
+            "ended"
+        } else {
+            "failed"
         })?;
         match &self.step {
             Some(step) => write!(f, " at `{step}`"),
@@ -111,7 +112,7 @@ impl fmt::Display for StartupCause {
 }
 
 impl StartupCause {
-    /// The text of it, with all that caused it.
+    /// Returns the error text, including the sources of the error.
     pub(crate) fn chain(&self) -> String {
         match self {
             Self::Failed(error) => Chain(&**error).to_string(),

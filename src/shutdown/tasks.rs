@@ -1,7 +1,7 @@
-//! Named background tasks: plain ones, workers and admin servers, and what is watched of services.
+//! Named background tasks: plain tasks, workers, admin servers, and the futures that watch services.
 //!
-//! They are counted apart from requests. Each has a policy for its end, and is named in health and
-//! in the report when it ends badly.
+//! They are counted separately from requests. Each has a policy for its end. Health and the report name a
+//! task that ends badly.
 
 mod ends;
 mod policy;
@@ -31,12 +31,11 @@ pub(crate) struct Tasks(Mutex<Inner>);
 #[derive(Debug, Default)]
 struct Inner {
     running: BTreeMap<u64, Running>,
-    /// How many of each role are running.
+    /// How many tasks of each role are running.
     counts: [u64; Role::COUNT],
     spawned: u64,
     ends: Ends,
-    /// The roles of which nothing runs any more: what is running is being cut, and what comes is cut
-    /// at once.
+    /// By role: `true` once the running tasks are being cut. New tasks are then cut at once.
     refused: [bool; Role::COUNT],
 }
 
@@ -46,20 +45,20 @@ struct Running {
     role: Role,
     policies: Policies,
     started_at: Instant,
-    /// Missing for the moment between its entry and the runtime's answer.
+    /// `None` until the runtime has spawned the task.
     abort: Option<AbortHandle>,
 }
 
-/// What a task is for, and so when it has to end.
+/// The role of a task, which decides when it has to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
-    /// Waited for in the drain.
+    /// A plain task. The drain waits for it.
     Task,
-    /// Told to stop after the drain, and waited for before the clean-up.
+    /// A worker. Told to stop after the drain. The clean-up begins when it has ended.
     Worker,
-    /// Told to close right before the end; nothing waits for it before.
+    /// An admin server. Told to close right before the end. Nothing waits for it earlier.
     Admin,
-    /// Watches a service until that has been stopped; nothing waits for it.
+    /// Watches a service until the service has been stopped. Nothing waits for it.
     Watch,
 }
 
@@ -70,7 +69,7 @@ impl Role {
     pub(crate) const ALL: [Self; Self::COUNT] =
         [Self::Task, Self::Worker, Self::Admin, Self::Watch];
 
-    /// Whether one that is cut, or does not end at all, is reported.
+    /// Returns whether a task that is cut, or does not end, is reported.
     fn is_work(self) -> bool {
         matches!(self, Self::Task | Self::Worker)
     }
@@ -79,7 +78,7 @@ impl Role {
 // ===== impl Tasks =====
 
 impl Tasks {
-    /// Enters a task; gives its number, and whether it is cut at once.
+    /// Registers a task. Returns its number, and whether it is cut at once.
     pub(crate) fn begin(&self, name: Arc<str>, role: Role, policies: Policies) -> (u64, bool) {
         let mut tasks = lock(&self.0);
         let id = tasks.spawned;
@@ -103,21 +102,23 @@ impl Tasks {
 
     pub(crate) fn spawned(&self, id: u64, abort: AbortHandle) {
         let mut tasks = lock(&self.0);
-        // It may have ended meanwhile.
+        // The task may have ended already.
         let Some(role) = tasks.running.get(&id).map(|task| task.role) else {
             return;
         };
         if tasks.refused[role as usize] {
             drop(tasks);
-            return abort.abort();
+            abort.abort();
+            return;
         }
         if let Some(task) = tasks.running.get_mut(&id) {
             task.abort = Some(abort);
         }
     }
 
-    /// Notes that a task has ended: by itself, or else because it was cut or dropped. One that is killed is
-    /// dropped by the end of its runtime, in a shutdown. Gives what there is to tell of it, and what its end means.
+    /// Records that a task has ended. `ended` is its outcome if it ended by itself, or `None` if it was cut
+    /// or dropped. A killed task was dropped by the end of its runtime, during a shutdown. Returns the report
+    /// and the policy for this end, unless there is nothing to report.
     pub(crate) fn end(
         &self,
         id: u64,
@@ -136,7 +137,7 @@ impl Tasks {
             }
             None if is_killed && task.role.is_work() => (Outcome::Abandoned, TaskPolicy::Note),
             None if is_cut => (Outcome::Cut, TaskPolicy::Note),
-            // Aborted by its owner, or dropped with its runtime: not ours to report.
+            // Aborted by its owner, or dropped with its runtime: not reported.
             None => return None,
         };
         let report = TaskReport {
@@ -152,13 +153,13 @@ impl Tasks {
         Some((report, policy))
     }
 
-    /// Returns how many of `roles` are running.
+    /// Returns how many tasks of `roles` are running.
     pub(crate) fn running(&self, roles: &[Role]) -> u64 {
         let tasks = lock(&self.0);
         roles.iter().map(|role| tasks.counts[*role as usize]).sum()
     }
 
-    /// Has all that comes of `roles` cut.
+    /// Causes new tasks of `roles` to be cut.
     pub(crate) fn refuse(&self, roles: &[Role]) {
         let mut tasks = lock(&self.0);
         for role in roles {
@@ -166,7 +167,7 @@ impl Tasks {
         }
     }
 
-    /// Cuts what is running of `roles`, and all that comes.
+    /// Cuts the running tasks of `roles`, and all new ones.
     pub(crate) fn cut(&self, roles: &[Role]) {
         self.refuse(roles);
         let mut tasks = lock(&self.0);
@@ -181,7 +182,7 @@ impl Tasks {
         }
     }
 
-    /// Returns the reports of those that ended badly, and of those that have not ended at all.
+    /// Returns the reports of tasks that ended badly, and of those that have not ended.
     pub(crate) fn reports(&self) -> Vec<TaskReport> {
         let tasks = lock(&self.0);
         let alive = tasks.running.values().filter(|task| task.role.is_work());
@@ -194,18 +195,18 @@ impl Tasks {
         tasks.ends.reports().chain(alive).collect()
     }
 
-    /// Returns how many ended badly beyond those that are reported.
+    /// Returns how many more tasks ended badly than are in the reports.
     pub(crate) fn forgotten(&self) -> u64 {
         lock(&self.0).ends.forgotten()
     }
 
-    /// Returns whether one has died that nothing has replaced.
+    /// Returns whether a task ended badly and has not been replaced.
     #[cfg(feature = "health")]
     pub(crate) fn one_is_dead(&self) -> bool {
         lock(&self.0).ends.dead().next().is_some()
     }
 
-    /// Returns, by their names, those that are running and those that have died.
+    /// Returns the status of running tasks and of those that ended badly, sorted by name.
     #[cfg(feature = "health")]
     pub(crate) fn health(&self) -> Vec<ServiceHealth> {
         let mut names: BTreeMap<Arc<str>, Option<Outcome>> = BTreeMap::new();
@@ -216,7 +217,7 @@ impl Tasks {
             let dead = tasks.ends.dead();
             names.extend(dead.map(|(name, outcome)| (Arc::clone(name), Some(outcome.clone()))));
         }
-        // The text of an error is foreign, and made outside the lock.
+        // Formatting an error runs user code, so it happens outside the lock.
         let health = |(name, outcome): (Arc<str>, Option<Outcome>)| {
             let (status, error) = match outcome {
                 None => ("healthy", None),

@@ -1,4 +1,4 @@
-//! The future of everything that can be waited for.
+//! The future that the waiting methods return.
 
 use std::fmt;
 use std::future::Future;
@@ -13,16 +13,16 @@ use crate::in_flight::{Slot, event};
 use crate::state::LifecycleState;
 use crate::sync::Arc;
 
-/// Resolves when a shutdown has come to a certain point.
+/// A future that resolves when a shutdown has reached a certain point.
 ///
-/// It is made by the methods of [`ShutdownController`](crate::ShutdownController). It borrows
-/// nothing, is `Unpin`, and can be sent and stored. It gives `()`, the [`LifecycleState`] reached,
-/// the [`ShutdownNotice`], or the [`ShutdownReport`].
+/// Methods of [`ShutdownController`](crate::ShutdownController) return it. It borrows nothing, is
+/// `Unpin`, and can be sent and stored. It resolves to `()`, the [`LifecycleState`] reached, the
+/// [`ShutdownNotice`], or the [`ShutdownReport`].
 ///
 /// # Cancel safety
 ///
-/// Dropping it loses nothing and stops nothing: a later one resolves at once if the point is
-/// passed.
+/// Dropping it loses nothing and stops nothing. A later `Wait` resolves at once if the point has
+/// already been reached.
 ///
 /// # Examples
 ///
@@ -48,17 +48,17 @@ use crate::sync::Arc;
 #[must_use = "futures do nothing unless polled"]
 pub struct Wait<T = ()> {
     core: Arc<Core>,
-    /// Any of these milestones resolves it.
+    /// The milestones to wait for; any of them resolves the future.
     events: u32,
-    /// For one that waits for `IDLE`, which can be taken back before it is polled: what it knows of.
+    /// The count of `IDLE` events at the start, since `IDLE` can be taken back before the next poll.
     idles: u64,
     slot: Slot,
     outcome: PhantomData<fn() -> T>,
 }
 
-/// What a wait gives, read when it resolves; `None` if that was taken back meanwhile.
+/// The output of a wait, read when it resolves; `None` if the event was taken back meanwhile.
 trait Outcome {
-    /// `events` are those that were waited for.
+    /// `events` are the ones that were waited for.
     fn of(core: &Core, events: u32) -> Option<Self>
     where
         Self: Sized;
@@ -101,7 +101,7 @@ impl<T> Wait<T> {
         }
     }
 
-    /// Whether what it waits for has come, for what is not taken back.
+    /// Returns whether an awaited event has been reached. Only for events that are not taken back.
     #[cfg(feature = "server")]
     pub(crate) fn is_over(&self) -> bool {
         self.core.milestones().has(self.events)

@@ -1,7 +1,6 @@
-//! Whether a signal takes its default action: not while somebody in this process has a use for it.
+//! The default action of signals: a signal takes it only while nothing in this process uses the signal.
 //!
-//! When nobody has, it takes it in the signal handler itself, which works also when every thread is
-//! blocked.
+//! The signal handler itself takes the action, so this works even when every thread is blocked.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -11,25 +10,26 @@ use signal_hook::consts::{SIGHUP, SIGIO};
 use signal_hook::flag;
 use signal_hook::low_level::signal_name;
 
-use super::registrations::{has_others, ours};
+use super::registrations::{has_others, register};
 use crate::sync::{Arc, AtomicBool, Ordering, PoisonError};
 
-/// Somebody has a use for these signals, until it is dropped.
+/// Marks these signals as used until it is dropped.
 pub(super) struct Attention(BTreeSet<i32>);
 
-/// Somebody decides on SIGHUP in a thread, until it is dropped.
+/// Lets a thread decide on the action of SIGHUP until it is dropped.
 pub(super) struct HangupWatch(());
 
-/// How many have a use for a signal, and what its handler looks at.
+/// The users of a signal, and the state that its handler reads.
 #[derive(Default)]
 struct Signal {
     users: usize,
-    /// How many decide on it in a thread; they have no use for it.
+    /// The number of `HangupWatch`es. They do not count as users.
     watches: usize,
-    nobody: Arc<AtomicBool>,
-    /// It takes its default action when nobody has a use for it.
-    acts: bool,
-    /// It was not handled when a watch began, and may be since.
+    /// Read by the signal handler, which takes the default action if it is `true`.
+    is_unused: Arc<AtomicBool>,
+    /// `true` if the handler for the default action is registered.
+    has_default_action: bool,
+    /// `true` if other code may have registered a handler since a watch began.
     may_be_handled: bool,
 }
 
@@ -40,34 +40,35 @@ static SIGNALS: std::sync::Mutex<Known> = std::sync::Mutex::new(BTreeMap::new())
 // ===== impl Attention =====
 
 impl Attention {
-    /// For signals that are listened for. Each takes its default action from the end on, whatever it did
-    /// before.
-    pub(super) fn pay(signals: &BTreeSet<i32>) -> io::Result<Self> {
+    /// Marks signals as used that are listened for. Each takes its default action after the end, whatever
+    /// it did before.
+    pub(super) fn listen(signals: &BTreeSet<i32>) -> io::Result<Self> {
         let mut known = SIGNALS.lock().unwrap_or_else(PoisonError::into_inner);
         for &number in signals {
             let signal = known.entry(number).or_default();
-            signal.let_act(number)?;
+            signal.enable_default_action(number)?;
             signal.may_be_handled = false;
         }
-        Ok(Self::to(signals.clone(), &mut known))
+        Ok(Self::new(signals.clone(), &mut known))
     }
 
-    /// For those of `signals` that would kill, so that they do nothing. What the user handles or ignores
-    /// is left alone, and so is what the system does not let anybody handle.
+    /// Marks those of `signals` as used that would kill the process, so that they do nothing. Signals that
+    /// the user handles or ignores are left alone. So are signals that the system does not let a process
+    /// handle.
     pub(super) fn absorb(signals: &BTreeSet<i32>) -> Self {
         let mut known = SIGNALS.lock().unwrap_or_else(PoisonError::into_inner);
-        let unhandled = Unhandled::look();
+        let unhandled = Unhandled::read();
         let mut absorbed = BTreeSet::new();
         for &number in signals {
             let registered = match (known.contains_key(&number), &unhandled) {
                 (true, _) => Ok(()),
                 (false, Some(unhandled)) if unhandled.contains(number) => {
                     let signal = known.entry(number).or_default();
-                    signal.let_act(number)
+                    signal.enable_default_action(number)
                 }
                 (false, Some(_)) => continue,
-                // Nobody can tell, so it does nothing from now on.
-                (false, None) => ours(1, || flag::register(number, Arc::default())).map(|_| {
+                // It is unknown whether the signal is handled, so it does nothing from now on.
+                (false, None) => register(1, || flag::register(number, Arc::default())).map(|_| {
                     known.entry(number).or_default();
                 }),
             };
@@ -75,14 +76,14 @@ impl Attention {
                 absorbed.insert(number);
             }
         }
-        Self::to(absorbed, &mut known)
+        Self::new(absorbed, &mut known)
     }
 
-    fn to(signals: BTreeSet<i32>, known: &mut Known) -> Self {
+    fn new(signals: BTreeSet<i32>, known: &mut Known) -> Self {
         for number in &signals {
             if let Some(signal) = known.get_mut(number) {
                 signal.users += 1;
-                signal.tell();
+                signal.update();
             }
         }
         Self(signals)
@@ -99,7 +100,7 @@ impl Drop for Attention {
         for number in &self.0 {
             if let Some(signal) = known.get_mut(number) {
                 signal.users -= 1;
-                signal.tell();
+                signal.update();
             }
         }
     }
@@ -108,34 +109,36 @@ impl Drop for Attention {
 // ===== impl HangupWatch =====
 
 impl HangupWatch {
-    /// Keeps SIGHUP from its default action, so that one that comes right with a SIGTERM finds the
-    /// shutdown that this one begins. `None` if somebody handles or ignores it, or if that cannot be
-    /// told; and as PID 1, for which it has no default action.
+    /// Holds back the default action of SIGHUP, so that a SIGHUP that comes together with a SIGTERM finds
+    /// the shutdown that the SIGTERM begins. Returns `None` if the process handles or ignores SIGHUP, if
+    /// that is unknown, or as PID 1, for which SIGHUP has no default action.
     pub(super) fn begin(handled: i32) -> Option<Self> {
         let mut known = SIGNALS.lock().unwrap_or_else(PoisonError::into_inner);
-        // Before it is looked who handles it: whoever comes later is noticed.
+        // Called before the check below, so that handlers registered after the check are noticed.
         has_others(handled);
-        let is_ours = known.get(&SIGHUP).is_some_and(|signal| signal.acts);
-        if process::id() == 1 || !(is_ours || Unhandled::look()?.contains(SIGHUP)) {
+        let is_ours = known
+            .get(&SIGHUP)
+            .is_some_and(|signal| signal.has_default_action);
+        if process::id() == 1 || !(is_ours || Unhandled::read()?.contains(SIGHUP)) {
             return None;
         }
         let signal = known.entry(SIGHUP).or_default();
-        signal.let_act(SIGHUP).ok()?;
+        signal.enable_default_action(SIGHUP).ok()?;
         signal.watches += 1;
-        signal.tell();
+        signal.update();
         Some(Self(()))
     }
 
-    /// Whether somebody has a use for it now: it was chosen, or a shutdown is under way.
+    /// Returns whether SIGHUP is used now: it was chosen, or a shutdown is in progress.
     pub(super) fn is_used() -> bool {
         let known = SIGNALS.lock().unwrap_or_else(PoisonError::into_inner);
         known.get(&SIGHUP).is_some_and(|signal| signal.users > 0)
     }
 
-    /// Whether somebody may have begun to handle it since.
+    /// Returns whether other code may have registered a handler for SIGHUP since the watch began.
     pub(super) fn may_be_handled() -> bool {
         let mut known = SIGNALS.lock().unwrap_or_else(PoisonError::into_inner);
-        known.entry(SIGHUP).or_default().look_for_handler(SIGHUP)
+        known.entry(SIGHUP).or_default().check_for_handler(SIGHUP)
     }
 }
 
@@ -144,10 +147,10 @@ impl Drop for HangupWatch {
         let mut known = SIGNALS.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(signal) = known.get_mut(&SIGHUP) {
             if signal.users == 0 {
-                signal.look_for_handler(SIGHUP);
+                signal.check_for_handler(SIGHUP);
             }
             signal.watches -= 1;
-            signal.tell();
+            signal.update();
         }
     }
 }
@@ -155,44 +158,44 @@ impl Drop for HangupWatch {
 // ===== impl Signal =====
 
 impl Signal {
-    /// Has it take its default action when nobody has a use for it.
-    fn let_act(&mut self, number: i32) -> io::Result<()> {
-        if self.acts {
+    /// Makes the signal take its default action while it is unused.
+    fn enable_default_action(&mut self, number: i32) -> io::Result<()> {
+        if self.has_default_action {
             return Ok(());
         }
-        let nobody = Arc::clone(&self.nobody);
-        // The kernel does not let PID 1 be killed by a default action, and signal-hook does not know
-        // that of every signal. The process ends then as a shell would say it.
+        let is_unused = Arc::clone(&self.is_unused);
+        // The kernel takes no default action that would kill PID 1, and signal-hook does not know the
+        // default action of every signal. The process then exits with the code that a shell would report.
         if process::id() == 1 || number == SIGIO || signal_name(number).is_none() {
-            ours(1, || {
-                flag::register_conditional_shutdown(number, 128 + number, nobody)
+            register(1, || {
+                flag::register_conditional_shutdown(number, 128 + number, is_unused)
             })?;
         } else {
-            ours(1, || flag::register_conditional_default(number, nobody))?;
+            register(1, || flag::register_conditional_default(number, is_unused))?;
         }
-        self.acts = true;
+        self.has_default_action = true;
         Ok(())
     }
 
-    fn look_for_handler(&mut self, number: i32) -> bool {
+    fn check_for_handler(&mut self, number: i32) -> bool {
         self.may_be_handled |= has_others(number);
         self.may_be_handled
     }
 
-    fn tell(&self) {
-        let nobody = self.users == 0 && self.watches == 0 && !self.may_be_handled;
-        // SeqCst: pairs with the load of the same strength in the signal handler.
-        self.nobody.store(nobody, Ordering::SeqCst);
+    fn update(&self) {
+        let is_unused = self.users == 0 && self.watches == 0 && !self.may_be_handled;
+        // SeqCst: pairs with the SeqCst load in the signal handler.
+        self.is_unused.store(is_unused, Ordering::SeqCst);
     }
 }
 
-/// The signals that nobody handles or ignores, as a mask.
+/// The signals that the process neither handles nor ignores, as a bit mask.
 struct Unhandled(u64);
 
 impl Unhandled {
-    /// Returns `None` if it cannot be told.
+    /// Returns `None` if they are unknown.
     #[cfg(target_os = "linux")]
-    fn look() -> Option<Self> {
+    fn read() -> Option<Self> {
         let status = std::fs::read_to_string("/proc/self/status").ok()?;
         let mask = |name: &str| {
             let line = status.lines().find_map(|line| line.strip_prefix(name))?;
@@ -202,7 +205,7 @@ impl Unhandled {
     }
 
     #[cfg(not(target_os = "linux"))]
-    fn look() -> Option<Self> {
+    fn read() -> Option<Self> {
         None
     }
 

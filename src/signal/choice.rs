@@ -1,10 +1,10 @@
-//! Which signals begin a shutdown.
+//! The signals that begin a shutdown.
 
 /// The signals that begin a shutdown, for
 /// [`listen_for`](crate::ShutdownController::listen_for).
 ///
-/// The default are those that ask a process to end: SIGTERM and SIGINT or, on Windows, Ctrl-C,
-/// Ctrl-Break, Close and Shutdown. The setters add to them; they are there on Unix only.
+/// By default these are the signals that ask a process to end: SIGTERM and SIGINT or, on Windows,
+/// Ctrl-C, Ctrl-Break, Close and Shutdown. The setters add further signals. They exist on Unix only.
 ///
 /// # Examples
 ///
@@ -45,7 +45,7 @@ impl Signals {
         self.and(signal_hook::consts::SIGHUP)
     }
 
-    /// Adds SIGQUIT, by which some container images, such as nginx's, are stopped gracefully.
+    /// Adds SIGQUIT, which some container images, such as that of nginx, use for a graceful stop.
     pub fn quit(self) -> Self {
         self.and(signal_hook::consts::SIGQUIT)
     }

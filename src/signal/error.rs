@@ -1,10 +1,10 @@
-//! Why signals cannot be listened for.
+//! The error of listening for signals.
 
 use std::error::Error;
 use std::fmt;
 use std::io;
 
-/// Says why signals cannot be listened for.
+/// The error that is returned when a controller cannot listen for signals.
 ///
 /// # Examples
 ///

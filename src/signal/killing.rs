@@ -1,17 +1,17 @@
-//! Which signals kill a process that does not handle them.
+//! The signals that kill a process that does not handle them.
 
 use signal_hook::consts::{
     SIGALRM, SIGHUP, SIGINT, SIGPIPE, SIGPROF, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGVTALRM,
     SIGXCPU, SIGXFSZ,
 };
 
-/// Everywhere.
+/// On every Unix.
 const KNOWN: [i32; 12] = [
     SIGALRM, SIGHUP, SIGINT, SIGPIPE, SIGPROF, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGVTALRM,
     SIGXCPU, SIGXFSZ,
 ];
 
-/// Of Linux: also the real-time signals that its C library leaves to programs.
+/// On Linux, these include the real-time signals that the C library leaves to programs.
 #[cfg(target_os = "linux")]
 fn more() -> impl Iterator<Item = i32> {
     use nix::sys::signal::Signal::{SIGIO, SIGPWR};
@@ -23,8 +23,8 @@ fn more() -> impl Iterator<Item = i32> {
     std::iter::empty()
 }
 
-/// Returns the signals that kill a process that does not handle them, without those that nobody may
-/// handle and those by which the process itself fails.
+/// Returns the signals that kill a process that does not handle them. Excludes signals that cannot be
+/// handled, and signals that report a fault of the process itself.
 pub(super) fn killing() -> impl Iterator<Item = i32> {
     KNOWN.into_iter().chain(more())
 }

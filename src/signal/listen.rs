@@ -11,12 +11,12 @@ use crate::controller::ShutdownController;
 impl ShutdownController {
     /// Listens for the signals that ask a process to end.
     ///
-    /// These are SIGTERM and SIGINT or, on Windows, Ctrl-C, Ctrl-Break, Close and Shutdown. It is the
-    /// same as [`listen_for`](Self::listen_for) of the default [`Signals`].
+    /// These are SIGTERM and SIGINT or, on Windows, Ctrl-C, Ctrl-Break, Close and Shutdown. This is the
+    /// same as [`listen_for`](Self::listen_for) with the default [`Signals`].
     ///
     /// # Errors
     ///
-    /// A [`SignalError`] outside a tokio runtime, or if the system refuses.
+    /// Returns a [`SignalError`] outside a tokio runtime, or if the system refuses.
     ///
     /// # Examples
     ///
@@ -43,33 +43,35 @@ impl ShutdownController {
 
     /// Listens for these signals.
     ///
-    /// The first one [triggers](Self::trigger) the shutdown. A second one, at least
-    /// [`force_after`](crate::ShutdownConfig::force_after) later, [forces](Self::force) it: one stop that
-    /// is delivered twice, to the process and to its group, is not meant as a force. After that, and
-    /// after the end of the shutdown or of the runtime, a signal takes the system's default action
-    /// again, which ends the process; on Unix even if its threads are blocked. While several
-    /// controllers of one process listen, that waits for the last of them. As PID 1, which no default
-    /// action ends, the process exits with 128 and the number of the signal.
+    /// The first signal [triggers](Self::trigger) the shutdown. A second signal, at least
+    /// [`force_after`](crate::ShutdownConfig::force_after) later, [forces](Self::force) it. An earlier one
+    /// does not, because one stop may be delivered twice: to the process and to its group. After the
+    /// force, and after the end of the shutdown or of the runtime, a signal takes the system's default
+    /// action again, which ends the process. On Unix it does so even if all threads are blocked. If
+    /// several controllers of one process listen, this holds once the last of them has stopped listening.
+    /// As PID 1, which no default action ends, the process exits with 128 plus the number of the signal.
     ///
-    /// During the shutdown no other signal kills on Unix. SIGHUP, SIGQUIT, SIGUSR1, real-time signals and
-    /// the like do nothing. The exceptions are SIGKILL, and those by which the program itself fails, such
-    /// as SIGSEGV and SIGABRT. Signals that the program ignores, or has a handler for when the shutdown
-    /// begins, are left alone. After the end, or when the shutdown is called off, the others do what they
-    /// did before; outside Linux they do nothing, since it cannot be told what they did. A handler that
-    /// is installed after the shutdown has begun is called, but the signal kills once it is over.
+    /// On Unix, no other signal kills the process during the shutdown. SIGHUP, SIGQUIT, SIGUSR1, real-time
+    /// signals and similar ones do nothing. The exceptions are SIGKILL, and signals that report a fault of
+    /// the program itself, such as SIGSEGV and SIGABRT. Signals that the program ignores or handles when
+    /// the shutdown begins are left alone. After the end, or when the shutdown is called off, the other
+    /// signals do what they did before. Outside Linux they do nothing, because what they did before is
+    /// unknown. A handler that is installed after the shutdown has begun is called, but the signal kills
+    /// the process once the shutdown is over.
     ///
     /// systemd sends SIGHUP together with SIGTERM if it is configured with `SendSIGHUP=yes`, and SIGHUP
-    /// may be delivered first. So on Linux a SIGHUP that was not chosen and that nobody handles kills
-    /// 100 ms later, unless a shutdown has begun by then. It does not kill at all once somebody else has
-    /// registered a handler for any signal after this call, by tokio or signal-hook: it may be for SIGHUP.
+    /// may be delivered first. So on Linux, a SIGHUP that was not chosen and is not handled kills the
+    /// process only after 100 ms, and only if no shutdown has begun by then. It does not kill the process
+    /// at all once other code has registered a handler for any signal after this call, with tokio or
+    /// signal-hook, because that handler may be for SIGHUP.
     ///
-    /// On Unix the chosen signals are heard even if the parent process had blocked them.
+    /// On Unix, the chosen signals are received even if the parent process had blocked them.
     ///
-    /// Calling it again does nothing, nor does calling it after the end.
+    /// Calling this method again, or after the end, does nothing.
     ///
     /// # Errors
     ///
-    /// A [`SignalError`] outside a tokio runtime, or if the system refuses.
+    /// Returns a [`SignalError`] outside a tokio runtime, or if the system refuses.
     ///
     /// # Examples
     ///
@@ -82,7 +84,7 @@ impl ShutdownController {
     /// let ctl = ShutdownController::new();
     /// let signals = Signals::default();
     /// # #[cfg(unix)]
-    /// let signals = signals.hangup(); // when the terminal is closed, too
+    /// let signals = signals.hangup(); // also when the terminal is closed
     /// ctl.listen_for(signals)?;
     /// # Ok(()) }
     /// ```

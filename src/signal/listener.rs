@@ -1,4 +1,4 @@
-//! What the signals that a controller listens for mean.
+//! The meaning of the signals that a controller listens for.
 
 use std::time::Instant;
 
@@ -8,28 +8,28 @@ use crate::shutdown::Shutdown;
 use crate::state::ShutdownReason;
 use crate::sync::Arc;
 
-/// One listening of a controller. It ends as soon as a clone is dropped, with the runtime that it
-/// was begun in or on a panic, so that the controller can listen again in another runtime.
+/// The listener of a controller. Listening ends as soon as any clone is dropped, also by the end of its
+/// runtime or by a panic. The controller can then listen again in another runtime.
 #[derive(Clone)]
 pub(super) struct Listener {
-    /// Strongly: signals count also when every other handle is gone.
+    /// A strong handle, so that signals work even when all other handles are dropped.
     pub(super) ctl: ShutdownController,
     pub(super) start: u64,
 }
 
 /// The first signal of a shutdown.
-pub(super) struct First {
+pub(super) struct FirstSignal {
     shutdown: Arc<Shutdown>,
-    heard_at: Instant,
+    received_at: Instant,
 }
 
 impl Listener {
-    /// The first signal of a shutdown triggers it, a later one forces it; `true` after that. When
-    /// the shutdown is called off in between, the next signal is a first one again.
-    pub(super) fn heard(&self, name: &'static str, first: &mut Option<First>) -> bool {
+    /// Handles a signal: the first one triggers the shutdown, a later one forces it. Returns `true` after
+    /// a force. If the shutdown is called off in between, the next signal is a first one again.
+    pub(super) fn received(&self, name: &'static str, first: &mut Option<FirstSignal>) -> bool {
         let core = self.ctl.core();
         if let Some(first) = first.as_ref().filter(|f| !f.shutdown.is_called_off()) {
-            let since_first = first.heard_at.elapsed();
+            let since_first = first.received_at.elapsed();
             if since_first < core.config.force_after {
                 tell!(
                     debug,
@@ -40,24 +40,27 @@ impl Listener {
                 return false;
             }
             core.note_signal(name);
-            // Gives signals back before it forces, so that a third one is not swallowed meanwhile.
+            // Stops listening before the force, so that a third signal is not swallowed meanwhile.
             core.listening.stop_if(self.start);
             self.ctl.force();
             tell!(warn, signal = name, "second signal received: forcing");
             return true;
         }
-        let heard_at = Instant::now();
-        // First, so that whoever learns of the shutdown finds it.
+        let received_at = Instant::now();
+        // Noted before the trigger, so that code that is notified of the shutdown finds the signal.
         core.note_signal(name);
         self.ctl.trigger(ShutdownReason::Signal(name));
-        *first = core.shutdown().map(|shutdown| First { shutdown, heard_at });
+        *first = core.shutdown().map(|shutdown| FirstSignal {
+            shutdown,
+            received_at,
+        });
         tell!(info, signal = name, "signal received: shutting down");
         false
     }
 
-    /// One that is not to begin a shutdown came during one.
+    /// Logs a signal that was received during the shutdown and has no effect on it.
     #[cfg(unix)]
-    pub(super) fn ignored(&self, name: &'static str) {
+    pub(super) fn log_ignored(&self, name: &'static str) {
         tell!(info, signal = name, "signal ignored during the shutdown");
     }
 }

@@ -1,4 +1,4 @@
-//! How signals are heard, by system.
+//! Listening for signals on each platform.
 
 #[cfg(unix)]
 mod unix;

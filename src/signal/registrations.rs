@@ -1,8 +1,8 @@
-//! Whether anybody else in this process has registered a signal handler since ours.
+//! Detects whether other code in this process has registered a signal handler.
 //!
-//! signal-hook does not tell who handles a signal. It numbers all registrations, tokio's too, so a
-//! gap between two of our own is somebody else's. The number is read by hashing an id; if that ever
-//! fails, it is taken for granted that there is somebody.
+//! signal-hook does not report who handles a signal. It numbers all registrations, including tokio's.
+//! So a gap between the numbers of two registrations of this crate means that other code registered a
+//! handler in between. The number is read by hashing an id. If that fails, other code is assumed.
 
 use std::hash::{Hash, Hasher};
 use std::io;
@@ -12,9 +12,9 @@ use signal_hook::{SigId, flag, low_level};
 use crate::sync::{Arc, PoisonError};
 
 struct Registrations {
-    /// The number of one of ours, and how many of ours came after it.
+    /// The number of a registration of this crate, and how many this crate has made since.
     latest: Option<(u128, u128)>,
-    /// There is somebody else.
+    /// `true` if other code may have registered a handler.
     others: bool,
 }
 
@@ -23,30 +23,33 @@ static REGISTRATIONS: std::sync::Mutex<Registrations> = std::sync::Mutex::new(Re
     others: false,
 });
 
-/// Makes `count` registrations of ours. Nobody else of ours makes one meanwhile, so that none is
-/// taken for a stranger's.
-pub(super) fn ours<T>(count: usize, make: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+/// Runs `make`, which makes `count` registrations. A lock keeps other registrations of this crate out
+/// meanwhile, so that they are counted correctly.
+pub(super) fn register<T>(count: usize, make: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     let mut registrations = REGISTRATIONS.lock().unwrap_or_else(PoisonError::into_inner);
     let made = make();
     match (&made, &mut registrations.latest) {
         (Ok(_), Some((_, since))) => *since += count as u128,
         (Ok(_), None) => {}
-        // Nobody can tell how many were made.
+        // It is unknown how many were made.
         (Err(_), _) => registrations.others = true,
     }
     made
 }
 
-/// Returns whether there may be a registration of somebody else's since the first call. `signal` has
-/// to be one that we handle.
+/// Returns whether other code may have registered a handler since the first call. `signal` must be one
+/// that this crate handles.
 pub(super) fn has_others(signal: i32) -> bool {
     let mut registrations = REGISTRATIONS.lock().unwrap_or_else(PoisonError::into_inner);
     let number = flag::register(signal, Arc::default()).ok().and_then(|id| {
         low_level::unregister(id);
         number_of(id)
     });
-    let expected = registrations.latest.map(|(number, ours)| number + ours + 1);
-    registrations.others |= number.is_none() || expected.is_some_and(|is| Some(is) != number);
+    let expected = registrations
+        .latest
+        .map(|(number, since)| number + since + 1);
+    registrations.others |=
+        number.is_none() || expected.is_some_and(|expected| Some(expected) != number);
     registrations.latest = number.map(|number| (number, 0));
     registrations.others
 }
@@ -57,7 +60,7 @@ fn number_of(id: SigId) -> Option<u128> {
     number.0
 }
 
-/// Takes the number out of what is hashed.
+/// A hasher that stores the number that is hashed.
 struct Number(Option<u128>);
 
 impl Hasher for Number {

@@ -1,4 +1,4 @@
-//! Why a start-up failed, and how its rollback went.
+//! The error of a start-up, with the outcome of its rollback.
 
 use std::error::Error;
 use std::fmt;
@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use crate::shutdown::{ServiceReport, ShutdownReport, StartupCause};
 
-/// Says why a start-up failed, and how the rollback of each service went.
+/// The error of a start-up that failed, with the outcome of its rollback.
 ///
 /// # Examples
 ///
@@ -42,7 +42,7 @@ impl StartupError {
 
     /// Returns the name of the service that was not started.
     ///
-    /// There is none if it was not a service that failed.
+    /// Returns `None` if the start-up did not fail at a service.
     pub fn step(&self) -> Option<&str> {
         self.report.startup_failure()?.step.as_deref()
     }
@@ -55,16 +55,16 @@ impl StartupError {
         }
     }
 
-    /// Returns how the stop of each service that had been started went, in the order of the stops.
+    /// Returns the outcome of the stop of each started service, in the order of the stops.
     pub fn rollback(&self) -> &[ServiceReport] {
         self.report.services()
     }
 
-    /// Returns 0 if the start-up was ended by a signal or a trigger and all was rolled back, else 1.
+    /// Returns 0 if a signal or a trigger ended the start-up and everything was rolled back, otherwise 1.
     ///
-    /// It is the [report's](ShutdownReport::exit_code), and to be returned from `main`: a process that is
-    /// told to stop while it starts has not failed. If the stop of a service failed or took too long, or
-    /// a second signal forced the rollback, it is 1 all the same.
+    /// This is the exit code of the [report](ShutdownReport::exit_code). Return it from `main`: a process
+    /// that is told to stop while it starts has not failed. If the stop of a service failed or took too
+    /// long, or a second signal forced the rollback, it is 1 as well.
     ///
     /// # Examples
     ///
@@ -84,7 +84,7 @@ impl StartupError {
         self.report.exit_code()
     }
 
-    /// Returns the report that everybody gets who waits for the end of this lifecycle.
+    /// Returns the report of this lifecycle, which all waits for its end return.
     ///
     /// # Examples
     ///
@@ -124,7 +124,7 @@ impl fmt::Display for StartupError {
 impl Error for StartupError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self.cause() {
-            // Its own text is in ours.
+            // The `Display` text already includes the text of `error`.
             StartupCause::Failed(error) => error.source(),
             _ => None,
         }

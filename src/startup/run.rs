@@ -1,4 +1,4 @@
-//! Running the starts of one step, at the same time.
+//! Running all starts of one step at the same time.
 
 use std::future::{Future, poll_fn};
 use std::task::Poll;
@@ -15,7 +15,8 @@ use crate::shutdown::{Core, Outcome, Stop};
 use crate::shutdown::{StartupCause, StartupFailure};
 use crate::sync::Arc;
 
-/// Starts all of them at the same time; gives the first failure, and drops the others then.
+/// Starts all services of one step at the same time. At the first failure, drops the other starts and
+/// returns that failure.
 pub(super) async fn run_all(
     ctl: &ShutdownController,
     steps: Vec<AnyStep<'_>>,
@@ -33,9 +34,10 @@ pub(super) async fn run_all(
                 Poll::Ready(Err(failure)) => return Poll::Ready(Err(failure)),
             }
         }
-        match is_pending {
-            true => Poll::Pending,
-            false => Poll::Ready(Ok(())),
+        if is_pending {
+            Poll::Pending
+        } else {
+            Poll::Ready(Ok(()))
         }
     })
     .await
@@ -51,7 +53,7 @@ impl AnyStep<'_> {
                 watch,
                 cloned,
             }))) => {
-                // Before it counts as started: an end that comes at once is not missed.
+                // Begun before the service counts as started, so that an immediate end is not missed.
                 let (stop, watched) = match watch {
                     Some(watch) => watch.begin(ctl, &name, stop),
                     None => (stop, Ok(())),
@@ -84,7 +86,7 @@ impl AnyStep<'_> {
     }
 }
 
-/// Waits for `future`, at most for `limit`, which is given back when it passes.
+/// Waits for `future`, for at most `limit`. Returns `Err(limit)` if that time has passed.
 async fn within<F: Future>(limit: Option<Duration>, future: F) -> Result<F::Output, Duration> {
     match limit {
         Some(limit) => timeout(limit, future).await.map_err(|_| limit),
@@ -92,10 +94,11 @@ async fn within<F: Future>(limit: Option<Duration>, future: F) -> Result<F::Outp
     }
 }
 
-/// Stops what was started only after the rollback had given up waiting for it, because its start had
-/// blocked its thread. In a task of its own, for whoever polled the start has been told already.
+/// Stops a service whose start blocked its thread until the rollback had stopped waiting for it.
+///
+/// The stop runs in its own task, because the caller has already received its error.
 fn stop_now(core: &Core, name: Arc<str>, stop: &Stop) {
-    // Whoever polls it may do so outside the runtime.
+    // The caller may poll the start outside the runtime.
     let runtime = Handle::try_current().ok();
     let runtime = runtime.or_else(|| core.capture_runtime().cloned());
     let (Some(notice), Some(runtime), Some(job)) = (core.notice(), runtime, stop.take()) else {

@@ -1,4 +1,4 @@
-//! StartFuture the services of a step, in a start-up.
+//! Starting the services of a step.
 
 use std::fmt;
 use std::future::{Future, IntoFuture};
@@ -13,7 +13,7 @@ use crate::error::BoxError;
 use crate::shutdown::{IntoResult, TaskPolicy};
 use crate::sync::lock;
 
-/// A service that is being started by [`Startup::start`]; awaiting it starts it.
+/// A service to be started by [`Startup::start`]. It starts when this is awaited.
 ///
 /// # Examples
 ///
@@ -48,20 +48,20 @@ pub struct StartFuture<'a, T> {
 // ===== impl Startup =====
 
 impl Startup {
-    /// Starts a service, and gives what was started.
+    /// Starts a service, and returns it.
     ///
-    /// `start` makes it; `stop` gets a clone of it when it is to be stopped, and is not called if the
-    /// service was not started. The future that this returns has further settings: see [`StartStep`].
+    /// `start` creates the service. `stop` is called with a clone of it when it should stop, and is not
+    /// called if the service was not started. The returned [`StartStep`] has further settings.
     ///
     /// # Errors
     ///
-    /// A [`StartupError`], once all that was started has been stopped again: if `start` fails,
-    /// panics or takes longer than its [limit](StartStep::timeout), if a shutdown was triggered, or if
-    /// another service has this name.
+    /// Returns a [`StartupError`] if `start` fails, panics or takes longer than its
+    /// [limit](StartStep::timeout), if a shutdown was triggered, or if another service has this name.
+    /// All started services have been stopped again by then.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future drops `start`, and no more: the start-up can go on.
+    /// Dropping the future only drops `start`. The start-up can go on.
     ///
     /// # Examples
     ///
@@ -101,19 +101,19 @@ impl Startup {
         StartStep::new(self, step(name, start, stop))
     }
 
-    /// Starts several services at the same time, as one step, and gives what was started.
+    /// Starts several services at the same time, as one step, and returns them.
     ///
-    /// They are stopped at the same time, too. `steps` is a tuple of up to eight [`Step`]s, or a
-    /// `Vec` of them. If one fails, the start of the others is dropped.
+    /// They are also stopped at the same time. `steps` is a tuple of up to eight [`Step`]s, or a
+    /// `Vec` of them. If one fails, the starts of the others are dropped.
     ///
     /// # Errors
     ///
-    /// As [`start`](Self::start).
+    /// The same as for [`start`](Self::start).
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future drops what is still being started. What was started already is stopped at
-    /// the end.
+    /// Dropping the future drops the starts that have not finished. Services that have already started
+    /// are stopped at the end.
     ///
     /// # Examples
     ///
@@ -144,18 +144,18 @@ impl<'a, T: Clone + Send + 'static> StartStep<'a, T> {
         Self { startup, step }
     }
 
-    /// Sets how long the start may take. Default: as long as it likes.
+    /// Sets how long the start may take. Default: no limit.
     ///
-    /// Then it is dropped, and the start-up has failed.
+    /// After that time the start is dropped, and the start-up has failed.
     pub fn timeout(mut self, limit: Duration) -> Self {
         self.step = self.step.timeout(limit);
         self
     }
 
-    /// Sets how long the stop may take, after which it is dropped.
+    /// Sets how long the stop may take. After that time it is dropped.
     ///
-    /// It can only shorten the default: the time that is left, divided by the number of steps that
-    /// are left to be stopped.
+    /// This can only shorten the default, which is the remaining time divided by the number of steps
+    /// that still have to be stopped.
     pub fn stop_timeout(mut self, limit: Duration) -> Self {
         self.step = self.step.stop_timeout(limit);
         self
@@ -163,13 +163,14 @@ impl<'a, T: Clone + Send + 'static> StartStep<'a, T> {
 
     /// Watches the service from its start until it has been stopped.
     ///
-    /// `watch` gets a clone of it, and is polled in a task of its own until the stop has ended; then
-    /// it is dropped. When it ends, fails or panics before the stop begins, the service has died:
-    /// health shows that, the report names it among the [tasks](crate::ShutdownReport::tasks) and is
-    /// not graceful, and the shutdown begins, unless another [policy](Self::watch_policy) is set. That
-    /// it ends without an error after the trigger is as it should be.
+    /// `watch` is called with a clone of the service. Its future is polled in its own task until the
+    /// stop has ended, and is then dropped. If it ends, fails or panics before the stop begins, the
+    /// service has failed: health reports that, and the shutdown begins. The report lists the service
+    /// among the [tasks](crate::ShutdownReport::tasks), and is not graceful. A
+    /// [policy](Self::watch_policy) can change this. An end without an error after the trigger is
+    /// expected.
     ///
-    /// Outside a tokio runtime a start that is watched fails.
+    /// Outside a tokio runtime, a start with a watch fails.
     ///
     /// # Examples
     ///
@@ -206,8 +207,8 @@ impl<'a, T: Clone + Send + 'static> StartStep<'a, T> {
         self
     }
 
-    /// Sets what it means when what is [watched](Self::watch) ends before the stop begins, in whatever
-    /// way. Default [`Shutdown`](TaskPolicy::Shutdown).
+    /// Sets the policy for when the [watch](Self::watch) ends in any way before the stop begins.
+    /// Default: [`Shutdown`](TaskPolicy::Shutdown).
     pub fn watch_policy(mut self, policy: TaskPolicy) -> Self {
         self.step = self.step.watch_policy(policy);
         self
@@ -235,7 +236,7 @@ impl<T> fmt::Debug for StartStep<'_, T> {
 // ===== impl StartFuture =====
 
 impl<'a, T> StartFuture<'a, T> {
-    /// `collect` gives what was started, if all of it was.
+    /// `collect` returns the started services, if all of them were started.
     pub(super) fn new(
         startup: &'a mut Startup,
         steps: Vec<AnyStep<'a>>,
@@ -243,13 +244,13 @@ impl<'a, T> StartFuture<'a, T> {
     ) -> Self {
         let inner = Box::pin(async move {
             let failure = match startup.run(steps).await {
-                // Each has left what it started, since all of them succeeded.
+                // This is always `Some`, because all steps succeeded.
                 Ok(()) => match collect() {
                     Some(started) => return Ok(started),
                     None => None,
                 },
                 Err(failure) => {
-                    // The clones that would have been handed out go before the stops begin.
+                    // Drops the clones for the caller before the stops begin.
                     drop(collect);
                     failure
                 }

@@ -1,4 +1,4 @@
-//! StartFuture services, one after another, and stopping them again when one of them fails.
+//! Starting services one after another, and stopping them again when one of them fails.
 //!
 //! ```text
 //! Initializing ── start ── start ── … ── finish ── Running ── (shutdown: stopped in reverse order)
@@ -20,24 +20,25 @@ use crate::shutdown::{Core, Either, ShutdownReport, StartupCause, StartupFailure
 use crate::state::{LifecycleState, ShutdownReason};
 use crate::sync::Arc;
 
-/// The start of a service's parts, which is rolled back when one of them fails.
+/// The start-up of several services. It is rolled back when one of them fails.
 ///
-/// It begins as `Initializing`, is `Starting` from the first step on, and ends by
-/// [`finish`](Self::finish) as `Running`. What was started is stopped in reverse order:
+/// The state is `Initializing` at first, `Starting` from the first step on, and `Running` after
+/// [`finish`](Self::finish). Services that were started are stopped in reverse order:
 ///
-/// - in a shutdown, after the hooks and inside its deadline;
-/// - when a step fails, panics or takes longer than its limit, when a shutdown is
-///   [triggered](ShutdownController::trigger) meanwhile, by a signal for one, or when it is dropped
-///   without having been finished. Then requests and tasks that were let in already have until the
-///   drain deadline to end, all is stopped, and the state is `Failed`. Hooks do not run.
+/// - in a shutdown, after the hooks and before its deadline;
+/// - in a rollback: when a step fails, panics or takes longer than its limit, when a shutdown is
+///   [triggered](ShutdownController::trigger) meanwhile, for example by a signal, or when the
+///   `Startup` is dropped before it is finished. Requests and tasks that were already admitted then
+///   have until the drain deadline to end, all services are stopped, and the state is `Failed`.
+///   Hooks do not run.
 ///
-/// When it is dropped, the rollback runs in the background. If its runtime ends meanwhile, a thread
-/// goes on with it, and the end of the runtime waits for that; stops that need what the runtime
-/// owned, such as its sockets, then fail. So leave a start-up by [`fail`](Self::fail), which waits,
-/// rather than by `?` alone.
+/// If the `Startup` is dropped, the rollback runs in the background. If its runtime shuts down
+/// meanwhile, a thread continues the rollback, and the shutdown of the runtime waits for it. Stops
+/// that need resources of the runtime, such as sockets, then fail. So prefer
+/// [`fail`](Self::fail), which waits for the rollback, to an early return with `?`.
 ///
-/// Every stop runs in a task of its own and has a limit of its own, so that one that hangs or fails
-/// keeps no other from being stopped. A process may make another `Startup` afterwards.
+/// Every stop runs in its own task and has its own time limit, so a stop that hangs or fails does
+/// not prevent the others. A process may create another `Startup` afterwards.
 ///
 /// # Examples
 ///
@@ -85,11 +86,12 @@ pub struct Startup {
 // ===== impl Startup =====
 
 impl Startup {
-    /// Begins a start-up; the state is `Initializing`.
+    /// Begins a start-up. The state is `Initializing`.
     ///
     /// # Errors
     ///
-    /// A [`ConfigError`] names the field that cannot be, its value, and what is allowed.
+    /// Returns a [`ConfigError`] if a field is invalid. It names the field, its value, and what is
+    /// allowed.
     ///
     /// # Examples
     ///
@@ -115,25 +117,25 @@ impl Startup {
         })
     }
 
-    /// Returns the handle on the lifecycle that is being started.
+    /// Returns the handle to the lifecycle that is being started.
     ///
-    /// It can be given to layers, health and tasks from the first moment: what they are asked
-    /// meanwhile is served, and readiness says `starting`.
+    /// It can be passed to layers, health and tasks before the first step. They serve requests during
+    /// the start-up, and readiness is `starting`.
     pub fn controller(&self) -> ShutdownController {
         self.ctl.clone()
     }
 
-    /// Ends the start-up; the state is `Running`, and readiness turns green.
+    /// Ends the start-up. The state is `Running`, and the service is ready.
     ///
     /// # Errors
     ///
-    /// A [`StartupError`], if a shutdown was triggered before. What was started has been stopped
-    /// then.
+    /// Returns a [`StartupError`] if a shutdown was triggered before. The started services have been
+    /// stopped by then.
     ///
     /// # Cancel safety
     ///
     /// Dropping the future before its first poll rolls the start-up back, as dropping the `Startup`
-    /// does; later, it stops nothing.
+    /// does. Dropping it later stops nothing.
     ///
     /// # Examples
     ///
@@ -159,13 +161,14 @@ impl Startup {
         }
     }
 
-    /// Rolls the start-up back, because of `error`, and waits until that is done.
+    /// Rolls the start-up back because of `error`, and waits until the rollback is over.
     ///
-    /// For whatever fails between the steps. If it has failed before, that failure is what is given.
+    /// This is for failures between the steps. If the start-up has already failed, that earlier failure
+    /// is returned.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future does not stop the rollback, once it was polled.
+    /// Once the future was polled, dropping it does not stop the rollback.
     ///
     /// # Examples
     ///
@@ -200,7 +203,7 @@ impl Startup {
         self.ctl.core()
     }
 
-    /// Runs the starts of one step, at the same time. The error is `None` if a shutdown was triggered.
+    /// Runs all starts of one step at the same time. The error is `None` if a shutdown was triggered.
     pub(super) async fn run(
         &mut self,
         steps: Vec<AnyStep<'_>>,
@@ -221,22 +224,22 @@ impl Startup {
         let _running = RunningStep(core);
         tell!(debug, services = ?names, "starting");
         let triggered: Wait = Wait::new(core, event::TRIGGERED);
-        // Asked first: what is triggered starts nothing more.
+        // `triggered` is polled first: nothing more is started after a trigger.
         match race(triggered, run::run_all(&self.ctl, steps)).await {
             Either::Right(Err(failure)) => Err(Some(failure)),
             Either::Right(Ok(())) if !core.is_triggered() => Ok(()),
-            // Triggered in the very poll that started it, which is stopped again.
+            // If it was triggered during the last poll, the services of this step are stopped again.
             Either::Right(Ok(())) | Either::Left(()) => Err(None),
         }
     }
 
-    /// Has everything stopped again, and waits until that is done.
+    /// Rolls the start-up back, and waits until the rollback is over.
     pub(super) async fn failed(&self, failure: Option<StartupFailure>) -> StartupError {
         StartupError::new(self.roll_back(failure).await)
     }
 
-    /// Begins the rollback, unless it is under way. It is driven as a shutdown is, so dropping what
-    /// waits for it does not stop it.
+    /// Begins the rollback, unless it has already begun. It is driven like a shutdown, so dropping the
+    /// returned future does not stop it.
     fn roll_back(&self, failure: Option<StartupFailure>) -> Wait<ShutdownReport> {
         let failure = failure.filter(|_| !self.core().is_triggered());
         if let Some(failure) = &failure {
@@ -272,7 +275,7 @@ impl fmt::Debug for Startup {
     }
 }
 
-/// Tells, on whatever path, that a step has ended: the rollback waits for that.
+/// Reports the end of a step when dropped. The rollback waits for it.
 struct RunningStep<'a>(&'a Arc<Core>);
 
 impl Drop for RunningStep<'_> {

@@ -1,4 +1,4 @@
-//! One step of a start-up: how a service is started and stopped.
+//! One step of a start-up: the start and the stop of a service.
 
 use std::fmt;
 use std::future::Future;
@@ -14,7 +14,7 @@ use crate::sync::{Arc, Mutex, lock};
 
 type StartFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, BoxError>> + Send + 'a>>;
 
-/// A service to be started, as [`step`] makes it: its name, its start and its stop.
+/// A service to be started, with its name, its start and its stop. It is created by [`step`].
 #[must_use = "a step does nothing until it is given to a `Startup`"]
 pub struct Step<'a, T> {
     name: Arc<str>,
@@ -37,19 +37,19 @@ mod sealed {
     use crate::startup::step::AnyStep;
 
     pub trait Steps<'a> {
-        /// What was started, in the shape of the steps.
+        /// The started services: a tuple or a `Vec`, like the steps.
         type Started;
-        /// Where each step leaves what it has started.
+        /// The places where the steps store their started services.
         type Places: Send + 'a;
 
         fn split(self) -> (Vec<AnyStep<'a>>, Self::Places);
 
-        /// Gives what was started, if all of it was.
+        /// Returns the started services, if all of them were started.
         fn collect(places: Self::Places) -> Option<Self::Started>;
     }
 }
 
-/// A step whose type is forgotten: what it starts goes to its place.
+/// A type-erased step. It stores the started service in its `Place`.
 pub struct AnyStep<'a> {
     pub(super) name: Arc<str>,
     pub(super) run: Pin<Box<dyn Future<Output = Result<Started, BoxError>> + Send + 'a>>,
@@ -64,24 +64,24 @@ impl fmt::Debug for AnyStep<'_> {
     }
 }
 
-/// What there is of a service once it was started.
+/// The parts of a service that was started.
 pub(super) struct Started {
     pub(super) stop: Job,
     pub(super) watch: Option<Watch>,
-    /// Whether there is a clone of it to hand out.
+    /// `Ok` if there is a clone for the caller, the panic if cloning panicked.
     pub(super) cloned: Result<(), panic::Payload>,
 }
 
-/// Where a step leaves what it has started.
+/// The place where a step stores its started service.
 pub(super) type Place<T> = Arc<Mutex<Option<T>>>;
 
 // ===== impl Step =====
 
-/// Makes a [`Step`] without limits of its own.
+/// Creates a [`Step`] without time limits.
 ///
-/// `start` makes the service. It is polled by the task that starts up, so it may borrow from there.
-/// `stop` gets what was started, of which a clone is handed out. With a `?` in it, it has to say what
-/// its error is: `Ok::<_, BoxError>(())` at its end.
+/// `start` creates the service. It is polled in the task that awaits the step, so it may borrow from
+/// that task. `stop` is called with the service, and the caller gets a clone of it. A stop that uses
+/// `?` has to name its error type, with `Ok::<_, BoxError>(())` at its end.
 ///
 /// See [`Startup::start_all`](crate::Startup::start_all) for an example.
 pub fn step<'a, T, E, F, S, Fut>(name: impl Into<String>, start: F, stop: S) -> Step<'a, T>
@@ -108,18 +108,18 @@ where
 }
 
 impl<'a, T: Clone + Send + 'static> Step<'a, T> {
-    /// Sets how long the start may take. Default: as long as it likes.
+    /// Sets how long the start may take. Default: no limit.
     ///
-    /// Then it is dropped, and the start-up has failed.
+    /// After that time the start is dropped, and the start-up has failed.
     pub fn timeout(mut self, limit: Duration) -> Self {
         self.timeout = Some(limit);
         self
     }
 
-    /// Sets how long the stop may take, after which it is dropped.
+    /// Sets how long the stop may take. After that time it is dropped.
     ///
-    /// It can only shorten the default: the time that is left, divided by the number of steps that
-    /// are left to be stopped.
+    /// This can only shorten the default, which is the remaining time divided by the number of steps
+    /// that still have to be stopped.
     pub fn stop_timeout(mut self, limit: Duration) -> Self {
         self.stop_timeout = Some(limit);
         self
@@ -127,13 +127,14 @@ impl<'a, T: Clone + Send + 'static> Step<'a, T> {
 
     /// Watches the service from its start until it has been stopped.
     ///
-    /// `watch` gets a clone of it, and is polled in a task of its own until the stop has ended; then
-    /// it is dropped. When it ends, fails or panics before the stop begins, the service has died:
-    /// health shows that, the report names it among the [tasks](crate::ShutdownReport::tasks) and is
-    /// not graceful, and the shutdown begins, unless another [policy](Self::watch_policy) is set. That
-    /// it ends without an error after the trigger is as it should be.
+    /// `watch` is called with a clone of the service. Its future is polled in its own task until the
+    /// stop has ended, and is then dropped. If it ends, fails or panics before the stop begins, the
+    /// service has failed: health reports that, and the shutdown begins. The report lists the service
+    /// among the [tasks](crate::ShutdownReport::tasks), and is not graceful. A
+    /// [policy](Self::watch_policy) can change this. An end without an error after the trigger is
+    /// expected.
     ///
-    /// Outside a tokio runtime a start that is watched fails.
+    /// Outside a tokio runtime, a start with a watch fails.
     ///
     /// See [`StartStep::watch`](super::StartStep::watch) for an example.
     pub fn watch<W, F>(mut self, watch: W) -> Self
@@ -141,15 +142,15 @@ impl<'a, T: Clone + Send + 'static> Step<'a, T> {
         W: FnOnce(T) -> F + Send + 'static,
         F: Future<Output: IntoResult> + Send + 'static,
     {
-        // Called inside the task, so that a panic of it is the task's.
+        // Called inside the task, so that a panic in `watch` counts as a panic of the task.
         self.watch = Some(Box::new(|service| {
             Box::pin(async move { watch(service).await.into_result() })
         }));
         self
     }
 
-    /// Sets what it means when what is [watched](Self::watch) ends before the stop begins, in whatever
-    /// way. Default [`Shutdown`](TaskPolicy::Shutdown).
+    /// Sets the policy for when the [watch](Self::watch) ends in any way before the stop begins.
+    /// Default: [`Shutdown`](TaskPolicy::Shutdown).
     pub fn watch_policy(mut self, policy: TaskPolicy) -> Self {
         self.watch_policy = policy;
         self

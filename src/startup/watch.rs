@@ -9,24 +9,24 @@ use crate::shutdown::StartupCause;
 use crate::shutdown::{BoxFuture, Job, TaskPolicy};
 use crate::sync::Arc;
 
-/// What is watched of a service, and what its end means.
+/// The future that watches a service, and the policy for its end.
 pub(super) struct Watch {
     pub(super) future: BoxFuture,
     pub(super) policy: TaskPolicy,
 }
 
-/// Drops what is watched, as soon as it does not run.
+/// Aborts the watch task when dropped.
 struct AbortOnDrop(AbortHandle);
 
 impl Watch {
-    /// Begins to watch the service of this name, in a task; gives its stop, which ends that.
+    /// Spawns a task that watches the service of this name. Returns a stop that also ends the task.
     pub(super) fn begin(
         self,
         ctl: &ShutdownController,
         name: &Arc<str>,
         stop: Job,
     ) -> (Job, Result<(), StartupCause>) {
-        // Whoever polls the start may do so outside the runtime.
+        // The caller may poll the start outside the runtime.
         if Handle::try_current().is_err() && ctl.core().capture_runtime().is_none() {
             let error = "a service is watched by a task, which needs a tokio runtime";
             let error: BoxError = error.into();

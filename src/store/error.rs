@@ -1,4 +1,4 @@
-//! What a save or a load can fail with.
+//! The error of a save or a load.
 
 use std::error::Error;
 use std::fmt;
@@ -6,10 +6,10 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-/// Says why a state could not be saved or loaded.
+/// An error that says why a state could not be saved or loaded.
 ///
-/// It names the key or the path, what is wrong with it, and what would help. An error of the
-/// system is its [`source`](Error::source).
+/// It names the key or the path, what is wrong with it, and how to fix it. An I/O error is its
+/// [`source`](Error::source).
 ///
 /// # Examples
 ///
@@ -50,20 +50,20 @@ enum Kind {
         waited: Duration,
     },
     Io {
-        /// What could not be done, as in "cannot ...".
+        /// The action that failed, to complete "cannot ...".
         action: &'static str,
         path: Box<Path>,
-        /// What would help, if that is known.
+        /// How to fix it, if that is known.
         remedy: Option<&'static str>,
         source: io::Error,
     },
 }
 
-/// The file names made of it stay below the 143 bytes that the strictest file system in use allows
-/// (eCryptfs).
+/// The longest key, in bytes. File names of a key without capitals then fit into the 143 bytes that
+/// eCryptfs allows, the strictest file system in use.
 pub(super) const LONGEST_KEY: usize = 128;
 
-/// Why a key cannot be one.
+/// Why a key is invalid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum KeyFault {
     Empty,
@@ -72,7 +72,7 @@ pub(super) enum KeyFault {
     LeadingDot,
 }
 
-/// What is wrong with a file of ours.
+/// How a file of this crate is damaged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Damage {
     CutInHeader,
@@ -82,17 +82,17 @@ pub(super) enum Damage {
     State,
 }
 
-/// What a file is that is not ours.
+/// Why a file is not the state file of this key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Origin {
     NoFile,
     NoHeader,
-    /// Of another version of the format than ours.
+    /// Another version of the format.
     Version {
         found: u32,
         ours: u32,
     },
-    /// Another key, where the file system does not tell two names apart.
+    /// The state of another key. The file system treats the two names as the same.
     Key(String),
 }
 
@@ -122,12 +122,12 @@ impl StoreError {
         Self { kind }
     }
 
-    /// Gives what turns an error of the system into one of ours.
+    /// Returns a function that converts an I/O error into a `StoreError`.
     pub(super) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         Self::io_or(action, path, None)
     }
 
-    /// As [`io`](Self::io), for what can be helped by `remedy`.
+    /// Like [`io`](Self::io), with a `remedy` to show.
     pub(super) fn io_or(
         action: &'static str,
         path: &Path,
@@ -146,15 +146,15 @@ impl StoreError {
         }
     }
 
-    /// Returns whether the key cannot be one; nothing was touched.
+    /// Returns whether the key is invalid. In that case nothing was read or written.
     pub fn is_invalid_key(&self) -> bool {
         matches!(self.kind, Kind::Key { .. })
     }
 
-    /// Returns whether the file was written by a [`FileStore`](crate::store::FileStore) and is not what it
-    /// was: cut off, longer or changed.
+    /// Returns whether the file was written by a [`FileStore`](crate::store::FileStore) and is damaged:
+    /// too short, too long or changed.
     ///
-    /// A load leaves it as it is. The next save replaces it.
+    /// A load does not change the file. The next save replaces it.
     ///
     /// # Examples
     ///
@@ -180,10 +180,10 @@ impl StoreError {
         matches!(self.kind, Kind::Damaged { .. })
     }
 
-    /// Returns whether what has the name of the state's file is something else: no file, or one of
-    /// another program, version or key.
+    /// Returns whether the state's file name is taken by something else: not a file, or a file of
+    /// another program, format version or key.
     ///
-    /// It is neither read nor replaced.
+    /// It is neither loaded nor replaced.
     ///
     /// # Examples
     ///
@@ -204,14 +204,14 @@ impl StoreError {
         matches!(self.kind, Kind::Foreign { .. })
     }
 
-    /// Returns whether another store has the folder for itself.
+    /// Returns whether another store has exclusive use of the folder.
     ///
-    /// See [`FileStore::exclusive`](crate::store::FileStore::exclusive). Nothing was touched.
+    /// See [`FileStore::exclusive`](crate::store::FileStore::exclusive). No state was read or written.
     pub fn is_in_use(&self) -> bool {
         matches!(self.kind, Kind::InUse { .. })
     }
 
-    /// Returns the file or folder that it is about, if there is one.
+    /// Returns the path of the file or folder, if the error has one.
     pub fn path(&self) -> Option<&Path> {
         match &self.kind {
             Kind::Key { .. } => None,

@@ -1,4 +1,4 @@
-//! A folder that belongs to one store at a time.
+//! Exclusive use of a folder by one store.
 
 use std::ops::ControlFlow;
 use std::thread;
@@ -9,27 +9,27 @@ use super::file::FileStore;
 use super::folder::Claim;
 use super::worker::RETRY;
 
-/// How long it is waited for a save that another is making at this moment.
+/// How long to wait for a save of another store to finish.
 const LONGEST_SAVE: Duration = Duration::from_secs(1);
 
 impl FileStore {
-    /// Takes the folder for this store alone, for as long as it or a clone of it lives.
+    /// Takes the folder for this store alone, until the store and all its clones are dropped.
     ///
-    /// Two instances of a service that run at the same time each load the same state, and at the
-    /// end each saves its own in place of the other's. With this the second one does not start. A
-    /// save of any other store to the folder fails meanwhile, and its loads do not.
+    /// Two instances of a service that run at the same time load the same state, and at the end each
+    /// overwrites the state of the other. With this method the second instance does not start. While
+    /// the folder is taken, saves by any other store fail. Loads still work.
     ///
-    /// The folder is free again when the last clone is dropped and its saves are done, or when the
-    /// process ends, however it ends. A file that others may read is not protected: the lock is
-    /// kept by stores alone, between machines only if the file system does.
+    /// The folder is released when the last clone is dropped and its saves are done, or when the
+    /// process ends in any way. The lock does not protect the files from other programs. It works
+    /// between machines only if the file system supports that.
     ///
-    /// It may block the calling thread for a second while another store is making a save: call it
-    /// at the start.
+    /// This call may block the thread for up to a second while another store is saving, so call it
+    /// at the start of the program.
     ///
     /// # Errors
     ///
-    /// A [`StoreError`] at once if another store, in this process or another, has the folder for
-    /// itself, which [`is_in_use`](StoreError::is_in_use); or if the system refuses.
+    /// Returns an error that [`is_in_use`](StoreError::is_in_use), without waiting, if another store
+    /// in this or another process has taken the folder. Returns another error if the system refuses.
     ///
     /// # Examples
     ///
@@ -60,21 +60,21 @@ impl FileStore {
         }
     }
 
-    /// As [`exclusive`](Self::exclusive), but waits at most `limit` until the folder is free.
+    /// Like [`exclusive`](Self::exclusive), but waits at most `limit` until the folder is free.
     ///
-    /// That is for a deploy in which the new instance is started before the old one has ended, on
-    /// the same host. It is waited for in real time, on the store's own thread and not on one of
-    /// tokio's. Who comes first when several wait is by chance.
+    /// Use it if a deploy starts the new instance before the old one has ended, on the same host. The
+    /// limit is in real time. The wait is on the store's own thread, not on a tokio thread. If several
+    /// stores wait, their order is not defined.
     ///
     /// # Errors
     ///
-    /// A [`StoreError`] if the folder is still [in use](StoreError::is_in_use) when `limit` has
-    /// passed, or if the system refuses.
+    /// Returns an error if the folder is still [in use](StoreError::is_in_use) after `limit`, or if
+    /// the system refuses.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future gives it up; the folder is not taken, unless a clone of the store lives
-    /// and it was just granted.
+    /// Dropping the future ends the wait, and the folder is not taken. If the folder was granted at
+    /// that moment and a clone of the store exists, it stays taken.
     ///
     /// # Examples
     ///
@@ -85,16 +85,16 @@ impl FileStore {
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), StoreError> {
     /// # let folder = std::env::temp_dir().join(format!("waits-{}", std::process::id()));
     /// let store = FileStore::new(&folder)?.exclusive_within(Duration::from_secs(30)).await?;
-    /// let jobs = store.load("queue").await?; // what the predecessor has saved at its end
+    /// let jobs = store.load("queue").await?; // what the old instance saved at its end
     /// # assert_eq!(jobs, None);
     /// # std::fs::remove_dir_all(folder).unwrap();
     /// # Ok(()) }
     /// ```
     pub async fn exclusive_within(self, limit: Duration) -> Result<Self, StoreError> {
         let folder = self.folder.clone();
-        // None is a limit that never comes.
+        // `None` if the deadline is too far away to represent: wait without a limit.
         let deadline = Instant::now().checked_add(limit);
-        let granted = self.worker.in_turn(move || match folder.claim() {
+        let granted = self.worker.queue(move || match folder.claim() {
             Ok(Claim::Granted) => ControlFlow::Break(Ok(())),
             Err(error) => ControlFlow::Break(Err(error)),
             Ok(_) if deadline.is_some_and(|deadline| Instant::now() >= deadline) => {

@@ -1,4 +1,4 @@
-//! States in the files of a folder.
+//! A store that keeps states in the files of a folder.
 
 use std::fmt;
 use std::ops::ControlFlow;
@@ -14,44 +14,44 @@ use super::state_store::StateStore;
 use super::worker::Worker;
 use crate::sync::Arc;
 
-/// Keeps states in the files of a folder, one for each key.
+/// Keeps states in a folder, in one file per key.
 ///
-/// A state is written to a temporary file, brought to the disk, and then given its name, so that
-/// under that name there is a whole state at any time.
+/// A state is written to a temporary file, synced to disk, and then renamed. So the file of a key
+/// always holds a complete state.
 ///
 /// # What is promised
 ///
-/// - A process that dies in the middle of a save, also by SIGKILL, leaves the earlier state or the
-///   new one. After a crash of the machine the same holds, and a state whose save had returned is
-///   there, as far as the disk keeps its word that what it was told to keep is kept.
-/// - Several stores, tasks and processes can save to one folder at the same time: each state is
-///   there as a whole, one after another. Those of one store and its clones are saved in the order
-///   in which the saves were first polled. Two instances of a service that each save what they have
-///   under the same key lose the state of one of them: see [`exclusive`](Self::exclusive).
-/// - The work is done by a thread of the store's own, which is there from the start. It needs
-///   neither a tokio runtime nor its blocking pool, which may be full of what hangs.
-/// - A file that is damaged is never given out as a state, and one that is not from here is neither
-///   read nor replaced: see [`StoreError`].
-/// - Keys have files of their own on every system, also where names differ neither by case nor by
-///   dots at their end.
-/// - Nothing piles up: there is one file for each key, at most one temporary file for each key that
-///   a dead process has left, and at most one `lock`, one `owner` and one `probe`.
+/// - If the process dies during a save, for example by SIGKILL, the earlier state or the new one is
+///   there. The same holds after a crash of the machine. A state is not lost by such a crash once its
+///   save has returned, provided that the disk keeps what it has confirmed as synced.
+/// - Several stores, tasks and processes can save to one folder at the same time. Each state is
+///   written as a whole, one after another. The saves of a store and its clones are done in the order
+///   in which they were first polled. If two instances of a service save under the same key, the
+///   state of one of them is lost: see [`exclusive`](Self::exclusive).
+/// - The store has its own thread, which is started with the store. It needs no tokio runtime, and
+///   it does not use tokio's blocking pool, which may be full of blocked work.
+/// - A damaged file is never returned as a state. A file that the store did not write is neither
+///   loaded nor replaced: see [`StoreError`].
+/// - Each key has its own file on every system, even if the file system ignores case or dots at the
+///   end of a name.
+/// - Files do not pile up. There is one file per key, at most one temporary file per key that a dead
+///   process has left, and at most one `lock`, one `owner` and one `probe`.
 ///
-/// # What is not
+/// # What is not promised
 ///
-/// It keeps no history and is no database: every save writes and synchronises a whole file, which
-/// takes the disk milliseconds, and a load may wait for one that is being written. The end of the
-/// process does not wait for a save whose future is dropped. Locks between machines on a network
-/// file system are as good as that file system's. A folder in which others can write is theirs as
-/// well; on Unix the files are made for their owner alone (mode 0600). Leave `lock` and `owner`
-/// alone while anybody saves: those who hold them would not see each other any more.
+/// The store keeps no history and is not a database. Every save writes and syncs a whole file, which
+/// takes milliseconds, and a load may wait for a save. The end of the process does not wait for a
+/// save whose future was dropped. On a network file system, locks between machines are only as
+/// reliable as that file system. Other users who can write to the folder can change the states. On
+/// Unix the files are readable only by their owner (mode 0600). Do not delete `lock` or `owner` while
+/// a store uses the folder: stores would no longer see each other's locks.
 ///
 /// # Layout
 ///
-/// `state-<key>` is the state behind a header with a checksum, and `tmp-<key>` the one that is being
-/// written. A key with capitals, or a dot at its end, is written in small letters with a suffix:
-/// `Queue` is `state-queue+1`. `lock` is locked during a save, and `owner` by the store that has the
-/// folder for itself.
+/// `state-<key>` holds a header with a checksum, then the state. `tmp-<key>` is the file that is being
+/// written. The name of a key with capitals, or with a dot at its end, is in lower case with a
+/// suffix: `Queue` is `state-queue+1`. `lock` is locked during a save. `owner` is locked by a store
+/// that has [exclusive](Self::exclusive) use of the folder.
 ///
 /// # Examples
 ///
@@ -60,7 +60,7 @@ use crate::sync::Arc;
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), StoreError> {
 /// # let folder = std::env::temp_dir().join(format!("store-{}", std::process::id()));
-/// let store = FileStore::new(&folder)?; // say, /var/lib/orders
+/// let store = FileStore::new(&folder)?; // for example /var/lib/orders
 /// store.save("queue", "job 7".into()).await?;
 ///
 /// // After the restart:
@@ -79,15 +79,16 @@ pub struct FileStore {
 // ===== impl FileStore =====
 
 impl FileStore {
-    /// Makes a store that keeps its files in `folder`, which is made if it is missing.
+    /// Creates a store that keeps its files in `folder`. The folder is created if it is missing.
     ///
-    /// A relative path is taken from the working directory of this moment. The call writes a file
-    /// to the folder and removes it, and does so on the calling thread: make the store at the start.
+    /// A relative path is resolved against the current working directory. The call writes a file to
+    /// the folder and removes it, which blocks the calling thread. Create the store at the start of
+    /// the program.
     ///
     /// # Errors
     ///
-    /// A [`StoreError`] if the folder cannot be made, is no folder, or cannot be written, or if the
-    /// system has no thread for it.
+    /// Returns an error if the folder cannot be created, is not a folder or is not writable, or if
+    /// the thread of the store cannot be started.
     ///
     /// # Examples
     ///
@@ -116,29 +117,29 @@ impl FileStore {
 impl StateStore for FileStore {
     type Error = StoreError;
 
-    /// Saves `state` under `key`, in place of the one that was there.
+    /// Saves `state` under `key`, replacing the earlier state.
     ///
-    /// A damaged state is replaced. When it returns `Ok`, the state is on the disk. What fails
-    /// because another program has the file open, as a virus scanner on Windows has, is tried again
-    /// for half a second.
+    /// A damaged state is replaced too. When this returns `Ok`, the state is on disk. If an operation
+    /// fails because another program has the file open, such as a virus scanner on Windows, it is
+    /// retried for half a second.
     ///
     /// # Errors
     ///
-    /// A [`StoreError`] if the key cannot be one, if what has the name of the file is
-    /// [foreign](StoreError::is_foreign), if another store has the folder
-    /// [for itself](StoreError::is_in_use), or if the system refuses. The earlier state is there
-    /// then, unless the folder alone could not be synchronised: then the new one is.
+    /// Returns an error if the key is invalid, if the file is [foreign](StoreError::is_foreign), if
+    /// another store has [exclusive use](StoreError::is_in_use) of the folder, or if the system
+    /// refuses. In that case the earlier state is kept. The exception is a folder that cannot be
+    /// synced: then the new state is already in place.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future does not stop a write that has begun or can begin: it is finished on its
-    /// thread. A save that still waits for the lock of another process is given up. Either way the
-    /// earlier state or the new one is there, and a later save comes after it.
+    /// Dropping the future does not stop a write that has started or is able to start: the thread
+    /// finishes it. A save that waits for a lock held by another process is given up. In both cases
+    /// the earlier state or the new one is there, and a later save is done after it.
     async fn save(&self, key: &str, state: Bytes) -> Result<(), StoreError> {
         let file = StateFile::new(&self.folder, key)?;
         let header = header(key, &state);
         let saved =
-            self.worker.in_turn(
+            self.worker.queue(
                 move || match file.try_replace(&header, &state).transpose() {
                     Some(saved) => ControlFlow::Break(saved),
                     None => ControlFlow::Continue(()),
@@ -147,15 +148,15 @@ impl StateStore for FileStore {
         self.result(saved.await)
     }
 
-    /// Loads the state that was saved last under `key`, or `None` if none ever was.
+    /// Loads the state that was last saved under `key`. Returns `None` if no state was ever saved.
     ///
-    /// The file is not touched, whatever is wrong with it, and no lock is waited for.
+    /// The file is never changed, even if it is damaged. A load does not wait for a lock.
     ///
     /// # Errors
     ///
-    /// A [`StoreError`] if the key cannot be one, if the file is [damaged](StoreError::is_damaged)
-    /// or [foreign](StoreError::is_foreign), if the folder is gone or is none, or if the system
-    /// refuses.
+    /// Returns an error if the key is invalid, if the file is [damaged](StoreError::is_damaged) or
+    /// [foreign](StoreError::is_foreign), if the folder is missing or is not a folder, or if the
+    /// system refuses.
     ///
     /// # Cancel safety
     ///
@@ -167,7 +168,7 @@ impl StateStore for FileStore {
 }
 
 impl FileStore {
-    /// Returns what the thread has come to.
+    /// Converts the result of a job of the worker.
     pub(super) fn result<T>(
         &self,
         result: std::io::Result<Result<T, StoreError>>,

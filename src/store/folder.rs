@@ -1,4 +1,4 @@
-//! The folder of a store: whether it is there and can be written, and whose it is.
+//! The folder of a store: existence, write access and locks.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
@@ -12,31 +12,31 @@ use super::name::{LOCK, OWNER, PROBE};
 use super::retry::{retry, retry_to_create};
 use crate::sync::OnceLock;
 
-/// What a store and its clones share with the thread that works for them.
+/// The folder, shared by a store, its clones and its thread.
 #[derive(Debug)]
 pub(super) struct Folder {
     path: PathBuf,
-    /// Is locked as long as it is there: the folder is this store's alone.
+    /// The locked owner file, set if this store has exclusive use of the folder.
     owner: OnceLock<File>,
 }
 
-/// What came of an attempt to have the folder for oneself.
+/// The result of an attempt to take the folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Claim {
     Granted,
-    /// Another has it for itself.
+    /// Another store has exclusive use of it.
     Owned,
-    /// Another saves to it at this moment.
+    /// Another store is saving to it.
     Busy,
 }
 
-/// What is to be done when a folder cannot be used.
+/// The advice for a folder that cannot be used.
 const REMEDY: &str = "give the store a folder that this process may write to";
 
 // ===== impl Folder =====
 
 impl Folder {
-    /// Makes the folder if it is missing, and finds out whether it can be written.
+    /// Creates the folder if it is missing, and checks that it is writable.
     pub(super) fn make(path: &Path) -> Result<Self, StoreError> {
         let made = std::path::absolute(path).and_then(|path| make(&path).map(|()| path));
         let path = made.map_err(StoreError::io_or("make the folder", path, REMEDY))?;
@@ -49,45 +49,49 @@ impl Folder {
         &self.path
     }
 
-    /// Checks that it is still there, so that a file which is missing was never saved.
+    /// Checks that the folder still exists. If it does, a missing file means that no state was saved.
     ///
-    /// Windows says of a file below another file that it is missing, as it says of one in a folder.
+    /// On Windows, a path below a regular file gives `NotFound`, as for a file missing in a folder.
     pub(super) fn check(&self) -> Result<(), StoreError> {
-        let is_folder = fs::metadata(&self.path).and_then(|meta| match meta.is_dir() {
-            true => Ok(()),
-            false => Err(ErrorKind::NotADirectory.into()),
+        let is_folder = fs::metadata(&self.path).and_then(|meta| {
+            if meta.is_dir() {
+                Ok(())
+            } else {
+                Err(ErrorKind::NotADirectory.into())
+            }
         });
         is_folder.map_err(StoreError::io("find the folder", &self.path))
     }
 
-    /// Locks the folder for a save until the file is dropped, or gives `None` if another has locked
-    /// it.
+    /// Locks the folder for a save, until the returned file is dropped. Returns `None` if another store
+    /// holds the lock.
     ///
-    /// It does not block: another that is stopped would hold up the thread.
+    /// It does not block. Otherwise a stopped process that holds the lock would block this thread.
     pub(super) fn lock(&self) -> Result<Option<File>, StoreError> {
         let path = self.path.join(LOCK);
         let lock = open_lock(&path)?;
-        // Not as a method: newer versions of std have one of that name.
+        // Not in method syntax, because newer versions of std have a method of the same name.
         let locked = is_locked(fs4::FileExt::try_lock(&lock), &path)?;
         Ok(locked.then_some(lock))
     }
 
-    /// Checks that nobody else has the folder for itself. It is locked.
+    /// Checks that no other store has exclusive use of the folder. The caller holds the lock.
     pub(super) fn check_owner(&self) -> Result<(), StoreError> {
         let path = self.path.join(OWNER);
         if self.owner.get().is_some() || fs::symlink_metadata(&path).is_err() {
             return Ok(());
         }
         let owner = open_lock(&path)?;
-        match is_locked(fs4::FileExt::try_lock_shared(&owner), &path)? {
-            true => Ok(()),
-            false => Err(self.in_use(Duration::ZERO)),
+        if is_locked(fs4::FileExt::try_lock_shared(&owner), &path)? {
+            Ok(())
+        } else {
+            Err(self.in_use(Duration::ZERO))
         }
     }
 
-    /// Tries to have the folder for this store alone.
+    /// Tries to take the folder for this store alone.
     pub(super) fn claim(&self) -> Result<Claim, StoreError> {
-        // Under the lock: no save of another is under way, and none looks whose the folder is.
+        // With the lock held, no other store saves or checks the owner.
         let Some(_lock) = self.lock()? else {
             return Ok(Claim::Busy);
         };
@@ -99,25 +103,25 @@ impl Folder {
         if !is_locked(fs4::FileExt::try_lock(&owner), &path)? {
             return Ok(Claim::Owned);
         }
-        // It was empty, and whoever sets it holds the lock.
+        // This cannot fail: it is set only under the lock, and it was not set above.
         let _ = self.owner.set(owner);
         Ok(Claim::Granted)
     }
 
-    /// Says that the folder is not to be had, after `waited`.
+    /// Returns the error for a folder that is still in use after `waited`.
     pub(super) fn in_use(&self, waited: Duration) -> StoreError {
         StoreError::in_use(&self.path, waited)
     }
 
-    /// Brings the names in the folder to the disk.
+    /// Syncs the folder, so that new file names are on disk.
     pub(super) fn sync(&self) -> Result<(), StoreError> {
         sync(&self.path).map_err(StoreError::io("synchronise", &self.path))
     }
 }
 
-/// Opens a file to be locked, which is made if it is missing.
+/// Opens a lock file. Creates it if it is missing.
 fn open_lock(path: &Path) -> Result<File, StoreError> {
-    // Looked at first: to open a pipe would block.
+    // Check the type first, because opening a pipe would block.
     if fs::symlink_metadata(path).is_ok_and(|meta| !meta.is_file()) {
         return Err(StoreError::foreign(path, Origin::NoFile));
     }
@@ -127,6 +131,7 @@ fn open_lock(path: &Path) -> Result<File, StoreError> {
         .map_err(StoreError::io("open", path))
 }
 
+/// Converts the result of an attempt to lock into whether the file was locked.
 fn is_locked(tried: Result<(), TryLockError>, path: &Path) -> Result<bool, StoreError> {
     match tried {
         Ok(()) => Ok(true),
@@ -135,7 +140,7 @@ fn is_locked(tried: Result<(), TryLockError>, path: &Path) -> Result<bool, Store
     }
 }
 
-/// Makes a folder with all that lead to it, so that it outlives a crash of the machine too.
+/// Creates a folder and its missing parents, and syncs them to survive a crash of the machine.
 fn make(folder: &Path) -> io::Result<()> {
     let missing: Vec<_> = folder.ancestors().take_while(|f| !f.is_dir()).collect();
     fs::create_dir_all(folder)?;
@@ -145,8 +150,10 @@ fn make(folder: &Path) -> io::Result<()> {
         .try_for_each(sync)
 }
 
-/// Writes a file and removes it. Others may do so at the same time, under the same name, so that
-/// those who die meanwhile leave one file in all.
+/// Checks that the folder is writable, by writing a file and removing it.
+///
+/// All stores use the same file name, possibly at the same time. So processes that die meanwhile leave
+/// at most one file.
 fn probe(folder: &Path) -> io::Result<()> {
     let path = folder.join(PROBE);
     let mut probe = retry_to_create(|| {
@@ -159,13 +166,13 @@ fn probe(folder: &Path) -> io::Result<()> {
     retry(|| remove(&path))
 }
 
-/// Makes a new file for its owner alone; a link of that name is not followed.
+/// Creates a new file that only its owner can read. Does not follow a link of that name.
 pub(super) fn create(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     private(options.write(true).create_new(true)).open(path)
 }
 
-/// Removes a file, if it is there.
+/// Removes a file, if it exists.
 pub(super) fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
@@ -173,7 +180,7 @@ pub(super) fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Lets only the owner read what is made.
+/// Makes new files readable by their owner only.
 fn private(options: &mut OpenOptions) -> &mut OpenOptions {
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(options, 0o600);
@@ -183,7 +190,7 @@ fn private(options: &mut OpenOptions) -> &mut OpenOptions {
 #[cfg(unix)]
 fn sync(folder: &Path) -> io::Result<()> {
     match File::open(folder)?.sync_all() {
-        // There are file systems that cannot, and do not need it or do not care.
+        // Some file systems do not support syncing a folder.
         Err(error)
             if matches!(
                 error.kind(),
@@ -196,7 +203,7 @@ fn sync(folder: &Path) -> io::Result<()> {
     }
 }
 
-/// Elsewhere a folder cannot be opened as a file.
+/// Does nothing. Outside Unix, a folder cannot be opened as a file.
 #[cfg(not(unix))]
 fn sync(_: &Path) -> io::Result<()> {
     Ok(())

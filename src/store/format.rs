@@ -1,4 +1,4 @@
-//! The format of a state file: a header that tells ours from others', then the state.
+//! The format of a state file: a header, then the state.
 //!
 //! ```text
 //!  0   8  magic
@@ -10,8 +10,8 @@
 //! 29   n  key
 //! ```
 //!
-//! Numbers are little-endian. The header has a checksum of its own, so that a save can tell whose
-//! file it replaces without reading the state.
+//! Numbers are little-endian. The header has its own checksum. So a save can check which file it
+//! replaces without reading the state.
 
 use std::io::{self, ErrorKind, Read};
 
@@ -22,13 +22,13 @@ const VERSION: u32 = 1;
 
 /// The length of everything before the key.
 const FIXED: usize = 29;
-/// Where that begins of which the header's checksum is made.
+/// Where the part covered by the header's checksum begins.
 const CHECKED: usize = 16;
 
 /// What a header says about the state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Header {
-    /// Of the header itself.
+    /// The length of the header.
     length: u64,
     state_length: u64,
     state_crc: u32,
@@ -42,7 +42,7 @@ pub(super) enum Flaw {
     Io(io::Error),
 }
 
-/// Makes the header for `state`; `key` is a checked one.
+/// Creates the header for `state`. `key` must be valid.
 pub(super) fn header(key: &str, state: &[u8]) -> Vec<u8> {
     let mut checked = Vec::with_capacity(FIXED + key.len());
     checked.extend(crc32fast::hash(state).to_le_bytes());
@@ -63,7 +63,7 @@ impl Header {
     pub(super) fn read(file: &mut impl Read, key: &str) -> Result<Self, Flaw> {
         let mut header = Vec::with_capacity(FIXED + usize::from(u8::MAX));
         file.take(FIXED as u64).read_to_end(&mut header)?;
-        // A file that ends here may be one of ours that was cut off.
+        // A shorter file may be a state file that was cut off.
         let common = header.len().min(MAGIC.len());
         if header[..common] != MAGIC[..common] {
             return Err(Flaw::Foreign(Origin::NoHeader));
@@ -107,20 +107,24 @@ impl Header {
         file: &mut impl Read,
         file_length: u64,
     ) -> Result<Vec<u8>, Flaw> {
-        // Before anything is allocated: a length that the file does not have is not believed.
-        let there = file_length.saturating_sub(self.length);
-        if there < self.state_length {
-            return Err(Flaw::Damaged(Damage::Missing(self.state_length - there)));
+        // Check the length before allocating, because the length in the header may be wrong.
+        let available = file_length.saturating_sub(self.length);
+        if available < self.state_length {
+            return Err(Flaw::Damaged(Damage::Missing(
+                self.state_length - available,
+            )));
         }
-        if there > self.state_length {
-            return Err(Flaw::Damaged(Damage::TooMany(there - self.state_length)));
+        if available > self.state_length {
+            return Err(Flaw::Damaged(Damage::TooMany(
+                available - self.state_length,
+            )));
         }
         let mut state = Vec::new();
-        usize::try_from(there)
+        usize::try_from(available)
             .ok()
             .and_then(|length| state.try_reserve_exact(length).ok())
             .ok_or(io::Error::from(ErrorKind::OutOfMemory))?;
-        file.take(there).read_to_end(&mut state)?;
+        file.take(available).read_to_end(&mut state)?;
         if crc32fast::hash(&state) != self.state_crc {
             return Err(Flaw::Damaged(Damage::State));
         }
@@ -128,6 +132,7 @@ impl Header {
     }
 }
 
+/// Returns the bytes of a number in the header.
 fn number<const N: usize>(header: &[u8], at: usize) -> Option<[u8; N]> {
     header.get(at..)?.first_chunk().copied()
 }

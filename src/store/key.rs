@@ -1,11 +1,11 @@
-//! What may be a key.
+//! Which keys are valid.
 
 use super::error::{KeyFault, LONGEST_KEY, StoreError};
 
-/// How much of a bad key is shown.
+/// How many characters of an invalid key an error shows.
 const SHOWN: usize = 32;
 
-/// Checks that `key` can be a part of a file name anywhere, and cannot lead out of a folder.
+/// Checks that `key` can be part of a file name on any system, and cannot escape the folder.
 pub(crate) fn check_key(key: &str) -> Result<(), StoreError> {
     let is_allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     let fault = if key.is_empty() {
@@ -22,7 +22,7 @@ pub(crate) fn check_key(key: &str) -> Result<(), StoreError> {
     Err(StoreError::key(shown(key).into(), fault))
 }
 
-/// Escapes and shortens what may be anything.
+/// Escapes and shortens an arbitrary key.
 fn shown(key: &str) -> String {
     let mut shown: String = key
         .chars()

@@ -1,4 +1,4 @@
-//! States in memory.
+//! A store that keeps states in memory.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,10 +10,10 @@ use super::key::check_key;
 use super::state_store::StateStore;
 use crate::sync::{Arc, Mutex, lock};
 
-/// Keeps states in memory, for tests and as a stand-in.
+/// Keeps states in memory, for tests and prototypes.
 ///
-/// Clones share the states; they are gone with the last clone. The keys are those of a
-/// [`FileStore`](crate::store::FileStore), so that a test finds a bad one too.
+/// Clones share the states. The states are dropped with the last clone. Keys are checked as by a
+/// [`FileStore`](crate::store::FileStore), so that a test finds invalid keys too.
 ///
 /// # Examples
 ///
@@ -36,7 +36,7 @@ pub struct MemoryStore {
 // ===== impl MemoryStore =====
 
 impl MemoryStore {
-    /// Makes an empty store.
+    /// Creates an empty store.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -59,7 +59,7 @@ impl StateStore for MemoryStore {
 }
 
 impl fmt::Debug for MemoryStore {
-    /// Shows the keys; a state may be secret.
+    /// Shows only the keys, because a state may be secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MemoryStore")
             .field("keys", &lock(&self.states).keys().collect::<Vec<_>>())

@@ -1,30 +1,29 @@
-//! The names of the files of a key.
+//! The file names of a key.
 //!
-//! Windows and macOS take `jobs` and `Jobs` for the same file, and Windows takes `jobs.` for it
-//! too. So a name is lower-case throughout and never ends with a dot: which letters of the key are
-//! capitals is written behind a `+`, which no key has. The names of files that belong to no key
-//! have no hyphen.
+//! On Windows and macOS, `jobs` and `Jobs` are the same file. On Windows, `jobs.` is that file too. So a
+//! file name is always lower case and never ends with a dot. A suffix after a `+` says which letters of
+//! the key are capitals. No key contains a `+`. Names of files that belong to no key have no hyphen.
 
-/// Begins the name of a state.
+/// The prefix of a state file.
 pub(super) const STATE: &str = "state-";
-/// Begins the name of a state that is being written.
+/// The prefix of a file that is being written.
 pub(super) const TEMPORARY: &str = "tmp-";
-/// Is locked while a state is saved.
+/// The file that is locked during a save.
 pub(super) const LOCK: &str = "lock";
-/// Is locked by the store that has the folder for itself.
+/// The file that is locked by a store with exclusive use of the folder.
 pub(super) const OWNER: &str = "owner";
-/// Is written and removed to find out whether that is possible.
+/// The file that is written and removed to check that the folder is writable.
 pub(super) const PROBE: &str = "probe";
 
-/// How many letters one digit of the suffix tells about.
+/// How many letters of the key one digit of the suffix covers.
 const GROUP: usize = 5;
 const DIGITS: &[u8; 1 << GROUP] = b"0123456789abcdefghijklmnopqrstuv";
 
-/// Returns the name of a file of `key`, which is a checked one.
+/// Returns the name of the file of `key` with `prefix`. The key must be valid.
 pub(super) fn file_name(prefix: &str, key: &str) -> String {
     let mut name = format!("{prefix}{}", key.to_ascii_lowercase());
     let has_capitals = key.bytes().any(|byte| byte.is_ascii_uppercase());
-    // Not a `~`: NTFS makes short names with it, which open the same file.
+    // Not `~`, because NTFS uses it in short names, which open the same file.
     if has_capitals || key.ends_with('.') {
         name.push('+');
     }
@@ -37,7 +36,7 @@ pub(super) fn file_name(prefix: &str, key: &str) -> String {
     name
 }
 
-/// Returns which bytes are capitals, one bit each, the first the lowest.
+/// Returns a bit mask of the bytes that are capitals. The lowest bit is the first byte.
 fn capitals(group: &[u8]) -> usize {
     let bits = group.iter().rev();
     bits.fold(0, |bits, byte| {
@@ -54,7 +53,7 @@ mod tests {
     use super::*;
     use crate::store::check_key;
 
-    /// What a file system that ignores case and trailing dots and spaces makes of a name.
+    /// The name as seen by a file system that ignores case, and dots and spaces at the end.
     fn folded(name: &str) -> String {
         name.trim_end_matches(['.', ' ']).to_lowercase()
     }
@@ -100,7 +99,7 @@ mod tests {
         }
     }
 
-    /// Two keys that a careless naming is likely to mix up.
+    /// Two similar keys that a wrong naming scheme is likely to confuse.
     fn alike() -> impl Strategy<Value = (String, String)> {
         let key = "[a-zA-Z0-9_-][a-zA-Z0-9._-]{0,127}";
         let flips = prop::collection::vec(prop::num::usize::ANY, 0..4);

@@ -1,47 +1,46 @@
-//! Trying again what fails for a moment only.
+//! Retries operations that fail with a transient error.
 //!
-//! On Windows a virus scanner or an indexer may have a file open that is to be replaced.
+//! On Windows, a virus scanner or an indexer may have a file open that is to be replaced.
 
 use std::io::{self, ErrorKind};
 use std::thread;
 use std::time::Duration;
 
-/// How often something is tried.
+/// How many times an operation is tried.
 const TRIES: u32 = 10;
-/// The pause after the first try; each further one is twice as long, so all of them take half a
-/// second.
+/// The pause after the first try. It doubles after each further try. All pauses take half a second.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 
-/// Windows: another has the file open, or a part of it locked.
+/// Windows error codes: another process has the file open, or has locked part of it.
 const SHARING_VIOLATION: i32 = 32;
 const LOCK_VIOLATION: i32 = 33;
 
-/// Runs `operation` until it succeeds, fails for good, or was tried often enough.
+/// Runs `operation` until it succeeds, fails with a lasting error, or was tried [`TRIES`] times.
 pub(super) fn retry<T>(operation: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     retry_with(
         operation,
-        |error| is_passing(error, cfg!(windows)),
+        |error| is_transient(error, cfg!(windows)),
         thread::sleep,
     )
 }
 
-/// As [`retry`], for what another may also make at the same moment.
+/// Like [`retry`], for a file that another process may create at the same time.
 pub(super) fn retry_to_create<T>(operation: impl FnMut() -> io::Result<T>) -> io::Result<T> {
-    let is_passing = |error: &io::Error| {
-        error.kind() == ErrorKind::AlreadyExists || is_passing(error, cfg!(windows))
+    let is_transient = |error: &io::Error| {
+        error.kind() == ErrorKind::AlreadyExists || is_transient(error, cfg!(windows))
     };
-    retry_with(operation, is_passing, thread::sleep)
+    retry_with(operation, is_transient, thread::sleep)
 }
 
 fn retry_with<T>(
     mut operation: impl FnMut() -> io::Result<T>,
-    is_passing: impl Fn(&io::Error) -> bool,
+    is_transient: impl Fn(&io::Error) -> bool,
     mut sleep: impl FnMut(Duration),
 ) -> io::Result<T> {
     let mut pause = FIRST_PAUSE;
     for _ in 1..TRIES {
         match operation() {
-            Err(error) if is_passing(&error) => sleep(pause),
+            Err(error) if is_transient(&error) => sleep(pause),
             done => return done,
         }
         pause *= 2;
@@ -49,11 +48,12 @@ fn retry_with<T>(
     operation()
 }
 
-/// Returns whether the operation may succeed when it is tried again.
-fn is_passing(error: &io::Error, is_windows: bool) -> bool {
+/// Returns whether the operation may succeed if it is tried again.
+fn is_transient(error: &io::Error, is_windows: bool) -> bool {
     match error.kind() {
         ErrorKind::ResourceBusy | ErrorKind::Interrupted => true,
-        // There a file that is open cannot be replaced, and one that is being removed not be made.
+        // On Windows, a file that is open cannot be replaced, and a file that is being removed cannot be
+        // created.
         ErrorKind::PermissionDenied => is_windows,
         _ => {
             let code = error.raw_os_error();
@@ -66,7 +66,7 @@ fn is_passing(error: &io::Error, is_windows: bool) -> bool {
 mod tests {
     use super::*;
 
-    /// Fails `failures` times with `error`; gives the result, the tries, and the pauses in all.
+    /// Fails `failures` times with `error`. Returns the result, the number of tries and the total pause.
     fn run(failures: u32, error: impl Fn() -> io::Error) -> (io::Result<u32>, u32, Duration) {
         let (mut tries, mut paused) = (0, Duration::ZERO);
         let operation = || {
@@ -79,7 +79,7 @@ mod tests {
         };
         let result = retry_with(
             operation,
-            |error| is_passing(error, true),
+            |error| is_transient(error, true),
             |pause| paused += pause,
         );
         (result, tries, paused)
@@ -116,15 +116,15 @@ mod tests {
         let denied = || io::Error::from(ErrorKind::PermissionDenied);
         let raw = io::Error::from_raw_os_error;
         for error in [denied(), raw(SHARING_VIOLATION), raw(LOCK_VIOLATION)] {
-            assert!(is_passing(&error, true), "{error}");
+            assert!(is_transient(&error, true), "{error}");
         }
-        // 32 is a broken pipe on Unix, and a denial stays one.
+        // On Unix, 32 is a broken pipe, and a denial is lasting.
         for error in [denied(), raw(SHARING_VIOLATION), raw(LOCK_VIOLATION)] {
-            assert!(!is_passing(&error, false), "{error}");
+            assert!(!is_transient(&error, false), "{error}");
         }
         for is_windows in [true, false] {
-            assert!(is_passing(&ErrorKind::ResourceBusy.into(), is_windows));
-            assert!(!is_passing(&ErrorKind::NotFound.into(), is_windows));
+            assert!(is_transient(&ErrorKind::ResourceBusy.into(), is_windows));
+            assert!(!is_transient(&ErrorKind::NotFound.into(), is_windows));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The file of one key: read, or replaced as a whole.
+//! The state file of one key. It is read or replaced as a whole.
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
@@ -35,7 +35,7 @@ impl StateFile {
         })
     }
 
-    /// Puts a new state in the place of the earlier one; `None` if another has locked the folder.
+    /// Replaces the state. Returns `None` if another store has locked the folder.
     pub(super) fn try_replace(
         &self,
         header: &[u8],
@@ -56,14 +56,14 @@ impl StateFile {
                 .map_err(StoreError::io("replace", &self.state))
         });
         if written.is_err() {
-            // As far as it can be: the next save removes it too.
+            // Best effort. The next save removes it too.
             let _ = fs::remove_file(&self.temporary);
         }
         written?;
         self.folder.sync()
     }
 
-    /// Checks that no file but one of ours is going to be replaced.
+    /// Checks that the file to be replaced, if any, is a state file of this key.
     fn check_ours(&self) -> Result<(), StoreError> {
         let Some(mut file) = self.open()? else {
             return Ok(());
@@ -74,7 +74,7 @@ impl StateFile {
         }
     }
 
-    /// Writes the temporary file, through to the disk.
+    /// Writes the temporary file and syncs it to disk.
     fn write(&self, header: &[u8], state: &[u8]) -> Result<(), StoreError> {
         retry(|| remove(&self.temporary)).map_err(StoreError::io("remove", &self.temporary))?;
         retry(|| create(&self.temporary))
@@ -86,8 +86,9 @@ impl StateFile {
             .map_err(StoreError::io("write", &self.temporary))
     }
 
-    /// Reads the state, if one was ever saved. The folder need not be locked: what has the name is
-    /// whole, and stays so for who has opened it.
+    /// Reads the state. Returns `None` if no state was ever saved.
+    ///
+    /// This needs no lock, because the file is always complete. An open file is not changed by a save.
     pub(super) fn read(&self) -> Result<Option<Bytes>, StoreError> {
         let Some(mut file) = self.open()? else {
             return Ok(None);
@@ -102,10 +103,10 @@ impl StateFile {
         }
     }
 
-    /// Opens the state's file, if there is one.
+    /// Opens the state file. Returns `None` if it does not exist.
     fn open(&self) -> Result<Option<File>, StoreError> {
         let opened = retry(|| {
-            // Looked at first: to open a pipe would block.
+            // Check the type first, because opening a pipe would block.
             let meta = fs::symlink_metadata(&self.state)?;
             let open = || File::open(&self.state);
             meta.is_file().then(open).transpose()
@@ -114,7 +115,7 @@ impl StateFile {
             Ok(Some(file)) => Ok(Some(file)),
             Ok(None) => Err(StoreError::foreign(&self.state, Origin::NoFile)),
             Err(error) => {
-                // Nothing was saved, or everything is gone: not the same.
+                // Tell "no state was saved" from "the folder is missing".
                 self.folder.check()?;
                 match error.kind() {
                     ErrorKind::NotFound => Ok(None),
@@ -141,8 +142,8 @@ mod tests {
 
     use super::*;
 
-    /// On Windows a state below a file is `NotFound`, as one that was never saved; here too, when
-    /// the state is looked for elsewhere.
+    /// On Windows, a path below a regular file gives `NotFound`, as if no state was saved. The test
+    /// gets the same error on every system from a path that does not exist.
     #[test]
     fn a_missing_state_is_an_error_where_the_folder_is_none() {
         let path = std::env::temp_dir().join(format!("no-folder-{}", std::process::id()));

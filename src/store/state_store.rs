@@ -1,4 +1,4 @@
-//! State that outlives the process: saved at the end of one, loaded at the start of the next.
+//! The trait of a store.
 
 use std::future::Future;
 
@@ -7,24 +7,25 @@ use bytes::Bytes;
 use crate::error::BoxError;
 use crate::sync::Arc;
 
-/// Keeps states over a restart: each under a key, and of each the latest.
+/// Keeps states over a restart. For each key, it keeps the latest state.
 ///
-/// [`FileStore`](super::FileStore) keeps them in a folder and [`MemoryStore`](super::MemoryStore) in memory, for tests. A store of your
-/// own (Redis, S3, a table) implements the two methods as plain `async fn`s.
+/// [`FileStore`](super::FileStore) keeps states in a folder. [`MemoryStore`](super::MemoryStore) keeps
+/// them in memory, for tests. Your own store (Redis, S3, a database table) implements the two methods
+/// as `async fn`s.
 ///
-/// The keys that this crate gives to a store have 1 to 128 bytes, only ASCII letters, digits, `.`,
-/// `_` and `-`, and do not begin with `.`, so that they can be part of a file name, a URL or a
-/// query as they are. They differ by case too.
+/// The keys that this crate passes to a store have 1 to 128 bytes. They contain only ASCII letters,
+/// digits, `.`, `_` and `-`, and do not begin with `.`. So they can be part of a file name, a URL or
+/// a query without escaping. Keys are case-sensitive.
 ///
-/// # What a store has to keep
+/// # Requirements
 ///
-/// - Once `save` has returned `Ok`, `load` gives that state, or one saved later.
-/// - A state is replaced as a whole: a save that fails, that is dropped, or that dies with its
-///   process leaves the earlier state or the new one, never a part or a mixture.
-/// - A state that is there and cannot be read is an error, never `None`.
+/// - After `save` has returned `Ok`, `load` returns that state or a later one.
+/// - A state is replaced as a whole. If a save fails, is dropped or dies with its process, the
+///   earlier state or the new one is there, never a part or a mixture.
+/// - A state that exists and cannot be read is an error, never `None`.
 ///
-/// It is made for generic code and cannot be a `dyn`; a store that is chosen at run time is an enum
-/// of your own.
+/// The trait is for generic code and is not `dyn`-compatible. To choose a store at run time, use an
+/// enum.
 ///
 /// # Examples
 ///
@@ -36,7 +37,7 @@ use crate::sync::Arc;
 /// use tower_lifecycle::BoxError;
 ///
 /// #[derive(Default)]
-/// struct Table(RwLock<BTreeMap<String, Bytes>>); // or a connection to one
+/// struct Table(RwLock<BTreeMap<String, Bytes>>); // or a connection to a database
 ///
 /// impl StateStore for Table {
 ///     type Error = BoxError;
@@ -59,27 +60,27 @@ use crate::sync::Arc;
 /// # Ok(()) }
 /// ```
 pub trait StateStore: Send + Sync + 'static {
-    /// What a save or a load can fail with.
+    /// The error of a save or a load.
     type Error: Into<BoxError>;
 
-    /// Saves `state` under `key`, in place of the one that was there.
+    /// Saves `state` under `key`, replacing the earlier state.
     ///
     /// # Errors
     ///
-    /// Says why the state is not known to be saved; the earlier one or the new one is there.
+    /// Returns an error if the state may not be saved. The earlier state or the new one is there.
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped, the earlier state or the new one is there, and a store may still
-    /// finish the write by itself.
+    /// If the future is dropped, the earlier state or the new one is there. A store may still finish
+    /// the write on its own.
     fn save(&self, key: &str, state: Bytes)
     -> impl Future<Output = Result<(), Self::Error>> + Send;
 
-    /// Loads the state that was saved last under `key`, or `None` if none ever was.
+    /// Loads the state that was last saved under `key`. Returns `None` if no state was ever saved.
     ///
     /// # Errors
     ///
-    /// Says why it cannot be known or read.
+    /// Returns an error if the state cannot be read, or if it is unknown whether there is one.
     ///
     /// # Cancel safety
     ///

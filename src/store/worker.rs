@@ -1,8 +1,8 @@
-//! The thread of a store, which does its work on the disk.
+//! The thread of a store, which does the disk I/O.
 //!
-//! It is the store's own: tokio's blocking pool may be full of what hangs when the last state is to
-//! be saved. It does one thing after another. What has to wait for another process waits in turn,
-//! and what needs no turn goes on meanwhile.
+//! The store has its own thread because tokio's blocking pool may be full of blocked work when the last
+//! state is saved. The thread runs one job at a time. Jobs that may have to wait for another process are
+//! queued. Other jobs run meanwhile.
 
 use std::collections::VecDeque;
 use std::io;
@@ -13,10 +13,10 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-/// How often it is tried anew what has to wait.
+/// How long to wait before a queued job is tried again.
 pub(super) const RETRY: Duration = Duration::from_millis(5);
 
-/// A handle to the thread, which ends with the last one, when its work is done.
+/// A handle to the thread. The thread ends when all handles are dropped and its work is done.
 #[derive(Clone)]
 pub(super) struct Worker {
     jobs: mpsc::Sender<Job>,
@@ -24,19 +24,19 @@ pub(super) struct Worker {
 
 enum Job {
     Now(Box<dyn FnOnce() + Send>),
-    InTurn(Box<dyn Turn>),
+    Queued(Box<dyn Attempt>),
 }
 
-/// Work that may have to wait.
-trait Turn: Send {
-    /// Returns whether it is done.
+/// A job that may have to wait.
+trait Attempt: Send {
+    /// Tries to do the job. Returns whether it is done.
     fn attempt(&mut self) -> bool;
 
-    /// Returns whether nobody waits for it any more.
+    /// Returns whether the caller has stopped waiting.
     fn is_given_up(&self) -> bool;
 }
 
-struct Attempts<F, T> {
+struct QueuedJob<F, T> {
     attempt: Option<F>,
     caller: Option<oneshot::Sender<T>>,
 }
@@ -52,25 +52,29 @@ impl Worker {
         Ok(Self { jobs })
     }
 
-    /// Does `work` as soon as the thread has time; it is done whether or not the future is dropped.
+    /// Does `work` as soon as the thread is free, even if the future is dropped.
     pub(super) async fn now<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> io::Result<T> {
         let (caller, result) = oneshot::channel();
-        let work = move || drop(caller.send(work()));
+        let work = move || {
+            // Fails if the caller has stopped waiting.
+            let _ = caller.send(work());
+        };
         self.send(Job::Now(Box::new(work)))?;
         result.await.map_err(|_| has_ended())
     }
 
-    /// Calls `attempt` until it breaks, after all that came here before; if the future is dropped
-    /// it is called once more at most.
-    pub(super) async fn in_turn<T: Send + 'static>(
+    /// Queues `attempt`. Calls it repeatedly until it returns `Break`, after all earlier queued jobs.
+    ///
+    /// After the future is dropped, `attempt` is called at most once more.
+    pub(super) async fn queue<T: Send + 'static>(
         &self,
         attempt: impl FnMut() -> ControlFlow<T> + Send + 'static,
     ) -> io::Result<T> {
         let (caller, result) = oneshot::channel();
-        self.send(Job::InTurn(Box::new(Attempts {
+        self.send(Job::Queued(Box::new(QueuedJob {
             attempt: Some(attempt),
             caller: Some(caller),
         })))?;
@@ -83,24 +87,25 @@ impl Worker {
 }
 
 fn run(jobs: &mpsc::Receiver<Job>) {
-    let mut turns = VecDeque::<Box<dyn Turn>>::new();
+    let mut queue = VecDeque::<Box<dyn Attempt>>::new();
     loop {
-        let next = match turns.is_empty() {
-            true => jobs.recv().map_err(RecvTimeoutError::from),
-            false => jobs.recv_timeout(RETRY),
+        let next = if queue.is_empty() {
+            jobs.recv().map_err(RecvTimeoutError::from)
+        } else {
+            jobs.recv_timeout(RETRY)
         };
         match next {
             Ok(Job::Now(work)) => work(),
-            Ok(Job::InTurn(turn)) => turns.push_back(turn),
+            Ok(Job::Queued(job)) => queue.push_back(job),
             Err(RecvTimeoutError::Timeout) => {}
-            // With the last handle went the last caller, so no turn waits.
+            // No handle is left, so no caller waits for a queued job.
             Err(RecvTimeoutError::Disconnected) => return,
         }
-        while turns.front_mut().is_some_and(|turn| turn.attempt()) {
-            turns.pop_front();
+        while queue.front_mut().is_some_and(|job| job.attempt()) {
+            queue.pop_front();
         }
-        // What is left waits for the first of them.
-        turns.retain(|turn| !turn.is_given_up());
+        // The first job has to wait, and so do the others. Drop those whose caller has stopped waiting.
+        queue.retain(|job| !job.is_given_up());
     }
 }
 
@@ -108,9 +113,9 @@ fn has_ended() -> io::Error {
     io::Error::other("it has ended")
 }
 
-// ===== impl Attempts =====
+// ===== impl QueuedJob =====
 
-impl<F, T> Turn for Attempts<F, T>
+impl<F, T> Attempt for QueuedJob<F, T>
 where
     F: FnMut() -> ControlFlow<T> + Send,
     T: Send,
@@ -122,10 +127,11 @@ where
         let ControlFlow::Break(result) = attempt() else {
             return self.is_given_up();
         };
-        // First: what it holds may be the last of an exclusive folder, which is then free.
+        // Drop the closure before sending the result. It may hold the last reference to an exclusive
+        // folder, which is then released.
         self.attempt = None;
         if let Some(caller) = self.caller.take() {
-            // A caller that is gone needs no result.
+            // Fails if the caller has stopped waiting.
             let _ = caller.send(result);
         }
         true
@@ -146,7 +152,7 @@ mod tests {
     use super::*;
     use crate::sync::Arc;
 
-    /// Is slow to be dropped, and tells when it was.
+    /// A value whose drop is slow and sets a flag.
     struct Held(Arc<AtomicBool>);
 
     impl Drop for Held {
@@ -161,7 +167,7 @@ mod tests {
         (Held(Arc::clone(&dropped)), dropped)
     }
 
-    /// It may be the last that keeps a folder from others.
+    /// The value may hold the lock of an exclusive folder.
     #[test]
     fn what_work_holds_is_dropped_before_its_result_is_there() {
         let worker = Worker::start().expect("a thread");
@@ -174,25 +180,25 @@ mod tests {
             let _held = &held;
             ControlFlow::Break(())
         };
-        block_on(worker.in_turn(attempt)).expect("it runs");
+        block_on(worker.queue(attempt)).expect("it runs");
         assert!(dropped.load(Ordering::SeqCst));
     }
 
     #[test]
     fn what_nobody_waits_for_is_dropped_behind_what_is_blocked() {
         let worker = Worker::start().expect("a thread");
-        let blocked = worker.in_turn(|| ControlFlow::<()>::Continue(()));
+        let blocked = worker.queue(|| ControlFlow::<()>::Continue(()));
         let mut blocked = Box::pin(blocked);
         assert!(blocked.as_mut().now_or_never().is_none());
 
         let (held, dropped) = held();
-        let behind = worker.in_turn(move || {
+        let behind = worker.queue(move || {
             let _held = &held;
             ControlFlow::Break(())
         });
         assert!(behind.now_or_never().is_none());
         while !dropped.load(Ordering::SeqCst) {
-            // What needs no turn goes on.
+            // Jobs that are not queued still run.
             block_on(worker.now(|| ())).expect("it runs");
         }
         assert!(blocked.now_or_never().is_none());

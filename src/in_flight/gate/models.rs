@@ -1,11 +1,12 @@
-//! Loom models of the gate, of the registration for force, and of those who wait for milestones.
+//! Loom models of the gate, of the registration for force and of the milestones.
 //!
-//! They are run with `RUSTFLAGS="--cfg tower_lifecycle_loom" cargo test --profile loom --lib gate::`. Each
-//! says which bug was once seeded to see it fail.
+//! Run them with `RUSTFLAGS="--cfg tower_lifecycle_loom" cargo test --profile loom --lib gate::`.
+//! Each model names the bugs that were seeded to see it fail.
 //!
-//! # Which pair is in which model
+//! # Which model covers which pair
 //!
-//! Two that are done at the same time. A turn is one of close, pause, unpause, shed, unshed, force.
+//! Each row names two concurrent operations. A change of phase is one of close, pause, unpause,
+//! shed, unshed, force.
 //!
 //! | the gate | and | in |
 //! |---|---|---|
@@ -37,7 +38,7 @@
 //! | | unpause | `idle_is_of_this_pause`, `drained_is_not_of_an_earlier_pause` |
 //! | | shed, unshed | `turning_loses_no_entry` |
 //! | | force | `who_was_cut_is_known_once_drained` |
-//! | any turn | any turn | `turns_come_one_after_the_other` |
+//! | change of phase | change of phase | `turns_come_one_after_the_other` |
 //! | unpause | close | `unpausing_does_not_open_what_is_closed_for_good`, too |
 //! | scan | scan | `idle_is_told_once` |
 //! | | close | `the_last_leave_wakes_who_waits` |
@@ -64,7 +65,7 @@
 //! | reach | reach | `a_milestone_is_new_once` |
 //! | publish unless | publish | `nothing_is_published_after_the_end` |
 //! | take back | reach, wait | `what_is_taken_back_is_reached_again` |
-// loom's cells are not `Sync`, since it finds out by itself who shares them how.
+// loom's cells are not `Sync`, because loom itself checks how threads share them.
 #![allow(clippy::arc_with_non_send_sync, clippy::unwrap_used)]
 
 mod carrying;
@@ -91,17 +92,17 @@ fn check(model: impl Fn() + Send + Sync + 'static) {
     count_panics();
     PANICS.set(0);
     let mut builder = loom::model::Builder::new();
-    // Enough for every bug that was seeded; without a bound the larger models take hours.
+    // Enough for every seeded bug. Without a bound the larger models take hours.
     builder.preemption_bound = builder.preemption_bound.or(Some(3));
     builder.check(move || {
         model();
-        // Those of wakers and of a scan are contained, and would pass for no panic.
+        // Panics of wakers and of a scan are contained, so they are counted instead.
         assert_eq!(PANICS.get(), 0, "something panicked, and was contained");
     });
 }
 
 thread_local! {
-    /// All threads of a model run on one.
+    /// All threads of a model run on one OS thread.
     static PANICS: Cell<usize> = const { Cell::new(0) };
 }
 
@@ -116,7 +117,7 @@ fn count_panics() {
     });
 }
 
-/// Waits as `Wait` does. A wake-up that is lost shows as a deadlock.
+/// Waits as `Wait` does. A lost wake-up shows as a deadlock.
 fn wait_for(gate: &Gate, events: u32) {
     let mut slot = Slot::NONE;
     block_on(poll_fn(|cx| {
@@ -129,23 +130,24 @@ fn wait_for(gate: &Gate, events: u32) {
     gate.milestones().deregister(slot.take());
 }
 
-/// Waits as a request does, which may have registered before.
+/// Waits as a request does. It may have registered before.
 fn wait_in(shard: &Shard, mut slot: Slot, interests: u32) {
     block_on(poll_fn(|cx| {
-        match shard.register(&mut slot, cx.waker(), interests) {
-            true => Poll::Pending,
-            false => Poll::Ready(()),
+        if shard.register(&mut slot, cx.waker(), interests) {
+            Poll::Pending
+        } else {
+            Poll::Ready(())
         }
     }));
     shard.deregister(slot);
 }
 
-/// Leaves `waker` in the shard, as a poll does.
+/// Registers `waker` in the shard, as a poll does.
 fn register(shard: &Shard, slot: &mut Slot, waker: &Waker) -> bool {
     shard.register(slot, waker, interest::FORCED)
 }
 
-/// Cuts all that is admitted, as the sequence does.
+/// Cuts all admitted work, as the sequence does.
 fn cut(gate: &Gate) {
     gate.force();
     for shard in gate.all_shards() {
@@ -153,7 +155,7 @@ fn cut(gate: &Gate) {
     }
 }
 
-/// A waker that counts. It is none of loom's business, so the count is std's.
+/// A waker that counts wake-ups. Not part of the model, so the count is std's.
 #[derive(Default)]
 struct Woken(Count);
 
@@ -169,7 +171,7 @@ impl Wake for Woken {
     }
 }
 
-/// Runs `act` with `gate` in a thread of its own.
+/// Runs `act` with `gate` in a new thread.
 fn beside<T: 'static>(
     gate: &Arc<Gate>,
     act: impl FnOnce(&Gate) -> T + 'static,

@@ -1,4 +1,4 @@
-//! One thread's part of the gate, or that of what came late.
+//! A shard of the gate: the entries of one thread, or the late entries.
 
 use std::task::Waker;
 
@@ -7,31 +7,31 @@ use crate::in_flight::wakers::{Remembered, Slot, WakerSet};
 use crate::panic;
 use crate::sync::{Arc, AtomicU64, Ordering, Weak};
 
-/// HTTP/1 responses ask their clients to leave.
+/// HTTP/1 responses ask clients to close the connection.
 pub(super) const SHEDDING: u64 = 1 << 0;
 /// New entries are refused: paused, or draining.
 pub(super) const CLOSED: u64 = 1 << 1;
-/// Closed for good: admitted work should come to its end.
+/// Closed for good: admitted work should finish.
 pub(super) const DRAINING: u64 = 1 << 2;
 /// Admitted work is cut.
 pub(super) const FORCED: u64 = 1 << 3;
 
 /// In the late shard: late requests are admitted.
 pub(super) const LATE: u64 = 1 << 4;
-/// In the late shard: the drain has ended, and no request is admitted any more.
+/// In the late shard: the drain has ended and no request is admitted.
 pub(super) const ENDED: u64 = 1 << 5;
 
 const ONE_IN_FLIGHT: u64 = 1 << 6;
 const IN_FLIGHT: u64 = ONE_ENTERED - ONE_IN_FLIGHT;
-/// The top field.
+/// One entry in the top field.
 pub(super) const ONE_ENTERED: u64 = 1 << 32;
-/// Half of what the top field can hold has come: it is carried away (invariant 9).
+/// The top field is half full and is carried to `carried` (invariant 9).
 pub(super) const CARRY: u64 = 1 << 63;
 pub(super) const ENTRY: u64 = ONE_ENTERED + ONE_IN_FLIGHT;
 
-/// What a waker in a shard can wait for.
+/// The events that a waker in a shard can wait for.
 pub(crate) mod interest {
-    /// Clients are asked to leave: a shutdown has begun.
+    /// Clients are asked to close their connections: a shutdown has begun.
     pub(crate) const SHEDDING: u32 = super::SHEDDING as u32;
     /// The shard is closed: new entries are refused.
     pub(crate) const CLOSED: u32 = super::CLOSED as u32;
@@ -41,39 +41,39 @@ pub(crate) mod interest {
     pub(crate) const FORCED: u32 = super::FORCED as u32;
 }
 
-/// One thread's part of the count, or what came late. Two cache lines' worth of alignment, since
-/// processors fetch lines in pairs; the reference counts of the `Arc` lie in the pair before.
+/// A shard of the gate. Aligned to two cache lines, because processors fetch lines in pairs. The
+/// reference counts of the `Arc` are in the pair before.
 #[derive(Debug)]
 #[repr(align(128))]
 pub(crate) struct Shard {
     pub(super) word: AtomicU64,
     pub(super) wakers: WakerSet,
-    /// What makes the word's top field the number of those admitted, while the shard is open: what was
-    /// carried out of the field, less the refusals in it. It wraps below zero. Changed under the gate's
-    /// `turn`.
+    /// Added to the word's top field, this is the number of admitted entries while the shard is
+    /// open: what was carried out of the field, less the refusals in it. It wraps below zero.
+    /// Changed under the gate's `state`.
     carried: AtomicU64,
-    /// As of the closing: the word of a closed shard counts refusals, too.
+    /// The number of admitted entries when the shard was closed. The word of a closed shard counts
+    /// refusals too.
     admitted: AtomicU64,
     refused: AtomicU64,
     aborted: AtomicU64,
-    /// How many requests came in the lame duck, the latest one.
+    /// How many requests arrived in the lame duck.
     arrivals: AtomicU64,
-    /// When the last of them came, by whatever clock the notes are of; zero if there is none.
+    /// When the last of them arrived, by the clock of the notes; zero if there is none.
     last_arrival: AtomicU64,
-    /// Weak: a service that outlives its controller goes on serving, with nobody to tell.
+    /// Weak, so that a service can outlive its controller.
     gate: Weak<Gate>,
 }
 
 // ===== impl Shard =====
 
 impl Shard {
-    /// Makes an open one.
+    /// Creates an open shard.
     pub(super) fn new(gate: Weak<Gate>) -> Self {
         Self::with_word(0, gate)
     }
 
-    /// Makes the one for what enters although the gate is closed: closed from the start, and for
-    /// ever (invariant 2).
+    /// Creates the late shard, which is always closed (invariant 2).
     pub(super) fn late(gate: Weak<Gate>) -> Self {
         Self::with_word(CLOSED, gate)
     }
@@ -92,46 +92,47 @@ impl Shard {
         }
     }
 
-    /// Adds phase bits; the gate does so, under its `turn`.
-    pub(super) fn add(&self, bits: u64) {
-        // Release: pairs with the Acquire of `enter` and `phase`; who sees the bit sees what led to
-        // it. Acquire: pairs with the Release of `leave`, for the scan that follows.
+    /// Sets phase bits. The gate calls it under its `state`.
+    pub(super) fn set_phase(&self, bits: u64) {
+        // Release: pairs with the Acquire of `enter` and `phase`; a thread that sees the bit sees
+        // what came before it. Acquire: pairs with the Release of `leave`, for the scan that
+        // follows.
         let before = self.word.fetch_or(bits, Ordering::AcqRel);
         if !before & bits & CLOSED != 0 {
-            // Relaxed: read under `turn`, too.
+            // Relaxed: it is read under `state`, too.
             self.admitted
                 .store(self.admitted_of(before), Ordering::Relaxed);
         }
     }
 
-    /// Takes phase bits back; the gate does so, under its `turn`.
-    pub(super) fn take(&self, bits: u64) {
-        // Release: pairs with the Acquire of `enter`; who is admitted sees what was done while the
-        // gate was closed.
+    /// Clears phase bits. The gate calls it under its `state`.
+    pub(super) fn clear_phase(&self, bits: u64) {
+        // Release: pairs with the Acquire of `enter`; an admitted entry sees what was done while
+        // the gate was closed.
         let before = self.word.fetch_and(!bits, Ordering::Release);
         if before & bits & CLOSED != 0 {
-            // Relaxed: changed and read under `turn`, too.
+            // Relaxed: it is changed and read under `state`, too.
             let admitted = self.admitted.load(Ordering::Relaxed);
             let carried = admitted.wrapping_sub(before / ONE_ENTERED);
             self.carried.store(carried, Ordering::Relaxed);
         }
     }
 
-    /// Counts one more and asks whether it may; a refused entry has taken itself out again. If it is
-    /// admitted in a lame duck, `arrived` is called.
+    /// Enters and returns `true` if the shard is open. Otherwise counts nothing and returns
+    /// `false`. Calls `arrived` if the entry is admitted in a lame duck.
     #[inline]
     pub(crate) fn enter(&self, arrived: impl FnOnce()) -> bool {
-        // Acquire: pairs with the Release in `add`. Invariant 1.
+        // Acquire: pairs with the Release in `set_phase`. Invariant 1.
         let before = self.word.fetch_add(ENTRY, Ordering::Acquire);
-        // One test for all, so that the lame duck costs nothing outside it.
+        // A single test covers all cases, so that the lame duck costs nothing outside it.
         if before & (CLOSED | SHEDDING | CARRY) == 0 {
             return true;
         }
-        self.enter_turned(before, arrived)
+        self.enter_slow(before, arrived)
     }
 
     #[cold]
-    fn enter_turned(&self, before: u64, arrived: impl FnOnce()) -> bool {
+    fn enter_slow(&self, before: u64, arrived: impl FnOnce()) -> bool {
         self.carry_if_due(before);
         let is_open = before & CLOSED == 0;
         if !is_open {
@@ -142,24 +143,20 @@ impl Shard {
         is_open
     }
 
-    /// Counts one more, whatever the gate says, and gives the shard that it is counted in. If that is
-    /// in a shutdown, `arrived` is called with the shard that notes it.
+    /// Enters even if the gate is closed, and returns the shard that counts the entry. Calls
+    /// `arrived` with the shard that notes the arrival if a shutdown has begun.
     #[inline]
     pub(crate) fn enter_always(self: &Arc<Self>, arrived: impl FnOnce(&Self)) -> Arc<Self> {
-        // Acquire, and one test: as in `enter`.
+        // Acquire and a single test, as in `enter`.
         let before = self.word.fetch_add(ENTRY, Ordering::Acquire);
         if before & (CLOSED | SHEDDING | CARRY) == 0 {
             return Arc::clone(self);
         }
-        self.enter_always_turned(before, arrived)
+        self.enter_always_slow(before, arrived)
     }
 
     #[cold]
-    fn enter_always_turned(
-        self: &Arc<Self>,
-        before: u64,
-        arrived: impl FnOnce(&Self),
-    ) -> Arc<Self> {
+    fn enter_always_slow(self: &Arc<Self>, before: u64, arrived: impl FnOnce(&Self)) -> Arc<Self> {
         self.carry_if_due(before);
         // A lame duck may be paused at the same time.
         let in_lame_duck = before & (SHEDDING | DRAINING) == SHEDDING;
@@ -169,12 +166,12 @@ impl Shard {
             }
             return Arc::clone(self);
         }
-        // Without a gate nobody is left who could wait for it.
+        // Without a gate, nothing waits for the count.
         let Some(gate) = self.gate.upgrade() else {
             return Arc::clone(self);
         };
-        // Relaxed: published by the Release of the undo, which a scan that finds the shard empty has
-        // acquired.
+        // Relaxed: published by the Release of the undo, which a scan that finds the shard empty
+        // has acquired.
         let late_before = gate.late.word.fetch_add(ENTRY, Ordering::Relaxed);
         gate.late.carry_if_due(late_before);
         if in_lame_duck {
@@ -186,13 +183,14 @@ impl Shard {
         Arc::clone(&gate.late)
     }
 
-    /// Counts one more that its own shard has refused, in the late shard, if late requests are served.
+    /// Enters the late shard, for a request that its own shard refused. Returns `None` if late
+    /// requests are not served.
     #[cold]
     pub(crate) fn enter_late(&self) -> Option<Arc<Self>> {
         self.enter_late_shard(|word| word & LATE != 0)
     }
 
-    /// The same for a request that waited for the readiness of an inner service.
+    /// Enters the late shard, for a request that waited for the readiness of an inner service.
     #[cold]
     pub(crate) fn enter_awaited(&self) -> Option<Arc<Self>> {
         self.enter_late_shard(|word| word & ENDED == 0)
@@ -200,32 +198,34 @@ impl Shard {
 
     fn enter_late_shard(&self, admits: impl FnOnce(u64) -> bool) -> Option<Arc<Self>> {
         let late = Arc::clone(&self.gate.upgrade()?.late);
-        // Acquire: pairs with the Release in `add`. Invariant 7.
+        // Acquire: pairs with the Release in `set_phase`. Invariant 7.
         let before = late.word.fetch_add(ONE_IN_FLIGHT, Ordering::Acquire);
         if !admits(before) {
             late.leave();
             return None;
         }
-        // Not before: the count of the admitted never falls. Relaxed: a figure to look at.
+        // Not earlier, because the count of admitted entries never falls. Relaxed: for display
+        // only.
         let before = late.word.fetch_add(ONE_ENTERED, Ordering::Relaxed);
         late.carry_if_due(before);
         Some(late)
     }
 
-    /// Whether a drain has ended, or never was: what waits is refused.
+    /// Returns whether the drain has ended, or the gate is gone: waiting requests are refused.
     pub(crate) fn has_ended(&self) -> bool {
         let gate = self.gate.upgrade();
         gate.is_none_or(|gate| gate.late.phase() & ENDED != 0)
     }
 
-    /// Whether late requests are served.
+    /// Returns whether late requests are served.
     pub(crate) fn serves_late(&self) -> bool {
         let gate = self.gate.upgrade();
         gate.is_some_and(|gate| gate.late.phase() & LATE != 0)
     }
 
-    /// Counts a request, in the late shard, that waits for the readiness of an inner service; `false`,
-    /// and does not, if the drain has ended. It is none of the admitted yet.
+    /// Counts a request that waits for the readiness of an inner service in the late shard. Returns
+    /// `false`, and counts nothing, if the drain has ended. The request is not counted as admitted
+    /// yet.
     #[cold]
     pub(crate) fn begin_waiting(&self) -> bool {
         let Some(gate) = self.gate.upgrade() else {
@@ -240,10 +240,10 @@ impl Shard {
         waits
     }
 
-    /// Takes it out again. Force cuts it.
+    /// Removes the waiting request from the count. Notes it as cut if the shard is forced.
     #[cold]
     pub(crate) fn end_waiting(&self) {
-        // If the gate is gone, nobody waits for the count.
+        // If the gate is gone, nothing waits for the count.
         if let Some(gate) = self.gate.upgrade() {
             if self.is_forced() {
                 gate.late.note_aborted();
@@ -255,15 +255,15 @@ impl Shard {
     #[cold]
     pub(super) fn undo_entry(&self) {
         // Release: pairs with the Acquire in `is_closed_and_empty`.
-        // It stays in the top field: how many of those are refusals is known by when they came.
+        // It stays in the top field: entries that came while the shard was closed are refusals.
         let before = self.word.fetch_sub(ONE_IN_FLIGHT, Ordering::Release);
-        // While it was there, a scan may have found the shard not empty (invariant 4).
+        // A scan may have seen this entry and found the shard not empty (invariant 4).
         if before & IN_FLIGHT == ONE_IN_FLIGHT {
             self.scan_gate();
         }
     }
 
-    /// Takes one out.
+    /// Removes an entry.
     #[inline]
     pub(crate) fn leave(&self) {
         // Release: pairs with the Acquire in `is_closed_and_empty`.
@@ -273,21 +273,21 @@ impl Shard {
         }
     }
 
-    /// Takes one out that is dropped by the end of its runtime (invariant 10).
+    /// Removes an entry that its runtime dropped as it ended (invariant 10).
     pub(crate) fn leave_killed(&self) {
         let Some(gate) = self.gate.upgrade() else {
             return self.leave();
         };
-        let mut turn = gate.turn();
-        turn.killed += 1;
+        let mut state = gate.state();
+        state.killed += 1;
         // Release: as in `leave`.
         self.word.fetch_sub(ONE_IN_FLIGHT, Ordering::Release);
-        drop(turn);
+        drop(state);
         gate.scan();
     }
 
-    /// `extern "C"`, since a function of that kind does not unwind: the drop of a guard then needs no
-    /// landing pads for it. What could panic in it is contained.
+    /// `extern "C"` functions do not unwind, so the drop of a guard needs no landing pads for this
+    /// call. Panics in it are contained.
     #[cold]
     extern "C" fn scan_gate(&self) {
         panic::contained(|| {
@@ -299,7 +299,7 @@ impl Shard {
 
     #[inline]
     pub(super) fn phase(&self) -> u64 {
-        // Acquire: pairs with the Release in `add`.
+        // Acquire: pairs with the Release in `set_phase`.
         self.word.load(Ordering::Acquire)
     }
 
@@ -313,7 +313,7 @@ impl Shard {
         self.phase() & CLOSED != 0
     }
 
-    /// Whether what has just been refused was so by a pause, which may be over by now.
+    /// Returns whether the last refusal came from a pause, which may be over by now.
     pub(crate) fn is_paused(&self) -> bool {
         !self.is_draining()
     }
@@ -328,17 +328,20 @@ impl Shard {
         self.phase() & FORCED != 0
     }
 
-    /// Registers `waker` for any of `interests`; `false` if one has come already.
+    /// Registers `waker` for any of `interests`. Returns `false` if one of them has already
+    /// happened.
     pub(crate) fn register(&self, slot: &mut Slot, waker: &Waker, interests: u32) -> bool {
         let happened = || self.phase() & u64::from(interests) != 0;
         let registered = self.wakers.register(slot, waker, interests, happened);
         registered.is_some()
     }
 
-    /// Registers `waker` for the force; `false` if that has come already. By one who remembers which
-    /// waker it has registered: the same one again need not take the lock, for either it is in the set
-    /// still, or it was woken, and finds at its next look that force has come. That is so because force
-    /// is never taken back; no other interest is like that.
+    /// Registers `waker` for the force. Returns `false` if the force has already happened.
+    ///
+    /// The caller remembers which waker it has registered, so the same waker again does not take
+    /// the lock. Either it is still in the set, or it was woken and the caller sees the force at
+    /// its next check. This works only because a force is never taken back, which is not true of
+    /// other interests.
     #[inline]
     pub(crate) fn register_for_force(
         &self,
@@ -349,7 +352,7 @@ impl Shard {
         if self.wakers.is_remembered(*remembered, waker) {
             return true;
         }
-        // Before foreign code runs, which may panic: the drop of the former waker.
+        // Before the former waker is dropped, which may panic.
         *remembered = Remembered::NONE;
         let registered = match slot.is_registered() {
             false => {
@@ -367,55 +370,58 @@ impl Shard {
         (self.wakers).register(slot, waker, interest::FORCED, || self.is_forced())
     }
 
-    /// Out of line and `extern "C"` (see `scan_gate`). It takes the slot by value: a reference into a
-    /// guard would keep the compiler from holding that in registers.
+    /// Out of line and `extern "C"` (see `scan_gate`). It takes the slot by value, because a
+    /// reference into a guard would keep the compiler from holding the guard in registers.
     #[cold]
     #[inline(never)]
     pub(crate) extern "C" fn deregister(&self, slot: Slot) {
         panic::contained(|| self.wakers.remove(slot));
     }
 
-    /// Wakes the next batch of those registered for `interests`; `false` when there are no more.
+    /// Wakes the next batch of wakers that are registered for `interests`. Returns `false` when
+    /// there are no more.
     pub(crate) fn wake_batch(&self, interests: u32, cursor: &mut usize) -> bool {
         self.wakers.wake_batch(interests, cursor)
     }
 
-    /// Notes that an entry was refused for good: not one that is exempt, and served uncounted.
+    /// Notes that an entry was refused for good. Exempt requests, which are served uncounted, are
+    /// not noted.
     #[cold]
     pub(crate) fn note_refused(&self) {
-        // Relaxed: a figure to look at.
+        // Relaxed: for display only.
         self.refused.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Notes that a request came in the lame duck, and when.
+    /// Notes that a request arrived in the lame duck, and when.
     pub(crate) fn note_arrival(&self, at: u64) {
         // Relaxed: published by the Release below.
         self.last_arrival.fetch_max(at, Ordering::Relaxed);
-        // Release: pairs with the Acquire in `arrivals`; who counts it sees when it came.
+        // Release: pairs with the Acquire in `arrivals`; a thread that sees the count sees the
+        // time.
         self.arrivals.fetch_add(1, Ordering::Release);
     }
 
-    /// Forgets those of an earlier lame duck, before the next one begins.
+    /// Forgets the arrivals of an earlier lame duck, before the next one begins.
     pub(super) fn forget_arrivals(&self) {
-        // Relaxed: published by the Release in `add`. Only one who entered in the earlier lame duck
-        // and has been held up since then may still be counted in the next.
+        // Relaxed: published by the Release in `set_phase`. An entry that entered in the earlier
+        // lame duck and has been delayed since may still be counted in the next one.
         self.arrivals.store(0, Ordering::Relaxed);
         self.last_arrival.store(0, Ordering::Relaxed);
     }
 
-    /// Wakes all of those registered for `interests`.
+    /// Wakes all wakers that are registered for `interests`.
     pub(crate) fn wake_all(&self, interests: u32) {
         self.wakers.wake_all(interests);
     }
 
-    /// Notes that an entry of this shard is being cut.
+    /// Notes that an entry of this shard was cut.
     pub(crate) fn note_aborted(&self) {
         // Relaxed: published by the Release of the `leave` that follows.
         self.aborted.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Carries half of the word's top field away before it would wrap (invariant 9), if that is due as
-    /// of the word `before`.
+    /// Carries half of the word's top field before it overflows (invariant 9), if `before` shows
+    /// that it is due.
     pub(super) fn carry_if_due(&self, before: u64) {
         if before & CARRY != 0 {
             self.carry();
@@ -426,41 +432,42 @@ impl Shard {
     #[inline(never)]
     fn carry(&self) {
         let gate = self.gate.upgrade();
-        // Without a gate there is nobody who could read it.
-        let _turn = gate.as_ref().map(|gate| gate.turn());
-        // Relaxed: the count is read and carried under `turn`.
+        // Without a gate, nothing reads the count.
+        let _state = gate.as_ref().map(|gate| gate.state());
+        // Relaxed: the count is read and carried under `state`.
         let carried = self.word.fetch_and(!CARRY, Ordering::Relaxed) & CARRY;
-        // Zero if another one has carried it since.
+        // Zero if another thread has carried it.
         self.carried
             .fetch_add(carried / ONE_ENTERED, Ordering::Relaxed);
     }
 
-    /// How many were admitted by the time of `word`, of an open shard; called under the gate's `turn`.
+    /// Returns how many entries were admitted when an open shard had this `word`. Called under the
+    /// gate's `state`.
     fn admitted_of(&self, word: u64) -> u64 {
-        // Relaxed: it is changed under `turn`.
+        // Relaxed: it is changed under `state`.
         let carried = self.carried.load(Ordering::Relaxed);
         carried.wrapping_add(word / ONE_ENTERED)
     }
 
     pub(super) fn is_closed_and_empty(&self) -> bool {
-        // Acquire: pairs with the Release of `leave` and of the undo. What was done in flight is seen
-        // by who is told that it drained; and an entry that has moved to `late` is seen there by who
-        // looks at that next.
+        // Acquire: pairs with the Release of `leave` and of the undo. A waiter for the drain sees
+        // what was done in flight. An entry that has moved to `late` is visible there to a scan
+        // that reads `late` next.
         let word = self.word.load(Ordering::Acquire);
         word & (CLOSED | IN_FLIGHT) == CLOSED
     }
 
-    /// How many were admitted; called under the gate's `turn`.
+    /// Returns how many entries were admitted. Called under the gate's `state`.
     pub(super) fn admitted(&self) -> u64 {
-        // Relaxed: what else it is made of is changed under `turn`.
+        // Relaxed: the other values are changed under `state`.
         match self.word.load(Ordering::Relaxed) {
             word if word & CLOSED == 0 => self.admitted_of(word),
             _ => self.admitted.load(Ordering::Relaxed),
         }
     }
 
-    /// How many were admitted to the late shard, whose word counts no refusals; called under the gate's
-    /// `turn`.
+    /// Returns how many entries the late shard admitted; its word counts no refusals. Called under
+    /// the gate's `state`.
     pub(super) fn admitted_late(&self) -> u64 {
         // Relaxed: as in `admitted`.
         self.admitted_of(self.word.load(Ordering::Relaxed))
@@ -475,7 +482,7 @@ impl Shard {
         self.aborted.load(Ordering::Relaxed)
     }
 
-    /// Returns how many requests came in the lame duck, and when the last one did.
+    /// Returns how many requests arrived in the lame duck, and when the last one did.
     pub(super) fn arrivals(&self) -> (u64, u64) {
         // Acquire: pairs with the Release in `note_arrival`.
         let count = self.arrivals.load(Ordering::Acquire);
@@ -484,7 +491,7 @@ impl Shard {
     }
 
     pub(super) fn in_flight(&self) -> u64 {
-        // Relaxed: a figure to look at; nothing is concluded from it.
+        // Relaxed: for display only.
         (self.word.load(Ordering::Relaxed) & IN_FLIGHT) / ONE_IN_FLIGHT
     }
 }

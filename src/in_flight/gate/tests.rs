@@ -1,9 +1,9 @@
-//! Unit tests of the gate; what happens at the same time is in `models.rs`.
+//! Unit tests of the gate. Concurrent operations are tested in `models.rs`.
 
 use super::*;
 
 impl Gate {
-    /// What a trigger does, without the controller.
+    /// Drains as a trigger does, without the controller.
     pub(super) fn drain(&self) {
         self.close();
         self.milestones.reach(event::CLOSED);
@@ -20,7 +20,7 @@ mod unit {
     use super::shard::{ENTRY, ONE_ENTERED};
     use super::*;
 
-    /// A thread's own count and wakers are to be fetched together, and nobody else's with them.
+    /// The count and the wakers of a thread share two cache lines with nothing else.
     #[cfg(target_pointer_width = "64")]
     #[test]
     fn a_shard_fills_its_two_cache_lines_and_no_more() {
@@ -52,7 +52,7 @@ mod unit {
         );
     }
 
-    /// So many that have entered, as if they had come one by one, and left.
+    /// Returns a gate that `entered` entries have entered and left.
     fn after(entered: u64) -> Arc<Gate> {
         let gate = Gate::new(1, 0);
         let word = &gate.shards()[0].word;
@@ -60,26 +60,26 @@ mod unit {
         gate
     }
 
-    /// Half of what the word's top field can hold, which is carried away, and all of it.
+    /// Half of what the top field of the word can hold, which is carried, and all of it.
     const HALF: u64 = 1 << 31;
     const ALL: u64 = u32::MAX as u64;
 
     #[test]
     fn the_admitted_count_does_not_wrap() {
         let enter: [fn(&Arc<Shard>); 2] = [
-            |shard| assert!(shard.enter(|| panic!("it is no late arrival"))),
-            |shard| drop(shard.enter_always(|_| panic!("nor is this one"))),
+            |shard| assert!(shard.enter(|| panic!("not a late arrival"))),
+            |shard| drop(shard.enter_always(|_| panic!("not a late arrival"))),
         ];
         for enter in enter {
             let gate = Gate::new(1, 0);
             let shard = &gate.shards()[0];
             let mut admitted = 0;
-            // In all it is more than three times what the field can hold.
+            // The sum is more than three times what the field can hold.
             for jump in [HALF - 2, HALF - 1, HALF, HALF - 3, HALF - 1, HALF - 4, HALF] {
                 let before = shard.word.fetch_add(jump * ONE_ENTERED, Ordering::Relaxed);
                 assert!(
                     before / ONE_ENTERED + jump <= ALL,
-                    "as if they came one by one"
+                    "as if they entered one by one"
                 );
                 admitted += jump;
                 for in_flight in 1..=5 {
@@ -134,7 +134,7 @@ mod unit {
     fn a_late_request_that_is_refused_was_never_counted_as_admitted() {
         let gate = Gate::new(1, 0);
         gate.begin_drain(false);
-        // Refused, and no reader may have seen it: the top field was not touched.
+        // Refused without touching the top field, so no reader has seen it as admitted.
         assert!(gate.shards()[0].enter_late().is_none());
         assert_eq!(gate.late.phase() / ONE_ENTERED, 0);
     }
@@ -145,7 +145,7 @@ mod unit {
             let gate = after(HALF);
             let shard = &gate.shards()[0];
             gate.pause();
-            // The first half of an `enter`, whose thread is held up.
+            // The first half of an `enter` whose thread is then delayed.
             let before = shard.word.fetch_add(ENTRY, Ordering::Relaxed);
             assert_ne!(before & CLOSED, 0);
             shard.carry_if_due(before);
@@ -240,7 +240,7 @@ mod unit {
         assert!(gate.shards()[0].is_shedding());
     }
 
-    /// Enters as a request of the layers does, and tells whether it was taken for a late arrival.
+    /// Enters as a request of the layers does. Returns whether it was noted as a late arrival.
     fn arrives(shard: &Arc<Shard>, always: bool) -> bool {
         let mut arrived = false;
         if always {
@@ -263,14 +263,14 @@ mod unit {
         gate.shed();
         assert_eq!(arrive(), (true, true));
         gate.pause();
-        assert_eq!(arrive(), (false, true), "one is refused, and the other not");
+        assert_eq!(arrive(), (false, true), "only the first is refused");
         gate.unpause();
         gate.unshed();
         assert_eq!(arrive(), (false, false));
         gate.shed();
         gate.drain();
         assert_eq!(arrive(), (false, true), "noted by the late shard");
-        assert_eq!(gate.in_flight(), 9, "twelve, less three that were refused");
+        assert_eq!(gate.in_flight(), 9, "twelve entered and three were refused");
     }
 
     #[test]

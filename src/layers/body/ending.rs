@@ -1,4 +1,4 @@
-//! The body that ends when its turn has come.
+//! A response body that is ended at its turn while draining.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -13,17 +13,17 @@ use crate::error::BoxError;
 use crate::in_flight::interest;
 use crate::layers::admission::Admission;
 use crate::layers::cut::{Polled, cut};
-use crate::layers::long_lived::{Class, Farewell, Member};
+use crate::layers::long_lived::{Class, FinalFrame, Member};
 use crate::log::tell_here;
 use crate::sync::Arc;
 
 pin_project! {
-    /// A body that ends by itself, at its turn after draining has begun, or by force.
+    /// A body that ends by itself, at its turn once draining has begun, or by force.
     #[derive(Debug)]
     pub(crate) struct Ending<B> {
         #[pin]
         state: State<B>,
-        farewell: Farewell,
+        final_frame: FinalFrame,
     }
 
     impl<B> PinnedDrop for Ending<B> {
@@ -40,7 +40,7 @@ pin_project! {
     #[derive(Debug)]
     enum State<B> {
         Live {
-            // Declared first, so that it is dropped first; the guard after it.
+            // Declared first, so that it is dropped before the guard.
             #[pin]
             inner: B,
             guard: Admission,
@@ -51,7 +51,7 @@ pin_project! {
     }
 }
 
-/// When a body is ended.
+/// When draining ends a body.
 #[derive(Debug)]
 enum Turn {
     /// Draining has not begun.
@@ -63,7 +63,12 @@ enum Turn {
 // ===== impl Ending =====
 
 impl<B> Ending<B> {
-    pub(crate) fn new(inner: B, guard: Admission, class: Arc<Class>, farewell: Farewell) -> Self {
+    pub(crate) fn new(
+        inner: B,
+        guard: Admission,
+        class: Arc<Class>,
+        final_frame: FinalFrame,
+    ) -> Self {
         Self {
             state: State::Live {
                 inner,
@@ -71,7 +76,7 @@ impl<B> Ending<B> {
                 member: Member::new(class),
                 turn: Turn::None,
             },
-            farewell,
+            final_frame,
         }
     }
 }
@@ -94,7 +99,8 @@ where
             else {
                 return Poll::Ready(None);
             };
-            // Both before every poll of the inner: one that is always ready would never end.
+            // Both are checked before every poll of the inner body: a body that is always ready would
+            // never end.
             if guard.is_forced() && !inner.is_end_stream() {
                 let last = cut(guard);
                 state.set(State::Ended);
@@ -103,11 +109,11 @@ where
             if guard.is_draining() && turn.poll(cx, member).is_ready() {
                 state.set(State::Ended);
                 tell_here!(debug, "ended by the shutdown: a long-lived response");
-                return Poll::Ready(this.farewell.frame().map(Ok));
+                return Poll::Ready(this.final_frame.frame().map(Ok));
             }
             match inner.as_mut().poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => {
-                    // After trailers there is nothing, and least of all ours.
+                    // Nothing may follow trailers, not even the final frame.
                     if frame.is_trailers() || inner.is_end_stream() {
                         state.set(State::Ended);
                     }
@@ -137,7 +143,7 @@ where
         }
     }
 
-    /// It may end before what the inner body promises at least.
+    /// Returns the inner size hint without its lower bound, since this body may end early.
     pub(crate) fn size_hint(&self) -> SizeHint {
         match &self.state {
             State::Live { inner, .. } => {
@@ -155,11 +161,11 @@ where
 // ===== impl Turn =====
 
 impl Turn {
-    /// Ready when the turn has come; draining has begun.
+    /// Ready when the turn has come. Called only once draining has begun.
     fn poll(&mut self, cx: &mut Context<'_>, member: &Member) -> Poll<()> {
         if let Turn::None = self {
             *self = match member.take_turn() {
-                // Without a runtime there is nobody who would wake it at its turn.
+                // Without a runtime, nothing would wake the task at its turn.
                 Some(_) if Handle::try_current().is_err() => return Poll::Ready(()),
                 Some(at) if at > Instant::now() => Turn::At(Box::pin(sleep_until(at))),
                 Some(_) => return Poll::Ready(()),
@@ -167,7 +173,7 @@ impl Turn {
             };
         }
         match self {
-            // The clock first: a task that never waits is not told by the timer.
+            // Checks the clock first: the timer may not run while a task never yields.
             Turn::At(sleep) if Instant::now() >= sleep.deadline() => Poll::Ready(()),
             Turn::At(sleep) => sleep.as_mut().poll(cx),
             Turn::None | Turn::Never => Poll::Pending,

@@ -1,4 +1,4 @@
-//! The body of a response that can be cut.
+//! A response body that can be cut.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -15,20 +15,20 @@ use crate::layers::admission::Admission;
 use crate::layers::cold_box::ColdBox;
 use crate::layers::cut::{Polled, cut, poll_or_cut};
 use crate::layers::facts::Facts;
-use crate::layers::long_lived::{Class, Farewell};
+use crate::layers::long_lived::{Class, FinalFrame};
 use crate::layers::upgrade::{UpgradeGuard, UpgradedHold};
 use crate::sync::Arc;
 
 pin_project! {
     /// The response body of [`Drain`](crate::layers::Drain).
     ///
-    /// It is in flight until it ends, errs or is dropped, and cut by force. It ends with the error
-    /// [`Forced`], boxed, when admitted work is cut, never as if it were complete, so that no
-    /// client takes a part for the whole. A stream of gRPC over HTTP/2 ends with trailers instead,
-    /// with the status 14 `UNAVAILABLE`. Not so a stream of gRPC-Web, and one whose length is known:
-    /// these end with the error. Only one of a [long-lived class](crate::LongLived), which
-    /// has no whole, ends before the inner body does. Where the inner body has a default, which
-    /// `CorsLayer` and others want, it has one too.
+    /// It is in flight until it ends, fails or is dropped, and is cut by force. A body that is cut ends
+    /// with the boxed error [`Forced`](crate::error::Forced), and never as if it were complete, so that
+    /// no client takes a part for the whole. A gRPC stream over HTTP/2 ends with trailers instead, with
+    /// status 14 `UNAVAILABLE`. A gRPC-Web stream, and a stream whose length is known, end with the
+    /// error. Only a body of a [long-lived class](crate::LongLived), of which any part is complete,
+    /// ends cleanly before the inner body does. `ResponseBody` implements `Default` if the inner body
+    /// does, as `CorsLayer` and other layers require.
     ///
     /// # Examples
     ///
@@ -70,14 +70,14 @@ pin_project! {
     #[project = StateProj]
     #[derive(Debug)]
     enum State<B> {
-        /// Of a request that was let in.
+        /// The request was admitted.
         Admitted {
-            // Declared first, so that it is dropped first.
+            // Declared first, so that it is dropped before the guard.
             #[pin]
             inner: B,
             guard: Admission,
         },
-        /// Boxed, so that an admitted one is not larger for it; none when it has ended.
+        /// Boxed, so that it does not make `Admitted` larger. `none` once the body has ended.
         Special { special: ColdBox<Pin<Box<Special<B>>>> },
     }
 }
@@ -86,11 +86,11 @@ pin_project! {
     #[project = SpecialProj]
     #[derive(Debug)]
     enum Special<B> {
-        /// Our own.
+        /// A response that the layer created.
         Refusal { text: Option<Bytes> },
-        /// Of a stream that is ended by the drain.
+        /// A stream that is ended when draining begins.
         LongLived { #[pin] inner: Ending<B> },
-        /// Of a response after which the connection is no longer HTTP's.
+        /// A response that upgrades the connection.
         Upgraded {
             #[pin]
             inner: B,
@@ -99,16 +99,16 @@ pin_project! {
     }
 }
 
-/// What a response is that would outlast the drain.
+/// A response that would outlast the drain.
 pub(crate) enum Lasting {
-    /// Of a class that is ended when draining begins.
-    Stream(Arc<Class>, Farewell),
-    /// The connection is no longer HTTP's after it.
+    /// A stream of a class that is ended when draining begins.
+    Stream(Arc<Class>, FinalFrame),
+    /// A response that upgrades the connection.
     Upgrade(UpgradeGuard),
 }
 
-/// Tells whether a frame is the status of a call, which is the last of it and is told once: by the inner
-/// body, or by a cut.
+/// Returns whether `frame` carries the status of a gRPC call. It is the last frame of the call, and is
+/// sent only once: by the inner body, or by a cut.
 #[inline(never)]
 fn is_status<D>(frame: &Frame<D>, facts: Facts) -> bool {
     frame.is_trailers() && facts.ends_with_status()
@@ -124,12 +124,12 @@ impl<B> ResponseBody<B> {
         }
     }
 
-    /// Of a response that would outlast the drain.
+    /// Creates the body of a response that would outlast the drain.
     #[cold]
     pub(crate) fn lasting(inner: B, guard: Admission, lasting: Lasting) -> Self {
         Self::special(match lasting {
-            Lasting::Stream(class, farewell) => Special::LongLived {
-                inner: Ending::new(inner, guard, class, farewell),
+            Lasting::Stream(class, final_frame) => Special::LongLived {
+                inner: Ending::new(inner, guard, class, final_frame),
             },
             Lasting::Upgrade(handle) => {
                 handle.count(guard);
@@ -175,7 +175,7 @@ where
             }
             StateProj::Special { .. } => return state.poll_special(cx),
         };
-        // Before every poll of the inner: one that is always ready would never be cut.
+        // Checked before every poll of the inner body: a body that is always ready would never be cut.
         if guard.is_forced() && !inner.is_end_stream() {
             return state.cut();
         }
@@ -214,7 +214,9 @@ where
 }
 
 impl<B> State<B> {
-    /// Not a constant, which would have the whole of it copied.
+    /// Returns the state of a body that has ended.
+    ///
+    /// Not a constant: the compiler would copy the whole state.
     #[inline]
     fn ended() -> Self {
         Self::Special {
@@ -228,8 +230,10 @@ where
     B: Body<Error: Into<BoxError>>,
     B::Data: From<Bytes>,
 {
-    /// Ends an admitted one that is cut. Out of line, with its end: whatever else could give a frame
-    /// would cost each one that is passed on.
+    /// Cuts an admitted body.
+    ///
+    /// Out of line, and sets the final state itself: a second place that can yield a frame would make
+    /// every frame that is passed on cost more.
     #[cold]
     #[inline(never)]
     fn cut(mut self: Pin<&mut Self>) -> Polled<B::Data> {

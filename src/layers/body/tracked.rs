@@ -1,4 +1,4 @@
-//! The body of a response that is only counted.
+//! A response body that is only counted.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -13,9 +13,9 @@ use crate::sync::Arc;
 pin_project! {
     /// The response body of [`RequestTracking`](crate::layers::RequestTracking).
     ///
-    /// It is in flight until it ends, errs or is dropped.
+    /// It is in flight until it ends, fails or is dropped.
     ///
-    /// Frames, errors, `is_end_stream` and `size_hint` are the inner body's, until it has ended.
+    /// Frames, errors, `is_end_stream` and `size_hint` are those of the inner body until it has ended.
     ///
     /// # Examples
     ///
@@ -31,7 +31,7 @@ pin_project! {
     /// let app = RequestTrackingLayer::new(ctl.clone()).layer(app);
     ///
     /// let response = app.oneshot(Request::new(Body::empty())).await.unwrap();
-    /// assert_eq!(ctl.in_flight(), 1); // the head is there, the body is not
+    /// assert_eq!(ctl.in_flight(), 1); // the body has not been read
     ///
     /// let body = response.into_body().collect().await.unwrap();
     /// assert_eq!(body.to_bytes(), "hello");
@@ -59,7 +59,7 @@ pin_project! {
     #[derive(Debug)]
     enum Tracked<B> {
         Live {
-            // Declared first, so that it is dropped first.
+            // Declared first, so that it is dropped before the guard.
             #[pin]
             inner: B,
             guard: Entry<Arc<Shard>>,

@@ -1,4 +1,4 @@
-//! Draining for any tower service: refused and cut with errors.
+//! Draining for any tower service: requests are refused and cut with errors.
 
 use std::fmt;
 use std::future::Future;
@@ -21,7 +21,7 @@ pin_project! {
     ///
     /// # Panics
     ///
-    /// When it is polled again after it has completed.
+    /// Panics if it is polled again after it has completed.
     ///
     /// # Examples
     ///
@@ -74,13 +74,13 @@ pin_project! {
     #[project = AnyKindProj]
     enum AnyKind<F> {
         Admitted {
-            // Declared first, so that it is dropped first.
+            // Declared first, so that it is dropped before the guard.
             #[pin]
             inner: F,
             guard: Admission,
             remembered: Remembered,
         },
-        // None when it has completed.
+        // The request was refused, or the future has completed (`None`).
         Over { refused: Option<ShuttingDown> },
     }
 }
@@ -141,7 +141,8 @@ where
                 guard,
                 remembered,
             } => {
-                // Before every poll of the inner: one that wakes itself would outrun the wake-up.
+                // Checked before every poll of the inner future: a future that wakes itself may be
+                // polled before the wake-up for force arrives.
                 if guard.is_forced() {
                     return Poll::Ready(Err(kind.cut()));
                 }
@@ -164,7 +165,7 @@ where
 }
 
 impl<F> AnyKind<F> {
-    /// Drops the inner future, then the guard, and fails in their place.
+    /// Drops the inner future and then the guard, and returns the error for the caller.
     #[cold]
     fn cut(mut self: Pin<&mut Self>) -> BoxError {
         if let AnyKindProj::Admitted { guard, .. } = self.as_mut().project() {

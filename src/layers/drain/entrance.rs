@@ -1,42 +1,43 @@
-//! How a request gets in: the readiness of the inner service, and the answer of the gate.
+//! Admission of requests: the readiness of the inner service, and the state of the gate.
 
 use std::mem;
 use std::task::{Context, Poll};
 
 use crate::in_flight::{Entry, LayerHandle, Slot, arrivals, interest};
-use crate::layers::admission::{self, Admission, DrainHandle};
+use crate::layers::admission::{Admission, DrainHandle, handle_for_shard};
 use crate::layers::facts::Facts;
 use crate::layers::options::Options;
 use crate::log::tell_here;
 
-/// A service's own place at the gate. A clone does not inherit it: neither the readiness of the inner
-/// service nor the wait for it are the clone's.
+/// The admission state of one service. A clone starts afresh: it takes over neither the readiness of
+/// the inner service nor the wait for it.
 pub(super) struct Entrance {
     pub(super) handle: DrainHandle,
     readiness: Readiness,
-    /// Where the task that waits for the inner's readiness is woken when the gate turns. Registered
-    /// from a `Pending` to the next `Ready`.
+    /// Wakes the task that waits for the inner service when the state of the gate changes. Registered
+    /// from a `Pending` until the next `Ready`.
     slot: Slot,
-    /// The request that waits is counted, since a shutdown has begun. Only while the slot is registered.
+    /// `true` if the waiting request is counted, because a shutdown has begun. Only while the slot is
+    /// registered.
     is_counted: bool,
 }
 
-/// What `poll_ready` has said, until the call uses it up.
+/// The result of `poll_ready`, until `call` uses it up.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Readiness {
     None,
-    /// The inner is ready.
+    /// The inner service is ready.
     Inner,
-    /// The inner is ready, and the request has waited for that since before draining began.
+    /// The inner service is ready. The request has waited for it since before draining began.
     Awaited,
-    /// The gate was closed, and the request can be refused.
+    /// The gate was closed, so the request is refused.
     Refusal,
 }
 
-/// What is done while draining with what arrives, and with what has waited since before.
+/// How requests are treated that arrive while draining, or that have waited since before.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Late {
-    /// Requests on a connection: what arrives is served for a while, what has waited to the end.
+    /// Requests on a connection: new ones are served for a while, waiting ones until the drain ends.
     Served,
     /// Work without a connection: both are refused at once.
     Refused,
@@ -54,7 +55,7 @@ impl Entrance {
         }
     }
 
-    /// Asks for the readiness of the inner service, where it matters.
+    /// Polls the inner service for readiness, unless the request will be refused anyway.
     #[inline]
     pub(super) fn poll_ready<E>(
         &mut self,
@@ -80,27 +81,27 @@ impl Entrance {
         }
     }
 
-    /// Has the task woken also when the gate turns: a request that waits counts from the beginning of
-    /// a shutdown on, and while paused it is refused, which needs no inner service.
+    /// Makes a change of the gate wake the task too. A waiting request counts from the beginning of a
+    /// shutdown on. While paused it is refused, which does not need the inner service.
     #[cold]
     fn wait<E>(&mut self, cx: &mut Context<'_>, late: Late) -> Poll<Result<(), E>> {
         self.readiness = Readiness::None;
-        let turns = match late == Late::Refused || self.handle.shard.is_shedding() {
+        let interests = match late == Late::Refused || self.handle.shard.is_shedding() {
             true => interest::CLOSED,
             false => interest::SHEDDING | interest::CLOSED,
         };
-        if !self.register(cx, late, turns) {
-            // It has turned in between.
+        if !self.register(cx, late, interests) {
+            // The gate has changed in the meantime.
             cx.waker().wake_by_ref();
         }
         Poll::Pending
     }
 
-    /// Has the task woken at any of `turns`, and counts the request that waits if a shutdown has begun;
-    /// `false` if one of them has come already, or nothing is waited for any more.
-    fn register(&mut self, cx: &Context<'_>, late: Late, turns: u32) -> bool {
+    /// Registers the task for `interests`, and counts the waiting request if a shutdown has begun.
+    /// Returns `false` if one of them has already come, or if requests may not wait any more.
+    fn register(&mut self, cx: &Context<'_>, late: Late, interests: u32) -> bool {
         let shard = &self.handle.shard;
-        if !shard.register(&mut self.slot, cx.waker(), turns) {
+        if !shard.register(&mut self.slot, cx.waker(), interests) {
             return false;
         }
         if late == Late::Served && !self.is_counted && shard.is_shedding() {
@@ -110,8 +111,8 @@ impl Entrance {
         true
     }
 
-    /// Asks for readiness while no new request is admitted. Most are refused, which needs no inner
-    /// service. It is asked for the requests that are served all the same.
+    /// Polls for readiness while no new requests are admitted. Most requests are refused, which does not
+    /// need the inner service. It is polled only for requests that may still be served.
     #[cold]
     #[inline(never)]
     fn poll_ready_closed<E>(
@@ -149,14 +150,15 @@ impl Entrance {
         }
     }
 
-    /// Admits one request, if the gate is open and the inner service was found ready. Uses the
-    /// readiness up. Whether it `is_exempt` is asked in a lame duck only: probes do not come late.
+    /// Admits a request if the gate is open and the inner service was ready. Uses up the readiness.
+    ///
+    /// `is_exempt` is called only in a lame duck: exempt requests are not counted as late arrivals.
     #[inline]
     pub(super) fn admit(
         &mut self,
         is_exempt: impl FnOnce(&Options) -> bool,
     ) -> Result<Admission, Refusal> {
-        // The inner must not be called unready, whatever the gate says by now.
+        // The inner service must not be called before it is ready, whatever the state of the gate.
         let readiness = mem::replace(&mut self.readiness, Readiness::None);
         if readiness != Readiness::Inner {
             return self.admit_special(readiness);
@@ -178,8 +180,8 @@ impl Entrance {
         let inner_is_ready = readiness == Readiness::Awaited;
         if inner_is_ready {
             let entered = self.handle.shard.enter_awaited();
-            let entry = entered.map(|late| Entry::entered(admission::entered(&self.handle, late)));
-            return entry.ok_or(Refusal { inner_is_ready });
+            let handle = entered.map(|shard| handle_for_shard(&self.handle, shard));
+            return handle.map(Entry::entered).ok_or(Refusal { inner_is_ready });
         }
         if readiness == Readiness::None && !self.handle.shard.is_closed() {
             tell_here!(
@@ -190,10 +192,11 @@ impl Entrance {
         Err(Refusal { inner_is_ready })
     }
 
-    /// Lets a request past the closed gate: an exempt one uncounted and uncut, a late one as any other.
+    /// Admits a request although the gate is closed. An exempt request is neither counted nor cut. A
+    /// late request is treated like any other.
     #[cold]
     #[inline(never)]
-    pub(super) fn past_the_gate(
+    pub(super) fn admit_late_or_exempt(
         &self,
         refusal: Refusal,
         facts: Facts,
@@ -204,21 +207,22 @@ impl Entrance {
         }
         let (shard, options) = (&self.handle.shard, &self.handle.layer.options);
         if !options.is_exempt(path) {
-            let late = shard.enter_late()?;
-            arrivals::note(&late);
-            return Some(facts.note(Entry::entered(admission::entered(&self.handle, late))));
+            let late_shard = shard.enter_late()?;
+            arrivals::note(&late_shard);
+            let handle = handle_for_shard(&self.handle, late_shard);
+            return Some(facts.note(Entry::entered(handle)));
         }
         let facts = match shard.is_shedding() {
             true => facts,
-            false => facts.keeping_connection(), // paused: nobody is asked to leave
+            false => facts.keeping_connection(), // paused: connections stay open
         };
         Some(facts.note(Entry::uncounted()))
     }
 }
 
-/// A request was not admitted.
+/// A request that was not admitted.
 pub(super) struct Refusal {
-    /// The inner could serve it, if it is exempt or late.
+    /// The inner service is ready, so the request can be served if it is exempt or late.
     pub(super) inner_is_ready: bool,
 }
 

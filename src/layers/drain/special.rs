@@ -1,5 +1,4 @@
-//! What is out of the ordinary: requests that are refused, or may take their connection away from HTTP,
-//! and responses that are changed.
+//! Uncommon cases: requests that are refused or ask for an upgrade, and responses that are changed.
 
 use http::header::CONTENT_LENGTH;
 use http::{Extensions, HeaderMap, Request, Response};
@@ -8,10 +7,10 @@ use http_body::Body;
 use super::unread::Refused;
 use super::{ResponseFuture, unread};
 use crate::error::ShuttingDown;
-use crate::layers::admission::{Admission, DrainHandle, offering};
+use crate::layers::admission::{Admission, DrainHandle, handle_for_upgrade};
 use crate::layers::body::Lasting;
 use crate::layers::facts::Facts;
-use crate::layers::long_lived::Farewell;
+use crate::layers::long_lived::FinalFrame;
 use crate::layers::reject;
 use crate::layers::upgrade::UpgradeGuard;
 
@@ -20,20 +19,20 @@ use crate::layers::upgrade::UpgradeGuard;
 /// Refuses a request that was not admitted.
 #[cold]
 #[inline(never)]
-pub(super) fn refused<F, ReqBody: Body>(
+pub(super) fn refuse<F, ReqBody: Body>(
     handle: &DrainHandle,
     request: Request<ReqBody>,
 ) -> ResponseFuture<F, ReqBody> {
     handle.shard.note_refused();
     let why = ShuttingDown::new(handle.shard.is_paused());
-    let is_read = unread::is_read(&request);
+    let should_read = unread::should_read(&request);
     let (parts, body) = request.into_parts();
     let response = reject::refuse(&handle.layer.options, Request::from_parts(parts, ()), why);
-    let unread = is_read.then_some(body);
+    let unread = should_read.then_some(body);
     ResponseFuture::refused(Refused::new(response, unread, handle))
 }
 
-/// Puts a guard for what comes after the response into the extensions of a request.
+/// Adds a guard for the upgraded connection to the extensions of a request.
 #[cold]
 #[inline(never)]
 pub(super) fn offer_upgrade(
@@ -42,15 +41,15 @@ pub(super) fn offer_upgrade(
     extensions: &mut Extensions,
 ) -> Admission {
     let offered = UpgradeGuard::new(&handle.shard);
-    // If nothing is counted, whoever extracts a guard still finds one.
-    let guard = guard.map_shard_ref(|handle| offering(&handle, offered.offer()));
+    // An uncounted request gets a guard too, so that a handler can extract it.
+    let guard = guard.map_shard_ref(|handle| handle_for_upgrade(&handle, offered.offer()));
     extensions.insert(offered);
     guard
 }
 
 // ===== responses =====
 
-/// Whether a response is passed on as it is; else it is to be adapted.
+/// Returns whether a response is passed on unchanged. Otherwise, [`adapt`] must be called.
 #[inline]
 pub(super) fn is_ordinary<B: Body>(response: &Response<B>, guard: &Admission) -> bool {
     !guard.is_shedding()
@@ -58,13 +57,13 @@ pub(super) fn is_ordinary<B: Body>(response: &Response<B>, guard: &Admission) ->
         && response.body().size_hint().exact().is_some()
 }
 
-/// Asks the client to leave, if that is due, and tells whether the response would outlast the drain.
+/// Adds `Connection: close` if needed. Returns `Some` if the response would outlast the drain.
 #[cold]
 #[inline(never)]
 pub(super) fn adapt<B: Body>(response: &mut Response<B>, guard: &mut Admission) -> Option<Lasting> {
     let facts = Facts::noted(guard);
     let Some(shard_ref) = guard.shard_ref() else {
-        // Let past the gate: while draining every response asks to leave.
+        // The request was exempt. While draining, every HTTP/1 response closes its connection.
         facts.close_connection(response.status(), response.headers_mut());
         return None;
     };
@@ -73,7 +72,7 @@ pub(super) fn adapt<B: Body>(response: &mut Response<B>, guard: &mut Admission) 
     }
     if facts.asks_to_upgrade() && facts.is_upgraded_by(response.status()) {
         let handle = UpgradeGuard::offered(&shard_ref.layer.offer, &shard_ref.shard);
-        // For a server that keeps it until the socket is closed.
+        // A server may keep the guard until the socket is closed.
         response.extensions_mut().insert(handle.clone());
         return Some(Lasting::Upgrade(handle));
     }
@@ -87,16 +86,17 @@ pub(super) fn adapt<B: Body>(response: &mut Response<B>, guard: &mut Admission) 
     if ends_with_status(facts, headers) {
         facts.ending_with_status().note_in(guard);
     }
-    let farewell = Farewell::of(headers);
-    Some(Lasting::Stream(class?, farewell))
+    let final_frame = FinalFrame::of(headers);
+    Some(Lasting::Stream(class?, final_frame))
 }
 
-/// Whether the client reads a status in the trailers of a response. HTTP/1 has no place for them, a
-/// length would be contradicted, and in gRPC-Web they are data, which a part of a message must not
-/// precede.
+/// Returns whether the client reads a gRPC status in the trailers of a response.
+///
+/// HTTP/1 has no place for them. A response with a length would contradict it by ending early. In
+/// gRPC-Web, trailers are data, which must not follow a part of a message.
 fn ends_with_status(facts: Facts, headers: &HeaderMap) -> bool {
     facts.grpc_type().is_some()
         && !facts.is_http1()
         && !headers.contains_key(CONTENT_LENGTH)
-        && Farewell::of(headers) == Farewell::Trailers
+        && FinalFrame::of(headers) == FinalFrame::Trailers
 }

@@ -1,8 +1,7 @@
-//! The body of a refused request, which is read and thrown away before the answer.
+//! Reads and discards the body of a refused request before the response is sent.
 //!
-//! Servers close an HTTP/1 connection when they have answered a request whose body was not read. If
-//! the client is still sending, that resets the connection, and the answer may be lost (RFC 9112
-//! §9.6).
+//! Servers close an HTTP/1 connection after the response to a request whose body was not read. If the
+//! client is still sending, that resets the connection, and the response may be lost (RFC 9112 §9.6).
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -21,10 +20,10 @@ use crate::layers::linger::{LEAST, Limits, SILENCE};
 use crate::panic;
 use crate::sync::{Mutex, PoisonError};
 
-/// How many frames are read in one poll. A body that is always ready must not keep the thread.
+/// How many frames are read in one poll. A body that is always ready must not block the thread.
 const FRAMES_PER_POLL: usize = 32;
 
-/// The answer to a refused request, and what is to be read before it is given.
+/// The response to a refused request, and the body that must be read before it is sent.
 pub(super) struct Refused<B> {
     pub(super) response: Response<Bytes>,
     unread: Option<Unread<B>>,
@@ -32,12 +31,13 @@ pub(super) struct Refused<B> {
 
 /// The rest of a request's body, within limits.
 struct Unread<B> {
-    /// The mutex is never locked. With it, the future is `Sync` also where the body is not.
+    /// The mutex is never locked. It makes the future `Sync` even if the body is not.
     body: Mutex<Pin<Box<B>>>,
     bytes_left: u64,
     until: Instant,
-    /// When it began to wait for the bytes that are least to come in a while.
+    /// When the current time window for `least_left` began.
     window_began: Instant,
+    /// How many bytes must still arrive in the window.
     least_left: u64,
     alarm: Option<Pin<Box<Sleep>>>,
     /// Wakes the task at force.
@@ -48,7 +48,7 @@ struct Unread<B> {
 // ===== impl Refused =====
 
 impl<B> Refused<B> {
-    /// `body` is read first, if there is one.
+    /// Creates a response that is ready once `body`, if any, has been read.
     pub(super) fn new(response: Response<Bytes>, body: Option<B>, handle: &DrainHandle) -> Self {
         let unread = body.map(|body| Unread::new(body, Limits::default(), handle.share()));
         Self { response, unread }
@@ -66,13 +66,13 @@ impl<B> Refused<B> {
     }
 }
 
-/// Whether the body of a refused request is read before the answer.
+/// Returns whether the body of a refused request is read before the response is sent.
 ///
-/// A client that sends `Expect` waits for an answer before it sends the body (RFC 9110 §10.1.1). One
-/// that sends a stream over HTTP/2 may wait for it in the middle. HTTP/2 has no need of reading: the
-/// client is told to stop, and the connection stays open (RFC 9113 §8.1). But some clients lose the
-/// answer by that, so what has a known length is read there, too.
-pub(super) fn is_read<B: Body>(request: &Request<B>) -> bool {
+/// A client that sends `Expect` waits for a response before it sends the body (RFC 9110 §10.1.1). A
+/// client that sends a stream over HTTP/2 may wait for a response in the middle of it. HTTP/2 does not
+/// need the body to be read: the server tells the client to stop, and the connection stays open (RFC
+/// 9113 §8.1). Some clients then lose the response, so a body of known length is read over HTTP/2 too.
+pub(super) fn should_read<B: Body>(request: &Request<B>) -> bool {
     let (headers, body) = (request.headers(), request.body());
     if body.is_end_stream() || headers.contains_key(EXPECT) {
         return false;
@@ -119,7 +119,7 @@ impl<B> Unread<B> {
         Poll::Pending
     }
 
-    /// Notes that a frame was read; `false` if a limit is reached.
+    /// Notes that a frame was read. Returns `false` if a limit is reached.
     fn may_go_on<D: Buf>(&mut self, frame: &Frame<D>) -> bool {
         let read = frame.data_ref().map_or(0, D::remaining) as u64;
         let left = self.bytes_left.checked_sub(read);
@@ -132,7 +132,7 @@ impl<B> Unread<B> {
         left.is_some() && now < self.until && now < self.window_began + SILENCE
     }
 
-    /// Ready at force, when too little has come for too long, or at the end of the time.
+    /// Ready at force, at the end of a window in which too little arrived, or at the end of the time.
     fn poll_limits(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let shard = &self.handle.shard;
         if !shard.register(&mut self.slot, cx.waker(), interest::FORCED) {
@@ -149,14 +149,13 @@ impl<B> Drop for Unread<B> {
     }
 }
 
-/// Ready at that time. Without a timer, outside of tokio or in a runtime that has none, it is ready at
-/// once.
+/// Ready at `at`. Without a timer (outside of tokio, or in a runtime without one), it is ready at once.
 fn poll_alarm(alarm: &mut Option<Pin<Box<Sleep>>>, at: Instant, cx: &mut Context<'_>) -> Poll<()> {
     if Handle::try_current().is_err() {
         return Poll::Ready(());
     }
     let mut polled = Poll::Ready(());
-    // Tokio panics in a runtime without a timer, and has no way to ask for one.
+    // Tokio panics in a runtime without a timer, and has no way to check for one.
     panic::contained(|| {
         let alarm = alarm.get_or_insert_with(|| Box::pin(sleep_until(at)));
         if alarm.deadline() != at {

@@ -1,4 +1,4 @@
-//! When the bodies of a class are ended: one after another, from the beginning of the drain on.
+//! When the bodies of a class are ended: one after another, once draining has begun.
 
 use std::fmt;
 use std::time::Duration;
@@ -6,28 +6,28 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{LongLived, Name};
-use crate::log::tell_here;
+use crate::log::{self, tell_here};
 use crate::shutdown::Core;
 use crate::sync::{Arc, AtomicUsize, Mutex, Ordering, Weak, lock};
 
-/// A class of one layer: its bodies, and their turns.
+/// A class of one layer. It counts its bodies and assigns their turns.
 pub(crate) struct Class {
     long_lived: LongLived,
     alive: AtomicUsize,
-    /// From the first turn on.
+    /// Set at the first turn.
     pace: Mutex<Option<Pace>>,
     core: Weak<Core>,
 }
 
-/// When the next turn is, and how long after it the one after.
+/// The time of the next turn, and the interval between turns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Pace {
-    /// `None` is never.
+    /// `None` means never.
     next: Option<Instant>,
     interval: Duration,
 }
 
-/// One body of a class, until it is dropped.
+/// A body of a class, counted until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Member(Arc<Class>);
 
@@ -51,34 +51,34 @@ impl Class {
         self.long_lived.name == *name
     }
 
-    /// Gives the next turn to one of its bodies; draining has begun.
+    /// Assigns the next turn to a body. Called only once draining has begun.
     fn take_turn(&self) -> Option<Instant> {
         let notice = self.core.upgrade().and_then(|core| core.notice());
         let now = (notice.as_ref()).map_or_else(Instant::now, |notice| notice.now());
-        // Relaxed: a figure to divide by; one more or less changes little.
+        // Relaxed, as the updates in `Member`: only a divisor, and a small error hardly matters.
         let alive = self.alive.load(Ordering::Relaxed);
-        let (turn, begun) = {
+        let (turn, started) = {
             let mut pace = lock(&self.pace);
-            let begins = pace.is_none();
+            let is_first = pace.is_none();
             let pace = pace.get_or_insert_with(|| {
-                // The first body may be looked at some time after the lame duck was over.
+                // The first body may be polled some time after the end of the lame duck.
                 let lame_duck_deadline = notice.as_ref().and_then(|n| n.lame_duck_deadline());
                 let began = lame_duck_deadline.map_or(now, |deadline| deadline.min(now));
                 let deadline = notice.as_ref().and_then(|n| n.drain_deadline());
                 Pace::new(&self.long_lived, alive, began, deadline)
             });
-            (pace.take_turn(now), begins.then_some(*pace))
+            (pace.take_turn(now), is_first.then_some(*pace))
         };
-        // Not under the lock: the log is foreign code.
-        if let Some(Pace { interval, .. }) = begun {
+        // Not under the lock: a subscriber is foreign code.
+        if let Some(Pace { interval, .. }) = started {
             let after = self.long_lived.after;
             let class = self.name();
             tell_here!(
                 info,
                 ?class,
                 alive,
-                ?after,
-                ?interval,
+                after_ms = log::millis(after),
+                interval_ms = log::millis(interval),
                 "ending long-lived responses"
             );
         }
@@ -97,7 +97,7 @@ impl fmt::Debug for Class {
 impl Pace {
     fn new(class: &LongLived, alive: usize, began: Instant, deadline: Option<Instant>) -> Self {
         let first = began.checked_add(class.after);
-        // Rounded up, so that there are never more in a second.
+        // Rounded up, so that no more bodies than the rate end in a second.
         let nanos = 1_000_000_000_u32.checked_div(class.rate);
         let nanos = nanos.map(|nanos| nanos + u32::from(1_000_000_000 % class.rate > 0));
         let mut interval = nanos.map_or(Duration::MAX, |n| Duration::from_nanos(n.into()));
@@ -112,8 +112,9 @@ impl Pace {
         }
     }
 
-    /// A body that comes late does not make up for the turns that were not taken: else those that
-    /// come late together would end together.
+    /// Returns the next turn, which is never in the past.
+    ///
+    /// Unused turns are lost. Otherwise, bodies that come late together would end together.
     fn take_turn(&mut self, now: Instant) -> Option<Instant> {
         let turn = self.next?.max(now);
         self.next = turn.checked_add(self.interval);
@@ -125,7 +126,7 @@ impl Pace {
 
 impl Member {
     pub(crate) fn new(class: Arc<Class>) -> Self {
-        // Relaxed: a figure.
+        // Relaxed, as the load in `Class::take_turn`: only a count.
         class.alive.fetch_add(1, Ordering::Relaxed);
         Self(class)
     }
@@ -137,7 +138,7 @@ impl Member {
 
 impl Drop for Member {
     fn drop(&mut self) {
-        // Relaxed: a figure.
+        // Relaxed, as the load in `Class::take_turn`: only a count.
         self.0.alive.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -1,4 +1,4 @@
-//! A connection that is counted as long as it is open.
+//! A connection that is counted while it is open.
 
 use std::fmt;
 use std::io::{self, IoSlice};
@@ -11,7 +11,7 @@ use super::Open;
 
 /// A connection of a [`DrainListener`](crate::DrainListener).
 pub struct DrainIo<I> {
-    // Declared first, so that it is closed before that is told.
+    // Declared before `_open`, so that it is closed before it stops being counted.
     io: I,
     _open: Open,
 }
@@ -23,12 +23,12 @@ impl<I> DrainIo<I> {
         Self { io, _open: open }
     }
 
-    /// Returns the connection itself.
+    /// Returns a reference to the inner connection.
     pub fn get_ref(&self) -> &I {
         &self.io
     }
 
-    /// Returns the connection itself.
+    /// Returns a mutable reference to the inner connection.
     pub fn get_mut(&mut self) -> &mut I {
         &mut self.io
     }

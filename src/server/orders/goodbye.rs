@@ -1,8 +1,8 @@
-//! When HTTP/2's goodbye is said.
+//! Decides when the GOAWAY frames of HTTP/2 are sent.
 //!
-//! A GOAWAY takes nothing from a client that keeps to RFC 9113 §6.8. But some clients fail every stream
-//! that is open when one comes, and some fail what they have not sent yet. So it is said when no
-//! stream is open, best right after an answer, or at the last moment before requests are refused.
+//! A client that follows RFC 9113 §6.8 loses nothing by a GOAWAY. But some clients fail every stream that
+//! is open when one arrives, and some fail requests that they have not sent yet. So it is sent when no
+//! stream is open, preferably right after a response, or at the last moment before requests are refused.
 
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -13,29 +13,29 @@ use super::{Order, Orders, Protocol};
 use crate::server::plan::{Drain, Plan};
 use crate::shutdown::earlier;
 
-/// The first of the frames: GOAWAY with the highest stream and NO_ERROR (RFC 9113 §6.8).
+/// The first GOAWAY, with the highest stream identifier and NO_ERROR (RFC 9113 §6.8).
 pub(in crate::server) const ANNOUNCEMENT: [u8; 17] = [
-    0, 0, 8, // its length
-    7, 0, // its type and flags
-    0, 0, 0, 0, // its stream
+    0, 0, 8, // length
+    7, 0, // type and flags
+    0, 0, 0, 0, // stream
     0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 0,
 ];
 
-/// How long after that hyper says its part, which ends with the answer to a PING: a client may have
-/// accepted requests that it has not sent yet, and answers a PING before it sends them.
+/// How long after that hyper's own graceful shutdown starts, which ends with the acknowledgement of a PING.
+/// A client may have queued requests that it has not sent yet, and acknowledge a PING before it sends them.
 const ROUND_TRIP: Duration = Duration::from_millis(50);
-/// How long a client that is idle when its moment comes may still send a request, in a lame duck.
+/// How long a client that is idle at its moment of the lame duck may still send a request.
 const IDLE: Duration = Duration::from_millis(200);
-/// How much earlier than requests are refused a client is told that still sends some, at most.
+/// How long before requests are refused a client that still sends some gets a GOAWAY, at most.
 const MARGIN: Duration = Duration::from_millis(200);
-/// The same, as a part of the time in which they are served.
+/// The same, as a fraction (1/n) of the time in which late requests are served.
 const MARGIN_PART: u32 = 5;
 
-/// The goodbye of one connection.
+/// The GOAWAY frames of one connection.
 #[derive(Debug, Default)]
 pub(super) struct Goodbye {
     stage: Stage,
-    /// Since when the connection has had to leave, in a lame duck.
+    /// When the connection's moment of the lame duck came.
     moment: Option<Instant>,
     /// How many requests there had been when draining began.
     requests_before: usize,
@@ -44,21 +44,21 @@ pub(super) struct Goodbye {
 #[derive(Debug, Clone, Copy, Default)]
 enum Stage {
     #[default]
-    Unsaid,
-    /// The rest of it follows then.
+    NotStarted,
+    /// The first GOAWAY has been sent. hyper's graceful shutdown starts at this time.
     Announced(Instant),
-    Said,
+    Done,
 }
 
 // ===== impl Goodbye =====
 
 impl Goodbye {
-    pub(super) fn is_unsaid(&self) -> bool {
-        matches!(self.stage, Stage::Unsaid)
+    pub(super) fn is_not_started(&self) -> bool {
+        matches!(self.stage, Stage::NotStarted)
     }
 
-    /// Returns when the rest of it is due, if it has been announced.
-    pub(super) fn rest_due(&self) -> Option<Instant> {
+    /// Returns when hyper's graceful shutdown is due, if the first GOAWAY has been sent.
+    pub(super) fn shutdown_due(&self) -> Option<Instant> {
         match self.stage {
             Stage::Announced(due) => Some(due),
             _ => None,
@@ -69,8 +69,8 @@ impl Goodbye {
         self.stage = Stage::Announced(Instant::now() + ROUND_TRIP);
     }
 
-    pub(super) fn say(&mut self) {
-        self.stage = Stage::Said;
+    pub(super) fn finish(&mut self) {
+        self.stage = Stage::Done;
     }
 
     pub(super) fn begin_leaving(&mut self) {
@@ -81,16 +81,17 @@ impl Goodbye {
         self.requests_before = requests;
     }
 
-    /// Returns when it is due in a lame duck, if no stream is open.
+    /// Returns when the GOAWAY is due in a lame duck, if no stream is open.
     pub(super) fn due_when_leaving(&self, has_answered: bool) -> Option<Instant> {
-        match has_answered {
-            true => self.moment,
-            false => self.moment.map(|moment| moment + IDLE),
+        if has_answered {
+            self.moment
+        } else {
+            self.moment.map(|moment| moment + IDLE)
         }
     }
 
-    /// Returns when it is due in a drain although a stream is open; `when_idle` is when it is due if
-    /// none is.
+    /// Returns when the GOAWAY is due in a drain even though a stream is open. `when_idle` is when it is
+    /// due if none is.
     pub(super) fn due_at_the_latest(
         &self,
         drain: &Drain,
@@ -98,7 +99,7 @@ impl Goodbye {
         requests: usize,
     ) -> Option<Instant> {
         if requests == self.requests_before {
-            // It loses nothing by being left alone: it sends no more requests.
+            // The client sends no more requests, so it loses nothing by a late GOAWAY.
             return drain.quiet_until;
         }
         if !drain.serves_late {
@@ -120,37 +121,40 @@ impl Orders<'_> {
         Order::Announce
     }
 
-    pub(super) fn say_goodbye(&mut self) -> Order {
-        self.goodbye.say();
-        // An answer to the goodbye takes a round trip.
-        self.next_look = Some(sleep(self.grace).deadline()); // which knows a far future
-        Order::SayGoodbye
+    pub(super) fn start_shutdown(&mut self) -> Order {
+        self.goodbye.finish();
+        // The peer needs a round trip to respond to the GOAWAY.
+        self.next_check = Some(sleep(self.grace).deadline()); // saturates if it overflows
+        Order::StartShutdown
     }
 
-    pub(super) fn owes_goodbye(&self) -> bool {
-        self.protocol == Protocol::Http2 && self.goodbye.is_unsaid()
+    pub(super) fn needs_goaway(&self) -> bool {
+        self.protocol == Protocol::Http2 && self.goodbye.is_not_started()
     }
 
-    pub(super) fn is_amid_goodbye(&self) -> bool {
-        self.protocol == Protocol::Http2 && self.goodbye.rest_due().is_some()
+    pub(super) fn is_announced(&self) -> bool {
+        self.protocol == Protocol::Http2 && self.goodbye.shutdown_due().is_some()
     }
 
-    /// Ready when the goodbye is due in a lame duck. Who has come since then has had an answer first.
+    /// Ready when the GOAWAY is due in a lame duck.
+    ///
+    /// A connection that was opened during the lame duck gets a response first.
     pub(super) fn poll_leaving(&mut self, since: Instant, cx: &mut Context<'_>) -> Poll<()> {
         let is_known = self.open_since < since || self.activity.requests() > 0;
-        if self.owes_goodbye() && is_known && self.has_settled(cx) {
+        if self.needs_goaway() && is_known && self.has_settled(cx) {
             let due = self.goodbye.due_when_leaving(self.has_answered());
             return self.alarm.poll(due, cx);
         }
         Poll::Pending
     }
 
-    /// Returns when the goodbye is due in a drain, as things stand.
-    pub(super) fn goodbye_due(&self, drain: &Drain, cx: &Context<'_>) -> Option<Instant> {
-        let when_idle = match drain.serves_late && self.has_answered() {
-            true => Some(drain.since),
-            // It may still send a request, or read that requests are refused.
-            false => self.deadline(drain),
+    /// Returns when the GOAWAY is due in a drain, given the current activity.
+    pub(super) fn goaway_due(&self, drain: &Drain, cx: &Context<'_>) -> Option<Instant> {
+        let when_idle = if drain.serves_late && self.has_answered() {
+            Some(drain.since)
+        } else {
+            // The client may still send a request, or read that requests are refused.
+            self.deadline(drain)
         };
         if self.has_settled(cx) {
             return when_idle;
@@ -159,13 +163,14 @@ impl Orders<'_> {
         self.goodbye.due_at_the_latest(drain, when_idle, requests)
     }
 
-    /// An answer has ended since the connection has had to leave.
+    /// Returns whether a response has ended since the connection was asked to leave.
     fn has_answered(&self) -> bool {
         self.activity.requests() > 0 && self.activity.quiet_since().is_some()
     }
 
-    /// Returns how many requests there have been, if none is in flight, where that is of interest. If it
-    /// is the same before and after the connection was polled, all has been written.
+    /// Returns how many requests there have been, if none is in flight and a shutdown is under way.
+    ///
+    /// If it is the same before and after the connection is polled, everything has been written.
     #[inline]
     pub(super) fn settled(&self) -> Option<usize> {
         match self.plan {
@@ -174,8 +179,8 @@ impl Orders<'_> {
         }
     }
 
-    /// No stream is open, and the last answer is written; else the task is woken when that may have
-    /// become so.
+    /// Returns whether no stream is open and the last response is written. Otherwise the task is woken
+    /// when that may have changed.
     fn has_settled(&self, cx: &Context<'_>) -> bool {
         if !self.is_settled {
             self.activity.wake_when_quiet(cx.waker());

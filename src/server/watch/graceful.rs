@@ -1,4 +1,4 @@
-//! What can be told to end gracefully.
+//! Connections that support graceful shutdown.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -14,24 +14,26 @@ use hyper_util::server::conn::auto;
 
 use crate::error::BoxError;
 
-/// A connection that can be told to end with the answers that are under way.
+/// A connection that can finish the responses in flight and then close.
 ///
-/// hyper's connections are, of both versions, with upgrades and without, and those of hyper-util's
-/// `auto` builder. Implement it for others to have them [watched](crate::ShutdownController::watch).
+/// It is implemented for hyper's HTTP/1 and HTTP/2 connections, with and without upgrades, and for the
+/// connections of hyper-util's `auto` builder. Implement it for other connections to
+/// [watch](crate::ShutdownController::watch) them.
 pub trait GracefulConnection: Future<Output = Result<(), Self::Error>> {
-    /// Why a connection failed.
+    /// The error of a failed connection.
     type Error;
 
-    /// Takes no more requests, and closes when the last answer has been written: at once, if it is
-    /// idle.
+    /// Stops accepting requests, and closes the connection when the last response has been written. An
+    /// idle connection closes at once.
     fn graceful_shutdown(self: Pin<&mut Self>);
 
-    /// Whether this is known to be an HTTP/2 connection.
+    /// Returns whether this is known to be an HTTP/2 connection.
     ///
-    /// Then a peer that is there answers the goodbye of
-    /// [`graceful_shutdown`](Self::graceful_shutdown) at once, by a PING (RFC 9113 §6.8), and
-    /// [`watch`](crate::ShutdownController::watch) does not wait for one that does not. Return
-    /// `true` only if `graceful_shutdown` has the peer answer. The default is `false`.
+    /// A live HTTP/2 peer responds to [`graceful_shutdown`](Self::graceful_shutdown) at once, by
+    /// acknowledging the PING that comes with the GOAWAY (RFC 9113 §6.8).
+    /// [`watch`](crate::ShutdownController::watch) does not wait for a peer that does not respond. Return
+    /// `true` only if `graceful_shutdown` sends something that the peer must respond to. The default is
+    /// `false`.
     fn is_http2(&self) -> bool {
         false
     }
@@ -53,7 +55,7 @@ macro_rules! graceful {
             type Error = $error;
 
             fn graceful_shutdown(self: Pin<&mut Self>) {
-                // The inherent one.
+                // The inherent method.
                 <$connection>::graceful_shutdown(self);
             }
 
@@ -75,12 +77,12 @@ graceful!(
 graceful!(
     [I, S, B, E] auto::Connection<'_, I, S, E>,
     BoxError,
-    false, // it does not tell
+    false, // the protocol is not exposed
     [S::Future: 'static, E: auto::HttpServerConnExec<S::Future, B>]
 );
 graceful!(
     [I, S, B, E] auto::UpgradeableConnection<'_, I, S, E>,
     BoxError,
-    false, // it does not tell
+    false, // the protocol is not exposed
     [S::Future: 'static, I: Send, E: auto::HttpServerConnExec<S::Future, B>]
 );

@@ -1,4 +1,4 @@
-//! A connection of somebody else's accept loop, from before its handshake.
+//! A watched connection of a user's own accept loop, including its handshake.
 
 use std::error::Error;
 use std::fmt;
@@ -11,8 +11,8 @@ use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::{
-    GracefulConnection, Told, Watched, WatchedConnection, grace, told_of_draining,
-    told_to_disconnect,
+    CachedWait, GracefulConnection, Watched, WatchedConnection, grace, wait_for_disconnect,
+    wait_for_draining,
 };
 use crate::controller::ShutdownController;
 use crate::log::tell;
@@ -24,7 +24,7 @@ pin_project! {
     ///
     /// # Panics
     ///
-    /// When it is polled again after it has completed.
+    /// Panics if it is polled after completion.
     #[must_use = "futures do nothing unless polled, and dropping this one closes the connection"]
     pub struct WatchedHandshake<F, C> {
         #[pin]
@@ -37,7 +37,7 @@ pin_project! {
     #[project_replace = StageTaken]
     enum Stage<F, C> {
         Handshake {
-            // Declared first, so that its socket is closed before that is told.
+            // Declared before `open`, so that the socket is closed before it stops being counted.
             #[pin]
             handshake: F,
             limits: Limits,
@@ -51,25 +51,26 @@ pin_project! {
     }
 }
 
-/// How long a handshake may take.
+/// What limits a handshake.
 struct Limits {
     called_at: Instant,
-    told: Told,
+    /// Waits for draining to begin, then for the moment when connections are dropped.
+    wait: CachedWait,
     is_draining: bool,
     alarm: Pin<Box<Sleep>>,
-    /// What the alarm means.
-    over: Over,
+    /// Why the handshake ends when the alarm elapses.
+    end: End,
 }
 
-/// What ends a handshake from outside.
+/// Why a handshake was dropped.
 #[derive(Clone, Copy)]
-enum Over {
+enum End {
     TimedOut,
-    /// By the shutdown.
+    /// Cut by the shutdown.
     Cut,
 }
 
-/// Says why a connection of [`ShutdownController::watch_handshake`] failed.
+/// The error of a connection of [`ShutdownController::watch_handshake`].
 ///
 /// # Examples
 ///
@@ -81,7 +82,7 @@ enum Over {
 ///
 /// fn log(failure: Failure) {
 ///     match failure {
-///         // Scanners and health checks of TCP do this all day.
+///         // Common with port scanners and TCP health checks.
 ///         WatchError::Handshake(_) | WatchError::TimedOut => {}
 ///         WatchError::Connection(error) => eprintln!("connection failed: {error}"),
 ///     }
@@ -94,33 +95,34 @@ pub enum WatchError<H, C> {
     Handshake(H),
     /// The handshake took too long.
     TimedOut,
-    /// The connection failed, after its handshake.
+    /// The connection failed after its handshake.
     Connection(C),
 }
 
-/// How long a handshake may take while nothing ends.
+/// The default limit of a handshake.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 impl ShutdownController {
-    /// Does the handshake of a connection, and then drives it as [`watch`](Self::watch) does.
+    /// Runs the handshake of a connection, and then drives the connection as [`watch`](Self::watch) does.
     ///
-    /// `handshake` does what comes before HTTP, such as TLS, and gives the connection of hyper. It
-    /// is counted as an open connection from the call on, so a client that is in its handshake when
-    /// draining begins is served. Call this in the accept loop and spawn what it gives: a call
-    /// inside the spawned task comes later than the accept loop's end may.
+    /// `handshake` does what comes before HTTP, such as TLS, and returns hyper's connection. It is
+    /// counted as an open connection from this call on, so a client that is in its handshake when
+    /// draining begins is still served. Call this in the accept loop and spawn the returned future. A call
+    /// inside the spawned task can come too late: the accept loop may have ended by then.
     ///
-    /// A handshake may take 10 s ([`timeout`](WatchedHandshake::timeout)), and while draining a
-    /// second from the call or from the beginning of draining, whatever is later, but at most half
-    /// of what is left of the drain. When admitted work is cut it has as much time as the answers.
+    /// A handshake may take 10 s (see [`timeout`](WatchedHandshake::timeout)). While draining it may take
+    /// one second, from the call or from the beginning of draining, whichever is later, but at most half
+    /// of the remaining drain time. When admitted work is cut, a handshake has as much time left as the
+    /// responses.
     ///
     /// # Errors
     ///
-    /// The future gives a [`WatchError`] that says what failed. A handshake or a connection that is
-    /// dropped by the shutdown ends without one.
+    /// The future returns a [`WatchError`] if the handshake fails or times out, or if the connection fails.
+    /// A handshake or connection that the shutdown drops ends without an error.
     ///
     /// # Panics
     ///
-    /// Outside of a tokio runtime with its timer.
+    /// Panics if called outside a tokio runtime with a timer.
     ///
     /// # Cancel safety
     ///
@@ -128,7 +130,7 @@ impl ShutdownController {
     ///
     /// # Examples
     ///
-    /// `examples/accept_loop.rs` is the whole of it:
+    /// See `examples/accept_loop.rs` for the complete program:
     ///
     /// ```
     /// use axum::Router;
@@ -159,10 +161,10 @@ impl ShutdownController {
         let open = Watched::new(self.core());
         let limits = Limits {
             called_at: Instant::now(),
-            told: told_of_draining(self.core()),
+            wait: wait_for_draining(self.core()),
             is_draining: false,
             alarm: Box::pin(sleep(TIMEOUT)),
-            over: Over::TimedOut,
+            end: End::TimedOut,
         };
         let stage = Stage::Handshake {
             handshake,
@@ -176,7 +178,7 @@ impl ShutdownController {
 // ===== impl WatchedHandshake =====
 
 impl<F, C> WatchedHandshake<F, C> {
-    /// Sets how long the handshake may take, from the call on. Default: 10 s.
+    /// Sets how long the handshake may take, from the call of `watch_handshake` on. Default: 10 s.
     ///
     /// # Examples
     ///
@@ -191,7 +193,7 @@ impl<F, C> WatchedHandshake<F, C> {
     /// ```
     pub fn timeout(mut self, time: Duration) -> Self {
         if let Stage::Handshake { limits, .. } = &mut self.stage {
-            // `sleep` knows a far future.
+            // `sleep` saturates if its deadline overflows.
             let elapsed = limits.called_at.elapsed();
             limits.alarm = Box::pin(sleep(time.saturating_sub(elapsed)));
         }
@@ -222,7 +224,7 @@ where
                 }
                 StageProj::Ended => panic!("`WatchedHandshake` polled after completion"),
             };
-            let over = match handshake.poll(cx) {
+            let end = match handshake.poll(cx) {
                 Poll::Ready(Ok(connection)) => {
                     if let StageTaken::Handshake { open, .. } =
                         stage.as_mut().project_replace(Stage::Ended)
@@ -240,9 +242,9 @@ where
             };
             stage.set(Stage::Ended);
             tell!(debug, "handshake cut");
-            return Poll::Ready(match over {
-                Over::TimedOut => Err(WatchError::TimedOut),
-                Over::Cut => Ok(()),
+            return Poll::Ready(match end {
+                End::TimedOut => Err(WatchError::TimedOut),
+                End::Cut => Ok(()),
             });
         }
     }
@@ -265,22 +267,22 @@ impl<F, C> fmt::Debug for WatchedHandshake<F, C> {
 
 impl Limits {
     /// Ready when the handshake has to end.
-    fn poll(&mut self, core: &Arc<Core>, cx: &mut Context<'_>) -> Poll<Over> {
-        if !self.is_draining && self.told.poll(cx).is_ready() {
+    fn poll(&mut self, core: &Arc<Core>, cx: &mut Context<'_>) -> Poll<End> {
+        if !self.is_draining && self.wait.poll(cx).is_ready() {
             self.is_draining = true;
-            self.told = told_to_disconnect(core);
-            // It is this task's first poll, or draining has just begun.
+            self.wait = wait_for_disconnect(core);
+            // This is the first poll, or draining has just begun.
             let deadline = Instant::now() + grace(core);
             if deadline < self.alarm.deadline() {
                 self.alarm.as_mut().reset(deadline);
-                self.over = Over::Cut;
+                self.end = End::Cut;
             }
         }
-        if self.is_draining && self.told.poll(cx).is_ready() {
-            return Poll::Ready(Over::Cut);
+        if self.is_draining && self.wait.poll(cx).is_ready() {
+            return Poll::Ready(End::Cut);
         }
         ready!(self.alarm.as_mut().poll(cx));
-        Poll::Ready(self.over)
+        Poll::Ready(self.end)
     }
 }
 
@@ -296,7 +298,7 @@ impl<H: fmt::Display, C: fmt::Display> fmt::Display for WatchError<H, C> {
     }
 }
 
-// Their own errors are part of the text: that of hyper-util, a box, cannot be a source.
+// `Display` includes the inner error. It is no `source`, because hyper-util's boxed error cannot be one.
 impl<H, C> Error for WatchError<H, C>
 where
     H: fmt::Debug + fmt::Display,

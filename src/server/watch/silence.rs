@@ -1,7 +1,7 @@
-//! Whether an HTTP/2 peer has given a sign of life since the goodbye.
+//! Detects HTTP/2 peers that do not respond after the GOAWAY.
 //!
-//! Nobody can look into hyper's connection. But a peer that is there answers the PING of the goodbye
-//! at once, and whatever comes from it wakes the task that polls the connection.
+//! hyper does not expose the state of its connection. But a live peer answers the PING that follows the
+//! GOAWAY at once, and any bytes from it wake the task that polls the connection.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -13,19 +13,19 @@ use tokio::time::{Sleep, sleep};
 use crate::shutdown::Core;
 use crate::sync::{Arc, AtomicBool, Ordering};
 
-/// The silence of a peer, from the goodbye on.
+/// Tracks whether a peer has been silent since the GOAWAY.
 pub(super) struct Silence {
-    sign: Arc<Sign>,
-    /// Made of `sign`; the connection is polled with it.
+    flag: Arc<WakeFlag>,
+    /// The waker of `flag`. The connection is polled with it.
     waker: Waker,
     time: Duration,
-    /// Something was in flight at the last look.
+    /// Something was in flight at the last check.
     was_busy: bool,
-    next_look: Pin<Box<Sleep>>,
+    next_check: Pin<Box<Sleep>>,
 }
 
-/// Notes that the connection was woken, and wakes its task.
-struct Sign {
+/// Records that the connection was woken, and wakes its task.
+struct WakeFlag {
     was_woken: Arc<AtomicBool>,
     task: Waker,
 }
@@ -33,45 +33,47 @@ struct Sign {
 // ===== impl Silence =====
 
 impl Silence {
-    /// Begins with the goodbye; `time` is how long a peer may be silent.
+    /// Starts at the GOAWAY. `time` is how long a peer may be silent.
     pub(super) fn new(core: &Core, time: Duration, cx: &Context<'_>) -> Self {
-        let sign = Arc::new(Sign {
+        let flag = Arc::new(WakeFlag {
             was_woken: Arc::new(AtomicBool::new(false)),
             task: cx.waker().clone(),
         });
         Self {
-            waker: Waker::from(Arc::clone(&sign)),
-            sign,
+            waker: Waker::from(Arc::clone(&flag)),
+            flag,
             time,
             was_busy: is_busy(core),
-            next_look: Box::pin(sleep(time)),
+            next_check: Box::pin(sleep(time)),
         }
     }
 
-    /// Returns what to poll the connection with, in the task of `cx`.
+    /// Returns the waker to poll the connection with in the task of `cx`.
     pub(super) fn waker(&mut self, cx: &Context<'_>) -> &Waker {
-        if !self.sign.task.will_wake(cx.waker()) {
-            self.sign = Arc::new(Sign {
-                was_woken: Arc::clone(&self.sign.was_woken),
+        if !self.flag.task.will_wake(cx.waker()) {
+            self.flag = Arc::new(WakeFlag {
+                was_woken: Arc::clone(&self.flag.was_woken),
                 task: cx.waker().clone(),
             });
-            self.waker = Waker::from(Arc::clone(&self.sign));
+            self.waker = Waker::from(Arc::clone(&self.flag));
         }
         &self.waker
     }
 
-    /// Ready when the peer has been silent for the whole time, and nothing was in flight meanwhile:
-    /// what ends then is on its way to the connection, and wakes it a moment later.
+    /// Ready when the peer has been silent for the whole time with nothing in flight.
+    ///
+    /// Work that was in flight wakes the connection shortly after it ends, so it gets another period.
     pub(super) fn poll(&mut self, core: &Core, cx: &mut Context<'_>) -> Poll<()> {
-        // Relaxed: nothing is published with it; whoever wakes orders it before this poll.
-        while !self.sign.was_woken.load(Ordering::Relaxed) {
-            ready!(self.next_look.as_mut().poll(cx));
+        // Relaxed: pairs with the store in `WakeFlag::wake_by_ref`. It publishes nothing else, and the
+        // wakeup orders it before this poll.
+        while !self.flag.was_woken.load(Ordering::Relaxed) {
+            ready!(self.next_check.as_mut().poll(cx));
             let is_busy = is_busy(core);
             if !is_busy && !self.was_busy {
                 return Poll::Ready(());
             }
             self.was_busy = is_busy;
-            self.next_look = Box::pin(sleep(self.time));
+            self.next_check = Box::pin(sleep(self.time));
         }
         Poll::Pending
     }
@@ -81,9 +83,9 @@ fn is_busy(core: &Core) -> bool {
     core.gate.in_flight() > 0
 }
 
-// ===== impl Sign =====
+// ===== impl WakeFlag =====
 
-impl Wake for Sign {
+impl Wake for WakeFlag {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }

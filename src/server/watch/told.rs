@@ -1,4 +1,4 @@
-//! A wait that many connections can have at a time.
+//! A wait that is cheap to poll for many connections.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -6,16 +6,18 @@ use std::task::{Context, Poll, Waker};
 
 use crate::shutdown::Wait;
 
-/// A wait for something that is never taken back. It does not go to the list of waiters, which all
-/// connections share, at every poll of the connection: that would cost every request.
-pub(crate) struct Told {
+/// A wait for an event that is never undone.
+///
+/// It registers again only when the waker has changed. All connections share the list of waiters, so
+/// registering at every poll would slow down every request.
+pub(crate) struct CachedWait {
     wait: Wait,
     waker: Option<Waker>,
 }
 
-// ===== impl Told =====
+// ===== impl CachedWait =====
 
-impl Told {
+impl CachedWait {
     pub(crate) fn new(wait: Wait) -> Self {
         let waker = None;
         Self { wait, waker }

@@ -1,12 +1,12 @@
-//! The moves of the state: each is made under one lock, together with what belongs to it, and told
-//! outside it.
+//! State transitions. Each is made under one lock, together with its effect on the gate and the
+//! shutdown. Observers and waiters are notified outside the lock.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::Core;
 use crate::in_flight::event;
-use crate::log::tell;
+use crate::log::{self, tell};
 use crate::panic;
 use crate::shutdown::attempt::Shutdown;
 use crate::shutdown::notice::ShutdownNotice;
@@ -14,7 +14,7 @@ use crate::shutdown::tasks::Role;
 use crate::state::{LifecycleState, ShutdownReason};
 use crate::sync::{Arc, Mutex, lock};
 
-/// What the first moves of a shutdown can have reached.
+/// The events that the first transitions of a shutdown can reach.
 const BEGINNING: u32 = event::TRIGGERED
     | event::CLOSED
     | event::STOP_ACCEPTING
@@ -23,24 +23,25 @@ const BEGINNING: u32 = event::TRIGGERED
 
 type Observer = Arc<dyn Fn(LifecycleState, LifecycleState) + Send + Sync>;
 
-/// Every move of the state is made under its lock, together with what belongs to it: the gate turns,
-/// and a shutdown is there or is called off.
+/// The data that changes with the state. Every transition is made under its lock, together with its
+/// effect on the gate and the shutdown.
 #[derive(Default)]
 pub(super) struct Life {
-    /// The one under way, or over.
+    /// The shutdown that is under way or over.
     pub(super) shutdown: Option<Arc<Shutdown>>,
-    /// The moves that have been made and not yet told, and whom to tell.
+    /// Transitions that the observers have not been notified of yet.
     pending: VecDeque<(LifecycleState, LifecycleState)>,
     observers: Vec<Observer>,
-    /// A thread is telling; it will tell what is added meanwhile, too.
-    telling: bool,
+    /// `true` while a thread notifies the observers. It also handles transitions added meanwhile.
+    notifying: bool,
 }
 
 // ===== impl Core =====
 
 impl Core {
-    /// Begins a shutdown, or the rollback of a start-up, with its first move; `None` if there is one.
-    /// Whoever calls it has it driven, and then calls [`tell_beginning`](Self::tell_beginning).
+    /// Begins a shutdown, or the rollback of a start-up, with its first transition. Returns `None` if one
+    /// has already begun. The caller starts the driver, and then calls
+    /// [`tell_beginning`](Self::tell_beginning).
     pub(crate) fn announce(&self, reason: ShutdownReason) -> Option<Arc<Shutdown>> {
         let runtime = self.capture_runtime().cloned();
         let mut life = lock(&self.life);
@@ -55,32 +56,32 @@ impl Core {
         };
         let notice = ShutdownNotice::new(reason, &self.config, for_workers, runtime);
         let shutdown = Arc::new(Shutdown::new(notice, in_flight));
-        // Readiness is red from here on, which is before any shard is closed.
+        // From here on the service is not ready, which is before any shard is closed.
         life.shutdown = Some(Arc::clone(&shutdown));
         self.milestones().publish(event::TRIGGERED);
         if self.is_starting_up() {
-            // What has been started is stopped again: nothing new is admitted meanwhile.
+            // The rollback stops what was started. Nothing new is admitted meanwhile.
             self.gate.close();
             self.milestones().publish(self.closing_events());
         } else if self.config.lame_duck.is_zero() || self.servers.have_ended() {
-            // With no server left there is nobody to be a lame duck.
-            self.make(&mut life, LifecycleState::Draining);
+            // Without a server no request can arrive, so there is no lame duck.
+            self.transition(&mut life, LifecycleState::Draining);
         } else {
-            self.make(&mut life, LifecycleState::LameDuck);
+            self.transition(&mut life, LifecycleState::LameDuck);
         }
         Some(shutdown)
     }
 
-    /// Tells of the first moves. Not before it is driven, so that no observer and no log can hold it
-    /// up.
+    /// Logs the first transitions and notifies of them. Must be called after the driver has started, so
+    /// that no observer and no log can delay the shutdown.
     pub(crate) fn tell_beginning(&self, shutdown: &Shutdown) {
         let (reason, in_flight) = (shutdown.notice.reason(), shutdown.in_flight_at_trigger);
         let shutdown_timeout = self.config.shutdown_timeout;
         if self.is_starting_up() {
-            tell!(info, %reason, in_flight, ?shutdown_timeout, "rolling the start-up back");
+            tell!(info, %reason, in_flight, shutdown_timeout_ms = log::millis(shutdown_timeout), "rolling the start-up back");
         } else {
             let lame_duck = self.config.lame_duck;
-            tell!(info, %reason, in_flight, ?lame_duck, ?shutdown_timeout, "shutdown triggered");
+            tell!(info, %reason, in_flight, lame_duck_ms = log::millis(lame_duck), shutdown_timeout_ms = log::millis(shutdown_timeout), "shutdown triggered");
             if self.servers.running() > 0 && !self.listener_waits() {
                 tell!(
                     warn,
@@ -89,10 +90,10 @@ impl Core {
                 );
             }
         }
-        self.tell(BEGINNING);
+        self.notify(BEGINNING);
     }
 
-    /// Sees to it that nothing is admitted any more; `false` if `shutdown` was called off.
+    /// Ends admission for good, and notifies. Returns `false` if `shutdown` was called off.
     pub(crate) fn begin_draining(&self, shutdown: &Arc<Shutdown>) -> bool {
         let is_current = self.close(shutdown);
         self.tell_draining();
@@ -100,25 +101,25 @@ impl Core {
     }
 
     pub(crate) fn tell_draining(&self) {
-        self.tell(BEGINNING);
+        self.notify(BEGINNING);
     }
 
-    /// As [`begin_draining`](Self::begin_draining), without telling anybody.
+    /// Like [`begin_draining`](Self::begin_draining), but notifies nobody.
     pub(crate) fn close(&self, shutdown: &Arc<Shutdown>) -> bool {
         let mut life = lock(&self.life);
         let current = life.shutdown.as_ref();
         let is_current = current.is_some_and(|current| Arc::ptr_eq(current, shutdown));
         if is_current {
-            self.make(&mut life, LifecycleState::Draining);
+            self.transition(&mut life, LifecycleState::Draining);
         }
         is_current
     }
 
-    /// Calls the shutdown off, if it is a lame duck; else gives the state that it has come to.
+    /// Calls the shutdown off if it is in the lame duck. Otherwise returns the current state.
     pub(crate) fn call_off(&self) -> Result<(), LifecycleState> {
         let mut life = lock(&self.life);
         let state = self.state();
-        // A server that has ended is not started again by this: its end was to be a shutdown.
+        // A server that has ended cannot be started again here, so the shutdown has to go on.
         if state != LifecycleState::LameDuck || self.servers.one_has_ended() {
             return Err(state);
         }
@@ -132,16 +133,16 @@ impl Core {
         drop(life);
         #[cfg(feature = "signal")]
         self.listening.release();
-        self.tell(0);
+        self.notify(0);
         tell!(info, "shutdown called off");
         Ok(())
     }
 
-    /// Moves on to `next`, if that is legal, and tells everybody.
+    /// Makes the transition to `next` if it is legal, and notifies.
     pub(crate) fn advance(&self, next: LifecycleState) -> bool {
-        let moved = self.make(&mut lock(&self.life), next);
+        let moved = self.transition(&mut lock(&self.life), next);
         if moved {
-            self.tell(next.bit());
+            self.notify(next.bit());
         }
         moved
     }
@@ -152,15 +153,15 @@ impl Core {
         if life.shutdown.is_some() {
             return false;
         }
-        self.make(&mut life, LifecycleState::Starting);
-        let moved = self.make(&mut life, LifecycleState::Running);
+        self.transition(&mut life, LifecycleState::Starting);
+        let moved = self.transition(&mut life, LifecycleState::Running);
         drop(life);
-        self.tell(LifecycleState::Starting.bit() | LifecycleState::Running.bit());
+        self.notify(LifecycleState::Starting.bit() | LifecycleState::Running.bit());
         moved
     }
 
-    /// Makes a legal move, with what it means to the gate.
-    fn make(&self, life: &mut Life, next: LifecycleState) -> bool {
+    /// Makes the transition to `next` if it is legal, with its effect on the gate. Does not notify.
+    fn transition(&self, life: &mut Life, next: LifecycleState) -> bool {
         let now = self.state();
         if !now.can_become(next) {
             return false;
@@ -179,44 +180,46 @@ impl Core {
         true
     }
 
-    /// Returns what has come when the gate has been closed for good.
+    /// Returns the events that are reached when the gate is closed for good.
     fn closing_events(&self) -> u32 {
-        match self.config.refuse_for.is_zero() {
-            true => event::CLOSED | event::STOP_ACCEPTING,
-            false => event::CLOSED,
+        if self.config.refuse_for.is_zero() {
+            event::CLOSED | event::STOP_ACCEPTING
+        } else {
+            event::CLOSED
         }
     }
 
-    /// Tells of moves that were made, and wakes those who wait for any of `events`, if they are still
+    /// Notifies of pending transitions, and wakes the waiters for those of `events` that are still
     /// reached.
-    pub(crate) fn tell(&self, events: u32) {
-        // Who left between the closing and the publishing did not announce it.
+    pub(crate) fn notify(&self, events: u32) {
+        // Work that ended between the closing and the publishing did not report that it ended.
         self.gate.scan();
         panic::contained(|| self.readiness.notify());
-        // Observers first: whoever waits for the end may end the process when it is woken. Whatever
-        // they and the log do, those who wait are woken.
-        panic::contained(|| self.tell_observers());
+        // Observers first: a task that waits for the end may exit the process when it is woken. A
+        // panic of an observer or of the log does not prevent wakeups.
+        panic::contained(|| self.notify_observers());
         self.milestones().wake(events & self.milestones().reached());
     }
 
     pub(crate) fn observe(&self, observer: Observer) {
         let mut life = lock(&self.life);
         if life.pending.is_empty() && self.state().is_terminal() {
-            // There is nothing left to tell, and it may hold the controller.
+            // No transition is left, and the observer may hold the controller.
             drop(life);
-            return drop(observer);
+            drop(observer);
+            return;
         }
         life.observers.push(observer);
     }
 
-    /// Tells each move once and in order, outside the lock, by one thread at a time.
-    fn tell_observers(&self) {
+    /// Notifies of each transition once and in order, outside the lock, on one thread at a time.
+    fn notify_observers(&self) {
         let mut life = lock(&self.life);
-        if life.telling {
+        if life.notifying {
             return;
         }
-        life.telling = true;
-        let _done = Telling(&self.life);
+        life.notifying = true;
+        let _reset = ResetNotifying(&self.life);
         while let Some((old, new)) = life.pending.pop_front() {
             let observers = life.observers.clone();
             drop(life);
@@ -229,7 +232,7 @@ impl Core {
             }
             life = lock(&self.life);
             if new.is_terminal() {
-                // There is nothing left to tell, and they may hold the controller.
+                // No transition is left, and the observers may hold the controller.
                 let observers = std::mem::take(&mut life.observers);
                 drop(life);
                 observers.into_iter().for_each(panic::dropped);
@@ -240,11 +243,11 @@ impl Core {
     }
 }
 
-/// Lets others tell again, on whatever path.
-struct Telling<'a>(&'a Mutex<Life>);
+/// Resets `Life::notifying` when dropped, also after a panic.
+struct ResetNotifying<'a>(&'a Mutex<Life>);
 
-impl Drop for Telling<'_> {
+impl Drop for ResetNotifying<'_> {
     fn drop(&mut self) {
-        lock(self.0).telling = false;
+        lock(self.0).notifying = false;
     }
 }

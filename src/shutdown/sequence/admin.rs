@@ -1,4 +1,4 @@
-//! Closing the admin servers: the last thing before the end.
+//! Closes the admin servers, right before the end.
 
 use std::time::Duration;
 
@@ -14,16 +14,19 @@ use crate::shutdown::tasks::Role;
 use crate::shutdown::wait::Wait;
 use crate::sync::Arc;
 
-/// How long an admin server has to answer what it is being asked.
-const PATIENCE: Duration = Duration::from_millis(250);
-/// How long one that was dropped is waited for.
-const LATE: Duration = Duration::from_millis(2);
+/// How long an admin server may take to answer its current requests.
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(250);
+/// How long to wait for a server that was dropped.
+const DROP_TIMEOUT: Duration = Duration::from_millis(2);
 
-/// Tells the admin servers to close, waits shortly for them, and drops what is left.
+/// Tells the admin servers to close, waits briefly for them, and drops those that are left.
 pub(super) async fn close(core: &Arc<Core>, notice: &ShutdownNotice) {
     core.milestones().reach(event::CLOSE_ADMIN);
     core.tasks.refuse(&[Role::Admin]);
-    let closed_by = earlier(notice.final_deadline(), Some(Instant::now() + PATIENCE));
+    let closed_by = earlier(
+        notice.final_deadline(),
+        Some(Instant::now() + CLOSE_TIMEOUT),
+    );
     let forced: Wait = Wait::new(core, event::CUT_CLEANUP | event::CUT_SAVES);
     if let Some(Either::Left(())) =
         until(closed_by, race(ended(core, &[Role::Admin]), forced)).await
@@ -37,5 +40,9 @@ pub(super) async fn close(core: &Arc<Core>, notice: &ShutdownNotice) {
         servers,
         "admin servers dropped, which had not closed"
     );
-    until(Some(Instant::now() + LATE), ended(core, &[Role::Admin])).await;
+    until(
+        Some(Instant::now() + DROP_TIMEOUT),
+        ended(core, &[Role::Admin]),
+    )
+    .await;
 }

@@ -1,10 +1,10 @@
-//! What a shutdown has come to so far, for its report.
+//! Records the course of a shutdown for its report.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::waiting::missing;
+use super::waiting::used_of_share;
 use crate::in_flight::{Arrivals, event};
 use crate::log::tell;
 use crate::shutdown::attempt::Shutdown;
@@ -15,13 +15,13 @@ use crate::shutdown::report::{Facts, PhaseReport, ShutdownReport};
 use crate::shutdown::tasks::Role;
 use crate::state::{LifecycleState, ShutdownReason};
 
-/// What a shutdown has come to so far, for its report.
+/// The course of a shutdown so far, for its report.
 pub(crate) struct Record {
     pub(crate) reason: ShutdownReason,
     triggered_at: Instant,
     phases: Vec<PhaseReport>,
     pub(super) phase_began: Instant,
-    /// With how long the process had not run until then.
+    /// When work was cut, and how long the process had not run until then.
     pub(super) cut_at: Option<(Instant, Duration)>,
     pub(super) in_flight_at_trigger: u64,
     abandoned_requests: u64,
@@ -58,8 +58,8 @@ impl Record {
         self.phase_began = now;
     }
 
-    /// Notes what is left when it is waited for no more: so many of what was in flight, after so many had
-    /// been cut.
+    /// Records what is left when the waiting ends: `in_flight` requests and guards, after `aborted` requests
+    /// had been cut.
     pub(crate) fn note_abandoned(&mut self, core: &Core, in_flight: u64, aborted: u64) {
         core.note_aborted(aborted);
         self.abandoned_requests = in_flight;
@@ -82,8 +82,8 @@ impl Record {
         }
     }
 
-    /// Begins the clean-up; gives what it is told. After a force it gets the reserve, not what an
-    /// early force has left of the drain; a later force cuts it instead.
+    /// Begins the clean-up, and returns its notice. After a force it has the reserve, but not the time that
+    /// an early force has saved in the drain. A force during the clean-up cuts it.
     ///
     /// Time in which the process did not run is not taken from the reserve.
     pub(super) fn begin_cleanup(
@@ -93,12 +93,12 @@ impl Record {
         frozen: Duration,
     ) -> ShutdownNotice {
         core.tasks.cut(&[Role::Task, Role::Worker]);
-        // Published before looking for a force: see `Core::cut`.
+        // Published before the check for a force; see `Core::cut`.
         core.milestones().reach(event::CLEANUP);
         let notice = shutdown.notice.clone();
         let reserve = core.config.reserve();
-        let missing = missing(notice.final_deadline(), notice.now(), reserve);
-        let notice = notice.later_by(frozen.min(missing));
+        let used = used_of_share(notice.final_deadline(), notice.now(), reserve);
+        let notice = notice.later_by(frozen.min(used));
         if !core.milestones().has(event::FORCED) {
             return notice;
         }
@@ -107,7 +107,8 @@ impl Record {
         notice.ending_by(cut_at.checked_add(reserve.saturating_add(frozen)))
     }
 
-    /// Gives who came in the lame duck. Exact once it has drained: each is noted before it leaves.
+    /// Returns the requests that arrived in the lame duck. The counts are exact after the drain, since each
+    /// request is counted before it ends.
     pub(super) fn late_arrivals(&self, core: &Core) -> Arrivals {
         let first = self.phases.first();
         let lame_duck = first.filter(|phase| phase.state == LifecycleState::LameDuck);

@@ -1,4 +1,4 @@
-//! Stopping the workers: after all that can feed them, and before the clean-up.
+//! Stops the workers: after everything that can give them work, and before the clean-up.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -7,11 +7,11 @@ use tokio::task::yield_now;
 use tokio::time::Instant;
 
 use super::record::Record;
-use super::waiting::{ended, missing, none_left, tell_progress, unwinding};
+use super::waiting::{cut_grace, ended, log_progress, none_left, used_of_share};
 use crate::in_flight::event;
 use crate::log::tell;
 use crate::shutdown::attempt::Shutdown;
-use crate::shutdown::cleanup::Thaw;
+use crate::shutdown::cleanup::Extension;
 use crate::shutdown::core::Core;
 use crate::shutdown::notice::earlier;
 use crate::shutdown::race::{Either, race, until};
@@ -19,23 +19,23 @@ use crate::shutdown::tasks::Role;
 use crate::shutdown::wait::Wait;
 use crate::sync::Arc;
 
-/// Stops the workers; after a force the clean-up's reserve begins when they are over.
+/// Stops the workers. After a force, the reserve of the clean-up begins when they have ended.
 pub(super) async fn stop(core: &Arc<Core>, shutdown: &Arc<Shutdown>, record: &mut Record) {
     let is_forced = core.milestones().has(event::FORCED);
     let forced_at = is_forced.then(|| {
         let now = || (Instant::now(), shutdown.frozen());
         record.cut_at.unwrap_or_else(now)
     });
-    if let Some(over_at) = tell_and_wait(core, shutdown, forced_at).await {
-        record.cut_at = Some((over_at, shutdown.frozen()));
+    if let Some(ended_at) = stop_and_wait(core, shutdown, forced_at).await {
+        record.cut_at = Some((ended_at, shutdown.frozen()));
     }
 }
 
 /// Tells the workers to stop, waits until their share of the time is over, and cuts those that are
-/// left. Gives when that was; `None` if there was no worker.
+/// left. Returns when the wait was over; `None` if there was no worker.
 ///
-/// `forced_at` says when a force was, and how long the process had not run until then.
-async fn tell_and_wait(
+/// `forced_at` is the time of the force, and how long the process had not run until then.
+async fn stop_and_wait(
     core: &Arc<Core>,
     shutdown: &Arc<Shutdown>,
     forced_at: Option<(Instant, Duration)>,
@@ -45,39 +45,39 @@ async fn tell_and_wait(
     if has_workers {
         // A server that has not ended is dropped where it is polled.
         let dropped = none_left(core, || core.servers.running());
-        until(Some(Instant::now() + unwinding(core)), dropped).await;
+        until(Some(Instant::now() + cut_grace(core)), dropped).await;
     }
     core.milestones().reach(event::STOP_WORKERS);
     if !has_workers {
         return None;
     }
-    // Each gets as far as its first wait, even when there is no time left.
+    // Each worker is polled once, even if no time is left.
     yield_now().await;
     let roles: &[Role] = match forced_at {
         // A worker may have spawned tasks.
         None => &[Role::Worker, Role::Task],
-        // Some may be left that could not be cut.
+        // Tasks that could not be cut may be left.
         Some(_) => &[Role::Worker],
     };
-    let thaw = Thaw::new(shutdown);
-    let deadline = deadline(core, shutdown, thaw.frozen(), forced_at);
-    let over = pin!(race(
+    let extension = Extension::new(shutdown);
+    let deadline = deadline(core, shutdown, extension.frozen(), forced_at);
+    let ended = pin!(race(
         ended(core, roles),
         race(
             Wait::<()>::new(core, event::CUT_WORKERS),
-            tell_progress(core, &shutdown.notice)
+            log_progress(core, &shutdown.notice)
         )
     ));
-    let over = thaw.until(deadline, over).await;
-    let over_at = Instant::now();
-    if !matches!(over, Some(Either::Left(()))) {
-        cut(core, roles, over_at + unwinding(core)).await;
+    let ended = extension.until(deadline, ended).await;
+    let ended_at = Instant::now();
+    if !matches!(ended, Some(Either::Left(()))) {
+        cut(core, roles, ended_at + cut_grace(core)).await;
     }
-    Some(over_at)
+    Some(ended_at)
 }
 
-/// Returns when workers that are told now are cut. After a force they have their reserve. Time in
-/// which the process did not run is not taken from that.
+/// Returns when workers that are told to stop now are cut. After a force they have their reserve. Time
+/// in which the process did not run is not taken from it.
 fn deadline(
     core: &Core,
     shutdown: &Shutdown,
@@ -87,8 +87,8 @@ fn deadline(
     let reserve = core.config.reserve_for_workers();
     let notice = &shutdown.notice;
     let end = notice.worker_deadline();
-    let missing = missing(end, notice.now(), reserve);
-    let end = end.and_then(|end| end.checked_add(frozen.min(missing)));
+    let used = used_of_share(end, notice.now(), reserve);
+    let end = end.and_then(|end| end.checked_add(frozen.min(used)));
     let after_force = forced_at.and_then(|(at, frozen_before)| {
         let frozen = frozen.saturating_sub(frozen_before);
         at.checked_add(reserve.saturating_add(frozen))
@@ -96,9 +96,9 @@ fn deadline(
     earlier(end, after_force)
 }
 
-async fn cut(core: &Arc<Core>, roles: &[Role], gone_by: Instant) {
+async fn cut(core: &Arc<Core>, roles: &[Role], deadline: Instant) {
     core.tasks.cut(roles);
-    if until(Some(gone_by), ended(core, roles)).await.is_none() {
+    if until(Some(deadline), ended(core, roles)).await.is_none() {
         let [workers, tasks] = [Role::Worker, Role::Task].map(|role| core.tasks.running(&[role]));
         tell!(
             warn,

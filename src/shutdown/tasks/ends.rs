@@ -1,4 +1,4 @@
-//! The tasks that ended badly: for the report, and, until they are replaced, for health.
+//! Tasks that ended badly, for the report and, until they are replaced, for health.
 
 #[cfg(feature = "health")]
 use std::collections::BTreeMap;
@@ -9,15 +9,15 @@ use crate::shutdown::outcome::Outcome;
 use crate::shutdown::outcome::TaskReport;
 use crate::sync::Arc;
 
-/// How many are remembered, so that a task that is spawned again and again does not fill the memory.
-/// Each is logged as it ends.
+/// How many ends are stored, so that a task that is spawned again and again does not fill the memory. All
+/// ends are logged.
 const REMEMBERED: usize = 64;
 
 #[derive(Debug, Default)]
 pub(super) struct Ends {
     bad: Vec<BadEnd>,
     forgotten: u64,
-    /// By their names, those after which none of the name was spawned.
+    /// By name, the tasks after which no task of the same name was spawned.
     #[cfg(feature = "health")]
     dead: BTreeMap<Arc<str>, Outcome>,
 }
@@ -25,7 +25,7 @@ pub(super) struct Ends {
 #[derive(Debug)]
 struct BadEnd {
     report: TaskReport,
-    /// Which may be called off yet.
+    /// The shutdown during which the task ended. It may still be called off.
     shutdown: Option<Arc<Shutdown>>,
 }
 
@@ -43,7 +43,7 @@ impl Ends {
         }
     }
 
-    /// Notes that a task of this name runs again.
+    /// Records that a task of this name runs again.
     #[cfg(feature = "health")]
     pub(super) fn replaced(&mut self, name: &Arc<str>) {
         self.dead.remove(name);
@@ -56,7 +56,7 @@ impl Ends {
 
     pub(super) fn reports(&self) -> impl Iterator<Item = TaskReport> {
         self.bad.iter().map(|end| {
-            // It was of the shutdown that has come to its end only if that was not called off.
+            // If that shutdown was called off, the task did not end in the one that is reported.
             let shutdown = end.shutdown.as_ref();
             TaskReport {
                 in_shutdown: shutdown.is_some_and(|shutdown| !shutdown.is_called_off()),

@@ -1,9 +1,9 @@
-//! What the end of a task means.
+//! Policies for the end of a task.
 
 use super::Role;
 use crate::shutdown::outcome::Outcome;
 
-/// What it means when a task ends, fails or panics.
+/// What happens when a task ends, fails or panics.
 ///
 /// | | in the report | exit code | in health, until it is replaced | shutdown |
 /// |---|---|---|---|---|
@@ -11,8 +11,8 @@ use crate::shutdown::outcome::Outcome;
 /// | `Note` | named | 1 | `failed` or `stopped`; readiness 200 `degraded` | – |
 /// | `Ignore` | – | – | – | – |
 ///
-/// A task is replaced when another one of its name is spawned. An end without an error that comes
-/// after the trigger is as it should be, whatever the policy.
+/// A task is replaced when another task of the same name is spawned. An end without an error after the
+/// trigger is expected, whatever the policy.
 ///
 /// # Examples
 ///
@@ -32,14 +32,14 @@ use crate::shutdown::outcome::Outcome;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum TaskPolicy {
-    /// Begins the shutdown: the service cannot do without the task.
+    /// Begins the shutdown, because the service cannot run without the task.
     ///
     /// The reason is [`Error`](crate::ShutdownReason::Error) for an error or a panic, and
     /// [`TaskEnded`](crate::ShutdownReason::TaskEnded) for an end without one.
     Shutdown,
-    /// Goes on; health shows it, and the report is not graceful.
+    /// Continues. Health shows the end, and the report is not graceful.
     Note,
-    /// Goes on, as if nothing had happened.
+    /// Continues, and does not report the end.
     Ignore,
 }
 
@@ -52,7 +52,7 @@ pub(crate) struct Policies {
 }
 
 impl Policies {
-    /// The same for every end.
+    /// Returns the same policy for every end.
     pub(crate) fn all(policy: TaskPolicy) -> Self {
         Self {
             end: policy,
@@ -61,8 +61,8 @@ impl Policies {
         }
     }
 
-    /// A plain task may be one that has only something to do. All others are to run until they are
-    /// told to end.
+    /// Returns the default policies of `role`. A plain task may end when its work is done. All others
+    /// should run until they are told to end.
     pub(crate) fn default_of(role: Role) -> Self {
         let end = match role {
             Role::Task => TaskPolicy::Ignore,
@@ -74,7 +74,7 @@ impl Policies {
         }
     }
 
-    /// The policy for an end by itself; `None` if that is as it should be.
+    /// Returns the policy for a task that ended by itself; `None` if that end is expected.
     pub(crate) fn of(&self, outcome: &Outcome, in_shutdown: bool) -> Option<TaskPolicy> {
         match outcome {
             Outcome::Completed if in_shutdown => None,

@@ -1,4 +1,4 @@
-//! Signals on Unix.
+//! Listening on Unix.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, Signal};
 use signal_hook::consts::{SIGHUP, SIGTERM};
-use signal_hook::iterator::Signals as Heard;
+use signal_hook::iterator::Signals as SignalIterator;
 use signal_hook::low_level::{emulate_default_handler, signal_name};
 use tokio::runtime::Handle;
 
@@ -17,42 +17,43 @@ use crate::signal::attention::{Attention, HangupWatch};
 use crate::signal::choice::Signals;
 use crate::signal::killing::killing;
 use crate::signal::listener::Listener;
-use crate::signal::registrations::ours;
+use crate::signal::registrations::register;
 use crate::sync::{Arc, Mutex, lock};
 
-/// How soon a stop has to come after a SIGHUP that is to be a part of it.
-const TOGETHER: Duration = Duration::from_millis(100);
-const LOOK: Duration = Duration::from_millis(5);
+/// How long a SIGHUP waits for the signal that begins a shutdown.
+const HANGUP_DELAY: Duration = Duration::from_millis(100);
+/// How often signals are checked for while a SIGHUP waits.
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
-/// Listens in a thread of its own, so that signals are heard also when the runtime is blocked.
+/// Listens in a separate thread, so that signals are received even when the runtime is blocked.
 ///
-/// Not with tokio's signals: its handler may run before the one that asks for the default
-/// action, and a second signal that is answered at once then kills the process by itself.
+/// It does not use tokio's signals, because tokio's handler may run before the handler for the default
+/// action. If the second signal were handled in between, that same signal would kill the process.
 pub(in crate::signal) fn listen(
     listener: Listener,
     signals: &Signals,
     runtime: &Handle,
 ) -> io::Result<Start> {
-    // Before `Heard`: handlers run in the order of their registration, so for each signal
-    // the default action has been decided on when the thread hears of it.
-    let attention = Attention::pay(&signals.numbers)?;
+    // Registered before the iterator. Handlers run in the order of their registration, so the default
+    // action of a signal has been decided on when the thread receives the signal.
+    let attention = Attention::listen(&signals.numbers)?;
     let is_chosen = signals.numbers.contains(&SIGHUP);
     let watch = (!is_chosen).then(|| HangupWatch::begin(SIGTERM)).flatten();
     let mut numbers = signals.numbers.clone();
     numbers.extend(watch.is_some().then_some(SIGHUP));
-    let heard = ours(numbers.len(), || Heard::new(&numbers))?;
-    let handle = heard.handle();
+    let received = register(numbers.len(), || SignalIterator::new(&numbers))?;
+    let handle = received.handle();
     let (in_thread, in_task) = (listener.clone(), listener);
-    let (begins, others) = (signals.numbers.clone(), handle.clone());
+    let (triggers, absorb_handle) = (signals.numbers.clone(), handle.clone());
     let chosen = signals.numbers.clone();
-    let heeded = Mutex::new(numbers);
+    let registered = Mutex::new(numbers);
     thread::Builder::new()
         .name("tower-lifecycle-signals".to_owned())
         .spawn(move || {
-            let was_blocked = unblock(&begins);
-            hear(heard, &begins, &in_thread);
+            let was_blocked = unblock(&triggers);
+            dispatch(received, &triggers, &in_thread);
             drop(in_thread);
-            // Where all other threads block them, a third signal has only this one to come to.
+            // If all other threads block the signals, only this thread can receive a third one.
             if was_blocked {
                 loop {
                     thread::park();
@@ -68,11 +69,11 @@ pub(in crate::signal) fn listen(
         absorb: Arc::new(move || {
             let absorbed = killing().filter(|signal| !chosen.contains(signal));
             let attention = Attention::absorb(&absorbed.collect());
-            // To be told of; one that cannot be added is absorbed all the same.
-            let mut heeded = lock(&heeded);
+            // Added only for the log. A signal that cannot be added is absorbed as well.
+            let mut registered = lock(&registered);
             for signal in attention.signals() {
-                if heeded.insert(signal) {
-                    let _ = ours(1, || others.add_signal(signal));
+                if registered.insert(signal) {
+                    let _ = register(1, || absorb_handle.add_signal(signal));
                 }
             }
             Some(Box::new(attention))
@@ -80,42 +81,42 @@ pub(in crate::signal) fn listen(
     })
 }
 
-/// Passes on what is heard, until nobody listens any more or the shutdown is forced.
-fn hear(mut heard: Heard, begins: &BTreeSet<i32>, listener: &Listener) {
+/// Passes signals to `listener` until listening stops or the shutdown is forced.
+fn dispatch(mut received: SignalIterator, triggers: &BTreeSet<i32>, listener: &Listener) {
     let mut first = None;
     let mut hangup_at = None;
-    while !heard.is_closed() {
+    while !received.is_closed() {
         let signals: BTreeSet<i32> = if hangup_at.is_none() {
-            heard.wait().collect()
+            received.wait().collect()
         } else {
-            thread::sleep(LOOK);
-            heard.pending().collect()
+            thread::sleep(POLL_INTERVAL);
+            received.pending().collect()
         };
-        // A stop first, so that what has come with it finds a shutdown.
-        for &signal in signals.intersection(begins) {
-            if listener.heard(name(signal), &mut first) {
+        // The signals that begin a shutdown come first, so that the others find the shutdown.
+        for &signal in signals.intersection(triggers) {
+            if listener.received(name(signal), &mut first) {
                 return;
             }
         }
-        for &signal in signals.difference(begins) {
+        for &signal in signals.difference(triggers) {
             if signal == SIGHUP {
                 hangup_at.get_or_insert_with(Instant::now);
             } else {
-                listener.ignored(name(signal));
+                listener.log_ignored(name(signal));
             }
         }
         if HangupWatch::is_used() {
             if hangup_at.take().is_some() {
-                listener.ignored("SIGHUP");
+                listener.log_ignored("SIGHUP");
             }
-        } else if hangup_at.is_some_and(|at| at.elapsed() >= TOGETHER) {
+        } else if hangup_at.is_some_and(|at| at.elapsed() >= HANGUP_DELAY) {
             hangup_at = None;
             hang_up();
         }
     }
 }
 
-/// Has SIGHUP do what it does to a program that does not listen.
+/// Takes the default action of SIGHUP, unless other code may handle it.
 fn hang_up() {
     if HangupWatch::may_be_handled() {
         tell!(debug, "SIGHUP left to whoever may handle it");
@@ -128,8 +129,8 @@ fn name(signal: i32) -> &'static str {
     signal_name(signal).unwrap_or("a signal")
 }
 
-/// Has this thread take those of `signals` that its parent had blocked; returns whether there were any.
-/// What else is blocked may be meant for a `sigwait` or a signalfd of the user's.
+/// Unblocks those of `signals` that are blocked in this thread. Returns whether there were any. Other
+/// blocked signals stay blocked, because they may be meant for a `sigwait` or a signalfd of the user.
 fn unblock(signals: &BTreeSet<i32>) -> bool {
     let Ok(mask) = SigSet::thread_get_mask() else {
         return false;

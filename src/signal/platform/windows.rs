@@ -1,4 +1,4 @@
-//! Ctrl-C, Ctrl-Break, Close and Shutdown.
+//! Listening on Windows, for Ctrl-C, Ctrl-Break, Close and Shutdown.
 
 use std::future::poll_fn;
 use std::io;
@@ -15,8 +15,8 @@ use crate::signal::choice::Signals;
 use crate::signal::listener::Listener;
 use crate::sync::Arc;
 
-/// Listens in a task. When it ends, its listeners are dropped; tokio's handler passes on what
-/// nobody listens for, so the next event takes the system's default action.
+/// Listens in a task. When the task ends, its event listeners are dropped. Tokio's handler passes on
+/// events without a listener, so the next event takes the system's default action.
 pub(in crate::signal) fn listen(
     listener: Listener,
     _signals: &Signals,
@@ -30,7 +30,7 @@ pub(in crate::signal) fn listen(
         let mut stopped = listener.ctl.stopped();
         let mut first = None;
         while let Either::Left(signal) = race(signals.recv(), &mut stopped).await {
-            if listener.heard(signal, &mut first) {
+            if listener.received(signal, &mut first) {
                 break;
             }
         }

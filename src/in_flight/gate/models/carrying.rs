@@ -1,4 +1,5 @@
-//! What is carried out of a word's top field before it would wrap, and who reads the count meanwhile.
+//! Models of carrying the top field of a word before it overflows, and of concurrent reads of the
+//! count.
 
 use super::*;
 use crate::in_flight::gate::shard::{CARRY, ONE_ENTERED};
@@ -6,7 +7,7 @@ use crate::in_flight::gate::shard::{CARRY, ONE_ENTERED};
 /// Two entries short of the carry.
 const BEFORE: u64 = CARRY / ONE_ENTERED - 2;
 
-/// A gate to which so many were admitted, who have left.
+/// Returns a gate to which `admitted` entries were admitted, which have left.
 fn after(admitted: u64) -> Arc<Gate> {
     let gate = Gate::new(1, 0);
     let word = &gate.shards()[0].word;
@@ -14,17 +15,17 @@ fn after(admitted: u64) -> Arc<Gate> {
     gate
 }
 
-fn enters(gate: &Gate) {
+fn enter_and_leave(gate: &Gate) {
     let shard = &gate.shards()[0];
     if shard.enter(|| ()) {
         shard.leave();
     }
 }
 
-/// Invariant 9: whoever reads the count never sees it fall, and everybody is counted once.
+/// Invariant 9: a reader never sees the count fall, and every entry is counted once.
 ///
-/// Seeded: `carry` without the lock, in either order of its two steps; `admitted` without the lock; one
-/// that adds to `carried` what another one has carried.
+/// Seeded: `carry` without the lock, with its two steps in either order; `admitted` without the
+/// lock; `carry` that adds to `carried` what another thread has carried.
 #[test]
 fn the_count_never_falls_while_it_is_carried() {
     check(|| {
@@ -32,8 +33,8 @@ fn the_count_never_falls_while_it_is_carried() {
         let threads: Vec<_> = (0..2)
             .map(|_| {
                 beside(&gate, |gate| {
-                    enters(gate);
-                    enters(gate);
+                    enter_and_leave(gate);
+                    enter_and_leave(gate);
                 })
             })
             .collect();
@@ -42,14 +43,14 @@ fn the_count_never_falls_while_it_is_carried() {
         threads.into_iter().for_each(|t| t.join().unwrap());
         assert!(second <= gate.admitted());
         assert_eq!((gate.in_flight(), gate.admitted()), (0, BEFORE + 5));
-        // The last but one or the last has carried it.
+        // One of the last two entries has carried it.
         assert_eq!(gate.shards()[0].phase() & CARRY, 0);
     });
 }
 
-/// The same where the gate turns at that moment.
+/// The same while the gate is paused and resumed.
 ///
-/// Seeded: `add`, and `take`, that note what they were told by a word from before the change.
+/// Seeded: `set_phase` and `clear_phase` that use a word from before the change.
 #[test]
 fn the_count_is_right_where_a_turn_meets_the_carrying() {
     check(|| {

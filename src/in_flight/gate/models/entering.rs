@@ -1,10 +1,10 @@
-//! Entries and leaves, and what they meet.
+//! Models of entries and leaves, concurrent with other operations.
 
 use super::*;
 
-/// P1: after `close` nothing enters, and nothing is alive when it has drained.
+/// P1: after `close` nothing enters, and nothing is in flight when the gate has drained.
 ///
-/// Seeded: `enter` that loads the word and then adds, instead of asking the addition.
+/// Seeded: `enter` that loads the word and then adds, instead of using the result of the addition.
 #[test]
 fn nothing_is_alive_once_drained() {
     check(|| {
@@ -16,7 +16,7 @@ fn nothing_is_alive_once_drained() {
                 let alive = Arc::clone(&alive);
                 thread::spawn(move || {
                     if shard.enter(|| ()) {
-                        // Relaxed: the gate alone is to order these.
+                        // Relaxed: only the gate may order these.
                         alive.fetch_add(1, Ordering::Relaxed);
                         alive.fetch_sub(1, Ordering::Relaxed);
                         shard.leave();
@@ -33,7 +33,7 @@ fn nothing_is_alive_once_drained() {
     });
 }
 
-/// P3: of two that leave different shards at the same time, one announces it.
+/// P3: if two entries leave different shards at the same time, one of them publishes the drain.
 ///
 /// Seeded: `scan` before `CLOSED` is published; a `leave` that does not scan.
 #[test]
@@ -54,9 +54,9 @@ fn the_last_leave_wakes_who_waits() {
     });
 }
 
-/// A refusal that comes and goes while others leave hides the last leave from nobody.
+/// A refusal that comes and goes while others leave does not hide the last leave.
 ///
-/// Seeded: an undo that does not scan; the fence in `scan` left out.
+/// Seeded: an undo that does not scan; no fence in `scan`.
 #[test]
 fn a_refusal_does_not_hide_the_last_leave() {
     check(|| {
@@ -75,11 +75,11 @@ fn a_refusal_does_not_hide_the_last_leave() {
     });
 }
 
-/// Invariant 2: what enters a closed shard and may not be refused is never missed, while
+/// Invariant 2: an entry that finds its shard closed and must not be refused is never missed, while
 /// another one is in flight all the time.
 ///
-/// Seeded: no `late` shard, that is, counting in the closed shard; `late` looked at before the
-/// shards; the fence in `scan` left out.
+/// Seeded: no `late` shard (counted in the closed shard); `late` checked before the shards; no
+/// fence in `scan`.
 #[test]
 fn a_late_entry_holds_the_drain() {
     check(|| {
@@ -103,10 +103,11 @@ fn a_late_entry_holds_the_drain() {
     });
 }
 
-/// Who came in the lame duck is known once it has drained, and nobody of an earlier one.
+/// Once the gate has drained, the arrivals in the lame duck are known, and do not include those of
+/// an earlier lame duck.
 ///
 /// Seeded: the arrivals forgotten after the shedding has begun; noted after the leave; `arrivals`
-/// that asks for the count last.
+/// that loads the count last.
 #[test]
 fn late_arrivals_are_known_once_drained() {
     check(|| {
@@ -140,7 +141,7 @@ fn late_arrivals_are_known_once_drained() {
     });
 }
 
-/// What was done in flight is seen by who is told that it drained.
+/// A waiter for the drain sees what was done in flight.
 ///
 /// Seeded: `leave` with `Relaxed`.
 #[test]
@@ -164,9 +165,10 @@ fn drained_publishes_what_was_done_in_flight() {
     });
 }
 
-/// Who is refused sees what led to the closing, such as the notice that turns readiness red.
+/// A refused request sees what came before the closing, such as the notice that turns readiness
+/// red.
 ///
-/// Seeded: `add` with `Relaxed`.
+/// Seeded: `set_phase` with `Relaxed`.
 #[test]
 fn a_refusal_sees_what_led_to_it() {
     check(|| {
@@ -188,7 +190,8 @@ fn a_refusal_sees_what_led_to_it() {
     });
 }
 
-/// Invariant 4 for a pause: who leaves while it begins is announced by one of the two.
+/// Invariant 4 for a pause: if the last entry leaves while a pause begins, one of the two publishes
+/// `IDLE`.
 ///
 /// Seeded: `pause` that does not scan, or scans before it has closed.
 #[test]
@@ -209,10 +212,11 @@ fn the_last_leave_of_a_pause_wakes_who_waits() {
     });
 }
 
-/// Invariant 7: a slow scan of an earlier pause does not tell of a later one, in which something
-/// is in flight.
+/// Invariant 8: a slow scan of an earlier pause publishes nothing in a later one, in which
+/// something is in flight.
 ///
-/// Seeded: `tell_empty` that does not compare the openings; `unpause` that leaves `IDLE` as it is.
+/// Seeded: `publish_empty` that does not compare the openings; `unpause` that does not clear
+/// `IDLE`.
 #[test]
 fn idle_is_of_this_pause() {
     check(|| {
@@ -225,7 +229,7 @@ fn idle_is_of_this_pause() {
         let admitted = gate.shards()[0].enter(|| ());
         assert!(admitted, "open again");
         assert!(gate.pause());
-        // Not asked before it has told whatever it has to tell.
+        // Checked after the slow scan has ended.
         first.join().unwrap();
         assert!(!gate.milestones.has(event::IDLE), "idle with one in flight");
         gate.shards()[0].leave();
@@ -233,7 +237,7 @@ fn idle_is_of_this_pause() {
     });
 }
 
-/// Invariant 7 for the closing: a slow scan of a pause does not tell that it has drained.
+/// Invariant 8 for the closing: a slow scan of a pause does not publish `DRAINED`.
 ///
 /// Seeded: as above.
 #[test]
@@ -254,10 +258,10 @@ fn drained_is_not_of_an_earlier_pause() {
     });
 }
 
-/// What enters while paused and may not be refused holds `IDLE`, while another one is in flight
-/// all the time.
+/// An entry that enters while paused and must not be refused holds `IDLE` back, while another one
+/// is in flight all the time.
 ///
-/// Seeded: counting in the paused shard, and not in `late`; `late` looked at before the shards.
+/// Seeded: counted in the paused shard instead of `late`; `late` checked before the shards.
 #[test]
 fn a_late_entry_holds_idle() {
     check(|| {
@@ -281,9 +285,9 @@ fn a_late_entry_holds_idle() {
     });
 }
 
-/// A pause that ends while the gate is closed for good does not open it.
+/// A pause that ends while the gate is closed for good does not reopen it.
 ///
-/// Seeded: `unpause` that does not ask whether it is closed for good.
+/// Seeded: `unpause` that does not check whether the gate is closed for good.
 #[test]
 fn unpausing_does_not_open_what_is_closed_for_good() {
     check(|| {
@@ -301,8 +305,8 @@ fn unpausing_does_not_open_what_is_closed_for_good() {
     });
 }
 
-/// A refusal that begins in a pause and is undone after it, or after the closing that follows,
-/// leaves the count right and the drain prompt.
+/// A refusal that begins in a pause and is undone after it, or after the closing that follows, does
+/// not distort the count or delay the drain.
 ///
 /// Seeded: `unpause` that does not note the refusals.
 #[test]
@@ -329,9 +333,9 @@ fn a_refusal_may_outlast_its_pause() {
     });
 }
 
-/// Who is admitted again sees what was done while nobody was.
+/// An entry that is admitted after a pause sees what was done during the pause.
 ///
-/// Seeded: `take` with `Relaxed`.
+/// Seeded: `clear_phase` with `Relaxed`.
 #[test]
 fn an_admission_sees_what_was_done_in_the_pause() {
     check(|| {
@@ -353,9 +357,9 @@ fn an_admission_sees_what_was_done_in_the_pause() {
     });
 }
 
-/// Entries to one shard and leaves from it, at the same time, are all counted.
+/// Concurrent entries to and leaves from one shard are all counted.
 ///
-/// Seeded, each: `enter`, `enter_always` and `leave` that load the word and then store it.
+/// Seeded, one at a time: `enter`, `enter_always` and `leave` that load the word and then store it.
 #[test]
 fn entries_and_leaves_are_all_counted() {
     check(|| {
@@ -378,10 +382,11 @@ fn entries_and_leaves_are_all_counted() {
     });
 }
 
-/// Phase bits that come and go touch no count, and no count touches them, neither in a shard nor in
-/// `late`.
+/// Changes of phase bits and changes of the counts do not affect each other, neither in a shard nor
+/// in `late`.
 ///
-/// Seeded, each: `add`, `take` and the entry to `late` that load the word and then store it.
+/// Seeded, one at a time: `set_phase`, `clear_phase` and the entry to `late` that load the word and
+/// then store it.
 #[test]
 fn turning_loses_no_entry() {
     for is_paused in [false, true] {
@@ -411,10 +416,11 @@ fn turning_loses_no_entry() {
     }
 }
 
-/// P1 for a pause: after it nothing enters, nothing is alive when it is idle, and who is refused
-/// finds it paused.
+/// P1 for a pause: nothing enters after it, nothing is in flight when it is idle, and a refused
+/// request finds it paused.
 ///
-/// Seeded: `pause` that publishes itself after the shards are closed; `enter` as in the first model.
+/// Seeded: `pause` that publishes `PAUSED` after the shards are closed; `enter` as in the first
+/// model.
 #[test]
 fn nothing_is_alive_once_idle() {
     check(|| {
@@ -424,10 +430,10 @@ fn nothing_is_alive_once_idle() {
             let alive = Arc::clone(&alive);
             beside(&gate, move |gate| {
                 if !gate.shards()[0].enter(|| ()) {
-                    assert!(gate.is_paused(), "refused by nobody");
+                    assert!(gate.is_paused(), "refused although not paused");
                     return;
                 }
-                // Relaxed: the gate alone is to order these.
+                // Relaxed: only the gate may order these.
                 alive.fetch_add(1, Ordering::Relaxed);
                 alive.fetch_sub(1, Ordering::Relaxed);
                 gate.shards()[0].leave();
@@ -440,9 +446,10 @@ fn nothing_is_alive_once_idle() {
     });
 }
 
-/// Invariant 4 for `late`: of the last one there and the last one of a shard, one announces it.
+/// Invariant 4 for `late`: if the last entry of `late` and the last entry of a shard leave at the
+/// same time, one of them publishes the drain.
 ///
-/// Seeded: the fence in `scan` left out.
+/// Seeded: no fence in `scan`.
 #[test]
 fn the_last_late_leave_wakes_who_waits() {
     check(|| {
@@ -460,7 +467,7 @@ fn the_last_late_leave_wakes_who_waits() {
     });
 }
 
-/// A refusal that comes and goes while one enters late hides the last leave from nobody.
+/// A refusal that comes and goes while another entry enters `late` does not hide the last leave.
 ///
 /// Seeded: an undo that does not scan.
 #[test]
@@ -480,7 +487,7 @@ fn a_refusal_does_not_hide_the_last_late_leave() {
     });
 }
 
-/// Two that enter late at the same time are two.
+/// Two entries that enter `late` at the same time are both counted.
 ///
 /// Seeded: an entry to `late` that loads the word and then stores it.
 #[test]
@@ -502,7 +509,8 @@ fn late_entries_are_all_counted() {
     });
 }
 
-/// What may not be refused and meets the end of a pause is counted once, and holds the next pause.
+/// An entry that must not be refused and enters as a pause ends is counted once, and holds the next
+/// pause back.
 ///
 /// Seeded: `unpause` that does not note the refusals.
 #[test]
@@ -521,8 +529,7 @@ fn a_late_entry_may_meet_the_end_of_its_pause() {
     });
 }
 
-/// Who enters while the gate is closed and forced is refused or cut, and cut also when it may not be
-/// refused.
+/// An entry during a close and a force is refused or cut. An entry that must not be refused is cut.
 ///
 /// Seeded: `force` that leaves `late` out; `close` that leaves the last shard open.
 #[test]
@@ -532,10 +539,12 @@ fn who_is_not_refused_is_cut() {
             let gate = Gate::new(2, 0);
             let client = beside(&gate, move |gate| {
                 let shard = &gate.shards()[1];
-                let counted_in = match always {
-                    true => shard.enter_always(|_| ()),
-                    false if shard.enter(|| ()) => Arc::clone(shard),
-                    false => return,
+                let counted_in = if always {
+                    shard.enter_always(|_| ())
+                } else if shard.enter(|| ()) {
+                    Arc::clone(shard)
+                } else {
+                    return;
                 };
                 wait_in(&counted_in, Slot::NONE, interest::FORCED);
                 counted_in.leave();
@@ -549,7 +558,7 @@ fn who_is_not_refused_is_cut() {
     }
 }
 
-/// How many were cut is known once it has drained.
+/// The number of cut entries is known once the gate has drained.
 ///
 /// Seeded: `leave` with `Relaxed`.
 #[test]
@@ -577,9 +586,9 @@ fn who_was_cut_is_known_once_drained() {
     });
 }
 
-/// Two that find the gate empty at the same time tell it once.
+/// If two scans find the gate empty at the same time, one of them publishes it.
 ///
-/// Seeded: `tell_empty` that does not ask again what is still to be published.
+/// Seeded: `publish_empty` that does not check again what is still to be published.
 #[test]
 fn idle_is_told_once() {
     check(|| {

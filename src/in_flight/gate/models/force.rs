@@ -1,10 +1,10 @@
-//! The registration for force.
+//! Models of the registration for force.
 
 use super::*;
 
-/// Invariant 5: a registration meets force, or is woken by it.
+/// Invariant 5: a registration either sees the force or is woken by it.
 ///
-/// Seeded: `happened` asked before the lock is taken; wakers taken before the bit is set.
+/// Seeded: `happened` called before the lock is taken; wakers taken before the bit is set.
 #[test]
 fn a_registration_meets_force_or_is_woken_by_it() {
     check(|| {
@@ -32,9 +32,10 @@ fn a_registration_meets_force_or_is_woken_by_it() {
     });
 }
 
-/// Invariant 5: so is who remembers the waker, and does not take the lock when it is polled again.
+/// Invariant 5: the same for a caller that remembers its waker and takes no lock when it is polled
+/// again.
 ///
-/// Seeded: the bit set after the wakers are taken; remembered before it is registered.
+/// Seeded: the bit set after the wakers are taken; the waker remembered before it is registered.
 #[test]
 fn a_registration_that_is_remembered_meets_force_or_is_woken_by_it() {
     check(|| {
@@ -44,17 +45,19 @@ fn a_registration_that_is_remembered_meets_force_or_is_woken_by_it() {
         let request = thread::spawn(move || {
             let mut slot = Slot::NONE;
             let mut remembered = Remembered::NONE;
-            let mut met = false;
+            let mut forced = false;
             block_on(poll_fn(|cx| {
-                // Twice, as when it is polled for another reason.
+                // Twice, as when the task is woken for another reason.
                 for _ in 0..2 {
-                    // As the layers do: they look before they poll the inner.
-                    met = met || shard.is_forced();
-                    met = met || !shard.register_for_force(&mut slot, &mut remembered, cx.waker());
+                    // As in the layers, which check before they poll the inner future.
+                    forced = forced || shard.is_forced();
+                    forced =
+                        forced || !shard.register_for_force(&mut slot, &mut remembered, cx.waker());
                 }
-                match met {
-                    true => Poll::Ready(()),
-                    false => Poll::Pending,
+                if forced {
+                    Poll::Ready(())
+                } else {
+                    Poll::Pending
                 }
             }));
             assert!(shard.is_forced());
@@ -68,7 +71,7 @@ fn a_registration_that_is_remembered_meets_force_or_is_woken_by_it() {
     });
 }
 
-/// Two that register and give back at the same time as force leave the slab whole.
+/// Two threads that register and deregister during a force leave the slab intact.
 ///
 /// Seeded: `remove` that leaves the waker in the vacant entry.
 #[test]
@@ -96,10 +99,10 @@ fn slots_are_given_back_while_force_takes_the_wakers() {
     });
 }
 
-/// Two that wait for force are both woken by it.
+/// Two requests that wait for the force are both woken by it.
 ///
-/// Seeded: `claim` that gives a slot that has an owner; `wake_batch` that ends after one; `happened`
-/// asked before the lock is taken.
+/// Seeded: `claim` that returns a slot that has an owner; `wake_batch` that ends after one waker;
+/// `happened` called before the lock is taken.
 #[test]
 fn force_wakes_all_who_wait() {
     check(|| {
@@ -118,8 +121,7 @@ fn force_wakes_all_who_wait() {
 
 /// A future that has moved to another task is woken there.
 ///
-/// Seeded: `register` that keeps the waker it has; that does not ask at the second time whether it
-/// has happened.
+/// Seeded: `register` that keeps the old waker; that does not call `happened` the second time.
 #[test]
 fn a_future_that_moves_is_woken_where_it_is() {
     check(|| {
@@ -135,10 +137,10 @@ fn a_future_that_moves_is_woken_where_it_is() {
     });
 }
 
-/// Who waited for one thing and now waits for another is woken by that.
+/// A task that waited for one event and now waits for another is woken by the new one.
 ///
-/// Seeded: `register` that keeps the events it has; that does not ask whether one of the new ones has
-/// happened if the waker is the same.
+/// Seeded: `register` that keeps the old events; that does not call `happened` if the waker is the
+/// same.
 #[test]
 fn who_waits_for_something_else_is_woken_by_it() {
     check(|| {
@@ -156,9 +158,9 @@ fn who_waits_for_something_else_is_woken_by_it() {
     });
 }
 
-/// Two that register again and give back leave nothing behind.
+/// Two threads that register twice and deregister leave no slot behind.
 ///
-/// Seeded: `claim` that finds a new slot each time.
+/// Seeded: `claim` that takes a new slot each time.
 #[test]
 fn registering_again_takes_no_second_slot() {
     check(|| {
@@ -181,9 +183,9 @@ fn registering_again_takes_no_second_slot() {
     });
 }
 
-/// Slots that are given back at the same time are found again, each by one.
+/// Slots that are freed at the same time are reused, each by one owner.
 ///
-/// Seeded: `remove` that lets go of the lock between its two changes.
+/// Seeded: `remove` that releases the lock between its two changes.
 #[test]
 fn a_slot_has_one_owner() {
     check(|| {
@@ -205,7 +207,7 @@ fn a_slot_has_one_owner() {
     });
 }
 
-/// Of two that force and wake at the same time, one wakes.
+/// If two threads force and wake at the same time, only one wakes the waker.
 ///
 /// Seeded: `wake_batch` that clones the wakers and takes them out under a second lock.
 #[test]

@@ -1,4 +1,4 @@
-//! Late requests, and what they meet.
+//! Models of late requests, concurrent with other operations.
 
 use super::*;
 
@@ -11,16 +11,17 @@ fn begin_drain(gate: &Gate) {
 
 /// Enters as a late request does.
 fn enter_late(gate: &Gate) -> Option<Arc<Shard>> {
-    match gate.shards()[0].enter(|| ()) {
-        true => Some(Arc::clone(&gate.shards()[0])),
-        false => gate.shards()[0].enter_late(),
+    if gate.shards()[0].enter(|| ()) {
+        Some(Arc::clone(&gate.shards()[0]))
+    } else {
+        gate.shards()[0].enter_late()
     }
 }
 
-/// P1: once the drain has ended and all is idle, no request is admitted any more, and none is alive.
+/// P1: once the drain has ended and the gate is idle, no request is admitted and none is in flight.
 ///
-/// Seeded: `enter_late` that looks for L before it adds itself, instead of asking the addition; no
-/// second look after `end_drain`.
+/// Seeded: `enter_late` that checks L before it adds itself, instead of using the result of the
+/// addition; no second check after `end_drain`.
 #[test]
 fn a_late_request_is_waited_for_or_refused() {
     check(|| {
@@ -32,7 +33,7 @@ fn a_late_request_is_waited_for_or_refused() {
                 let Some(entered) = enter_late(gate) else {
                     return false;
                 };
-                // Relaxed: the gate alone is to order these.
+                // Relaxed: only the gate may order these.
                 assert_eq!(over.load(Ordering::Relaxed), 0, "admitted after the end");
                 entered.leave();
                 true
@@ -51,8 +52,8 @@ fn a_late_request_is_waited_for_or_refused() {
     });
 }
 
-/// A request that meets the beginning of a drain which serves late ones is served: its own shard or the
-/// late one admits it.
+/// A request that arrives as a drain that serves late requests begins is served: its own shard or
+/// the late one admits it.
 ///
 /// Seeded: `close_with` that sets L after it has closed the shards.
 #[test]
@@ -68,9 +69,9 @@ fn no_request_is_refused_while_late_ones_are_served() {
     });
 }
 
-/// A late request that is not refused is cut by force.
+/// A late request is refused, or cut by the force.
 ///
-/// Seeded: `force` that sets F before it takes L back, with a late shard that is left out of the cut.
+/// Seeded: `force` that sets F before it clears L, and does not cut the late shard.
 #[test]
 fn a_late_request_is_cut_or_refused() {
     check(|| {
@@ -89,7 +90,7 @@ fn a_late_request_is_cut_or_refused() {
     });
 }
 
-/// A refused late request that comes and goes hides the last leave from nobody.
+/// A refused late request that comes and goes does not hide the last leave.
 ///
 /// Seeded: a refused `enter_late` that does not scan.
 #[test]

@@ -1,9 +1,9 @@
-//! The turns of the gate, two at a time.
+//! Models of two concurrent changes of the gate's phase.
 
 use super::*;
 
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Turning {
+enum Change {
     Close,
     Pause,
     Unpause,
@@ -12,15 +12,15 @@ enum Turning {
     Force,
 }
 
-/// How the gate stands after two turns, and what each of them gave.
+/// The gate after two changes, and what each of them returned.
 #[derive(Debug, Clone, PartialEq)]
-struct Stand {
-    gave: (bool, bool),
+struct Snapshot {
+    returned: (bool, bool),
     phases: Vec<u64>,
     reached: u32,
 }
 
-impl Turning {
+impl Change {
     const ALL: [Self; 6] = [
         Self::Close,
         Self::Pause,
@@ -30,7 +30,7 @@ impl Turning {
         Self::Force,
     ];
 
-    fn turn(self, gate: &Gate) -> bool {
+    fn apply(self, gate: &Gate) -> bool {
         match self {
             Self::Close => gate.drain(),
             Self::Pause => return gate.pause(),
@@ -43,62 +43,62 @@ impl Turning {
     }
 }
 
-/// A gate that is open, or one that sheds and is paused.
-fn turned(is_turned: bool) -> Arc<Gate> {
+/// Creates a gate that is open, or one that sheds and is paused.
+fn new_gate(is_paused: bool) -> Arc<Gate> {
     let gate = Gate::new(2, 0);
-    if is_turned {
+    if is_paused {
         gate.shed();
         gate.pause();
     }
     gate
 }
 
-impl Stand {
-    fn of(gate: &Gate, gave: (bool, bool)) -> Self {
+impl Snapshot {
+    fn of(gate: &Gate, returned: (bool, bool)) -> Self {
         let bits = SHEDDING | CLOSED | DRAINING | FORCED;
         Self {
-            gave,
+            returned,
             phases: gate.all_shards().map(|s| s.phase() & bits).collect(),
             reached: gate.milestones.reached(),
         }
     }
 
-    /// The one after the other.
-    fn after(is_turned: bool, first: Turning, second: Turning) -> Self {
-        let stand = Arc::new(std::sync::Mutex::new(None));
-        let found = Arc::clone(&stand);
+    /// Returns the result of two changes, one after the other.
+    fn after(is_paused: bool, first: Change, second: Change) -> Self {
+        let snapshot = Arc::new(std::sync::Mutex::new(None));
+        let found = Arc::clone(&snapshot);
         check(move || {
-            let gate = turned(is_turned);
-            let gave = (first.turn(&gate), second.turn(&gate));
-            *found.lock().unwrap() = Some(Self::of(&gate, gave));
+            let gate = new_gate(is_paused);
+            let returned = (first.apply(&gate), second.apply(&gate));
+            *found.lock().unwrap() = Some(Self::of(&gate, returned));
         });
-        let stand = stand.lock().unwrap().take();
-        stand.unwrap()
+        let snapshot = snapshot.lock().unwrap().take();
+        snapshot.unwrap()
     }
 }
 
-/// Invariant 6: two that turn the gate at the same time do so one after the other, whichever comes
-/// first, and who enters meanwhile is counted as what it was told.
+/// Invariant 6: two concurrent changes have the same result as one after the other, in either
+/// order. An entry meanwhile is counted by the answer that it got.
 ///
-/// Seeded, each: `close`, `pause`, `unpause`, `shed` and `unshed` that let go of `turn` at once.
-/// `force` that does is right as well, since its bit is only ever added.
+/// Seeded, one at a time: `close`, `pause`, `unpause`, `shed` and `unshed` that release `state` at
+/// once. The same in `force` is correct, because its bit is never cleared.
 #[test]
 fn turns_come_one_after_the_other() {
-    for (index, &one) in Turning::ALL.iter().enumerate() {
-        for &other in &Turning::ALL[index..] {
-            for is_turned in [false, true] {
-                turn_at_once(is_turned, one, other);
+    for (index, &one) in Change::ALL.iter().enumerate() {
+        for &other in &Change::ALL[index..] {
+            for is_paused in [false, true] {
+                apply_at_once(is_paused, one, other);
             }
         }
     }
 }
 
-fn turn_at_once(is_turned: bool, one: Turning, other: Turning) {
-    let mut swapped = Stand::after(is_turned, other, one);
-    swapped.gave = (swapped.gave.1, swapped.gave.0);
-    let right = [Stand::after(is_turned, one, other), swapped];
+fn apply_at_once(is_paused: bool, one: Change, other: Change) {
+    let mut swapped = Snapshot::after(is_paused, other, one);
+    swapped.returned = (swapped.returned.1, swapped.returned.0);
+    let right = [Snapshot::after(is_paused, one, other), swapped];
     check(move || {
-        let gate = turned(is_turned);
+        let gate = new_gate(is_paused);
         let client = beside(&gate, |gate| {
             let is_admitted = gate.shards()[0].enter(|| ());
             if is_admitted {
@@ -106,11 +106,14 @@ fn turn_at_once(is_turned: bool, one: Turning, other: Turning) {
             }
             u64::from(is_admitted)
         });
-        let second = beside(&gate, move |gate| other.turn(gate));
-        let gave = (one.turn(&gate), second.join().unwrap());
+        let second = beside(&gate, move |gate| other.apply(gate));
+        let returned = (one.apply(&gate), second.join().unwrap());
         let admitted = client.join().unwrap();
-        let stand = Stand::of(&gate, gave);
-        assert!(right.contains(&stand), "{one:?}, {other:?}: {stand:?}");
+        let snapshot = Snapshot::of(&gate, returned);
+        assert!(
+            right.contains(&snapshot),
+            "{one:?}, {other:?}: {snapshot:?}"
+        );
         assert_eq!((gate.in_flight(), gate.admitted()), (0, admitted));
     });
 }

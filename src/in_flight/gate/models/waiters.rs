@@ -1,10 +1,10 @@
-//! Those who wait for milestones.
+//! Models of tasks that wait for milestones.
 
 use super::*;
 
-/// All who wait for a milestone, or any of several, are woken when it is reached.
+/// All tasks that wait for a milestone, or for any of several, are woken when it is reached.
 ///
-/// Seeded: `reach` that wakes before it publishes; `wake_batch` that ends after one.
+/// Seeded: `reach` that wakes before it publishes; `wake_batch` that ends after one waker.
 #[test]
 fn a_milestone_wakes_all_who_wait() {
     check(|| {
@@ -16,9 +16,9 @@ fn a_milestone_wakes_all_who_wait() {
     });
 }
 
-/// A waiter that is dropped takes no other one along.
+/// Dropping a waiter does not remove another one.
 ///
-/// Seeded: `remove` that closes the gap in the slab; that takes the wakers after its own, too.
+/// Seeded: `remove` that closes the gap in the slab; that also takes the wakers after its own.
 #[test]
 fn a_dropped_waiter_leaves_the_others() {
     check(|| {
@@ -38,7 +38,7 @@ fn a_dropped_waiter_leaves_the_others() {
     });
 }
 
-/// A milestone is new to one of those who reach it, and none is lost to another.
+/// If two threads reach a milestone, it is new to one of them. Neither undoes another milestone.
 ///
 /// Seeded: `publish` that loads and then stores.
 #[test]
@@ -55,7 +55,7 @@ fn a_milestone_is_new_once() {
     });
 }
 
-/// What is published unless it is over is not published after the end.
+/// `publish_unless` publishes nothing after the end.
 ///
 /// Seeded: `publish_unless` that loads and then adds.
 #[test]
@@ -75,9 +75,9 @@ fn nothing_is_published_after_the_end() {
     });
 }
 
-/// Who waits for an event that others take back, to ask again, is woken by their asking.
+/// A task that waits for an event is woken after others clear it to check again.
 ///
-/// Seeded: `take_back` that loads and then stores; `tell_empty` that wakes nobody.
+/// Seeded: `take_back` that loads and then stores; `publish_empty` that does not wake.
 #[test]
 fn what_is_taken_back_is_reached_again() {
     check(|| {
