@@ -45,6 +45,6 @@ pub(crate) fn message(payload: &Payload) -> String {
     } else if let Some(message) = payload.downcast_ref::<&'static str>() {
         (*message).to_owned()
     } else {
-        "(a value that is no text)".to_owned()
+        "(a payload that is not text)".to_owned()
     }
 }

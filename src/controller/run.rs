@@ -171,10 +171,10 @@ impl Registration {
             Err(cause) => (ShutdownReason::Error, Some(Arc::from(cause))),
         };
         self.deregister(cause.clone());
-        let asked = !self.ctl.trigger(reason);
+        let requested = !self.ctl.trigger(reason);
         match cause {
             Some(cause) => tell!(error, cause = %Chain(&*cause), "server failed"),
-            None => tell!(info, asked, "server ended"),
+            None => tell!(info, requested, "server ended"),
         }
     }
 

@@ -57,8 +57,7 @@ impl Arrivals {
                 late_arrivals,
                 last_arrival_ms = log::millis(last_arrival),
                 lame_duck_ms = log::millis(lame_duck),
-                "the lame duck was too short: requests came until its end; set a longer \
-                 `lame_duck`, so that the load balancer sends them elsewhere before they are refused"
+                "the lame duck was too short: requests arrived until its end; set a longer `lame_duck`, so that the load balancer stops sending requests before they are refused"
             );
         }
     }

@@ -75,7 +75,7 @@ pub(crate) fn cut<D>(guard: &impl Cut) -> Result<Frame<D>, BoxError> {
     guard.note_aborted();
     // Contains panics of the subscriber: the body has not ended yet, so its next poll would cut and
     // note it again.
-    tell_here!(warn, "cut by the shutdown: the response body had not ended");
+    tell_here!(warn, "shutdown cut a response body that had not ended");
     match guard.ends_with_status() {
         true => Ok(Frame::trailers(grpc::trailers(grpc::CUT))),
         false => Err(Forced.into()),

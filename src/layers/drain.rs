@@ -639,7 +639,7 @@ impl<F, ReqBody> State<F, ReqBody> {
             StateProj::Admitted { guard, .. } => {
                 let facts = Facts::noted(guard);
                 self.set(State::done()); // notes that the request was cut
-                tell_here!(warn, "cut by the shutdown: the request had no response yet");
+                tell_here!(warn, "shutdown cut a request that had no response yet");
                 reject::cut(facts).map(ResponseBody::refusal)
             }
             StateProj::Over { refused } => match refused.take() {

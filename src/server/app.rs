@@ -21,6 +21,14 @@ use crate::sync::Arc;
 
 /// The requirements on a server's application. Implemented for every service that meets them, such as an
 /// axum `Router`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be served: it is not a cloneable HTTP service",
+    label = "not an application for `serve`",
+    note = "a `Router<T>` needs its state first: `router.with_state(state)`",
+    note = "any other service has to be a `tower::Service<http::Request<hyper::body::Incoming>>` with \
+            `http::Response<B>` as its response, where `B: http_body::Body + Send + 'static`; it has to \
+            be `Clone + Send + 'static`, and its future `Send`"
+)]
 pub trait App:
     Service<Request<Incoming>, Response = Response<Self::Body>, Future: Send, Error: Into<BoxError>>
     + Clone
@@ -76,6 +84,7 @@ pub(super) struct AnswerData<D> {
 
 // ===== impl App =====
 
+#[diagnostic::do_not_recommend]
 impl<S, B> App for S
 where
     S: Service<Request<Incoming>, Response = Response<B>, Future: Send, Error: Into<BoxError>>

@@ -56,6 +56,13 @@ use tokio::net::{TcpListener, TcpStream};
 /// assert!(server.await.unwrap().is_graceful());
 /// # }
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a listener that `serve` can accept connections from",
+    label = "not a listener",
+    note = "listeners are `tokio::net::TcpListener`, `tokio::net::UnixListener`, `UnixSocket`, and what \
+            implements `tower_lifecycle::server::Listener`; one of `std::net` is converted by \
+            `TcpListener::from_std`"
+)]
 pub trait Listener: Send {
     /// A connection.
     type Io: AsyncRead + AsyncWrite + Unpin + Send + 'static;
@@ -102,7 +109,7 @@ impl Listener for TcpListener {
     #[cfg(target_os = "linux")]
     fn keep_out_newcomers(&mut self) {
         if let Err(error) = super::newcomers::keep_out(self) {
-            crate::log::tell!(debug, %error, "newcomers may be reset");
+            crate::log::tell!(debug, %error, "cannot keep out new connections; they may be reset");
         }
     }
 }

@@ -103,7 +103,8 @@ use crate::sync::Arc;
 /// ```
 pub fn serve<L, S>(listener: L, app: S, ctl: ShutdownController) -> Serve<L, S>
 where
-    L: Listener,
+    L: Listener + 'static,
+    S: App,
 {
     Serve {
         listener,

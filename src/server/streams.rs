@@ -134,6 +134,6 @@ pub(super) fn log(error: JoinError) {
     if let Ok(payload) = error.try_into_panic() {
         let panic = panic::message(&payload);
         panic::dropped(payload);
-        tell!(error, %panic, "the task of a connection or stream panicked, and it was closed");
+        tell!(error, %panic, "the task of a connection or stream panicked: closed it");
     }
 }

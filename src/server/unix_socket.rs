@@ -146,7 +146,7 @@ impl Drop for File {
         if self.id.is_some() && self.id == id_of(path).ok() {
             if let Err(error) = fs::remove_file(path) {
                 let path = path.clone();
-                tell!(warn, %error, ?path, "the socket's file stays");
+                tell!(warn, %error, ?path, "cannot remove the socket file");
             }
         }
     }

@@ -272,7 +272,7 @@ impl<C: GracefulConnection> Future for WatchedConnection<C> {
                         return Poll::Pending;
                     };
                     ready!(silence.poll(core, cx));
-                    tell!(debug, "its peer does not answer");
+                    tell!(debug, "peer does not respond");
                 }
                 Stage::Draining | Stage::Leaving => {}
             }

@@ -295,7 +295,7 @@ impl Core {
         };
         if before & event::FORCED == 0 {
             milestones.wake(event::FORCED);
-            tell!(info, in_flight, "forced: cutting what is in flight");
+            tell!(info, in_flight, "forced: cutting work in flight");
         }
         let in_cleanup = before & event::CLEANUP != 0;
         let among_workers = before & event::STOP_WORKERS != 0 && !in_cleanup;
@@ -305,11 +305,11 @@ impl Core {
         if in_cleanup && milestones.reach(event::CUT_CLEANUP) {
             tell!(
                 info,
-                "forced while stopping: cutting what is left of the clean-up"
+                "forced while stopping: cutting the rest of the clean-up"
             );
         }
         if before & event::SAVING != 0 && milestones.reach(event::CUT_SAVES) {
-            tell!(warn, "forced while saving: cutting what is left of it");
+            tell!(warn, "forced while saving: cutting the remaining saves");
         }
     }
 

@@ -63,7 +63,7 @@ fn watch(core: &Arc<Core>, shutdown: &Arc<Shutdown>) {
     let (watched, watching) = (Arc::clone(core), Arc::clone(shutdown));
     if let Err(cause) = thread.spawn(move || watch_until_over(&watched, &watching)) {
         shutdown.stop_pulse();
-        tell!(error, %cause, "no thread to watch the deadline");
+        tell!(error, %cause, "cannot start a thread to watch the deadline");
     }
 }
 
@@ -121,13 +121,13 @@ fn drive_by_thread(core: &Arc<Core>, shutdown: &Arc<Shutdown>) -> Option<JoinHan
             .build();
         match runtime {
             Ok(runtime) => runtime.block_on(driver.run()),
-            Err(cause) => tell!(error, %cause, "no runtime for the shutdown"),
+            Err(cause) => tell!(error, %cause, "cannot create a runtime for the shutdown"),
         }
     };
     let thread = thread::Builder::new().name("tower-lifecycle".to_owned());
     let thread = thread.spawn(run);
     thread
-        .map_err(|cause| tell!(error, %cause, "no thread for the shutdown"))
+        .map_err(|cause| tell!(error, %cause, "cannot start a thread for the shutdown"))
         .ok()
 }
 

@@ -27,7 +27,7 @@ pub(crate) fn guard(shutdown: &Arc<Shutdown>, after: Duration) {
         }
     });
     if let Err(cause) = thread {
-        tell!(error, %cause, "no thread to end the process");
+        tell!(error, %cause, "cannot start a thread to end the process");
     }
 }
 
@@ -56,7 +56,7 @@ fn end(code: u8) {
     tell!(
         error,
         code,
-        "the process has not ended by itself: something blocks its runtime"
+        "the process did not exit by itself: something blocks its runtime"
     );
     log::flush();
     let watchdog = thread::Builder::new().spawn(move || {

@@ -404,24 +404,24 @@ impl fmt::Display for HookError {
         match (kind, of) {
             (HookErrorKind::Late, HookKind::Hook) => write!(
                 f,
-                "shutdown hook `{name}` ({at}) comes too late: register hooks before the trigger"
+                "shutdown hook `{name}` ({at}) was added too late: register hooks before the trigger"
             ),
             (HookErrorKind::Late, HookKind::Save) => write!(
                 f,
-                "state `{name}` ({at}) comes too late: call `persist` before the trigger"
+                "state `{name}` ({at}) was added too late: call `persist` before the trigger"
             ),
             (HookErrorKind::Duplicate { first }, HookKind::Hook) => write!(
                 f,
-                "shutdown hook `{name}` ({at}) has the name of the one made at {first}: names \
+                "shutdown hook `{name}` ({at}) has the same name as the one made at {first}: names \
                  must be unique"
             ),
             (HookErrorKind::Duplicate { first }, HookKind::Save) => write!(
                 f,
-                "state `{name}` ({at}) has the key of the one persisted at {first}: keys must be \
+                "state `{name}` ({at}) has the same key as the one persisted at {first}: keys must be \
                  unique"
             ),
             #[cfg(feature = "persist")]
-            (HookErrorKind::Key(error), _) => write!(f, "state cannot be kept ({at}): {error}"),
+            (HookErrorKind::Key(error), _) => write!(f, "cannot persist state ({at}): {error}"),
         }
     }
 }

@@ -31,6 +31,12 @@ use crate::error::BoxError;
 /// });
 /// # }
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "a future that ends with `{Self}` does not say whether it has failed",
+    label = "neither `()` nor a `Result<(), E>`",
+    note = "end it with `()`, or with `Ok(())` where `E` converts into a `BoxError`; drop what it has \
+            made, such as a value, inside the future"
+)]
 pub trait IntoResult: sealed::Sealed {
     /// Converts the value into a `Result`. A tuple returns the first error, if there is one.
     ///

@@ -538,7 +538,7 @@ impl ShutdownReport {
         let (reason, took) = (self.reason(), self.duration());
         let (aborted, abandoned) = (self.aborted(), self.abandoned());
         if self.startup_failure().is_some() && self.is_graceful() {
-            tell!(info, %reason, took_ms = log::millis(took), "start-up rolled back, as asked");
+            tell!(info, %reason, took_ms = log::millis(took), "start-up rolled back as requested");
         } else if self.startup_failure().is_some() {
             tell!(warn, %reason, took_ms = log::millis(took), aborted, abandoned, "start-up rolled back");
         } else if self.is_graceful() {

@@ -275,7 +275,7 @@ fn log(service: Arc<str>, outcome: Outcome, took: Duration) {
             "service stopped"
         );
     } else {
-        tell!(warn, service = &*service, took_ms = log::millis(took), %outcome, "service did not stop well");
+        tell!(warn, service = &*service, took_ms = log::millis(took), %outcome, "service failed to stop");
     }
 }
 

@@ -15,7 +15,7 @@ use std::io;
 /// let error = ShutdownController::new().listen_for_signals().unwrap_err();
 /// assert_eq!(
 ///     error.to_string(),
-///     "signals can be listened for inside a tokio runtime only"
+///     "signals can only be listened for inside a tokio runtime"
 /// );
 /// ```
 #[derive(Debug)]
@@ -35,7 +35,7 @@ impl fmt::Display for SignalError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match &self.kind {
             SignalErrorKind::OutsideRuntime => {
-                "signals can be listened for inside a tokio runtime only"
+                "signals can only be listened for inside a tokio runtime"
             }
             SignalErrorKind::Register(_) => "the system refused to register a signal handler",
         })

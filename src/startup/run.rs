@@ -109,12 +109,12 @@ fn stop_now(core: &Core, name: Arc<str>, stop: &Stop) {
     runtime.spawn(async move {
         let stop = async move { timeout(limit, (job.run)(notice)).await };
         if !matches!(panic::caught(stop).await, Ok(Ok(Ok(())))) {
-            tell!(warn, service = &*name, "service did not stop well");
+            tell!(warn, service = &*name, "service failed to stop");
         }
     });
     tell!(
         warn,
         service = &*service,
-        "service started too late, and stopped at once"
+        "service started too late: stopping it"
     );
 }

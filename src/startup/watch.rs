@@ -28,7 +28,7 @@ impl Watch {
     ) -> (Job, Result<(), StartupCause>) {
         // The caller may poll the start outside the runtime.
         if Handle::try_current().is_err() && ctl.core().capture_runtime().is_none() {
-            let error = "a service is watched by a task, which needs a tokio runtime";
+            let error = "watching a service needs a tokio runtime";
             let error: BoxError = error.into();
             return (stop, Err(StartupCause::Failed(error.into())));
         }

@@ -277,8 +277,8 @@ impl fmt::Display for Damage {
             Self::CutInHeader => f.write_str("it ends within its header"),
             Self::Missing(bytes) => write!(f, "its last {bytes} bytes are missing"),
             Self::TooMany(bytes) => write!(f, "it has {bytes} bytes too many"),
-            Self::Header => f.write_str("its header does not have the checksum it should have"),
-            Self::State => f.write_str("its state does not have the checksum it should have"),
+            Self::Header => f.write_str("the checksum of its header does not match"),
+            Self::State => f.write_str("the checksum of its state does not match"),
         }
     }
 }
@@ -290,7 +290,7 @@ impl fmt::Display for Origin {
             Self::NoHeader => f.write_str("was not written by a `FileStore`"),
             Self::Version { found, ours } => write!(
                 f,
-                "has version {found} of the format, where this one knows {ours}"
+                "has version {found} of the format, but only version {ours} is supported"
             ),
             Self::Key(key) => write!(f, "holds the state of the key `{key}`"),
         }

@@ -258,7 +258,7 @@ async fn a_late_hook_gets_a_clear_error() {
         "{text}"
     );
     assert!(
-        text.ends_with("comes too late: register hooks before the trigger"),
+        text.ends_with("was added too late: register hooks before the trigger"),
         "{text}"
     );
     let report = ctl.shutdown(ShutdownReason::Manual).await;

@@ -108,7 +108,7 @@ where
             }
             if guard.is_draining() && turn.poll(cx, member).is_ready() {
                 state.set(State::Ended);
-                tell_here!(debug, "ended by the shutdown: a long-lived response");
+                tell_here!(debug, "shutdown ended a long-lived response");
                 return Poll::Ready(this.final_frame.frame().map(Ok));
             }
             match inner.as_mut().poll_frame(cx) {

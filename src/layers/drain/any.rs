@@ -172,7 +172,7 @@ impl<F> AnyKind<F> {
             guard.note_aborted();
         }
         self.set(AnyKind::Over { refused: None });
-        tell_here!(warn, "cut by the shutdown: the call had not ended");
+        tell_here!(warn, "shutdown cut a call that had not completed");
         Forced.into()
     }
 }

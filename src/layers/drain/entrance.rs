@@ -186,7 +186,7 @@ impl Entrance {
         if readiness == Readiness::None && !self.handle.shard.is_closed() {
             tell_here!(
                 warn,
-                "called before it was ready, and refused: call `poll_ready` first"
+                "request refused: the service was not ready; call `poll_ready` before `call`"
             );
         }
         Err(Refusal { inner_is_ready })

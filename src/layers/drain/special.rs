@@ -42,7 +42,7 @@ pub(super) fn offer_upgrade(
 ) -> Admission {
     let offered = UpgradeGuard::new(&handle.shard);
     // An uncounted request gets a guard too, so that a handler can extract it.
-    let guard = guard.map_shard_ref(|handle| handle_for_upgrade(&handle, offered.offer()));
+    let guard = guard.map_shard_ref(|handle| handle_for_upgrade(handle, offered.offer()));
     extensions.insert(offered);
     guard
 }

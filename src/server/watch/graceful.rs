@@ -19,6 +19,12 @@ use crate::error::BoxError;
 /// It is implemented for hyper's HTTP/1 and HTTP/2 connections, with and without upgrades, and for the
 /// connections of hyper-util's `auto` builder. Implement it for other connections to
 /// [watch](crate::ShutdownController::watch) them.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be told to end gracefully",
+    label = "not a connection of hyper or hyper-util",
+    note = "connections of hyper and of hyper-util's `auto` builder can, without or with upgrades; the \
+            latter with `.into_owned()`"
+)]
 pub trait GracefulConnection: Future<Output = Result<(), Self::Error>> {
     /// The error of a failed connection.
     type Error;

@@ -78,15 +78,14 @@ impl Core {
         let (reason, in_flight) = (shutdown.notice.reason(), shutdown.in_flight_at_trigger);
         let shutdown_timeout = self.config.shutdown_timeout;
         if self.is_starting_up() {
-            tell!(info, %reason, in_flight, shutdown_timeout_ms = log::millis(shutdown_timeout), "rolling the start-up back");
+            tell!(info, %reason, in_flight, shutdown_timeout_ms = log::millis(shutdown_timeout), "rolling back the start-up");
         } else {
             let lame_duck = self.config.lame_duck;
             tell!(info, %reason, in_flight, lame_duck_ms = log::millis(lame_duck), shutdown_timeout_ms = log::millis(shutdown_timeout), "shutdown triggered");
             if self.servers.running() > 0 && !self.listener_waits() {
                 tell!(
                     warn,
-                    "a server runs, and nobody has asked for `stop_accepting`: unless it ends by \
-                     itself, the drain waits for it until its deadline"
+                    "a server is running, but nothing waits for `stop_accepting`: unless the server ends by itself, the drain lasts until its deadline"
                 );
             }
         }

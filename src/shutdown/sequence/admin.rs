@@ -35,11 +35,7 @@ pub(super) async fn close(core: &Arc<Core>, notice: &ShutdownNotice) {
     }
     let servers = core.tasks.running(&[Role::Admin]);
     core.tasks.cut(&[Role::Admin]);
-    tell!(
-        debug,
-        servers,
-        "admin servers dropped, which had not closed"
-    );
+    tell!(debug, servers, "dropped admin servers that had not closed");
     until(
         Some(Instant::now() + DROP_TIMEOUT),
         ended(core, &[Role::Admin]),

@@ -77,7 +77,7 @@ impl Record {
                 servers,
                 connections,
                 starts,
-                "abandoned: still alive after they were cut"
+                "abandoned: still alive after being cut"
             );
         }
     }

@@ -104,7 +104,7 @@ async fn cut(core: &Arc<Core>, roles: &[Role], deadline: Instant) {
             warn,
             workers,
             tasks,
-            "abandoned: still alive after they were cut"
+            "abandoned: still alive after being cut"
         );
     }
 }

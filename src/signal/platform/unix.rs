@@ -119,7 +119,7 @@ fn dispatch(mut received: SignalIterator, triggers: &BTreeSet<i32>, listener: &L
 /// Takes the default action of SIGHUP, unless other code may handle it.
 fn hang_up() {
     if HangupWatch::may_be_handled() {
-        tell!(debug, "SIGHUP left to whoever may handle it");
+        tell!(debug, "SIGHUP left to another handler");
     } else {
         let _ = emulate_default_handler(SIGHUP);
     }
