@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 
 use super::controller::ShutdownController;
 use crate::in_flight::{event, runtime_is_ending};
-use crate::log::{self, tell};
+use crate::log::{millis, tell};
 use crate::panic;
 use crate::shutdown::{BoxFuture, Outcome, Role, TaskPolicy, TaskReport};
 use crate::state::ShutdownReason;
@@ -130,7 +130,7 @@ fn log(report: TaskReport, policy: TaskPolicy) {
     } = report;
     match outcome {
         _ if policy == TaskPolicy::Ignore => {
-            tell!(debug, task = &*name, took_ms = log::millis(took), %outcome, "task failed, ignored by its policy");
+            tell!(debug, task = &*name, took_ms = millis(took), %outcome, "task failed, ignored by its policy");
         }
         Outcome::Cut => tell!(warn, task = &*name, ?took, %outcome, "task cut"),
         Outcome::Completed => tell!(warn, task = &*name, ?took, "task ended by itself"),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::gate::{Gate, Shard};
-use crate::log::{self, tell};
+use crate::log::{millis, tell};
 use crate::sync::OnceLock;
 
 /// The requests that came in the lame duck.
@@ -55,8 +55,8 @@ impl Arrivals {
             tell!(
                 warn,
                 late_arrivals,
-                last_arrival_ms = log::millis(last_arrival),
-                lame_duck_ms = log::millis(lame_duck),
+                last_arrival_ms = millis(last_arrival),
+                lame_duck_ms = millis(lame_duck),
                 "the lame duck was too short: requests arrived until its end; set a longer `lame_duck`, so that the load balancer stops sending requests before they are refused"
             );
         }

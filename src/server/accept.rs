@@ -17,7 +17,7 @@ use super::listener::Listener;
 use super::plan::{Drain, Plan, PlanChannel};
 use super::streams;
 use crate::in_flight::{OpenConnection, event};
-use crate::log::{self, tell};
+use crate::log::{millis, tell};
 use crate::panic;
 use crate::shutdown::{Core, ENDED, Either, ShutdownNotice, Wait, race};
 use crate::state::LifecycleState;
@@ -128,7 +128,7 @@ where
                     yield_now().await;
                 }
                 Err(error) => {
-                    tell!(warn, %error, pause_ms = log::millis(pause), "cannot accept connections; trying again");
+                    tell!(warn, %error, pause_ms = millis(pause), "cannot accept connections; trying again");
                     race(&mut stop, sleep(pause)).await;
                     pause = (pause * 2).min(PAUSES.1);
                 }

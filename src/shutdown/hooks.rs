@@ -16,7 +16,7 @@ use super::cleanup::{BoxFuture, Cleanup, Job, Note, Progress};
 use super::notice::ShutdownNotice;
 use super::outcome::{HookReport, Outcome};
 use crate::error::BoxError;
-use crate::log::{self, tell};
+use crate::log::{millis, tell};
 use crate::panic;
 use crate::sync::{Arc, Mutex, lock};
 
@@ -345,11 +345,11 @@ fn log(report: HookReport) {
             info,
             hook = &*name,
             phase,
-            took_ms = log::millis(took),
+            took_ms = millis(took),
             "shutdown hook completed"
         );
     } else {
-        tell!(warn, hook = &*name, phase, took_ms = log::millis(took), %outcome, "shutdown hook did not complete");
+        tell!(warn, hook = &*name, phase, took_ms = millis(took), %outcome, "shutdown hook did not complete");
     }
 }
 
@@ -362,14 +362,9 @@ fn log_save(report: HookReport) {
         ..
     } = report;
     if is_completed {
-        tell!(
-            info,
-            key = &*name,
-            took_ms = log::millis(took),
-            "state saved"
-        );
+        tell!(info, key = &*name, took_ms = millis(took), "state saved");
     } else {
-        tell!(warn, key = &*name, took_ms = log::millis(took), %outcome, "state not saved");
+        tell!(warn, key = &*name, took_ms = millis(took), %outcome, "state not saved");
     }
 }
 

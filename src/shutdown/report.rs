@@ -8,7 +8,7 @@ use super::outcome::{HookReport, Outcome, SaveReport, ServiceReport, TaskReport}
 use super::startup_failure::StartupFailure;
 use crate::error::Chain;
 use crate::in_flight::Arrivals;
-use crate::log::{self, tell};
+use crate::log::{millis, tell};
 use crate::panic;
 use crate::state::{LifecycleState, ShutdownReason};
 use crate::sync::Arc;
@@ -538,14 +538,14 @@ impl ShutdownReport {
         let (reason, took) = (self.reason(), self.duration());
         let (aborted, abandoned) = (self.aborted(), self.abandoned());
         if self.startup_failure().is_some() && self.is_graceful() {
-            tell!(info, %reason, took_ms = log::millis(took), "start-up rolled back as requested");
+            tell!(info, %reason, took_ms = millis(took), "start-up rolled back as requested");
         } else if self.startup_failure().is_some() {
-            tell!(warn, %reason, took_ms = log::millis(took), aborted, abandoned, "start-up rolled back");
+            tell!(warn, %reason, took_ms = millis(took), aborted, abandoned, "start-up rolled back");
         } else if self.is_graceful() {
-            tell!(info, %reason, took_ms = log::millis(took), "shutdown complete");
+            tell!(info, %reason, took_ms = millis(took), "shutdown complete");
         } else {
             let forced = self.is_forced();
-            tell!(warn, %reason, took_ms = log::millis(took), forced, aborted, abandoned, "shutdown not graceful");
+            tell!(warn, %reason, took_ms = millis(took), forced, aborted, abandoned, "shutdown not graceful");
         }
     }
 

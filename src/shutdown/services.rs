@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::cleanup::{Cleanup, Job, Note, Progress};
 use super::outcome::{Outcome, ServiceReport};
-use crate::log::{self, tell};
+use crate::log::{millis, tell};
 use crate::panic;
 use crate::sync::{Arc, Mutex, lock};
 
@@ -271,11 +271,11 @@ fn log(service: Arc<str>, outcome: Outcome, took: Duration) {
         tell!(
             info,
             service = &*service,
-            took_ms = log::millis(took),
+            took_ms = millis(took),
             "service stopped"
         );
     } else {
-        tell!(warn, service = &*service, took_ms = log::millis(took), %outcome, "service failed to stop");
+        tell!(warn, service = &*service, took_ms = millis(took), %outcome, "service failed to stop");
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use crate::controller::ShutdownController;
-use crate::log::{self, tell};
+use crate::log::{millis, tell};
 use crate::shutdown::Shutdown;
 use crate::state::ShutdownReason;
 use crate::sync::Arc;
@@ -34,7 +34,7 @@ impl Listener {
                 tell!(
                     debug,
                     signal = name,
-                    since_first_ms = log::millis(since_first),
+                    since_first_ms = millis(since_first),
                     "signal received again, too soon to count"
                 );
                 return false;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{LongLived, Name};
-use crate::log::{self, tell_here};
+use crate::log::{millis, tell_here};
 use crate::shutdown::Core;
 use crate::sync::{Arc, AtomicUsize, Mutex, Ordering, Weak, lock};
 
@@ -77,8 +77,8 @@ impl Class {
                 info,
                 ?class,
                 alive,
-                after_ms = log::millis(after),
-                interval_ms = log::millis(interval),
+                after_ms = millis(after),
+                interval_ms = millis(interval),
                 "ending long-lived responses"
             );
         }

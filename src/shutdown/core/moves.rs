@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::Core;
 use crate::in_flight::event;
-use crate::log::{self, tell};
+use crate::log::{millis, tell};
 use crate::panic;
 use crate::shutdown::attempt::Shutdown;
 use crate::shutdown::notice::ShutdownNotice;
@@ -78,10 +78,10 @@ impl Core {
         let (reason, in_flight) = (shutdown.notice.reason(), shutdown.in_flight_at_trigger);
         let shutdown_timeout = self.config.shutdown_timeout;
         if self.is_starting_up() {
-            tell!(info, %reason, in_flight, shutdown_timeout_ms = log::millis(shutdown_timeout), "rolling back the start-up");
+            tell!(info, %reason, in_flight, shutdown_timeout_ms = millis(shutdown_timeout), "rolling back the start-up");
         } else {
             let lame_duck = self.config.lame_duck;
-            tell!(info, %reason, in_flight, lame_duck_ms = log::millis(lame_duck), shutdown_timeout_ms = log::millis(shutdown_timeout), "shutdown triggered");
+            tell!(info, %reason, in_flight, lame_duck_ms = millis(lame_duck), shutdown_timeout_ms = millis(shutdown_timeout), "shutdown triggered");
             if self.servers.running() > 0 && !self.listener_waits() {
                 tell!(
                     warn,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use crate::in_flight::event;
-use crate::log::{self, tell};
+use crate::log::{millis, tell};
 use crate::shutdown::core::Core;
 use crate::shutdown::notice::ShutdownNotice;
 use crate::shutdown::race::let_others_run;
@@ -81,7 +81,7 @@ pub(super) async fn log_progress(core: &Arc<Core>, notice: &ShutdownNotice) {
             workers,
             servers,
             connections,
-            drain_remaining_ms = drain_remaining.map(log::millis),
+            drain_remaining_ms = drain_remaining.map(millis),
             "draining"
         );
     }
