@@ -134,9 +134,9 @@ pub(crate) mod level {
     pub(crate) const error: Level = Level::ERROR;
 }
 
-/// Returns a duration as a log has it: in milliseconds, with their fraction.
+/// Returns a duration as the log shows it: in milliseconds, to the microsecond.
 pub(crate) fn millis(time: Duration) -> f64 {
-    time.as_secs_f64() * 1_000.0
+    time.as_micros() as f64 / 1_000.0
 }
 
 /// Returns whether a subscriber may want an event. Without a subscriber, `tracing` may pass events

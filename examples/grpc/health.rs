@@ -16,9 +16,10 @@ pub fn report_health(
     let mut readiness = ctl.readiness();
     tokio::spawn(async move {
         while let Some(is_ready) = readiness.next().await {
-            let status = match is_ready {
-                true => ServingStatus::Serving,
-                false => ServingStatus::NotServing,
+            let status = if is_ready {
+                ServingStatus::Serving
+            } else {
+                ServingStatus::NotServing
             };
             for service in services {
                 reporter.set_service_status(service, status).await;

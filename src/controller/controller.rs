@@ -240,6 +240,20 @@ impl ShutdownController {
     /// when a start-up is rolled back. They are kept until the shutdown, so a hook that holds the
     /// controller keeps it alive until then.
     ///
+    /// The future of a hook ends with `Ok(())` or with any error that `?` converts into a
+    /// [`BoxError`]. A function that returns nothing is followed by `Ok(())`:
+    ///
+    /// ```
+    /// # use tower_lifecycle::ShutdownController;
+    /// # async fn close() {}
+    /// # let ctl = ShutdownController::new();
+    /// ctl.on_shutdown("close pool", |_notice| async {
+    ///     close().await;
+    ///     Ok(())
+    /// })?;
+    /// # Ok::<(), tower_lifecycle::controller::HookError>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// Returns a [`HookError`] if the shutdown has been triggered, or another hook has this name.

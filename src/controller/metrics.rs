@@ -35,6 +35,7 @@ pub struct Metrics {
     /// `true` if new work is refused by a [pause](ShutdownController::pause).
     pub paused: bool,
     /// The number of requests and guards in flight.
+    #[cfg_attr(feature = "serde", serde(rename = "in_flight_requests"))]
     pub in_flight: u64,
     /// The total number of admitted requests and guards. It has 64 bits, and never decreases.
     pub admitted: u64,

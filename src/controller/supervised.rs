@@ -125,15 +125,16 @@ fn log(report: TaskReport, policy: TaskPolicy) {
     let TaskReport {
         name,
         outcome,
-        duration: took,
+        duration,
         ..
     } = report;
+    let took_ms = millis(duration);
     match outcome {
         _ if policy == TaskPolicy::Ignore => {
-            tell!(debug, task = &*name, took_ms = millis(took), %outcome, "task failed, ignored by its policy");
+            tell!(debug, task = &*name, took_ms, %outcome, "task failed, ignored by its policy");
         }
-        Outcome::Cut => tell!(warn, task = &*name, ?took, %outcome, "task cut"),
-        Outcome::Completed => tell!(warn, task = &*name, ?took, "task ended by itself"),
-        _ => tell!(error, task = &*name, ?took, %outcome, "task failed"),
+        Outcome::Cut => tell!(warn, task = &*name, took_ms, %outcome, "task cut"),
+        Outcome::Completed => tell!(warn, task = &*name, took_ms, "task ended by itself"),
+        _ => tell!(error, task = &*name, took_ms, %outcome, "task failed"),
     }
 }

@@ -1,5 +1,6 @@
 //! The response body of `Health`: the inner body, or the answer to a probe.
 
+use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -31,7 +32,6 @@ pin_project! {
     /// assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "hello");
     /// # }
     /// ```
-    #[derive(Debug)]
     #[must_use = "dropping a body ends it"]
     pub struct HealthBody<B> {
         #[pin]
@@ -41,7 +41,6 @@ pin_project! {
 
 pin_project! {
     #[project = KindProj]
-    #[derive(Debug)]
     enum Kind<B> {
         Inner { #[pin] inner: B },
         /// Boxed to keep the type small. `None` if the text is empty or was read.
@@ -105,6 +104,14 @@ where
                 SizeHint::with_exact(text.as_ref().map_or(0, |text| text.len() as u64))
             }
         }
+    }
+}
+
+impl<B> fmt::Debug for HealthBody<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HealthBody")
+            .field("is_probe", &matches!(self.kind, Kind::Probe { .. }))
+            .finish_non_exhaustive()
     }
 }
 

@@ -165,6 +165,9 @@ impl HealthService {
     /// body, to everyone who can send a probe. A later check with the same name replaces the earlier
     /// one, critical or not. A check also replaces a service with the same name in the body.
     ///
+    /// The future of a check ends with `Ok(())` or with any error that `?` converts into a
+    /// [`BoxError`]: `|| async { ping().await?; Ok(()) }`.
+    ///
     /// Each run is its own task, so all checks fail outside a tokio runtime. A run continues when its
     /// probes are dropped. It is dropped with the service, all clones and all probes. Clones of the
     /// service share the runs, even if the settings of a clone are changed later.

@@ -329,9 +329,10 @@ impl<W: ShardRef> Entry<W> {
     /// Returns `Ready` once the shard is forced. Otherwise the task is woken at the force.
     #[inline]
     pub(crate) fn poll_forced(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        match self.register(cx, interest::FORCED) {
-            true => Poll::Pending,
-            false => Poll::Ready(()),
+        if self.register(cx, interest::FORCED) {
+            Poll::Pending
+        } else {
+            Poll::Ready(())
         }
     }
 
@@ -347,9 +348,10 @@ impl<W: ShardRef> Entry<W> {
             return Poll::Pending;
         };
         let shard = shard_ref.as_ref();
-        match shard.register_for_force(&mut self.slot, remembered, cx.waker()) {
-            true => Poll::Pending,
-            false => Poll::Ready(()),
+        if shard.register_for_force(&mut self.slot, remembered, cx.waker()) {
+            Poll::Pending
+        } else {
+            Poll::Ready(())
         }
     }
 

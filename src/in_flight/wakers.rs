@@ -119,9 +119,10 @@ impl WakerSet {
     #[inline]
     fn remember(&self, waker: &Waker) -> Remembered {
         // Relaxed: it changes under the lock.
-        match self.vtable.load(Ordering::Relaxed) == vtable_of(waker) {
-            true => Remembered(waker.data().addr()),
-            false => Remembered::NONE,
+        if self.vtable.load(Ordering::Relaxed) == vtable_of(waker) {
+            Remembered(waker.data().addr())
+        } else {
+            Remembered::NONE
         }
     }
 
@@ -175,9 +176,10 @@ impl WakerSet {
                 let entry = slots.claim(slot);
                 entry.tag = events;
                 mem::swap(&mut entry.waker, &mut spare);
-                match is_same {
-                    true => self.remember(waker),
-                    false => Remembered::NONE,
+                if is_same {
+                    self.remember(waker)
+                } else {
+                    Remembered::NONE
                 }
             })
         };

@@ -1,6 +1,5 @@
 //! An optional box that is rarely present.
 
-use std::fmt;
 use std::mem::ManuallyDrop;
 
 /// An optional box that is rarely present.
@@ -48,10 +47,4 @@ impl<P> Drop for ColdBox<P> {
 #[inline(never)]
 fn discard<P>(pointer: &mut Option<P>) {
     drop(pointer.take());
-}
-
-impl<P: fmt::Debug> fmt::Debug for ColdBox<P> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.as_ref().fmt(f)
-    }
 }

@@ -76,8 +76,9 @@ pub(crate) fn cut<D>(guard: &impl Cut) -> Result<Frame<D>, BoxError> {
     // Contains panics of the subscriber: the body has not ended yet, so its next poll would cut and
     // note it again.
     tell_here!(warn, "shutdown cut a response body that had not ended");
-    match guard.ends_with_status() {
-        true => Ok(Frame::trailers(grpc::trailers(grpc::CUT))),
-        false => Err(Forced.into()),
+    if guard.ends_with_status() {
+        Ok(Frame::trailers(grpc::trailers(grpc::CUT)))
+    } else {
+        Err(Forced.into())
     }
 }

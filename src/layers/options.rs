@@ -61,9 +61,10 @@ impl Options {
     #[inline(always)]
     pub(crate) fn facts_of<T>(&self, request: &Request<T>) -> Facts {
         let facts = Facts::of(request);
-        match self.long_lived.has_paths() {
-            true => facts.of_path(self.long_lived.of_path(request.uri().path())),
-            false => facts,
+        if self.long_lived.has_paths() {
+            facts.of_path(self.long_lived.of_path(request.uri().path()))
+        } else {
+            facts
         }
     }
 

@@ -48,9 +48,10 @@ pub(crate) fn refuse<T>(
     request: Request<T>,
     why: ShuttingDown,
 ) -> Response<Bytes> {
-    let (json, message) = match why.is_paused() {
-        false => (REFUSED_JSON, grpc::REFUSED),
-        true => (PAUSED_JSON, grpc::PAUSED),
+    let (json, message) = if why.is_paused() {
+        (PAUSED_JSON, grpc::PAUSED)
+    } else {
+        (REFUSED_JSON, grpc::REFUSED)
     };
     let facts = Facts::of(&request);
     let (parts, _) = request.into_parts();

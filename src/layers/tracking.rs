@@ -294,10 +294,11 @@ where
         state.set(State::Done);
         polled.map_ok(|response| {
             response.map(|body| {
-                let guard = match body.is_end_stream() {
+                let guard = if body.is_end_stream() {
                     // Servers drop such a body without polling it.
-                    true => taken.whole(),
-                    false => taken,
+                    taken.whole()
+                } else {
+                    taken
                 };
                 TrackedBody::new(body, guard)
             })

@@ -189,9 +189,10 @@ async fn what_has_ended_was_not_cut() {
 fn what_the_end_of_the_runtime_kills_is_counted_once() {
     for round in 0..40 {
         let threads = round % 2 == 0;
-        let mut runtime = match threads {
-            true => tokio::runtime::Builder::new_multi_thread(),
-            false => tokio::runtime::Builder::new_current_thread(),
+        let mut runtime = if threads {
+            tokio::runtime::Builder::new_multi_thread()
+        } else {
+            tokio::runtime::Builder::new_current_thread()
         };
         let runtime = runtime.worker_threads(2).enable_all().build().unwrap();
         let ctl = runtime.block_on(async {

@@ -374,9 +374,12 @@ async fn a_stream_read_by_the_task_that_waited_for_its_head_is_told_of_draining(
     let ctl = ShutdownController::new();
     let events = |_: Request<Empty<Bytes>>| async {
         let mut waited = false;
-        poll_fn(|_| match std::mem::replace(&mut waited, true) {
-            true => Poll::Ready(()),
-            false => Poll::Pending,
+        poll_fn(|_| {
+            if std::mem::replace(&mut waited, true) {
+                Poll::Ready(())
+            } else {
+                Poll::Pending
+            }
         })
         .await;
         let body = Part {
@@ -719,7 +722,7 @@ fn a_body_shows_what_it_is_and_not_how_it_is_kept() {
     let refused = assert_ready!(task::spawn(app.call(Request::new(Empty::new()))).poll()).unwrap();
     let shown = format!("{:?}", refused.body());
     assert!(
-        shown.contains("Refusal") && !shown.contains("ManuallyDrop"),
+        shown == r#"ResponseBody { kind: "refusal", .. }"#,
         "{shown}"
     );
 }

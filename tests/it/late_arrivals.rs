@@ -333,7 +333,7 @@ async fn one_in_whose_last_fifth_a_request_came_is_warned_of_once() {
         let [warning] = &warnings[..] else {
             panic!("{last}: {warnings:?}");
         };
-        let fields = format!("late_arrivals=2 last_arrival={:?} lame_duck=5s", ms(last));
+        let fields = format!("late_arrivals=2 last_arrival_ms={last}.0 lame_duck_ms=5000.0");
         assert!(warning.contains(&fields), "{warning}");
         assert!(warning.contains("set a longer `lame_duck`"), "{warning}");
         let line = format!(

@@ -718,7 +718,7 @@ async fn the_log_has_one_line_for_a_class_with_its_figures() {
     ends_of(readers).await;
     let lines = log.containing("long-lived");
     assert_eq!(lines.len(), 1, "{lines:?}");
-    for part in ["INFO", "alive=10", "interval=5ms", "text/event-stream"] {
+    for part in ["INFO", "alive=10", "interval_ms=5.0", "text/event-stream"] {
         assert!(lines[0].contains(part), "{}", lines[0]);
     }
 }

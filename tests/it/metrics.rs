@@ -163,7 +163,7 @@ async fn the_snapshot_can_be_exported() {
     let expected = serde_json::json!({
         "state": "lame_duck",
         "paused": true,
-        "in_flight": 1,
+        "in_flight_requests": 1,
         "admitted": 1,
         "refused": 1,
         "late_arrivals": 0,

@@ -288,9 +288,10 @@ impl AsyncRead for Mutable {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        match self.mute.load(Ordering::Relaxed) {
-            true => Poll::Pending,
-            false => Pin::new(&mut self.pipe).poll_read(cx, buffer),
+        if self.mute.load(Ordering::Relaxed) {
+            Poll::Pending
+        } else {
+            Pin::new(&mut self.pipe).poll_read(cx, buffer)
         }
     }
 }

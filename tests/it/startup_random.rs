@@ -216,9 +216,10 @@ impl Expected {
         let cut = force.min(began + TOTAL - RESERVE);
         let drained = work_ends.min(cut);
         let mut is_forced = cut < work_ends || force <= drained;
-        let deadline = match is_forced {
-            true => (drained + RESERVE).min(began + TOTAL),
-            false => began + TOTAL,
+        let deadline = if is_forced {
+            (drained + RESERVE).min(began + TOTAL)
+        } else {
+            began + TOTAL
         };
 
         // The clean-up: the hook, unless it is a rollback, and the steps, the latest first.
@@ -558,9 +559,10 @@ fn check_end(
     error: Option<StartupError>,
 ) {
     let is_rolled_back = expected.end != End::Finished;
-    let state = match is_rolled_back {
-        true => LifecycleState::Failed,
-        false => LifecycleState::Stopped,
+    let state = if is_rolled_back {
+        LifecycleState::Failed
+    } else {
+        LifecycleState::Stopped
     };
     assert_eq!(ctl.state(), state);
     let text = report.to_string();

@@ -310,7 +310,7 @@ async fn a_foreign_file_is_neither_read_nor_replaced() {
         (b"x", "not written by a `FileStore`"),
         (
             &newer,
-            "has version 2 of the format, where this one knows 1",
+            "has version 2 of the format, but only version 1 is supported",
         ),
         (&other_key, "holds the state of the key `Queue`"),
     ] {

@@ -354,11 +354,10 @@ impl Shard {
         }
         // Before the former waker is dropped, which may panic.
         *remembered = Remembered::NONE;
-        let registered = match slot.is_registered() {
-            false => {
-                (self.wakers).register_anew(slot, waker, interest::FORCED, || self.is_forced())
-            }
-            true => self.register_other(slot, waker),
+        let registered = if slot.is_registered() {
+            self.register_other(slot, waker)
+        } else {
+            (self.wakers).register_anew(slot, waker, interest::FORCED, || self.is_forced())
         };
         *remembered = registered.unwrap_or(Remembered::NONE);
         registered.is_some()

@@ -19,7 +19,6 @@ use crate::sync::Arc;
 
 pin_project! {
     /// A body that ends by itself, at its turn once draining has begun, or by force.
-    #[derive(Debug)]
     pub(crate) struct Ending<B> {
         #[pin]
         state: State<B>,
@@ -37,7 +36,6 @@ pin_project! {
 
 pin_project! {
     #[project = StateProj]
-    #[derive(Debug)]
     enum State<B> {
         Live {
             // Declared first, so that it is dropped before the guard.
@@ -52,7 +50,6 @@ pin_project! {
 }
 
 /// When draining ends a body.
-#[derive(Debug)]
 enum Turn {
     /// Draining has not begun.
     None,

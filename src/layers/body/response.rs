@@ -1,5 +1,6 @@
 //! A response body that can be cut.
 
+use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -50,7 +51,6 @@ pin_project! {
     /// assert!(error.is::<Forced>());
     /// # }
     /// ```
-    #[derive(Debug)]
     #[must_use = "dropping a body ends it"]
     pub struct ResponseBody<B> {
         #[pin]
@@ -68,7 +68,6 @@ pin_project! {
 
 pin_project! {
     #[project = StateProj]
-    #[derive(Debug)]
     enum State<B> {
         /// The request was admitted.
         Admitted {
@@ -84,7 +83,6 @@ pin_project! {
 
 pin_project! {
     #[project = SpecialProj]
-    #[derive(Debug)]
     enum Special<B> {
         /// A response that the layer created.
         Refusal { text: Option<Bytes> },
@@ -294,6 +292,23 @@ where
             }
             Special::LongLived { inner } => inner.size_hint(),
         }
+    }
+}
+
+impl<B> fmt::Debug for ResponseBody<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match &self.state {
+            State::Admitted { .. } => "admitted",
+            State::Special { special } => match special.as_ref().map(|special| &**special) {
+                Some(Special::Refusal { .. }) => "refusal",
+                Some(Special::LongLived { .. }) => "long-lived",
+                Some(Special::Upgraded { .. }) => "upgraded",
+                None => "ended",
+            },
+        };
+        f.debug_struct("ResponseBody")
+            .field("kind", &kind)
+            .finish_non_exhaustive()
     }
 }
 

@@ -1,5 +1,6 @@
 //! A response body that is only counted.
 
+use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -38,7 +39,6 @@ pin_project! {
     /// assert_eq!(ctl.in_flight(), 0);
     /// # }
     /// ```
-    #[derive(Debug)]
     #[must_use = "dropping a body ends it"]
     pub struct TrackedBody<B> {
         #[pin]
@@ -56,7 +56,6 @@ pin_project! {
 
 pin_project! {
     #[project = TrackedProj]
-    #[derive(Debug)]
     enum Tracked<B> {
         Live {
             // Declared first, so that it is dropped before the guard.
@@ -113,5 +112,13 @@ impl<B: Body> Body for TrackedBody<B> {
             Tracked::Live { inner, .. } => inner.size_hint(),
             Tracked::Ended => SizeHint::with_exact(0),
         }
+    }
+}
+
+impl<B> fmt::Debug for TrackedBody<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TrackedBody")
+            .field("ended", &matches!(self.state, Tracked::Ended))
+            .finish_non_exhaustive()
     }
 }

@@ -86,9 +86,10 @@ impl Entrance {
     #[cold]
     fn wait<E>(&mut self, cx: &mut Context<'_>, late: Late) -> Poll<Result<(), E>> {
         self.readiness = Readiness::None;
-        let interests = match late == Late::Refused || self.handle.shard.is_shedding() {
-            true => interest::CLOSED,
-            false => interest::SHEDDING | interest::CLOSED,
+        let interests = if late == Late::Refused || self.handle.shard.is_shedding() {
+            interest::CLOSED
+        } else {
+            interest::SHEDDING | interest::CLOSED
         };
         if !self.register(cx, late, interests) {
             // The gate has changed in the meantime.
@@ -126,9 +127,10 @@ impl Entrance {
         let has_waited = is_served && self.slot.is_registered() && !shard.has_ended();
         let may_wait = has_waited || (is_served && shard.serves_late());
         let asks_inner = may_wait || options.has_exempt_paths();
-        let polled = match asks_inner {
-            true => poll_inner(cx),
-            false => Poll::Pending,
+        let polled = if asks_inner {
+            poll_inner(cx)
+        } else {
+            Poll::Pending
         };
         self.readiness = match polled {
             Poll::Ready(Ok(())) if has_waited => Readiness::Awaited,
@@ -212,9 +214,10 @@ impl Entrance {
             let handle = handle_for_shard(&self.handle, late_shard);
             return Some(facts.note(Entry::entered(handle)));
         }
-        let facts = match shard.is_shedding() {
-            true => facts,
-            false => facts.keeping_connection(), // paused: connections stay open
+        let facts = if shard.is_shedding() {
+            facts
+        } else {
+            facts.keeping_connection() // paused: connections stay open
         };
         Some(facts.note(Entry::uncounted()))
     }

@@ -36,9 +36,10 @@ pub fn page() -> String {
 }
 
 fn axum(row: &Row) -> &str {
-    match row.axum == row.serve {
-        true => "the same",
-        false => row.axum,
+    if row.axum == row.serve {
+        "the same"
+    } else {
+        row.axum
     }
 }
 
