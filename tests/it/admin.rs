@@ -2,8 +2,7 @@
 
 use std::future::{pending, ready};
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::Router;
@@ -16,19 +15,12 @@ use tokio::time::{Instant, sleep, timeout};
 use tower_lifecycle::future::Wait;
 use tower_lifecycle::{
     BoxError, HealthService, Hook, LifecycleState, ShutdownConfig, ShutdownController,
-    ShutdownReason, ShutdownReport, Startup,
+    ShutdownReason, Startup,
 };
 
+use crate::support::shutdown::{Dropped, ms, shut_down};
+
 const MANUAL: ShutdownReason = ShutdownReason::Manual;
-
-const fn ms(n: u64) -> Duration {
-    Duration::from_millis(n)
-}
-
-async fn shut_down(ctl: &ShutdownController) -> ShutdownReport {
-    let report = timeout(Duration::from_secs(3_600), ctl.shutdown(MANUAL)).await;
-    report.expect("it never ends")
-}
 
 /// Asks on a new connection; gives the code and the status.
 async fn probe(address: SocketAddr) -> Result<(String, String), BoxError> {
@@ -212,20 +204,10 @@ async fn nobody_waits_for_it_before_the_end_and_the_state_is_stopping_then() {
     assert!(report.is_graceful(), "{report}");
 }
 
-/// Says when it is dropped.
-struct Dropped(Arc<AtomicBool>);
-
-impl Drop for Dropped {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::SeqCst);
-    }
-}
-
 /// How long a shutdown takes with an admin server that does not close; it is gone after it.
 async fn takes_with_one_that_hangs(config: ShutdownConfig, hook: Option<Hook>) -> Duration {
     let ctl = ShutdownController::with_config(config).unwrap();
-    let gone = Arc::new(AtomicBool::new(false));
-    let dropped = Dropped(Arc::clone(&gone));
+    let (dropped, gone) = Dropped::new();
     ctl.spawn_admin("admin", |_closing| async move {
         let _dropped = dropped;
         pending::<()>().await
@@ -283,8 +265,7 @@ fn a_shutdown_that_is_given_up_drops_it() {
     let runtime = || Builder::new_current_thread().enable_all().build().unwrap();
     let (driving, others) = (runtime(), runtime());
     let ctl = driving.block_on(async { ShutdownController::new() });
-    let gone = Arc::new(AtomicBool::new(false));
-    let dropped = Dropped(Arc::clone(&gone));
+    let (dropped, gone) = Dropped::new();
     let admin = {
         let _entered = others.enter();
         ctl.spawn_admin("admin", |_closing| async move {

@@ -23,24 +23,18 @@ use tower::{BoxError, Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_lifecycle::error::Forced;
 use tower_lifecycle::{
     DrainLayer, Hook, InFlightGuard, LifecycleState, ShutdownConfig, ShutdownController,
-    ShutdownReason, ShutdownReport,
+    ShutdownReason,
 };
 
 use crate::support::log::listen;
+use crate::support::panics::Unspeakable;
 use crate::support::runtime::{PATIENCE, in_time, one_thread, threads};
+use crate::support::shutdown::{controller, hook_outcomes, ms};
 
 const MANUAL: ShutdownReason = ShutdownReason::Manual;
 
-const fn ms(n: u64) -> Duration {
-    Duration::from_millis(n)
-}
-
 fn taking(total: Duration) -> ShutdownConfig {
     ShutdownConfig::default().shutdown_timeout(total)
-}
-
-fn controller(config: ShutdownConfig) -> ShutdownController {
-    ShutdownController::with_config(config).unwrap()
 }
 
 /// A controller whose runtime has ended.
@@ -95,11 +89,6 @@ fn endless_hook(name: &str) -> (Hook, mpsc::Receiver<()>) {
         pending().await
     });
     (hook, told)
-}
-
-fn outcomes(report: &ShutdownReport) -> Vec<String> {
-    let outcome = |hook: &tower_lifecycle::report::HookReport| hook.outcome().to_string();
-    report.hooks().iter().map(outcome).collect()
 }
 
 // ===== runtimes that end =====
@@ -189,7 +178,7 @@ fn hooks_are_in_the_report_when_the_runtime_ends_while_they_run() {
         drop(runtime);
         let report = one_thread().block_on(ctl.shutdown(MANUAL));
         assert_eq!(report.reason(), ShutdownReason::Interrupted);
-        assert_eq!(outcomes(&report), ["completed", "cut", "not started"]);
+        assert_eq!(hook_outcomes(&report), ["completed", "cut", "not started"]);
     });
 }
 
@@ -356,7 +345,7 @@ fn blocked_hooks_are_all_given_up_at_once() {
         let took = began.elapsed();
         drop(release);
         assert!(took < TOGETHER, "{took:?}");
-        assert!(outcomes(&report).iter().all(|o| o == "cut"));
+        assert!(hook_outcomes(&report).iter().all(|o| o == "cut"));
     });
 }
 
@@ -381,7 +370,7 @@ fn work_that_blocks_the_worker_with_the_timers_keeps_no_hook_from_running() {
         drop(release);
         assert_eq!(report.reason(), MANUAL, "{report}");
         assert_eq!((report.is_forced(), report.abandoned()), (true, 1));
-        assert_eq!(outcomes(&report), ["completed"]);
+        assert_eq!(hook_outcomes(&report), ["completed"]);
     });
 }
 
@@ -478,18 +467,6 @@ fn a_server_that_panics_is_not_graceful() {
     });
 }
 
-/// Cannot be shown.
-#[derive(Debug)]
-struct Unspeakable;
-
-impl fmt::Display for Unspeakable {
-    fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
-        panic!("unspeakable")
-    }
-}
-
-impl std::error::Error for Unspeakable {}
-
 #[tokio::test(start_paused = true)]
 async fn an_error_that_cannot_be_shown_harms_only_its_hook() {
     // Somebody reads the log, so that the error is shown there.
@@ -502,7 +479,10 @@ async fn an_error_that_cannot_be_shown_harms_only_its_hook() {
         .unwrap();
     let report = ctl.shutdown(MANUAL).await;
     assert_eq!(report.reason(), MANUAL);
-    assert_eq!(outcomes(&report), ["panicked: unspeakable", "completed"]);
+    assert_eq!(
+        hook_outcomes(&report),
+        ["panicked: unspeakable", "completed"]
+    );
 }
 
 struct PanicsOnDrop;
@@ -602,7 +582,7 @@ async fn a_force_as_the_drain_ends_leaves_the_clean_up_its_reserve_only() {
     assert!(poll.is_pending());
     let report = ctl.shutdown(MANUAL).await;
     assert_eq!(report.duration(), ms(2_001));
-    assert_eq!(outcomes(&report), ["timed out"]);
+    assert_eq!(hook_outcomes(&report), ["timed out"]);
 }
 
 // ===== force, and deadlines =====
@@ -627,7 +607,7 @@ fn no_force_is_lost_between_draining_and_stopping() {
             let report = runtime.block_on(ctl.shutdown(MANUAL));
             assert!(report.is_forced());
             // It keeps close to the moment between the two.
-            if outcomes(&report) == ["cut"] {
+            if hook_outcomes(&report) == ["cut"] {
                 delay -= delay / 16;
             } else {
                 delay += delay / 16 + 16;
@@ -656,7 +636,7 @@ async fn a_force_is_in_the_report_in_whatever_state_it_came() {
         ctl.force();
         let report = ctl.shutdown(MANUAL).await;
         assert!(report.is_forced(), "{state}");
-        assert_eq!(outcomes(&report), [outcome], "{state}");
+        assert_eq!(hook_outcomes(&report), [outcome], "{state}");
     }
 }
 
@@ -674,7 +654,7 @@ fn more_phases_than_milliseconds_keep_the_deadline() {
             ctl.shutdown(MANUAL).await
         });
         assert!(report.duration() < ms(500), "{:?}", report.duration());
-        assert!(outcomes(&report).iter().all(|o| o == "timed out"));
+        assert!(hook_outcomes(&report).iter().all(|o| o == "timed out"));
     });
 }
 

@@ -4,7 +4,6 @@ use std::convert::Infallible;
 use std::future::pending;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{
@@ -19,20 +18,13 @@ use tower::{Layer, Service, service_fn};
 use tower_http::compression::CompressionLayer;
 use tower_http::cors::CorsLayer;
 use tower_lifecycle::layers::ResponseBody;
-use tower_lifecycle::{
-    DrainLayer, RequestTrackingLayer, ShutdownConfig, ShutdownController, ShutdownReason,
-};
+use tower_lifecycle::{DrainLayer, RequestTrackingLayer, ShutdownReason};
 
 use crate::support::layers::{
     App, Broken, Handler, Plan, Script, Stage, Step, app, comes_from_force, dropped_first, frame,
-    send, settle, text,
+    refusing, send, text,
 };
-
-/// A controller whose layers refuse all that arrives while draining.
-fn refusing() -> ShutdownController {
-    let config = ShutdownConfig::default().late_for(Duration::ZERO);
-    ShutdownController::with_config(config).unwrap()
-}
+use crate::support::shutdown::settle;
 
 // ----- P2, on each path of a response future -----
 

@@ -73,19 +73,13 @@ async fn http_1_that_is_late_has_one_answer_more() {
     let config = ShutdownConfig::default().late_for(SLACK);
     let server = Server::start(Kind::Serve, config, GRACE).await;
     let mut held = server.hold().await;
-    let mut clients = Vec::new();
-    for row in http1::rows() {
-        let sent = begin(&server, &row).await;
-        clients.push((row, sent));
-    }
-    server.ctl.trigger(ShutdownReason::Manual);
-    server.ctl.draining().await;
+    let clients = begin_all(&server, http1::rows()).await;
+    drain(&server).await;
     let mut plays = JoinSet::new();
     for (row, (socket, sent)) in clients {
         plays.spawn(play_late(row, socket, sent, false));
     }
-    let faults: Vec<_> = plays.join_all().await.into_iter().flatten().collect();
-    assert!(faults.is_empty(), "{faults:#?}");
+    assert_no_faults(plays).await;
 
     settle(&server.ctl, 1).await;
     server.release.add_permits(1);
@@ -102,8 +96,7 @@ async fn http_1_that_is_refused_has_one_answer_more() {
     let config = ShutdownConfig::default().refuse_for(SLACK / 2);
     let server = Server::start(Kind::Serve, config, GRACE).await;
     let mut held = server.hold().await;
-    server.ctl.trigger(ShutdownReason::Manual);
-    server.ctl.draining().await;
+    drain(&server).await;
     let mut plays = JoinSet::new();
     for row in http1::rows() {
         // It depends on who comes first: the refusal, or the end of sending.
@@ -112,8 +105,7 @@ async fn http_1_that_is_refused_has_one_answer_more() {
             plays.spawn(play_late(row, server.connect().await, 0, true));
         }
     }
-    let faults: Vec<_> = plays.join_all().await.into_iter().flatten().collect();
-    assert!(faults.is_empty(), "{faults:#?}");
+    assert_no_faults(plays).await;
 
     assert_eq!(server.ctl.in_flight(), 1);
     server.release.add_permits(1);
@@ -133,13 +125,8 @@ async fn http_2_that_is_late_holds_nobody() {
     let config = ShutdownConfig::default();
     let server = Server::start(Kind::Serve, config, GRACE).await;
     let mut held = server.hold().await;
-    let mut clients = Vec::new();
-    for row in http2::rows() {
-        let sent = begin(&server, &row).await;
-        clients.push((row, sent));
-    }
-    server.ctl.trigger(ShutdownReason::Manual);
-    server.ctl.draining().await;
+    let clients = begin_all(&server, http2::rows()).await;
+    drain(&server).await;
     let mut plays = JoinSet::new();
     for (row, (socket, sent)) in clients {
         plays.spawn(async move {
@@ -155,13 +142,32 @@ async fn http_2_that_is_late_holds_nobody() {
             (!complains || !ends || seen.is_reset).then(|| format!("{}: {seen:?}", row.name))
         });
     }
-    let faults: Vec<_> = plays.join_all().await.into_iter().flatten().collect();
-    assert!(faults.is_empty(), "{faults:#?}");
+    assert_no_faults(plays).await;
 
     settle(&server.ctl, 1).await;
     server.release.add_permits(1);
     assert_held_is_answered(&mut held).await;
     assert_uneventful(&server.report().await);
+}
+
+/// Begins with each row on a connection of its own.
+async fn begin_all(server: &Server, rows: Vec<Row>) -> Vec<(Row, (TcpStream, usize))> {
+    let mut clients = Vec::new();
+    for row in rows {
+        let sent = begin(server, &row).await;
+        clients.push((row, sent));
+    }
+    clients
+}
+
+async fn drain(server: &Server) {
+    server.ctl.trigger(ShutdownReason::Manual);
+    server.ctl.draining().await;
+}
+
+async fn assert_no_faults(plays: JoinSet<Option<String>>) {
+    let faults: Vec<_> = plays.join_all().await.into_iter().flatten().collect();
+    assert!(faults.is_empty(), "{faults:#?}");
 }
 
 /// Connects, and sends the beginning, so that the connection is not idle; gives how much that was.

@@ -11,22 +11,8 @@ use tokio_test::{assert_pending, assert_ready, task};
 use tower_lifecycle::report::PhaseReport;
 use tower_lifecycle::{LifecycleState, ShutdownConfig, ShutdownController, ShutdownReason};
 
+use crate::support::shutdown::{controller, ms, ten_seconds};
 use LifecycleState::*;
-
-const fn ms(n: u64) -> Duration {
-    Duration::from_millis(n)
-}
-
-fn controller(config: ShutdownConfig) -> ShutdownController {
-    ShutdownController::with_config(config).unwrap()
-}
-
-/// A total of 10 s, of which 2 s are reserved.
-fn ten_seconds() -> ShutdownConfig {
-    ShutdownConfig::default()
-        .shutdown_timeout(ms(10_000))
-        .cleanup_reserve(ms(2_000))
-}
 
 /// Records every move, with the time since now.
 fn record(ctl: &ShutdownController) -> Arc<Mutex<Vec<(LifecycleState, LifecycleState, Duration)>>> {

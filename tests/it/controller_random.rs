@@ -13,7 +13,6 @@ use std::pin::Pin;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::CONNECTION;
@@ -36,6 +35,8 @@ use self::model::*;
 use self::plan::*;
 use self::world::*;
 use crate::support::panics::hush_scripted_panics;
+use crate::support::runtime::paused;
+use crate::support::shutdown::ms;
 use LifecycleState::{Draining, LameDuck, Running, Stopped, Stopping};
 
 async fn check(plan: Plan) {
@@ -382,11 +383,6 @@ proptest! {
     #[test]
     fn whatever_is_done_the_controller_does_as_the_model(plan in any_plan()) {
         hush_scripted_panics();
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .start_paused(true)
-            .build()
-            .unwrap();
-        runtime.block_on(check(plan));
+        paused().block_on(check(plan));
     }
 }

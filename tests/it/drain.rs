@@ -34,8 +34,9 @@ use tower_lifecycle::{
 use tower_test::mock;
 
 use crate::support::layers::{
-    Broken, Plan, Script, Stage, Step, app, frame, headers, send, settle, text,
+    Broken, Plan, Script, Stage, Step, app, frame, headers, refusing, send, text,
 };
+use crate::support::shutdown::settle;
 
 type Mock = mock::Mock<Request<String>, Response<Full<Bytes>>>;
 type Handle = mock::Handle<Request<String>, Response<Full<Bytes>>>;
@@ -62,12 +63,6 @@ fn grpc(content_type: &str) -> Request<String> {
 
 fn lame_duck() -> ShutdownController {
     let config = ShutdownConfig::default().lame_duck(Duration::from_secs(5));
-    ShutdownController::with_config(config).unwrap()
-}
-
-/// A controller whose layers refuse all that arrives while draining.
-fn refusing() -> ShutdownController {
-    let config = ShutdownConfig::default().late_for(Duration::ZERO);
     ShutdownController::with_config(config).unwrap()
 }
 

@@ -20,9 +20,7 @@ use tower_lifecycle::{
     ShutdownReport,
 };
 
-fn ms(ms: u64) -> Duration {
-    Duration::from_millis(ms)
-}
+use crate::support::shutdown::ms;
 
 /// A listener without sockets. What is in the channel waits in its backlog.
 struct Pipes(mpsc::Receiver<DuplexStream>);

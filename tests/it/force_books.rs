@@ -1,5 +1,6 @@
 //! A force is counted as it was: what `serve` breaks off is cut, and each thing is counted once.
 
+use std::fmt::Debug;
 use std::future::pending;
 use std::io;
 use std::time::Duration;
@@ -17,6 +18,7 @@ use tower_lifecycle::{
 };
 
 use crate::support::server::{self, Frame, Http1, Http2, in_time, start};
+use crate::support::sockets::eventually;
 
 const MANUAL: ShutdownReason = ShutdownReason::Manual;
 
@@ -35,6 +37,10 @@ fn app(ctl: &ShutdownController) -> Router {
         .route("/sleep", get(pending::<()>))
         .layer(DrainLayer::new(ctl.clone()))
         .with_state(())
+}
+
+async fn until_in_flight(ctl: &ShutdownController, count: u64) {
+    in_time(eventually(|| ctl.in_flight() >= count)).await;
 }
 
 /// The body of one chunk has ended when hyper has it: of that, only the connection is counted.
@@ -73,12 +79,7 @@ async fn a_stream_whose_window_is_used_up_is_cut() {
         for stream in [1, 3] {
             client.send(Frame::get(stream, "/chunks")).await;
         }
-        in_time(async {
-            while ctl.in_flight() < 2 {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-        })
-        .await;
+        until_in_flight(&ctl, 2).await;
         ctl.trigger(MANUAL);
         let report = server.report().await;
         assert!(report.is_forced());
@@ -93,12 +94,7 @@ async fn what_is_told_of_its_cut_is_counted_once() {
     let (connector, server) = start(&ctl, app(&ctl));
     let mut client = Http1::new(connector.pipe(64 * 1024));
     client.send(server::get("/sleep")).await;
-    in_time(async {
-        while ctl.in_flight() < 1 {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    })
-    .await;
+    until_in_flight(&ctl, 1).await;
     ctl.trigger(MANUAL);
     assert_eq!(client.answer().await.status, 503);
     client.end().await;
@@ -107,10 +103,33 @@ async fn what_is_told_of_its_cut_is_counted_once() {
     assert_eq!(report.connections_cut(), 0, "{report}");
 }
 
+/// Polls the body once, and drops it after the force.
+async fn drop_body_after_force<S, B>(ctl: &ShutdownController, service: S)
+where
+    S: Service<Request<Body>, Response = Response<B>, Error: Debug>,
+    B: http_body::Body<Error: Debug> + Unpin,
+{
+    let request = Request::new(Body::empty());
+    let mut response = service.oneshot(request).await.unwrap();
+    response.frame().await.unwrap().unwrap();
+    ctl.force();
+    drop(response);
+}
+
+/// Calls, and drops the call after the force.
+async fn drop_call_after_force<S>(ctl: &ShutdownController, mut service: S)
+where
+    S: Service<Request<Body>, Error: Debug>,
+{
+    let call = service.ready().await.unwrap();
+    let call = call.call(Request::new(Body::empty()));
+    ctl.force();
+    drop(call);
+}
+
 /// Whoever drops it: the layers know what had not ended.
 #[tokio::test]
 async fn what_is_dropped_before_its_end_after_a_force_was_cut() {
-    let request = || Request::new(Body::empty());
     let answer = service_fn(|_: Request<Body>| async {
         let (one, endless) = (stream::iter([Ok(Bytes::from("one"))]), stream::pending());
         let body = Body::from_stream(one.chain(endless).map(|item: Result<_, io::Error>| item));
@@ -121,31 +140,15 @@ async fn what_is_dropped_before_its_end_after_a_force_was_cut() {
     for drops_body in [true, false] {
         for tracks in [true, false] {
             let ctl = controller();
-            // Polled once, and dropped after the force.
-            if tracks {
-                let layer = RequestTrackingLayer::new(ctl.clone());
-                if drops_body {
-                    let mut body = layer.layer(answer).oneshot(request()).await.unwrap();
-                    body.frame().await.unwrap().unwrap();
-                    ctl.force();
-                    drop(body);
-                } else {
-                    let call = layer.layer(sleep).ready().await.unwrap().call(request());
-                    ctl.force();
-                    drop(call);
-                }
-            } else {
-                let layer = DrainLayer::new(ctl.clone());
-                if drops_body {
-                    let mut body = layer.layer(answer).oneshot(request()).await.unwrap();
-                    body.frame().await.unwrap().unwrap();
-                    ctl.force();
-                    drop(body);
-                } else {
-                    let call = layer.layer(sleep).ready().await.unwrap().call(request());
-                    ctl.force();
-                    drop(call);
-                }
+            let (drain, tracking) = (
+                DrainLayer::new(ctl.clone()),
+                RequestTrackingLayer::new(ctl.clone()),
+            );
+            match (drops_body, tracks) {
+                (true, true) => drop_body_after_force(&ctl, tracking.layer(answer)).await,
+                (true, false) => drop_body_after_force(&ctl, drain.layer(answer)).await,
+                (false, true) => drop_call_after_force(&ctl, tracking.layer(sleep)).await,
+                (false, false) => drop_call_after_force(&ctl, drain.layer(sleep)).await,
             }
             let report = ctl.shutdown(MANUAL).await;
             assert_eq!(report.aborted(), 1, "body: {drops_body}, tracked: {tracks}");
@@ -212,12 +215,7 @@ fn what_the_end_of_the_runtime_kills_is_counted_once() {
                 pending::<()>().await
             });
             drop(ctl.spawn("job", pending::<()>()));
-            in_time(async {
-                while ctl.in_flight() < 4 {
-                    tokio::time::sleep(Duration::from_millis(1)).await;
-                }
-            })
-            .await;
+            until_in_flight(&ctl, 4).await;
             ctl.trigger(MANUAL);
             // All of them have been polled in the drain.
             tokio::time::sleep(Duration::from_millis(5)).await;

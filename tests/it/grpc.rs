@@ -9,7 +9,8 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::Duration;
 
 use futures_util::{StreamExt, future, stream};
-use tokio::task::JoinSet;
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 use tonic::server::NamedService;
 use tonic::{Code, Status, Streaming};
@@ -21,8 +22,10 @@ use tower_lifecycle::{
 };
 
 use crate::support::grpc::{
-    Echo, EchoClient, KINDS, Kind, Server, TRAILER, Words, channel, fed, with_each_server, words,
+    Echo, EchoClient, Feed, KINDS, Kind, Server, TRAILER, Words, channel, fed, with_each_server,
+    words,
 };
+use crate::support::shutdown::refusing;
 use crate::support::sockets::{PATIENCE, in_time};
 
 const REFUSED: &str = "service is shutting down";
@@ -47,10 +50,7 @@ async fn under_our_server_a_late_call_of_any_kind_is_served_whole() {
         assert_eq!(answer.into_inner(), words("late"));
         let mut server_stream = client.server_stream("3").await.unwrap();
         assert_eq!(rest(&mut server_stream).await.unwrap(), ["1", "2", "3"]);
-        let (sending, messages) = fed();
-        sending.send(words("a")).unwrap();
-        let mut bidi_stream = client.bidi_stream(messages).await.unwrap();
-        assert_eq!(next(&mut bidi_stream).await, words("a"));
+        let (sending, mut bidi_stream) = begun_bidi_stream(&client).await;
         assert_eq!(ctl.in_flight(), 2);
         drop(sending);
         assert!(rest(&mut bidi_stream).await.unwrap().is_empty());
@@ -108,19 +108,9 @@ async fn admitted_calls_end_whole_with_their_trailers_while_draining() {
         let server = Server::start(kind, &ctl, echo.routes()).await;
         let client = EchoClient::connect(server.address).await;
 
-        let unary = tokio::spawn({
-            let client = client.clone();
-            async move { client.unary(Echo::HELD).await }
-        });
-        echo.entered.happened().await;
-        let mut server_stream = client.server_stream(Echo::FED).await.unwrap();
-        let feed = feeds.recv().await.unwrap();
-        feed.send(words("1")).unwrap();
-        assert_eq!(next(&mut server_stream).await, words("1"));
-        let (sending, messages) = fed();
-        sending.send(words("a")).unwrap();
-        let mut bidi_stream = client.bidi_stream(messages).await.unwrap();
-        assert_eq!(next(&mut bidi_stream).await, words("a"));
+        let unary = held_call(&client, &echo).await;
+        let (feed, mut server_stream) = begun_server_stream(&client, &mut feeds).await;
+        let (sending, mut bidi_stream) = begun_bidi_stream(&client).await;
 
         ctl.trigger(ShutdownReason::Manual);
         assert!(is_refusal(&client.unary("late").await.unwrap_err()));
@@ -158,21 +148,11 @@ async fn what_is_cut_ends_as_unavailable_and_never_as_if_it_were_whole() {
         let server = Server::start(kind, &ctl, echo.routes()).await;
         let client = EchoClient::connect(server.address).await;
 
-        let unary = tokio::spawn({
-            let client = client.clone();
-            async move { client.unary(Echo::HELD).await }
-        });
-        echo.entered.happened().await;
-        let mut begun = client.server_stream(Echo::FED).await.unwrap();
-        let feed = feeds.recv().await.unwrap();
-        feed.send(words("1")).unwrap();
-        assert_eq!(next(&mut begun).await, words("1"));
+        let unary = held_call(&client, &echo).await;
+        let (feed, mut begun) = begun_server_stream(&client, &mut feeds).await;
         let mut silent = client.server_stream(Echo::FED).await.unwrap();
         let silent_feed = feeds.recv().await.unwrap();
-        let (sending, messages) = fed();
-        sending.send(words("a")).unwrap();
-        let mut bidi_stream = client.bidi_stream(messages).await.unwrap();
-        assert_eq!(next(&mut bidi_stream).await, words("a"));
+        let (_sending, mut bidi_stream) = begun_bidi_stream(&client).await;
 
         ctl.force();
         let cut = unary.await.unwrap().unwrap_err();
@@ -576,14 +556,40 @@ fn is_unsent(status: &Status) -> bool {
     false
 }
 
-/// A controller whose layers refuse whatever arrives while draining.
-fn refusing() -> ShutdownController {
-    let config = ShutdownConfig::default().refuse_for(Duration::from_millis(200));
-    ShutdownController::with_config(config).unwrap()
-}
-
 async fn next<M>(stream: &mut Streaming<M>) -> M {
     stream.message().await.unwrap().expect("it has not ended")
+}
+
+/// Begins a call that is held.
+async fn held_call(
+    client: &EchoClient,
+    echo: &Echo,
+) -> JoinHandle<Result<tonic::Response<Words>, Status>> {
+    let client = client.clone();
+    let call = tokio::spawn(async move { client.unary(Echo::HELD).await });
+    echo.entered.happened().await;
+    call
+}
+
+/// A stream that the test feeds, of which the client has the first message.
+async fn begun_server_stream(
+    client: &EchoClient,
+    feeds: &mut UnboundedReceiver<Feed>,
+) -> (Feed, Streaming<Words>) {
+    let mut stream = client.server_stream(Echo::FED).await.unwrap();
+    let feed = feeds.recv().await.unwrap();
+    feed.send(words("1")).unwrap();
+    assert_eq!(next(&mut stream).await, words("1"));
+    (feed, stream)
+}
+
+/// A stream both ways, on which the client has sent a message and got it back.
+async fn begun_bidi_stream(client: &EchoClient) -> (Feed, Streaming<Words>) {
+    let (sending, messages) = fed();
+    sending.send(words("a")).unwrap();
+    let mut stream = client.bidi_stream(messages).await.unwrap();
+    assert_eq!(next(&mut stream).await, words("a"));
+    (sending, stream)
 }
 
 /// Reads to the end, which is that of the status OK.

@@ -12,7 +12,8 @@ use tower_lifecycle::{
     DrainLayer, HealthService, LifecycleState, ShutdownConfig, ShutdownController, ShutdownReason,
 };
 
-use crate::support::health::{get, ms, probe};
+use crate::support::health::{get, probe};
+use crate::support::shutdown::ms;
 
 /// The readiness code and text, and the liveness code.
 async fn both(ctl: &ShutdownController) -> (u16, String, u16) {

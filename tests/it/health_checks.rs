@@ -16,7 +16,8 @@ use tower::{Layer, ServiceExt};
 use tower_lifecycle::health::HealthLayer;
 use tower_lifecycle::{HealthService, ShutdownConfig, ShutdownController, ShutdownReason};
 
-use crate::support::health::{CheckFuture, Counted, cached, db, failed, get, healthy, ms};
+use crate::support::health::{CheckFuture, Counted, cached, db, failed, get, healthy};
+use crate::support::shutdown::ms;
 
 // ===== one run at a time =====
 

@@ -10,9 +10,7 @@ use tower_lifecycle::{
     Hook, LifecycleState, ShutdownConfig, ShutdownController, ShutdownReason, ShutdownReport,
 };
 
-const fn ms(n: u64) -> Duration {
-    Duration::from_millis(n)
-}
+use crate::support::shutdown::ms;
 
 /// A total of 10 s, of which 2 s are reserved.
 fn ten_seconds() -> ShutdownController {

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::convert::Infallible;
 use std::fmt::Debug;
-use std::future::{Future, poll_fn};
+use std::future::{Future, pending, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind, panic_any};
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,14 +25,11 @@ use tower_lifecycle::{
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
 
+use crate::support::layers::send;
 use crate::support::log::listen;
+use crate::support::shutdown::settle;
 
 const MANUAL: ShutdownReason = ShutdownReason::Manual;
-
-/// Lets every other task run until it waits. The clock is paused, so no real time passes.
-async fn settle() {
-    tokio::time::sleep(Duration::from_millis(1)).await;
-}
 
 // ===== what a panic is thrown with, and panics itself =====
 
@@ -55,7 +52,10 @@ impl Wake for BadWake {
     }
 }
 
-type Answer = Response<Empty<Bytes>>;
+/// A handler that never answers.
+async fn stalls(_: Request<Empty<Bytes>>) -> Result<Response<Empty<Bytes>>, Infallible> {
+    pending().await
+}
 
 #[tokio::test(start_paused = true)]
 async fn whatever_a_waker_panics_with_the_others_are_woken() {
@@ -99,19 +99,14 @@ impl Subscriber for BadLog {
 #[tokio::test(start_paused = true)]
 async fn a_body_is_cut_once_also_when_the_log_panics() {
     for content_type in ["text/plain", "text/event-stream"] {
-        let stalls = move |_: Request<Empty<Bytes>>| async move {
-            let body = Part {
-                end: End::Dropped,
-                _bad: None,
-            };
-            let response = Response::builder().header(CONTENT_TYPE, content_type);
-            Ok::<_, Infallible>(response.body(body).unwrap())
-        };
+        let begins =
+            move |_: Request<Empty<Bytes>>| async move { Ok::<_, Infallible>(begun(content_type)) };
         let ctl = ShutdownController::new();
-        let mut service = DrainLayer::new(ctl.clone()).layer(service_fn(stalls));
+        let mut service = DrainLayer::new(ctl.clone()).layer(service_fn(begins));
         let cx = &mut Context::from_waker(Waker::noop());
-        assert!(service.poll_ready(cx).is_ready());
-        let response = service.call(Request::new(Empty::new())).await.unwrap();
+        let response = send(&mut service, Request::new(Empty::new()))
+            .await
+            .unwrap();
         let mut body = Box::pin(response.into_body());
         ctl.force();
         for _ in 0..2 {
@@ -167,6 +162,16 @@ impl Part {
     }
 }
 
+/// A response of this type, whose body waits for ever.
+fn begun(content_type: &str) -> Response<Part> {
+    let body = Part {
+        end: End::Dropped,
+        _bad: None,
+    };
+    let response = Response::builder().header(CONTENT_TYPE, content_type);
+    response.body(body).unwrap()
+}
+
 struct Handler {
     part: Part,
     answer: Option<Response<Part>>,
@@ -179,23 +184,6 @@ impl Future for Handler {
         self.part
             .poll()
             .map_ok(|()| self.answer.take().expect("polled once"))
-    }
-}
-
-/// As a request body it is empty.
-impl Body for Handler {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        Poll::Ready(None)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        true
     }
 }
 
@@ -212,9 +200,9 @@ impl Body for Part {
 }
 
 /// Sends one request, of which the future or the body panics in its drop, and ends it so.
-fn end<S, B>(ctl: &ShutdownController, mut service: S, request: Request<Handler>, end: End)
+fn end<S, B>(ctl: &ShutdownController, mut service: S, request: Request<Empty<Bytes>>, end: End)
 where
-    S: Service<Request<Handler>, Response = Response<B>, Error: Debug>,
+    S: Service<Request<Empty<Bytes>>, Response = Response<B>, Error: Debug>,
     B: Body,
 {
     let cx = &mut Context::from_waker(Waker::noop());
@@ -276,16 +264,18 @@ fn a_drop_that_panics_releases_once_and_before_the_guard() {
                         true => ((End::Whole, None), (how, bad())),
                     };
                     let part = |(end, _bad)| Part { end, _bad };
-                    let handler = Handler {
+                    let mut handler = Some(Handler {
                         part: part(future),
                         answer: Some(answer().map(|()| part(body))),
-                    };
-                    let mut request = Request::new(handler);
+                    });
+                    let mut request = Request::new(Empty::new());
                     if asks {
                         let websocket = "websocket".parse().unwrap();
                         request.headers_mut().insert(UPGRADE, websocket);
                     }
-                    let handler = service_fn(|request: Request<Handler>| request.into_body());
+                    let handler = service_fn(move |_: Request<Empty<Bytes>>| {
+                        handler.take().expect("it is called once")
+                    });
                     let run = || match tracking {
                         false => end(
                             &ctl,
@@ -382,12 +372,7 @@ async fn a_stream_read_by_the_task_that_waited_for_its_head_is_told_of_draining(
             }
         })
         .await;
-        let body = Part {
-            end: End::Dropped,
-            _bad: None,
-        };
-        let response = Response::builder().header(CONTENT_TYPE, "text/event-stream");
-        Ok::<_, Infallible>(response.body(body).unwrap())
+        Ok::<_, Infallible>(begun("text/event-stream"))
     };
     let mut service = DrainLayer::new(ctl.clone()).layer(service_fn(events));
     let request = async {
@@ -410,19 +395,11 @@ async fn a_stream_read_by_the_task_that_waited_for_its_head_is_told_of_draining(
 #[tokio::test(start_paused = true)]
 async fn what_one_cut_answer_lacks_the_next_one_has() {
     let ctl = ShutdownController::new();
-    let stalls =
-        service_fn(|_: Request<Empty<Bytes>>| std::future::pending::<Result<Answer, Infallible>>());
     let layer = DrainLayer::new(ctl.clone());
     let requests = [Method::HEAD, Method::GET, Method::HEAD, Method::GET].map(|method| {
-        let mut service = layer.layer(stalls);
-        assert!(
-            service
-                .poll_ready(&mut Context::from_waker(Waker::noop()))
-                .is_ready()
-        );
         let mut request = Request::new(Empty::new());
         *request.method_mut() = method;
-        service.call(request)
+        send(&mut layer.layer(service_fn(stalls)), request)
     });
     ctl.force();
     let mut lengths = Vec::new();
@@ -451,16 +428,12 @@ async fn what_one_cut_answer_lacks_the_next_one_has() {
 #[tokio::test(start_paused = true)]
 async fn a_cut_call_is_answered_in_its_protocol_whatever_class_its_path_is() {
     let ctl = ShutdownController::new();
-    let stalls =
-        service_fn(|_: Request<Empty<Bytes>>| std::future::pending::<Result<Answer, Infallible>>());
     let layer = DrainLayer::new(ctl.clone()).long_lived(LongLived::path("/watch"));
     let types = ["application/json", "application/grpc-web+proto"];
     let calls = types.map(|content_type| {
-        let mut service = layer.layer(stalls);
-        let ready = service.poll_ready(&mut Context::from_waker(Waker::noop()));
-        assert!(ready.is_ready());
         let request = Request::post("/watch").header(CONTENT_TYPE, content_type);
-        service.call(request.body(Empty::new()).unwrap())
+        let request = request.body(Empty::new()).unwrap();
+        send(&mut layer.layer(service_fn(stalls)), request)
     });
     ctl.force();
     let mut answers = Vec::new();
@@ -493,6 +466,23 @@ struct Log {
     dropped: Arc<Mutex<Vec<(&'static str, u64)>>>,
 }
 
+impl Log {
+    fn new(ctl: &ShutdownController) -> Self {
+        Self {
+            ctl: ctl.clone(),
+            dropped: Arc::default(),
+        }
+    }
+
+    fn noted(&self, name: &'static str, panics: bool) -> Noted {
+        Noted {
+            name,
+            panics,
+            log: self.clone(),
+        }
+    }
+}
+
 impl Drop for Noted {
     fn drop(&mut self) {
         let in_flight = self.log.ctl.in_flight();
@@ -509,7 +499,13 @@ impl Drop for Noted {
     }
 }
 
-impl Body for Noted {
+/// A body that waits for ever. It panics when its length has been asked so many times.
+struct Asked {
+    _noted: Noted,
+    times: Cell<u32>,
+}
+
+impl Body for Asked {
     type Data = Bytes;
     type Error = Infallible;
 
@@ -518,6 +514,12 @@ impl Body for Noted {
         _: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         Poll::Pending
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let left = self.times.get().checked_sub(1).expect("as planned");
+        self.times.set(left);
+        SizeHint::default()
     }
 }
 
@@ -538,17 +540,11 @@ fn an_answer_goes_before_its_guard_when_the_drop_of_the_handler_panics() {
         ] {
             let asked = format!("{content_type}, {tracking}, {:?}", request.headers());
             let ctl = ShutdownController::new();
-            let log = Log {
-                ctl: ctl.clone(),
-                dropped: Arc::default(),
-            };
-            let noted = |name, panics| Noted {
-                name,
-                panics,
-                log: log.clone(),
-            };
+            let log = Log::new(&ctl);
             let handler = |_: Request<Empty<Bytes>>| {
-                let (held, mut body) = (noted("handler", true), Some(noted("body", false)));
+                let (held, _noted) = (log.noted("handler", true), log.noted("body", false));
+                let times = Cell::new(u32::MAX); // which is never reached
+                let mut body = Some(Asked { _noted, times });
                 poll_fn(move |_| {
                     let _ = &held;
                     let response = Response::builder().header(CONTENT_TYPE, content_type);
@@ -573,46 +569,14 @@ fn an_answer_goes_before_its_guard_when_the_drop_of_the_handler_panics() {
     }
 }
 
-/// Panics when its length has been asked so many times.
-struct Asked {
-    _noted: Noted,
-    times: Cell<u32>,
-}
-
-impl Body for Asked {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        Poll::Pending
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        let left = self.times.get().checked_sub(1).expect("as planned");
-        self.times.set(left);
-        SizeHint::default()
-    }
-}
-
 /// P2: also when the answer panics as it is looked at, by us at last.
 #[test]
 fn handler_and_answer_go_before_the_guard_when_the_length_panics() {
     for times in 0..2 {
         let ctl = ShutdownController::new();
-        let log = Log {
-            ctl: ctl.clone(),
-            dropped: Arc::default(),
-        };
-        let noted = |name| Noted {
-            name,
-            panics: false,
-            log: log.clone(),
-        };
+        let log = Log::new(&ctl);
         let handler = |_: Request<Empty<Bytes>>| {
-            let (held, _noted) = (noted("handler"), noted("body"));
+            let (held, _noted) = (log.noted("handler", false), log.noted("body", false));
             let times = Cell::new(times);
             let mut body = Some(Asked { _noted, times });
             poll_fn(move |_| {
@@ -657,13 +621,8 @@ impl<const KIND: u8> Wake for Flag<KIND> {
 fn the_last_waker_is_woken_whatever_force_falls_between() {
     for round in 0_usize..200 {
         let ctl = ShutdownController::new();
-        let stalls = service_fn(|_: Request<Empty<Bytes>>| {
-            std::future::pending::<Result<Answer, Infallible>>()
-        });
-        let mut service = DrainLayer::new(ctl.clone()).layer(stalls);
-        let ready = service.poll_ready(&mut Context::from_waker(Waker::noop()));
-        assert!(ready.is_ready());
-        let mut request = Box::pin(service.call(Request::new(Empty::new())));
+        let mut service = DrainLayer::new(ctl.clone()).layer(service_fn(stalls));
+        let mut request = Box::pin(send(&mut service, Request::new(Empty::new())));
         let (one, two) = (
             Arc::new(Flag::<1>(false.into())),
             Arc::new(Flag::<1>(false.into())),

@@ -22,12 +22,9 @@ use tower_lifecycle::{
 
 use crate::support::log::Lines;
 use crate::support::runtime::one_thread;
+use crate::support::shutdown::ms;
 
 const MANUAL: ShutdownReason = ShutdownReason::Manual;
-
-const fn ms(n: u64) -> Duration {
-    Duration::from_millis(n)
-}
 
 /// A total of 30 s, of which 5 s are the lame duck's.
 fn lame_duck() -> ShutdownController {

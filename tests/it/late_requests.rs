@@ -21,19 +21,13 @@ use tower_lifecycle::{
     ShutdownReason,
 };
 
+use crate::support::shutdown::{controller, ms, settle};
+
 const MANUAL: ShutdownReason = ShutdownReason::Manual;
 
 type Body = Full<Bytes>;
 type Answer = BoxFuture<'static, Result<Response<Body>, Infallible>>;
 type App = BoxCloneSyncService<Request<Body>, Response<Bytes>, Infallible>;
-
-fn ms(n: u64) -> Duration {
-    Duration::from_millis(n)
-}
-
-fn controller(config: ShutdownConfig) -> ShutdownController {
-    ShutdownController::with_config(config).unwrap()
-}
 
 fn request(path: &str) -> Request<Body> {
     Request::get(path).body(Body::default()).unwrap()
@@ -91,11 +85,6 @@ fn send(app: &App, path: &str) -> JoinHandle<Response<Bytes>> {
 /// Sends a request, and waits for its answer.
 async fn status(app: &App, path: &str) -> StatusCode {
     send(app, path).await.unwrap().status()
-}
-
-/// Lets every other task run until it waits. The clock is paused, so no real time passes.
-async fn settle() {
-    sleep(ms(1)).await;
 }
 
 /// Triggers, and comes back when what arrives is late.

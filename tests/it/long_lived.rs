@@ -26,9 +26,10 @@ use tower_lifecycle::{
 };
 
 use crate::support::layers::{
-    App, Handler, Script, Stage, Step, app, dropped_first, frame, send, settle, text,
+    App, Handler, Script, Stage, Step, app, dropped_first, frame, send, text,
 };
 use crate::support::log::Lines;
+use crate::support::shutdown::settle;
 use crate::support::sockets::{Server, client, in_time, with_each_server_and_protocol};
 
 const MANUAL: ShutdownReason = ShutdownReason::Manual;

@@ -19,6 +19,7 @@ mod support {
     pub mod runtime;
     #[cfg(feature = "server")]
     pub mod server;
+    pub mod shutdown;
     pub mod sockets;
     pub mod startup;
     #[cfg(feature = "persist")]

@@ -24,7 +24,7 @@ use std::thread;
 use std::time::Duration;
 
 use tokio::runtime::{Builder, Runtime};
-use tokio::time::{Instant, advance, sleep};
+use tokio::time::{Instant, advance};
 use tokio_test::{assert_pending, assert_ready, task};
 use tower_lifecycle::future::Wait;
 use tower_lifecycle::report::PhaseReport;
@@ -33,25 +33,11 @@ use tower_lifecycle::{
 };
 
 use crate::support::runtime::one_thread;
+use crate::support::shutdown::{controller, ms, settle, ten_seconds};
 use LifecycleState::*;
 
 const MANUAL: ShutdownReason = ShutdownReason::Manual;
 const ERROR: ShutdownReason = ShutdownReason::Error;
-
-const fn ms(n: u64) -> Duration {
-    Duration::from_millis(n)
-}
-
-fn controller(config: ShutdownConfig) -> ShutdownController {
-    ShutdownController::with_config(config).unwrap()
-}
-
-/// A total of 10 s, of which 2 s are reserved.
-fn ten_seconds() -> ShutdownConfig {
-    ShutdownConfig::default()
-        .shutdown_timeout(ms(10_000))
-        .cleanup_reserve(ms(2_000))
-}
 
 /// As that, of which 3 s are the lame duck's.
 fn lame_duck() -> ShutdownController {
@@ -62,11 +48,6 @@ fn lame_duck() -> ShutdownController {
 fn one_worker() -> Runtime {
     let mut builder = Builder::new_multi_thread();
     builder.worker_threads(1).enable_all().build().unwrap()
-}
-
-/// Lets every other task run until it waits. The clock is paused, so no real time passes.
-async fn settle() {
-    sleep(ms(1)).await;
 }
 
 /// Waits, and fails when a wake-up was lost.

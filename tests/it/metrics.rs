@@ -2,7 +2,6 @@
 
 use std::convert::Infallible;
 use std::future::{pending, ready};
-use std::time::Duration;
 
 use tokio::time::sleep;
 use tokio_test::{assert_pending, task};
@@ -12,13 +11,10 @@ use tower_lifecycle::{
     DrainLayer, LifecycleState, ShutdownConfig, ShutdownController, ShutdownReason, Startup,
 };
 
+use crate::support::shutdown::ms;
 use LifecycleState::*;
 
 const MANUAL: ShutdownReason = ShutdownReason::Manual;
-
-const fn ms(n: u64) -> Duration {
-    Duration::from_millis(n)
-}
 
 fn config() -> ShutdownConfig {
     ShutdownConfig::default()

@@ -22,6 +22,7 @@ use tower_lifecycle::store::*;
 use tower_lifecycle::{error::*, *};
 
 use crate::support::log::listen;
+use crate::support::runtime::{one_thread, threads};
 
 fn lame() -> ShutdownConfig {
     ShutdownConfig::default().lame_duck(Duration::from_secs(5))
@@ -47,14 +48,17 @@ impl Drop for PanicsOnDrop {
 }
 
 fn ends(ctl: &ShutdownController) -> bool {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    runtime.block_on(async { timeout(Duration::from_secs(3), ctl.stopped()).await.is_ok() })
+    one_thread().block_on(async { timeout(Duration::from_secs(3), ctl.stopped()).await.is_ok() })
 }
 
 // ===== helpers of several of them =====
+
+/// Nothing odd was seen in many rounds; shows a few of them.
+#[track_caller]
+fn assert_none(odd: &[String]) {
+    let few = &odd[..odd.len().min(6)];
+    assert!(odd.is_empty(), "{} odd: {few:#?}", odd.len());
+}
 
 /// A subscriber that panics at one message, as one does whose output is a closed pipe.
 struct Panics(&'static str);

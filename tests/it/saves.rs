@@ -2,7 +2,6 @@
 
 use std::future::pending;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 use tower_lifecycle::report::Outcome;
@@ -12,9 +11,7 @@ use tower_lifecycle::{
     ShutdownReport, Startup,
 };
 
-const fn ms(n: u64) -> Duration {
-    Duration::from_millis(n)
-}
+use crate::support::shutdown::ms;
 
 /// A total of 10 s, of which 2 s are reserved, and half a second of that for saves.
 fn ten_seconds() -> ShutdownConfig {

@@ -16,23 +16,19 @@ use std::convert::Infallible;
 use std::future::{Future, IntoFuture, pending};
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::{Extension, Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{any, get, post};
+use axum::routing::{MethodRouter, any, get, post};
 use axum::{Router, http};
 use futures_util::{StreamExt, stream};
 use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::io::{
-    AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex,
-};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
@@ -43,9 +39,10 @@ use tower_lifecycle::{
 
 use crate::support::server::{
     self, Alive, Answer, BIG, CUT, Connector, DATA, END_STREAM, Event, Frame, GOAWAY, HEADERS,
-    Http1, Http2, PING, PREFACE, REFUSED, RST_STREAM, SETTINGS, Server, big, in_time, pipes, start,
-    start_with,
+    Http1, Http2, PING, PREFACE, REFUSED, RST_STREAM, SETTINGS, Server, Watched, assert_at, big,
+    in_time, pipes, start, start_with, trigger,
 };
+use crate::support::shutdown::{controller, refusing};
 
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -81,39 +78,18 @@ fn app(ctl: &ShutdownController) -> Router {
     routes().layer(DrainLayer::new(ctl.clone()))
 }
 
-fn with(config: ShutdownConfig) -> ShutdownController {
-    ShutdownController::with_config(config).unwrap()
-}
-
-/// The listener stays open, and what arrives while draining is refused.
-fn refusing() -> ShutdownController {
-    with(ShutdownConfig::default().refuse_for(200 * MS))
-}
-
 fn lame_duck(time: Duration) -> ShutdownController {
-    with(
+    controller(
         ShutdownConfig::default()
             .lame_duck(time)
             .shutdown_timeout(2 * time),
     )
 }
 
-/// Begins the shutdown, and returns when. A moment later than what was done before: who comes in
-/// the same moment is new to the server.
-async fn trigger(ctl: &ShutdownController) -> Instant {
-    sleep(MS).await;
-    assert!(ctl.trigger(ShutdownReason::Manual));
-    Instant::now()
-}
-
-/// It is now so long after that. The clock is paused, but timers go by whole milliseconds.
-#[track_caller]
-fn assert_at(since: Instant, expected: Duration) {
-    let (now, early) = (since.elapsed(), 3 * MS);
-    assert!(
-        now + early >= expected && now <= expected + 3 * MS,
-        "at {now:?}, not {expected:?}"
-    );
+/// The usual application, and this.
+fn app_with(ctl: &ShutdownController, path: &str, route: MethodRouter) -> Router {
+    let layer = DrainLayer::new(ctl.clone());
+    routes().route(path, route).layer(layer)
 }
 
 async fn read_again(bytes: &[u8]) -> Answer {
@@ -171,65 +147,11 @@ fn read(socket: &mut std::net::TcpStream) -> io::Result<String> {
     Ok(text)
 }
 
-/// A socket that is counted while it lives.
-struct Watched<I> {
-    io: I,
-    /// Takes several buffers in one write; if not, hyper copies all into one of its own.
-    vectored: bool,
-    _life: server::Life,
-}
-
 /// Connects by a pipe whose other end is counted.
 fn watched_pipe(connector: &Connector<Watched<DuplexStream>>, alive: &Alive) -> DuplexStream {
     let (client, io) = duplex(64 * 1024);
-    let _life = alive.begin();
-    let vectored = false;
-    connector.accept(Ok(Watched {
-        io,
-        vectored,
-        _life,
-    }));
+    connector.accept(Ok(Watched::new(io, alive)));
     client
-}
-
-impl<I: AsyncRead + Unpin> AsyncRead for Watched<I> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_read(cx, buffer)
-    }
-}
-
-impl<I: AsyncWrite + Unpin> AsyncWrite for Watched<I> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.vectored
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
 }
 
 // ===== helpers of several of them =====
@@ -265,10 +187,7 @@ fn echo(ctl: &ShutdownController) -> (Router, mpsc::UnboundedReceiver<io::Result
         });
         switching()
     });
-    let app = routes()
-        .route("/upgrade", route)
-        .layer(DrainLayer::new(ctl.clone()));
-    (app, ends)
+    (app_with(ctl, "/upgrade", route), ends)
 }
 
 async fn upgraded(connector: &Connector) -> Http1<DuplexStream> {

@@ -22,7 +22,7 @@ use tower_lifecycle::{
     DrainLayer, ShutdownConfig, ShutdownController, ShutdownReason, ShutdownReport, serve,
 };
 
-use crate::support::server::{self, Frame, HEADERS, Http1, PREFACE, in_time, pipes, start};
+use crate::support::server::{self, Frame, HEADERS, Http1, Http2, PREFACE, in_time, pipes, start};
 
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -214,6 +214,18 @@ async fn a_tls_client_that_reads_nothing_does_not_hold_the_server() {
 
 // ===== clients that go on sending =====
 
+/// Sends frames until the connection is closed; gives how long that takes.
+async fn send_until_closed(client: &mut Http2<DuplexStream>) -> Duration {
+    let since = Instant::now();
+    let sending = async {
+        while client.try_send(Frame::window(0, 1)).await {
+            sleep(50 * MS).await;
+        }
+    };
+    in_time(sending).await;
+    since.elapsed()
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_http_2_client_that_sends_on_after_an_error_has_the_grace_and_no_more() {
     let ctl = ShutdownController::new();
@@ -222,28 +234,14 @@ async fn an_http_2_client_that_sends_on_after_an_error_has_the_grace_and_no_more
     assert_eq!(client.get(1, "/").await, "ok");
     // A request on a stream of the server's is an error of the connection (RFC 9113 §5.1.1).
     client.send(Frame::new(HEADERS, 5, 2, &[0x82])).await;
-    let since = Instant::now();
-    let sending = async {
-        while client.try_send(Frame::window(0, 1)).await {
-            sleep(50 * MS).await;
-        }
-    };
-    in_time(sending).await;
-    let took = since.elapsed();
+    let took = send_until_closed(&mut client).await;
     assert!(took <= SECOND + 100 * MS, "{took:?}");
 
     let mut client = connector.http2().await;
     assert_eq!(client.get(1, "/").await, "ok");
     sleep(MS).await;
     ctl.trigger(ShutdownReason::Manual);
-    let since = Instant::now();
-    let sending = async {
-        while client.try_send(Frame::window(0, 1)).await {
-            sleep(50 * MS).await;
-        }
-    };
-    in_time(sending).await;
-    let took = since.elapsed();
+    let took = send_until_closed(&mut client).await;
     assert!(took <= 2 * SECOND + 300 * MS, "{took:?}");
     server.graceful().await;
 }

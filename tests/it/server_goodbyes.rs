@@ -16,17 +16,14 @@ use tower_lifecycle::{
 };
 
 use crate::support::server::{
-    Event, Frame, GOAWAY, HEADERS, Http2, REFUSED, Server, in_time, start,
+    Event, Frame, GOAWAY, HEADERS, Http2, REFUSED, Server, assert_at, in_time, start, trigger,
 };
+use crate::support::shutdown::controller;
 
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 /// Between the announcement and the rest of the goodbye.
 const ROUND_TRIP: Duration = Duration::from_millis(50);
-
-fn with(config: ShutdownConfig) -> ShutdownController {
-    ShutdownController::with_config(config).unwrap()
-}
 
 /// A server with one HTTP/2 client, whose request to `/held` waits for the event.
 struct Busy {
@@ -38,7 +35,7 @@ struct Busy {
 
 impl Busy {
     async fn start(config: ShutdownConfig) -> Self {
-        let (ctl, released) = (with(config), Event::new());
+        let (ctl, released) = (controller(config), Event::new());
         let (connector, server) = start(&ctl, app(&ctl, &released));
         let mut client = connector.http2().await;
         assert_eq!(client.get(1, "/").await, "ok");
@@ -93,24 +90,6 @@ fn app(ctl: &ShutdownController, released: &Event) -> Router {
         .layer(DrainLayer::new(ctl.clone()))
 }
 
-/// Begins the shutdown, and returns when. A moment later than what was done before: who comes in
-/// the same moment is new to the server.
-async fn trigger(ctl: &ShutdownController) -> Instant {
-    sleep(MS).await;
-    assert!(ctl.trigger(ShutdownReason::Manual));
-    Instant::now()
-}
-
-/// It is now so long after that. The clock is paused, but timers go by whole milliseconds.
-#[track_caller]
-fn assert_at(since: Instant, expected: Duration) {
-    let now = since.elapsed();
-    assert!(
-        now.abs_diff(expected) <= 3 * MS,
-        "at {now:?}, not {expected:?}"
-    );
-}
-
 // ===== how long a drain takes =====
 
 #[tokio::test(start_paused = true)]
@@ -127,7 +106,7 @@ async fn a_drain_takes_no_longer_than_its_connections() {
         (short, 150 * MS), // half of the drain
     ] {
         for is_there in [false, true] {
-            let ctl = with(config.clone());
+            let ctl = controller(config.clone());
             let (connector, server) = start(&ctl, app(&ctl, &Event::new()));
             let mut client = connector.http1();
             assert!(!client.get("/").await.closes());
@@ -368,7 +347,7 @@ async fn no_goodbye_overtakes_an_answer() {
     const CLIENTS: u32 = 40;
     for round in 0..10 {
         let config = ShutdownConfig::default().lame_duck(Duration::from_millis(round % 2 * 40));
-        let ctl = with(config);
+        let ctl = controller(config);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let count = Arc::new(AtomicU32::new(0));

@@ -40,11 +40,10 @@ use tower_lifecycle::{
     DrainLayer, ShutdownConfig, ShutdownController, ShutdownReason, ShutdownReport, serve,
 };
 
-const HOUR: Duration = Duration::from_secs(3_600);
+use crate::support::runtime::threads;
+use crate::support::shutdown::ms;
 
-fn ms(ms: u64) -> Duration {
-    Duration::from_millis(ms)
-}
+const HOUR: Duration = Duration::from_secs(3_600);
 
 fn ctl(config: ShutdownConfig) -> ShutdownController {
     ShutdownController::with_config(config).unwrap()
@@ -270,6 +269,13 @@ async fn tunnel(
     (client, tunnels.recv().await.unwrap())
 }
 
+/// Starts a server of pipes.
+fn start(ctl: &ShutdownController, app: Router) -> (Door, JoinHandle<ShutdownReport>) {
+    let (door, listener) = pipes();
+    let server = tokio::spawn(serve(listener, app, ctl.clone()).into_future());
+    (door, server)
+}
+
 type H2 = (
     http2::SendRequest<Empty<Bytes>>,
     Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>,
@@ -352,9 +358,8 @@ async fn ask_and_fall_silent(
 
 async fn end_with_silent_h2(total: u64, request: http::Request<Empty<Bytes>>) -> ShutdownReport {
     let ctl = within(total);
-    let (door, listener) = pipes();
     let app = app(&ctl);
-    let server = tokio::spawn(serve(listener, app, ctl.clone()).into_future());
+    let (door, server) = start(&ctl, app);
     let mut client = h2(&door).await;
     ask_and_fall_silent(&mut client, request).await;
     ctl.trigger(ShutdownReason::Manual);

@@ -2,7 +2,7 @@
 
 use std::future::{Future, pending, ready};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -15,11 +15,9 @@ use tower_lifecycle::{
     Startup,
 };
 
-const MANUAL: ShutdownReason = ShutdownReason::Manual;
+use crate::support::shutdown::{Dropped, ends, ms};
 
-const fn ms(n: u64) -> Duration {
-    Duration::from_millis(n)
-}
+const MANUAL: ShutdownReason = ShutdownReason::Manual;
 
 fn startup() -> Startup {
     Startup::new(ShutdownConfig::default()).unwrap()
@@ -29,13 +27,6 @@ async fn shut_down(ctl: &ShutdownController) -> ShutdownReport {
     let over = timeout(Duration::from_secs(3_600), ctl.stopped()).await;
     over.expect("nobody began a shutdown");
     ctl.shutdown(MANUAL).await
-}
-
-fn ends(report: &ShutdownReport) -> Vec<String> {
-    let tasks = report.tasks().iter();
-    let end =
-        |task: &tower_lifecycle::report::TaskReport| format!("{}: {}", task.name(), task.outcome());
-    tasks.map(end).collect()
 }
 
 /// A service whose loop ends when it is told to, in one way or another.
@@ -70,6 +61,18 @@ impl Service {
     }
 }
 
+/// A start-up with one service, which is watched.
+async fn watched() -> (Startup, Service) {
+    let mut startup = startup();
+    let service = Service::new();
+    startup
+        .start("broker", service.clone().start(), |_| async {})
+        .watch(Service::ended)
+        .await
+        .unwrap();
+    (startup, service)
+}
+
 const DEATHS: [(&str, &str, ShutdownReason); 3] = [
     ("end", "completed", ShutdownReason::TaskEnded),
     ("error", "failed: connection lost", ShutdownReason::Error),
@@ -79,13 +82,7 @@ const DEATHS: [(&str, &str, ShutdownReason); 3] = [
 #[tokio::test(start_paused = true)]
 async fn a_service_that_dies_begins_the_shutdown_and_is_stopped_by_it() {
     for (how, outcome, reason) in DEATHS {
-        let mut startup = startup();
-        let service = Service::new();
-        startup
-            .start("broker", service.clone().start(), |_| async {})
-            .watch(Service::ended)
-            .await
-            .unwrap();
+        let (startup, service) = watched().await;
         let ctl = startup.finish().await.unwrap();
         sleep(ms(10)).await;
         assert_eq!(ctl.state(), LifecycleState::Running);
@@ -145,13 +142,7 @@ async fn once_its_stop_has_begun_a_service_may_end_in_any_way() {
 #[tokio::test(start_paused = true)]
 async fn between_the_trigger_and_its_stop_only_an_end_without_an_error_is_in_order() {
     for (how, outcome, _) in DEATHS {
-        let mut startup = startup();
-        let service = Service::new();
-        startup
-            .start("broker", service.clone().start(), |_| async {})
-            .watch(Service::ended)
-            .await
-            .unwrap();
+        let (startup, service) = watched().await;
         let ctl = startup.finish().await.unwrap();
         let request = ctl.track();
         ctl.trigger(MANUAL);
@@ -168,21 +159,11 @@ async fn between_the_trigger_and_its_stop_only_an_end_without_an_error_is_in_ord
     }
 }
 
-/// Says when it is dropped.
-struct Dropped(Arc<AtomicBool>);
-
-impl Drop for Dropped {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::SeqCst);
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn nobody_waits_for_what_is_watched_and_it_is_dropped_after_the_stop() {
     for stop_hangs in [false, true] {
         let mut startup = startup();
-        let gone = Arc::new(AtomicBool::new(false));
-        let dropped = Dropped(Arc::clone(&gone));
+        let (dropped, gone) = Dropped::new();
         let seen = Arc::clone(&gone);
         let stop = move |_| async move {
             if stop_hangs {
@@ -215,13 +196,7 @@ async fn nobody_waits_for_what_is_watched_and_it_is_dropped_after_the_stop() {
 
 #[tokio::test(start_paused = true)]
 async fn a_death_while_others_are_being_started_rolls_the_start_up_back() {
-    let mut startup = startup();
-    let service = Service::new();
-    startup
-        .start("broker", service.clone().start(), |_| async {})
-        .watch(Service::ended)
-        .await
-        .unwrap();
+    let (mut startup, service) = watched().await;
     tokio::spawn(async move {
         sleep(ms(100)).await;
         service.die("error");

@@ -18,10 +18,13 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
-use tower_lifecycle::{LifecycleState, ShutdownConfig, ShutdownController, ShutdownReason};
+use tower_lifecycle::{
+    LifecycleState, ShutdownConfig, ShutdownController, ShutdownReason, ShutdownReport,
+};
 
+use crate::support::shutdown::refusing;
 use crate::support::sockets::{
-    Event, Held, Kind, Protocol, Server, client, eventually, fed, with_each_server,
+    Event, Feed, Held, Kind, Protocol, Server, client, eventually, fed, with_each_server,
     with_each_server_and_protocol,
 };
 
@@ -52,14 +55,8 @@ async fn what_was_admitted_is_answered_whole_when_nobody_listens_any_more() {
         assert_eq!(ctl.in_flight(), 1);
 
         held.released.happens();
-        let admitted = admitted.await.unwrap().unwrap();
-        assert_eq!(admitted.status(), StatusCode::OK);
-        assert_closes_http1(&admitted);
-        assert_eq!(admitted.text().await.unwrap(), Held::ANSWER);
-
-        let report = server.report().await;
-        assert!(report.is_graceful(), "{report}");
-        assert_eq!((report.admitted(), report.refused()), (1, 0));
+        assert_answered_and_closed(admitted).await;
+        assert_graceful(server, 1, 0).await;
     })
     .await;
 }
@@ -86,14 +83,8 @@ async fn what_was_admitted_is_answered_whole_and_what_comes_later_is_refused() {
         }
 
         held.released.happens();
-        let admitted = admitted.await.unwrap().unwrap();
-        assert_eq!(admitted.status(), StatusCode::OK);
-        assert_closes_http1(&admitted);
-        assert_eq!(admitted.text().await.unwrap(), Held::ANSWER);
-
-        let report = server.report().await;
-        assert!(report.is_graceful(), "{report}");
-        assert_eq!((report.admitted(), report.refused()), (2, 3));
+        assert_answered_and_closed(admitted).await;
+        assert_graceful(server, 2, 3).await;
     })
     .await;
 }
@@ -102,13 +93,7 @@ async fn what_was_admitted_is_answered_whole_and_what_comes_later_is_refused() {
 async fn a_stream_under_way_at_the_trigger_ends_whole() {
     with_each_server_and_protocol(async |kind, protocol| {
         let ctl = ShutdownController::new();
-        let (route, mut feeds) = fed();
-        let server = Server::start(kind, &ctl, Router::new().route("/", route)).await;
-
-        let mut response = client(protocol).get(server.url("/")).send().await.unwrap();
-        let feed = feeds.recv().await.unwrap();
-        feed.send("before, ").unwrap();
-        assert_eq!(response.chunk().await.unwrap().unwrap(), "before, ");
+        let (server, mut response, feed) = begun(kind, protocol, &ctl, "before, ").await;
 
         ctl.trigger(ShutdownReason::Manual);
         feed.send("after, ").unwrap();
@@ -288,17 +273,11 @@ async fn http_1_0_is_refused_in_its_own_version() {
 async fn a_client_that_disappears_before_its_response_gives_its_guard_back() {
     with_each_server_and_protocol(async |kind, protocol| {
         let (ctl, held) = (ShutdownController::new(), Held::new());
-        let server = Server::start(kind, &ctl, Router::new().route("/", held.route())).await;
-        let request = tokio::spawn(client(protocol).get(server.url("/")).send());
-        held.entered.happened().await;
+        let (server, request) = held_request(kind, protocol, &ctl, &held).await;
         assert_eq!(ctl.in_flight(), 1);
 
         request.abort();
-        eventually(|| ctl.in_flight() == 0).await;
-
-        assert_eq!(ctl.state(), LifecycleState::Running);
-        ctl.trigger(ShutdownReason::Manual);
-        assert!(server.report().await.is_graceful());
+        assert_given_back(&ctl, server).await;
     })
     .await;
 }
@@ -307,21 +286,12 @@ async fn a_client_that_disappears_before_its_response_gives_its_guard_back() {
 async fn a_client_that_disappears_in_the_middle_of_its_response_gives_its_guard_back() {
     with_each_server_and_protocol(async |kind, protocol| {
         let ctl = ShutdownController::new();
-        let (route, mut feeds) = fed();
-        let server = Server::start(kind, &ctl, Router::new().route("/", route)).await;
-        let mut response = client(protocol).get(server.url("/")).send().await.unwrap();
-        let feed = feeds.recv().await.unwrap();
-        feed.send("a part").unwrap();
-        assert_eq!(response.chunk().await.unwrap().unwrap(), "a part");
+        let (server, response, feed) = begun(kind, protocol, &ctl, "a part").await;
         assert_eq!(ctl.in_flight(), 1);
 
         drop(response);
         feed.closed().await;
-        eventually(|| ctl.in_flight() == 0).await;
-
-        assert_eq!(ctl.state(), LifecycleState::Running);
-        ctl.trigger(ShutdownReason::Manual);
-        assert!(server.report().await.is_graceful());
+        assert_given_back(&ctl, server).await;
     })
     .await;
 }
@@ -332,9 +302,7 @@ async fn a_client_that_disappears_in_the_middle_of_its_response_gives_its_guard_
 async fn a_handler_that_never_ends_is_cut_and_its_client_told() {
     with_each_server_and_protocol(async |kind, protocol| {
         let (ctl, held) = (ShutdownController::new(), Held::new());
-        let server = Server::start(kind, &ctl, Router::new().route("/", held.route())).await;
-        let request = tokio::spawn(client(protocol).get(server.url("/")).send());
-        held.entered.happened().await;
+        let (server, request) = held_request(kind, protocol, &ctl, &held).await;
 
         ctl.force();
         let response = request.await.unwrap().unwrap();
@@ -343,9 +311,7 @@ async fn a_handler_that_never_ends_is_cut_and_its_client_told() {
         assert_closes_http1(&response);
         assert_eq!(response.text().await.unwrap(), CUT);
 
-        let report = server.report().await;
-        assert!(report.is_forced());
-        assert_eq!((report.aborted(), report.abandoned()), (1, 0), "{report}");
+        assert_forced(server, 1, 0).await;
     })
     .await;
 }
@@ -380,9 +346,7 @@ async fn a_body_that_never_ends_ends_with_an_error_at_the_client() {
         };
         torrent.await;
 
-        let report = server.report().await;
-        assert!(report.is_forced());
-        assert_eq!((report.aborted(), report.abandoned()), (2, 0), "{report}");
+        assert_forced(server, 2, 0).await;
     })
     .await;
 }
@@ -408,11 +372,10 @@ async fn a_blocked_thread_is_abandoned_and_the_deadline_kept() {
 
         let began = Instant::now();
         ctl.trigger(ShutdownReason::Manual);
-        let report = server.report().await;
-        assert_kept(began, total);
         // The request, and the server, which waits for the request's connection.
-        assert_eq!((report.aborted(), report.abandoned()), (0, 2), "{report}");
-        assert!(report.is_forced() && !report.is_graceful());
+        let report = assert_forced(server, 0, 2).await;
+        assert_kept(began, total);
+        assert!(!report.is_graceful());
     })
     .await;
 }
@@ -431,10 +394,9 @@ async fn a_socket_that_stalls_in_its_request_is_abandoned_and_the_deadline_kept(
         let began = Instant::now();
         ctl.trigger(ShutdownReason::Manual);
         ctl.drained().await;
-        let report = server.report().await;
+        let report = assert_forced(server, 0, 1).await;
         assert_kept(began, total);
-        assert_eq!((report.aborted(), report.abandoned()), (0, 1), "{report}");
-        assert!(report.is_forced() && !report.is_graceful());
+        assert!(!report.is_graceful());
     })
     .await;
 }
@@ -520,6 +482,67 @@ fn assert_closes_http1(response: &reqwest::Response) {
     assert_eq!(connection.map(|value| value.to_str().unwrap()), expected);
 }
 
+/// Starts a server, and sends a request that is held.
+async fn held_request(
+    kind: Kind,
+    protocol: Protocol,
+    ctl: &ShutdownController,
+    held: &Held,
+) -> (Server, Pending) {
+    let server = Server::start(kind, ctl, Router::new().route("/", held.route())).await;
+    let request = tokio::spawn(client(protocol).get(server.url("/")).send());
+    held.entered.happened().await;
+    (server, request)
+}
+
+type Pending = JoinHandle<reqwest::Result<reqwest::Response>>;
+
+/// Starts a server, and reads the first part of a response that the test feeds.
+async fn begun(
+    kind: Kind,
+    protocol: Protocol,
+    ctl: &ShutdownController,
+    part: &'static str,
+) -> (Server, reqwest::Response, Feed) {
+    let (route, mut feeds) = fed();
+    let server = Server::start(kind, ctl, Router::new().route("/", route)).await;
+    let mut response = client(protocol).get(server.url("/")).send().await.unwrap();
+    let feed = feeds.recv().await.unwrap();
+    feed.send(part).unwrap();
+    assert_eq!(response.chunk().await.unwrap().unwrap(), part);
+    (server, response, feed)
+}
+
+/// Checks the whole answer of a handler that was held.
+async fn assert_answered_and_closed(request: Pending) {
+    let response = request.await.unwrap().unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
+    assert_closes_http1(&response);
+    assert_eq!(response.text().await.unwrap(), Held::ANSWER);
+}
+
+/// The guard of a client that has disappeared comes back, and the server goes on until it is told.
+async fn assert_given_back(ctl: &ShutdownController, server: Server) {
+    eventually(|| ctl.in_flight() == 0).await;
+    assert_eq!(ctl.state(), LifecycleState::Running);
+    ctl.trigger(ShutdownReason::Manual);
+    assert!(server.report().await.is_graceful());
+}
+
+async fn assert_graceful(server: Server, admitted: u64, refused: u64) {
+    let report = server.report().await;
+    assert!(report.is_graceful(), "{report}");
+    assert_eq!((report.admitted(), report.refused()), (admitted, refused));
+}
+
+async fn assert_forced(server: Server, aborted: u64, abandoned: u64) -> ShutdownReport {
+    let report = server.report().await;
+    assert!(report.is_forced());
+    let figures = (report.aborted(), report.abandoned());
+    assert_eq!(figures, (aborted, abandoned), "{report}");
+    report
+}
+
 /// The machine is noisy, so this is about the order of magnitude.
 fn assert_kept(began: Instant, total: Duration) {
     let took = began.elapsed();
@@ -531,12 +554,6 @@ fn soon_over() -> (ShutdownController, Duration) {
     let total = Duration::from_millis(600);
     let config = ShutdownConfig::default().shutdown_timeout(total);
     (ShutdownController::with_config(config).unwrap(), total)
-}
-
-/// A controller whose listener stays open while draining, and whose layers refuse whatever arrives.
-fn refusing() -> ShutdownController {
-    let config = ShutdownConfig::default().refuse_for(Duration::from_millis(200));
-    ShutdownController::with_config(config).unwrap()
 }
 
 /// A server that refuses everything until it is forced.

@@ -19,6 +19,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
+use tokio::runtime::Runtime;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_test::{assert_pending, assert_ready, task};
 use tower_lifecycle::report::{Outcome, ServiceReport};
@@ -27,9 +28,8 @@ use tower_lifecycle::{BoxError, Hook, LifecycleState, ShutdownConfig, ShutdownRe
 
 use crate::support::log::Lines;
 use crate::support::runtime::{in_time, one_thread, threads};
-use crate::support::startup::{
-    Log, Name, Stop, ms, outcomes, startup, ten_seconds, timed_outcomes,
-};
+use crate::support::shutdown::{ms, ten_seconds};
+use crate::support::startup::{Log, Name, Stop, outcomes, startup, timed_outcomes};
 use LifecycleState::{Failed, Initializing, Running, Starting, Stopped};
 use ShutdownReason::Manual;
 

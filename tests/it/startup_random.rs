@@ -3,7 +3,6 @@
 use std::future::pending;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use proptest::prelude::*;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -14,6 +13,8 @@ use tower_lifecycle::{
 };
 
 use crate::support::panics::hush_scripted_panics;
+use crate::support::runtime::paused;
+use crate::support::shutdown::ms;
 
 // ===== what is played =====
 
@@ -66,10 +67,6 @@ enum Stop {
 
 const TOTAL: u64 = 10_000;
 const RESERVE: u64 = 2_000;
-
-const fn ms(n: u64) -> Duration {
-    Duration::from_millis(n)
-}
 
 fn name(step: usize, place: usize) -> String {
     format!("{step}.{place}")
@@ -656,11 +653,6 @@ proptest! {
     #[test]
     fn whatever_comes_exactly_what_was_started_is_stopped_once_and_in_reverse(plan in any_plan()) {
         hush_scripted_panics();
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .start_paused(true)
-            .build()
-            .unwrap();
-        runtime.block_on(check(plan));
+        paused().block_on(check(plan));
     }
 }

@@ -20,6 +20,8 @@ use tower_lifecycle::{
     ShutdownReason, ShutdownReport, Startup,
 };
 
+use crate::support::shutdown::{controller, hook_outcomes};
+
 const fn secs(n: u64) -> Duration {
     Duration::from_secs(n)
 }
@@ -44,10 +46,6 @@ impl Log {
 
 fn config() -> ShutdownConfig {
     ShutdownConfig::default().late_for(Duration::ZERO)
-}
-
-fn controller(config: ShutdownConfig) -> ShutdownController {
-    ShutdownController::with_config(config).unwrap()
 }
 
 /// Asks for the health; gives the status and the body.
@@ -367,11 +365,7 @@ async fn a_hook_that_times_out_or_fails_stops_no_other() {
     )
     .unwrap();
     let report = ctl.shutdown(ShutdownReason::Manual).await;
-    let outcomes: Vec<_> = report
-        .hooks()
-        .iter()
-        .map(|h| h.outcome().to_string())
-        .collect();
+    let outcomes = hook_outcomes(&report);
     assert_eq!(outcomes, ["timed out", "failed: disk full", "completed"]);
     assert_eq!(log.events(), ["ran"]);
     assert!(!report.is_graceful());
@@ -670,11 +664,7 @@ async fn a_hook_that_is_cancelled_or_panics_does_not_leave_stopping() {
     ctl.stopped().await;
     assert_eq!(ctl.state(), LifecycleState::Stopped);
     let report = ctl.shutdown(ShutdownReason::Manual).await;
-    let outcomes: Vec<_> = report
-        .hooks()
-        .iter()
-        .map(|h| h.outcome().to_string())
-        .collect();
+    let outcomes = hook_outcomes(&report);
     assert!(outcomes[0].starts_with("failed: "), "{outcomes:?}");
     assert_eq!(outcomes[1], "panicked: in a hook");
     assert!(!report.is_graceful(), "there, an error counted as success");

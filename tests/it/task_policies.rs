@@ -16,10 +16,6 @@ use TaskPolicy::{Ignore, Note, Shutdown};
 
 const MANUAL: ShutdownReason = ShutdownReason::Manual;
 
-const fn ms(n: u64) -> Duration {
-    Duration::from_millis(n)
-}
-
 /// How a task ends by itself.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum How {
@@ -29,6 +25,8 @@ enum How {
 }
 
 use How::{Ends, Fails, Panics};
+
+use crate::support::shutdown::ms;
 
 impl How {
     const ALL: [Self; 3] = [Ends, Fails, Panics];

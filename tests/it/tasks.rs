@@ -20,37 +20,19 @@ use tower_lifecycle::{
     Startup, Task,
 };
 
+use crate::support::panics::Unspeakable;
 use crate::support::runtime::{one_thread, threads};
+use crate::support::shutdown::{Dropped, controller, ms, settle, ten_seconds};
 
 const MANUAL: ShutdownReason = ShutdownReason::Manual;
 /// How many bad ends a report names.
 const NAMED: usize = 64;
-
-const fn ms(n: u64) -> Duration {
-    Duration::from_millis(n)
-}
-
-fn controller(config: ShutdownConfig) -> ShutdownController {
-    ShutdownController::with_config(config).unwrap()
-}
-
-/// A total of 10 s, of which 2 s are reserved.
-fn ten_seconds() -> ShutdownConfig {
-    ShutdownConfig::default()
-        .shutdown_timeout(ms(10_000))
-        .cleanup_reserve(ms(2_000))
-}
 
 /// A short one, by the real clock.
 fn short() -> ShutdownConfig {
     ShutdownConfig::default()
         .shutdown_timeout(ms(400))
         .cleanup_reserve(ms(200))
-}
-
-/// Lets every other task run until it waits. The clock is paused, so no real time passes.
-async fn settle() {
-    sleep(ms(1)).await;
 }
 
 /// Waits, and fails when it takes for ever.
@@ -78,22 +60,6 @@ fn ends(report: &ShutdownReport) -> Vec<(String, String, bool)> {
 
 fn end(name: &str, outcome: &str, in_shutdown: bool) -> (String, String, bool) {
     (name.to_owned(), outcome.to_owned(), in_shutdown)
-}
-
-/// Says when it is dropped.
-struct Dropped(Arc<AtomicBool>);
-
-impl Dropped {
-    fn new() -> (Self, Arc<AtomicBool>) {
-        let told = Arc::default();
-        (Self(Arc::clone(&told)), told)
-    }
-}
-
-impl Drop for Dropped {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::SeqCst);
-    }
 }
 
 fn is(flag: &AtomicBool) -> bool {
@@ -400,18 +366,6 @@ async fn a_bad_end_in_a_shutdown_that_was_called_off_is_not_of_the_next_one() {
     assert_eq!(ends(&report), [end("bad", "failed: as planned", false)]);
     assert!(!report.is_graceful(), "{report}");
 }
-
-/// An error that cannot be shown.
-#[derive(Debug)]
-struct Unspeakable;
-
-impl fmt::Display for Unspeakable {
-    fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
-        panic!("unspeakable")
-    }
-}
-
-impl std::error::Error for Unspeakable {}
 
 #[tokio::test(start_paused = true)]
 async fn an_error_that_cannot_be_shown_harms_only_its_task() {

@@ -11,8 +11,9 @@ use tower_lifecycle::{LifecycleState, RequestTrackingLayer, ShutdownController, 
 use tower_test::mock;
 
 use crate::support::layers::{
-    App, Broken, Plan, Script, Stage, Step, app, dropped_first, frame, headers, send, settle,
+    App, Broken, Plan, Script, Stage, Step, app, dropped_first, frame, headers, send,
 };
+use crate::support::shutdown::settle;
 
 const MANUAL: ShutdownReason = ShutdownReason::Manual;
 

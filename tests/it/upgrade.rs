@@ -1,5 +1,7 @@
 //! Upgrades: in flight, as one, from the handshake to the end of the socket.
 
+mod tunnels;
+
 use std::convert::Infallible;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -20,7 +22,7 @@ use http_body::Body;
 use http_body_util::{BodyExt, Empty, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio_test::{assert_pending, assert_ready, assert_ready_ok, task};
@@ -29,12 +31,13 @@ use tower::{Layer, Service, service_fn};
 use tower_lifecycle::error::Forced;
 use tower_lifecycle::layers::ResponseBody;
 use tower_lifecycle::{
-    DrainLayer, LifecycleState, ShutdownConfig, ShutdownController, ShutdownReason, UpgradeGuard,
+    DrainLayer, LifecycleState, ShutdownConfig, ShutdownController, ShutdownReason, ShutdownReport,
+    UpgradeGuard,
 };
 
-use crate::support::layers::{
-    Broken, Script, Stage, Step, app, dropped_first, frame, send, settle, text,
-};
+use self::tunnels::{drain_tunnel, serve_tunnel};
+use crate::support::layers::{Broken, Script, Stage, Step, app, dropped_first, frame, send, text};
+use crate::support::shutdown::settle;
 use crate::support::sockets::{Event, Kind, Server, in_time};
 
 const MANUAL: ShutdownReason = ShutdownReason::Manual;
@@ -94,18 +97,21 @@ struct Call<F: Future> {
 
 type Answer = Result<Response<ResponseBody<Text>>, Broken>;
 
-fn call_with(
-    ctl: ShutdownController,
+/// Calls through this layer, after which so many are in flight.
+fn call_through(
+    layer: &DrainLayer,
+    ctl: &ShutdownController,
     request: Request<String>,
-) -> Call<impl Future<Output = Answer>> {
+    in_flight: u64,
+) -> Call<impl Future<Output = Answer> + use<>> {
     let (sender, mut exchanges) = tokio::sync::mpsc::unbounded_channel();
-    let mut service = DrainLayer::new(ctl.clone()).layer(handler(sender));
+    let mut service = layer.layer(handler(sender));
     let mut future = task::spawn(send(&mut service, request));
-    assert_eq!(ctl.in_flight(), 1);
+    assert_eq!(ctl.in_flight(), in_flight);
     assert_pending!(future.poll());
     let Exchange { guard, respond } = exchanges.try_recv().unwrap();
     Call {
-        ctl,
+        ctl: ctl.clone(),
         future,
         guard,
         respond: Some(respond),
@@ -113,7 +119,16 @@ fn call_with(
 }
 
 fn call(request: Request<String>) -> Call<impl Future<Output = Answer>> {
-    call_with(ShutdownController::new(), request)
+    let ctl = ShutdownController::new();
+    call_through(&DrainLayer::new(ctl.clone()), &ctl, request, 1)
+}
+
+/// A call whose upgrade has been answered, and its guard.
+fn upgraded() -> (Call<impl Future<Output = Answer>>, UpgradeGuard) {
+    let mut call = call(websocket());
+    let guard = call.guard();
+    drop(call.answer(101));
+    (call, guard)
 }
 
 impl<F: Future<Output = Answer>> Call<F> {
@@ -318,13 +333,11 @@ async fn a_handler_that_fails_or_panics_releases() {
 
 #[tokio::test(start_paused = true)]
 async fn a_task_that_panics_releases() {
-    let mut call = call(websocket());
-    let guard = call.guard();
+    let (call, guard) = upgraded();
     let task = tokio::spawn(async move {
         guard.draining().await;
         panic!("as planned");
     });
-    drop(call.answer(101));
     settle().await;
     assert_eq!(call.ctl.in_flight(), 1);
     call.ctl.trigger(MANUAL);
@@ -336,9 +349,7 @@ async fn a_task_that_panics_releases() {
 
 #[tokio::test(start_paused = true)]
 async fn the_guard_says_when_draining_begins_and_holds_the_drain() {
-    let mut call = call(websocket());
-    let guard = call.guard();
-    drop(call.answer(101));
+    let (call, guard) = upgraded();
     let clone = guard.clone();
     let mut draining = task::spawn(async move { clone.draining().await });
     assert_pending!(draining.poll());
@@ -376,18 +387,13 @@ async fn a_late_upgrade_is_served_and_holds_the_drain() {
         let ctl = ShutdownController::new();
         let busy = ctl.track();
         ctl.trigger(MANUAL);
-        let (sender, mut exchanges) = tokio::sync::mpsc::unbounded_channel();
-        let mut service = DrainLayer::new(ctl.clone()).layer(handler(sender));
-        let mut future = task::spawn(send(&mut service, request));
-        assert_pending!(future.poll());
-        let Exchange { guard, respond } = exchanges.try_recv().unwrap();
-        let guard = guard.unwrap();
-        respond.send(answer(status)).unwrap();
-        let response = assert_ready_ok!(future.poll());
+        let mut call = call_through(&DrainLayer::new(ctl.clone()), &ctl, request, 2);
+        let guard = call.guard();
+        let response = call.answer(status);
         assert_eq!(response.status(), status);
         assert!(!response.headers().contains_key(CONNECTION));
         assert_ready!(task::spawn(guard.draining()).poll());
-        drop((response, future, busy));
+        drop((response, call.future, busy));
         assert_eq!(ctl.in_flight(), 1);
         assert_pending!(task::spawn(ctl.drained()).poll());
 
@@ -420,17 +426,12 @@ async fn a_new_upgrade_is_refused_while_draining() {
 #[tokio::test(start_paused = true)]
 async fn an_exempt_upgrade_is_served_while_draining_with_a_guard_that_counts_nothing() {
     let ctl = ShutdownController::new();
-    let (sender, mut exchanges) = tokio::sync::mpsc::unbounded_channel();
     let layer = DrainLayer::new(ctl.clone()).exempt_paths(["/socket"]);
-    let mut service = layer.layer(handler(sender));
     let busy = ctl.track();
     ctl.trigger(MANUAL);
-    let mut future = task::spawn(send(&mut service, websocket()));
-    assert_pending!(future.poll());
-    let Exchange { guard, respond } = exchanges.try_recv().unwrap();
-    let guard = guard.unwrap();
-    respond.send(answer(101)).unwrap();
-    assert_eq!(assert_ready_ok!(future.poll()).status(), 101);
+    let mut call = call_through(&layer, &ctl, websocket(), 1);
+    let guard = call.guard();
+    assert_eq!(call.answer(101).status(), 101);
     assert_ready!(task::spawn(guard.draining()).poll());
     assert_eq!(ctl.in_flight(), 1);
     drop(busy);
@@ -472,9 +473,7 @@ async fn force_before_the_response_answers_503_and_drops_the_handler() {
 
 #[tokio::test(start_paused = true)]
 async fn force_while_upgraded_is_told_and_what_is_let_go_then_is_aborted() {
-    let mut call = call(websocket());
-    let guard = call.guard();
-    drop(call.answer(101));
+    let (call, guard) = upgraded();
     let task = tokio::spawn(async move { guard.forced().await });
     settle().await;
     assert_eq!(call.ctl.in_flight(), 1);
@@ -488,9 +487,7 @@ async fn force_while_upgraded_is_told_and_what_is_let_go_then_is_aborted() {
 
 #[tokio::test(start_paused = true)]
 async fn one_that_is_kept_after_a_force_is_abandoned() {
-    let mut call = call(websocket());
-    let guard = call.guard();
-    drop(call.answer(101));
+    let (call, guard) = upgraded();
     call.ctl.force();
     let report = call.ctl.shutdown(MANUAL).await;
     assert_eq!((report.aborted(), report.abandoned()), (0, 1));
@@ -579,11 +576,6 @@ fn nobody_is_woken_for_the_body_of_an_upgrade_that_is_gone() {
 
 type Client = tokio_tungstenite::WebSocketStream<tokio_tungstenite::MaybeTlsStream<TcpStream>>;
 
-async fn open(server: &Server) -> Client {
-    let url = format!("ws://{}/socket", server.address);
-    tokio_tungstenite::connect_async(url).await.unwrap().0
-}
-
 /// Echoes until draining begins, and then says so, as the documentation has it.
 async fn echo(mut socket: WebSocket, guard: UpgradeGuard, ended: Event) {
     let _ended = Ended(ended);
@@ -628,21 +620,23 @@ fn sockets(ended: &Event) -> Router {
     Router::new().route("/socket", any(accept))
 }
 
-async fn say(client: &mut Client, text: &'static str) {
-    client.send(text.into()).await.unwrap();
+/// A server, a client that has been echoed, and what happens at the end of its socket.
+async fn greeted() -> (ShutdownController, Server, Client, Event) {
+    let (ctl, ended) = (ShutdownController::new(), Event::new());
+    let server = Server::start(Kind::Axum, &ctl, sockets(&ended)).await;
+    let url = format!("ws://{}/socket", server.address);
+    let mut client = tokio_tungstenite::connect_async(url).await.unwrap().0;
+    client.send("hello".into()).await.unwrap();
     let echo = client.next().await.unwrap().unwrap();
-    assert_eq!(echo.to_text().unwrap(), text);
+    assert_eq!(echo.to_text().unwrap(), "hello");
+    assert_eq!(ctl.in_flight(), 1);
+    (ctl, server, client, ended)
 }
 
 #[tokio::test]
 async fn a_websocket_is_closed_with_1001_and_the_shutdown_is_graceful() {
     in_time(async {
-        let (ctl, ended) = (ShutdownController::new(), Event::new());
-        let server = Server::start(Kind::Axum, &ctl, sockets(&ended)).await;
-        let mut client = open(&server).await;
-        say(&mut client, "hello").await;
-        assert_eq!(ctl.in_flight(), 1);
-
+        let (ctl, server, mut client, ended) = greeted().await;
         ctl.trigger(MANUAL);
         let close = client.next().await.unwrap().unwrap();
         let tungstenite::Message::Close(Some(close)) = close else {
@@ -662,11 +656,7 @@ async fn a_websocket_is_closed_with_1001_and_the_shutdown_is_graceful() {
 #[tokio::test]
 async fn a_websocket_whose_client_goes_is_no_longer_counted() {
     in_time(async {
-        let (ctl, ended) = (ShutdownController::new(), Event::new());
-        let server = Server::start(Kind::Axum, &ctl, sockets(&ended)).await;
-        let mut client = open(&server).await;
-        say(&mut client, "hello").await;
-        assert_eq!(ctl.in_flight(), 1);
+        let (ctl, server, client, ended) = greeted().await;
         drop(client);
         ended.happened().await;
         ctl.trigger(MANUAL);
@@ -679,10 +669,7 @@ async fn a_websocket_whose_client_goes_is_no_longer_counted() {
 #[tokio::test]
 async fn a_websocket_whose_client_does_not_answer_is_cut_by_force() {
     in_time(async {
-        let (ctl, ended) = (ShutdownController::new(), Event::new());
-        let server = Server::start(Kind::Axum, &ctl, sockets(&ended)).await;
-        let mut client = open(&server).await;
-        say(&mut client, "hello").await;
+        let (ctl, server, mut client, ended) = greeted().await;
         ctl.trigger(MANUAL);
         // It reads nothing, so it does not answer the close.
         ctl.force();
@@ -716,55 +703,6 @@ async fn a_new_websocket_is_refused_with_503_while_draining() {
     .await;
 }
 
-/// hyper's own upgrade, by a handler that knows nothing but hyper and the guard.
-async fn tunnel(mut request: Request<Incoming>) -> Result<Response<Empty<Bytes>>, Infallible> {
-    let guard = request.extensions_mut().remove::<UpgradeGuard>().unwrap();
-    let connects = request.method() == Method::CONNECT;
-    tokio::spawn(async move {
-        let upgraded = hyper::upgrade::on(request).await.unwrap();
-        let mut socket = TokioIo::new(upgraded);
-        let mut byte = [0];
-        loop {
-            tokio::select! {
-                read = socket.read(&mut byte) => match read {
-                    Ok(1) => socket.write_all(&byte).await.unwrap(),
-                    _ => return,
-                },
-                () = guard.draining() => break,
-            }
-        }
-        socket.write_all(b"bye").await.unwrap();
-        socket.shutdown().await.unwrap();
-    });
-    let mut response = Response::new(Empty::new());
-    if !connects {
-        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-        response
-            .headers_mut()
-            .insert(UPGRADE, "echo".parse().unwrap());
-        response
-            .headers_mut()
-            .insert(CONNECTION, "upgrade".parse().unwrap());
-    }
-    Ok(response)
-}
-
-/// Serves one connection of `tunnel`.
-async fn serve_tunnel(ctl: &ShutdownController) -> std::net::SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let service = DrainLayer::new(ctl.clone()).layer(service_fn(tunnel));
-    tokio::spawn(async move {
-        let (stream, _) = listener.accept().await.unwrap();
-        let service = hyper_util::service::TowerToHyperService::new(service);
-        let mut builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
-        builder.http2().enable_connect_protocol();
-        let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
-        let _ = connection.await;
-    });
-    address
-}
-
 #[tokio::test]
 async fn an_upgrade_of_hypers_own_is_counted_to_the_end_of_its_task() {
     for head in [
@@ -779,16 +717,7 @@ async fn an_upgrade_of_hypers_own_is_counted_to_the_end_of_its_task() {
             while !answer.ends_with(b"\r\n\r\n") {
                 answer.push(stream.read_u8().await.unwrap());
             }
-            stream.write_all(b"x").await.unwrap();
-            assert_eq!(stream.read_u8().await.unwrap(), b'x');
-            // The response is long gone.
-            assert_eq!(ctl.in_flight(), 1);
-            ctl.trigger(MANUAL);
-            let mut goodbye = String::new();
-            stream.read_to_string(&mut goodbye).await.unwrap();
-            assert_eq!(goodbye, "bye");
-            let report = ctl.shutdown(MANUAL).await;
-            assert!(report.is_graceful(), "{report}");
+            let report = drain_tunnel(&ctl, &mut stream).await;
             assert_eq!(report.admitted(), 1);
         })
         .await;
@@ -818,15 +747,7 @@ async fn an_extended_connect_of_http_2_is_counted_to_the_end_of_its_task() {
         };
         assert_eq!(response.status(), StatusCode::OK);
         let mut stream = TokioIo::new(hyper::upgrade::on(response).await.unwrap());
-        stream.write_all(b"x").await.unwrap();
-        assert_eq!(stream.read_u8().await.unwrap(), b'x');
-        assert_eq!(ctl.in_flight(), 1);
-        ctl.trigger(MANUAL);
-        let mut goodbye = String::new();
-        stream.read_to_string(&mut goodbye).await.unwrap();
-        assert_eq!(goodbye, "bye");
-        let report = ctl.shutdown(MANUAL).await;
-        assert!(report.is_graceful(), "{report}");
+        drain_tunnel(&ctl, &mut stream).await;
         drop((stream, sender));
         let _ = connection.await.unwrap();
     })

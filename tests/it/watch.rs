@@ -4,7 +4,6 @@ use std::convert::Infallible;
 use std::future::pending;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -23,9 +22,7 @@ use tower_lifecycle::{
     DrainLayer, LifecycleState, ShutdownConfig, ShutdownController, ShutdownReason,
 };
 
-fn ms(ms: u64) -> Duration {
-    Duration::from_millis(ms)
-}
+use crate::support::shutdown::ms;
 
 /// Two seconds, of which the drain has 1.5.
 fn two_seconds() -> ShutdownController {

@@ -4,7 +4,6 @@
 use std::future::{Pending, pending, ready};
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Router;
 use axum::routing::get;
@@ -20,11 +19,9 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 use tower_lifecycle::server::{WatchError, WatchedHandshake};
 use tower_lifecycle::{DrainLayer, ShutdownController, ShutdownReason};
 
-type Http1<I> = Connection<TokioIo<I>, TowerToHyperService<Router>>;
+use crate::support::shutdown::ms;
 
-fn ms(ms: u64) -> Duration {
-    Duration::from_millis(ms)
-}
+type Http1<I> = Connection<TokioIo<I>, TowerToHyperService<Router>>;
 
 fn http1<I>(ctl: &ShutdownController, stream: I) -> Http1<I>
 where

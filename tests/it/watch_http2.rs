@@ -113,36 +113,32 @@ async fn client(address: SocketAddr, words: &[u8]) -> TcpStream {
     client
 }
 
+/// The client says this, and no more.
+async fn assert_not_waited_for(protocol: Protocol, said: &[u8]) {
+    let ctl = ShutdownController::new();
+    let (address, server) = serve(&ctl, protocol, app()).await;
+    let _client = client(address, said).await;
+    ends_soon(&ctl, server).await;
+}
+
 #[tokio::test]
 async fn a_client_that_has_said_nothing_is_not_waited_for() {
-    let ctl = ShutdownController::new();
-    let (address, server) = serve(&ctl, Protocol::Http2, app()).await;
-    let _client = client(address, b"").await;
-    ends_soon(&ctl, server).await;
+    assert_not_waited_for(Protocol::Http2, b"").await;
 }
 
 #[tokio::test]
 async fn a_client_with_half_a_preface_is_not_waited_for() {
-    let ctl = ShutdownController::new();
-    let (address, server) = serve(&ctl, Protocol::Http2, app()).await;
-    let _client = client(address, &HELLO[..10]).await;
-    ends_soon(&ctl, server).await;
+    assert_not_waited_for(Protocol::Http2, &HELLO[..10]).await;
 }
 
 #[tokio::test]
 async fn a_client_that_answers_nothing_is_not_waited_for() {
-    let ctl = ShutdownController::new();
-    let (address, server) = serve(&ctl, Protocol::Http2, app()).await;
-    let _client = client(address, HELLO).await;
-    ends_soon(&ctl, server).await;
+    assert_not_waited_for(Protocol::Http2, HELLO).await;
 }
 
 #[tokio::test]
 async fn a_connection_that_does_not_tell_its_protocol_is_found_by_hypers_own_keep_alive() {
-    let ctl = ShutdownController::new();
-    let (address, server) = serve(&ctl, Protocol::Auto, app()).await;
-    let _client = client(address, HELLO).await;
-    ends_soon(&ctl, server).await;
+    assert_not_waited_for(Protocol::Auto, HELLO).await;
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! Workers: fed by requests, and stopped after them, in their own share of the time.
 
 use std::convert::Infallible;
-use std::future::pending;
+use std::future::{Future, pending};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, mpsc as blocking};
 use std::time::Duration;
@@ -9,23 +9,21 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::Empty;
-use tokio::runtime::Builder;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::yield_now;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 use tower::{Layer, ServiceExt, service_fn};
 use tower_lifecycle::future::Wait;
 use tower_lifecycle::report::Outcome;
 use tower_lifecycle::{
     BoxError, DrainLayer, Hook, LifecycleState, ShutdownConfig, ShutdownController, ShutdownReason,
-    ShutdownReport, Startup, Task,
+    Startup, Task,
 };
 
-const MANUAL: ShutdownReason = ShutdownReason::Manual;
+use crate::support::runtime::{one_thread, threads};
+use crate::support::shutdown::{Dropped, ends, ms, settle, shut_down};
 
-const fn ms(n: u64) -> Duration {
-    Duration::from_millis(n)
-}
+const MANUAL: ShutdownReason = ShutdownReason::Manual;
 
 /// A total of 10 s: 5 s of drain, 3 s for workers, 2 s for the clean-up.
 fn ten_seconds() -> ShutdownConfig {
@@ -39,38 +37,34 @@ fn controller() -> ShutdownController {
     ShutdownController::with_config(ten_seconds()).unwrap()
 }
 
-/// Lets every other task run until it waits. The clock is paused, so no real time passes.
-async fn settle() {
-    sleep(ms(1)).await;
+/// Spawns a worker that says when it is told to stop, and does this then.
+fn spawn_and_then(
+    ctl: &ShutdownController,
+    then: impl Future<Output = ()> + Send + 'static,
+) -> oneshot::Receiver<Instant> {
+    let (told, stopped_at) = oneshot::channel();
+    ctl.spawn_worker("outbox", |stop| async move {
+        stop.await;
+        told.send(Instant::now()).unwrap();
+        then.await;
+    });
+    stopped_at
 }
 
-/// Waits for the report; fails when it takes for ever.
-async fn shut_down(ctl: &ShutdownController) -> ShutdownReport {
-    let report = timeout(Duration::from_secs(3_600), ctl.shutdown(MANUAL)).await;
-    report.expect("it never ends")
+/// Shuts down, which is graceful and takes so long.
+async fn assert_graceful_in(ctl: &ShutdownController, expected: Duration) {
+    let began = Instant::now();
+    assert!(shut_down(ctl).await.is_graceful());
+    assert_eq!(began.elapsed(), expected);
 }
 
-fn ends(report: &ShutdownReport) -> Vec<String> {
-    let tasks = report.tasks().iter();
-    let end =
-        |task: &tower_lifecycle::report::TaskReport| format!("{}: {}", task.name(), task.outcome());
-    tasks.map(end).collect()
-}
-
-/// Says when it is dropped.
-struct Dropped(Arc<AtomicBool>);
-
-impl Dropped {
-    fn new() -> (Self, Arc<AtomicBool>) {
-        let told = Arc::default();
-        (Self(Arc::clone(&told)), told)
-    }
-}
-
-impl Drop for Dropped {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::SeqCst);
-    }
+/// Registers a hook that fails if this is not gone yet.
+fn look_in_a_hook(ctl: &ShutdownController, gone: Arc<AtomicBool>) {
+    ctl.on_shutdown("look", move |_| async move {
+        let is_gone = gone.load(Ordering::SeqCst);
+        is_gone.then_some(()).ok_or_else(|| "still alive".into())
+    })
+    .unwrap();
 }
 
 // ===== nothing that was acknowledged is lost =====
@@ -296,9 +290,7 @@ async fn workers_are_told_at_the_same_time_and_all_are_waited_for() {
     }
     assert_eq!(ctl.metrics().tasks, 3);
     settle().await;
-    let began = Instant::now();
-    assert!(shut_down(&ctl).await.is_graceful());
-    assert_eq!(began.elapsed(), ms(500));
+    assert_graceful_in(&ctl, ms(500)).await;
     assert_eq!(ctl.metrics().tasks, 0);
 }
 
@@ -311,9 +303,7 @@ async fn what_a_worker_spawns_is_waited_for_as_long() {
         other.spawn("last mail", sleep(ms(700)));
     });
     settle().await;
-    let began = Instant::now();
-    assert!(shut_down(&ctl).await.is_graceful());
-    assert_eq!(began.elapsed(), ms(700));
+    assert_graceful_in(&ctl, ms(700)).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -408,9 +398,7 @@ async fn what_requests_leave_of_their_time_is_the_workers() {
         sleep(ms(7_900)).await;
     });
     settle().await;
-    let began = Instant::now();
-    assert!(shut_down(&ctl).await.is_graceful());
-    assert_eq!(began.elapsed(), ms(7_900));
+    assert_graceful_in(&ctl, ms(7_900)).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -421,11 +409,7 @@ async fn a_worker_that_hangs_is_cut_at_the_end_of_its_share_before_the_hooks() {
         let _dropped = dropped;
         pending::<()>().await
     });
-    ctl.on_shutdown("look", move |_| async move {
-        let is_gone = is_dropped.load(Ordering::SeqCst);
-        is_gone.then_some(()).ok_or_else(|| "still alive".into())
-    })
-    .unwrap();
+    look_in_a_hook(&ctl, is_dropped);
     settle().await;
     let began = Instant::now();
     let report = shut_down(&ctl).await;
@@ -445,12 +429,7 @@ async fn the_total_holds_when_everything_hangs() {
         let config = ten_seconds().lame_duck(ms(lame_duck));
         let ctl = ShutdownController::with_config(config).unwrap();
         let request = ctl.track();
-        let (told, mut stopped_at) = oneshot::channel();
-        ctl.spawn_worker("outbox", |stop| async move {
-            stop.await;
-            told.send(Instant::now()).unwrap();
-            pending::<()>().await
-        });
+        let mut stopped_at = spawn_and_then(&ctl, pending());
         ctl.spawn("task", pending::<()>());
         let (told, mut hook_at) = oneshot::channel();
         ctl.on_shutdown("hangs", |_| async move {
@@ -483,12 +462,7 @@ async fn the_total_holds_when_everything_hangs() {
 async fn what_cannot_be_cut_takes_from_the_workers_share_and_not_from_the_total() {
     let ctl = controller();
     let _stuck = ctl.track(); // takes no notice of the force
-    let (told, mut stopped_at) = oneshot::channel();
-    ctl.spawn_worker("outbox", |stop| async move {
-        stop.await;
-        told.send(Instant::now()).unwrap();
-        pending::<()>().await
-    });
+    let mut stopped_at = spawn_and_then(&ctl, pending());
     ctl.add_hook(Hook::new("hangs", |_| pending())).unwrap();
     settle().await;
     let began = Instant::now();
@@ -503,15 +477,10 @@ async fn what_cannot_be_cut_takes_from_the_workers_share_and_not_from_the_total(
 async fn with_no_time_at_all_a_worker_gets_as_far_as_its_first_wait() {
     let config = ShutdownConfig::default().shutdown_timeout(Duration::ZERO);
     let ctl = ShutdownController::with_config(config).unwrap();
-    let (told, mut was_told) = oneshot::channel();
-    ctl.spawn_worker("outbox", |stop| async move {
-        stop.await;
-        told.send(()).unwrap();
-        pending::<()>().await
-    });
+    let mut stopped_at = spawn_and_then(&ctl, pending());
     yield_now().await;
     let report = shut_down(&ctl).await;
-    was_told.try_recv().unwrap();
+    stopped_at.try_recv().unwrap();
     assert_eq!(ends(&report), ["outbox: cut"]);
 }
 
@@ -533,12 +502,7 @@ async fn without_a_total_a_worker_has_as_long_as_it_likes() {
 async fn a_force_cuts_requests_and_leaves_workers_their_share() {
     let ctl = controller();
     let request = ctl.track();
-    let (told, mut stopped_at) = oneshot::channel();
-    ctl.spawn_worker("outbox", |stop| async move {
-        stop.await;
-        told.send(Instant::now()).unwrap();
-        sleep(ms(2_900)).await;
-    });
+    let mut stopped_at = spawn_and_then(&ctl, async { sleep(ms(2_900)).await });
     ctl.spawn("task", pending::<()>());
     ctl.add_hook(Hook::new("hangs", |_| pending())).unwrap();
     settle().await;
@@ -571,12 +535,7 @@ async fn after_an_early_force_a_worker_that_hangs_has_its_reserve_and_no_more() 
 async fn a_late_force_leaves_workers_what_the_total_has() {
     let ctl = controller();
     let request = ctl.track();
-    let (told, mut stopped_at) = oneshot::channel();
-    ctl.spawn_worker("outbox", |stop| async move {
-        stop.await;
-        told.send(Instant::now()).unwrap();
-        pending::<()>().await
-    });
+    let mut stopped_at = spawn_and_then(&ctl, pending());
     ctl.add_hook(Hook::new("hangs", |_| pending())).unwrap();
     settle().await;
     let began = Instant::now();
@@ -646,10 +605,8 @@ async fn a_worker_that_is_spawned_while_draining_is_stopped_like_the_others() {
     });
     settle().await;
     assert!(!worker.is_finished());
-    let began = Instant::now();
     drop(request);
-    assert!(shut_down(&ctl).await.is_graceful());
-    assert_eq!(began.elapsed(), ms(500));
+    assert_graceful_in(&ctl, ms(500)).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -672,11 +629,7 @@ async fn a_worker_that_is_spawned_while_stopping_is_cut_before_its_first_poll() 
 
 #[test]
 fn a_worker_that_blocks_its_thread_is_abandoned_and_counted() {
-    let runtime = Builder::new_multi_thread()
-        .worker_threads(3)
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = threads(3);
     let (release, blocked) = blocking::channel::<()>();
     let config = ShutdownConfig::default()
         .shutdown_timeout(ms(600))
@@ -708,11 +661,7 @@ fn a_task_of_a_worker_is_gone_before_the_clean_up() {
         }
     }
 
-    let runtime = Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = threads(2);
     let config = ShutdownConfig::default()
         .shutdown_timeout(ms(2_200))
         .worker_reserve(ms(200))
@@ -728,11 +677,7 @@ fn a_task_of_a_worker_is_gone_before_the_clean_up() {
                 pending::<()>().await
             });
         });
-        ctl.on_shutdown("look", move |_| async move {
-            let is_gone = gone.load(Ordering::SeqCst);
-            is_gone.then_some(()).ok_or_else(|| "still alive".into())
-        })
-        .unwrap();
+        look_in_a_hook(&ctl, gone);
         ctl.shutdown(MANUAL).await
     });
     assert_eq!(ends(&report), ["last mail: cut"]);
@@ -741,7 +686,7 @@ fn a_task_of_a_worker_is_gone_before_the_clean_up() {
 
 #[test]
 fn workers_go_with_the_driving_runtime_when_it_ends_meanwhile() {
-    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime = one_thread();
     let (dropped, is_dropped) = Dropped::new();
     let ctl = runtime.block_on(async {
         let ctl = controller();
@@ -758,7 +703,6 @@ fn workers_go_with_the_driving_runtime_when_it_ends_meanwhile() {
     });
     drop(runtime);
     assert!(is_dropped.load(Ordering::SeqCst));
-    let other = Builder::new_current_thread().enable_all().build().unwrap();
-    let report = other.block_on(ctl.shutdown(MANUAL));
+    let report = one_thread().block_on(ctl.shutdown(MANUAL));
     assert_eq!(report.reason(), ShutdownReason::Interrupted);
 }

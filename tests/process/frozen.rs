@@ -137,62 +137,45 @@ fn assert_cleaned_up(said: &[String]) {
     assert!(said.iter().any(|line| line == "saved"), "{said:#?}");
 }
 
+/// Freezes five children beside each other, each when it has said this; gives what they say and how
+/// long they take when they are woken.
+fn freeze_five(phase: &'static str, when: &'static str) -> Vec<(Vec<String>, Duration)> {
+    let freeze = move || {
+        let mut child = Frozen::start(phase);
+        child.send(SIGTERM);
+        child.says(when);
+        child.freeze()
+    };
+    let children: Vec<_> = (0..5).map(|_| thread::spawn(freeze)).collect();
+    let ends = children.into_iter().map(|child| child.join().unwrap());
+    ends.collect()
+}
+
+fn assert_says(said: &[String], word: &str) {
+    assert!(said.iter().any(|line| line.contains(word)), "{said:#?}");
+}
+
 #[test]
 fn hooks_have_their_reserve_when_the_process_slept_through_the_drain() {
-    let children: Vec<_> = (0..5)
-        .map(|_| {
-            thread::spawn(|| {
-                let mut child = Frozen::start("draining");
-                child.send(SIGTERM);
-                child.says("draining");
-                child.freeze()
-            })
-        })
-        .collect();
-    for child in children {
-        let (said, took) = child.join().unwrap();
+    for (said, took) in freeze_five("draining", "draining") {
         assert_cleaned_up(&said);
-        assert!(said.iter().any(|line| line.contains("forced")), "{said:#?}");
+        assert_says(&said, "forced");
         assert!(took < Duration::from_secs(10), "{took:?}");
     }
 }
 
 #[test]
 fn hooks_have_the_rest_of_their_reserve_when_the_process_slept_in_the_clean_up() {
-    let children: Vec<_> = (0..5)
-        .map(|_| {
-            thread::spawn(|| {
-                let mut child = Frozen::start("stopping");
-                child.send(SIGTERM);
-                child.says("hook 0");
-                child.freeze()
-            })
-        })
-        .collect();
-    for child in children {
-        let (said, _) = child.join().unwrap();
+    for (said, _) in freeze_five("stopping", "hook 0") {
         assert_cleaned_up(&said);
-        let graceful = said.iter().any(|line| line.contains("graceful"));
-        assert!(graceful, "{said:#?}");
+        assert_says(&said, "graceful");
     }
 }
 
 #[test]
 fn workers_have_the_rest_of_their_share_when_the_process_slept_in_it() {
-    let children: Vec<_> = (0..5)
-        .map(|_| {
-            thread::spawn(|| {
-                let mut child = Frozen::start("workers");
-                child.send(SIGTERM);
-                child.says("worker");
-                child.freeze()
-            })
-        })
-        .collect();
-    for child in children {
-        let (said, _) = child.join().unwrap();
+    for (said, _) in freeze_five("workers", "worker") {
         assert_cleaned_up(&said);
-        let graceful = said.iter().any(|line| line.contains("graceful"));
-        assert!(graceful, "{said:#?}");
+        assert_says(&said, "graceful");
     }
 }

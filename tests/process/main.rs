@@ -9,6 +9,8 @@ mod support {
     #[cfg(all(target_os = "linux", feature = "persist", feature = "signal"))]
     pub mod log;
     #[cfg(all(unix, feature = "signal"))]
+    pub mod shutdown;
+    #[cfg(all(unix, feature = "signal"))]
     pub mod sockets;
     #[cfg(all(unix, feature = "signal"))]
     pub mod startup;
@@ -32,3 +34,12 @@ mod signal_choice;
 mod signals;
 #[cfg(all(unix, feature = "persist"))]
 mod store_kill;
+
+/// Ends this process, which is a child, if it lives that long: nobody may be left to end it.
+#[cfg(all(unix, any(feature = "persist", feature = "signal")))]
+fn end_after(life: std::time::Duration) {
+    std::thread::spawn(move || {
+        std::thread::sleep(life);
+        std::process::exit(99);
+    });
+}

@@ -366,10 +366,7 @@ fn child() {
     let Ok(role) = std::env::var(ROLE) else {
         return;
     };
-    std::thread::spawn(|| {
-        std::thread::sleep(LIFE);
-        std::process::exit(99);
-    });
+    crate::end_after(LIFE);
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_ansi(false)

@@ -400,10 +400,7 @@ fn child() {
     let Ok(role) = std::env::var(ROLE) else {
         return;
     };
-    std::thread::spawn(|| {
-        std::thread::sleep(LIFE);
-        std::process::exit(99);
-    });
+    crate::end_after(LIFE);
     match &*role {
         "serve" => serve(ctl(), &threads()).exit(),
         "serve and refuse" => serve(refusing_ctl(), &threads()).exit(),

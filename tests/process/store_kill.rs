@@ -218,10 +218,7 @@ fn child() {
     let (Ok(role), Ok(folder)) = (std::env::var(ROLE), std::env::var(FOLDER)) else {
         return;
     };
-    std::thread::spawn(|| {
-        std::thread::sleep(LIFE);
-        std::process::exit(99);
-    });
+    crate::end_after(LIFE);
     let store = FileStore::new(&folder).unwrap();
     match &*role {
         "go on" => runtime().block_on(async {

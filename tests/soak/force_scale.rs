@@ -2,10 +2,7 @@
 
 use std::future::{IntoFuture, pending};
 use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
@@ -15,69 +12,12 @@ use axum::response::Response;
 use axum::routing::get;
 use futures_util::{StreamExt, future, stream};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, DuplexStream, ReadBuf, duplex};
+use tokio::io::{AsyncReadExt, DuplexStream, duplex};
 use tower_lifecycle::{
     DrainLayer, ShutdownConfig, ShutdownController, ShutdownReport, UpgradeGuard, serve,
 };
 
-use crate::support::server::{Frame, Http1, Http2, in_time, pipes};
-
-/// Counts those that are alive.
-#[derive(Clone, Default)]
-struct Alive(Arc<AtomicUsize>);
-
-struct One(Alive);
-
-impl Alive {
-    fn one(&self) -> One {
-        self.0.fetch_add(1, Ordering::SeqCst);
-        One(self.clone())
-    }
-
-    fn count(&self) -> usize {
-        self.0.load(Ordering::SeqCst)
-    }
-}
-
-impl Drop for One {
-    fn drop(&mut self) {
-        self.0.0.fetch_sub(1, Ordering::SeqCst);
-    }
-}
-
-/// The server's end of a connection, counted while it is open.
-struct Counted {
-    io: DuplexStream,
-    _alive: One,
-}
-
-impl AsyncRead for Counted {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_read(cx, buffer)
-    }
-}
-
-impl AsyncWrite for Counted {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
-}
+use crate::support::server::{Alive, Frame, Http1, Http2, Watched, in_time, pipes};
 
 /// What is alive of a server, as its clean-up and its caller find it.
 #[derive(Debug, PartialEq)]
@@ -129,10 +69,7 @@ async fn force(kind: Kind, connections: usize) -> (Left, Left, ShutdownReport) {
     let mut clients = Vec::with_capacity(connections);
     for _ in 0..connections {
         let (client, io) = duplex(512);
-        connector.accept(Ok(Counted {
-            io,
-            _alive: sockets.one(),
-        }));
+        connector.accept(Ok(Watched::new(io, &sockets)));
         clients.push(begin(kind, client).await);
     }
     let in_flight = match kind {
@@ -157,7 +94,7 @@ async fn force(kind: Kind, connections: usize) -> (Left, Left, ShutdownReport) {
 fn app(ctl: &ShutdownController, alive: &Alive) -> Router {
     let one = |alive: &Alive| {
         let alive = alive.clone();
-        move || alive.one()
+        move || alive.begin()
     };
     let (sleeping, streaming, upgraded) = (one(alive), one(alive), one(alive));
     let upgrade = get(async move |mut request: Request| {

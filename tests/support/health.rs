@@ -14,9 +14,7 @@ use tokio::time::sleep;
 use tower::ServiceExt;
 use tower_lifecycle::{BoxError, HealthService, ShutdownController};
 
-pub const fn ms(n: u64) -> Duration {
-    Duration::from_millis(n)
-}
+use super::shutdown::ms;
 
 pub async fn probe(health: &HealthService, method: Method) -> Response<Full<Bytes>> {
     let request = Request::builder()

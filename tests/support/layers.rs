@@ -18,8 +18,8 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use tower::util::ServiceFn;
 use tower::{Service, service_fn};
-use tower_lifecycle::ShutdownController;
 use tower_lifecycle::error::Forced;
+use tower_lifecycle::{ShutdownConfig, ShutdownController};
 
 /// The inner service of most tests: its requests say what becomes of them.
 pub type App = ServiceFn<fn(Request<Handler>) -> Handler>;
@@ -32,9 +32,10 @@ pub fn app() -> App {
     })
 }
 
-/// Lets every other task run until it waits. The clock is paused, so no real time passes.
-pub async fn settle() {
-    tokio::time::sleep(Duration::from_millis(1)).await;
+/// A controller whose layers refuse all that arrives while draining.
+pub fn refusing() -> ShutdownController {
+    let config = ShutdownConfig::default().late_for(Duration::ZERO);
+    ShutdownController::with_config(config).expect("a valid configuration")
 }
 
 /// Asks for readiness, which must be there, and calls.

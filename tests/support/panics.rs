@@ -1,5 +1,6 @@
 //! Panics that are part of a plan.
 
+use std::fmt;
 use std::sync::Once;
 
 /// What is planned is not worth a word on stderr. The hook is the whole program's, and leaves all
@@ -15,3 +16,15 @@ pub fn hush_scripted_panics() {
         }));
     });
 }
+
+/// An error that cannot be shown.
+#[derive(Debug)]
+pub struct Unspeakable;
+
+impl fmt::Display for Unspeakable {
+    fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
+        panic!("unspeakable")
+    }
+}
+
+impl std::error::Error for Unspeakable {}

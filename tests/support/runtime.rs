@@ -30,6 +30,12 @@ pub fn one_thread() -> Runtime {
     Builder::new_current_thread().enable_all().build().unwrap()
 }
 
+/// One whose clock moves only when everybody waits.
+pub fn paused() -> Runtime {
+    let mut builder = Builder::new_current_thread();
+    builder.enable_all().start_paused(true).build().unwrap()
+}
+
 pub fn threads(count: usize) -> Runtime {
     let mut builder = Builder::new_multi_thread();
     builder.worker_threads(count).enable_all().build().unwrap()

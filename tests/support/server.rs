@@ -4,16 +4,21 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::future::{Future, IntoFuture, pending};
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::body::Bytes;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, duplex};
+use tokio::io::{
+    AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex,
+};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep};
 use tower_lifecycle::server::{App, Listener, Serve};
-use tower_lifecycle::{ShutdownController, ShutdownReport, serve};
+use tower_lifecycle::{ShutdownController, ShutdownReason, ShutdownReport, serve};
 
 /// How long anything may take before a test fails: of the paused clock, or else of the real one.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -487,6 +492,24 @@ impl Event {
     }
 }
 
+/// Begins the shutdown, and returns when. A moment later than what was done before: who comes in
+/// the same moment is new to the server.
+pub async fn trigger(ctl: &ShutdownController) -> Instant {
+    sleep(Duration::from_millis(1)).await;
+    assert!(ctl.trigger(ShutdownReason::Manual));
+    Instant::now()
+}
+
+/// It is now so long after that. The clock is paused, but timers go by whole milliseconds.
+#[track_caller]
+pub fn assert_at(since: Instant, expected: Duration) {
+    let now = since.elapsed();
+    assert!(
+        now.abs_diff(expected) <= Duration::from_millis(3),
+        "at {now:?}, not {expected:?}"
+    );
+}
+
 /// Counts what lives.
 #[derive(Debug, Clone, Default)]
 pub struct Alive(Arc<AtomicUsize>);
@@ -515,6 +538,64 @@ impl Clone for Life {
 impl Drop for Life {
     fn drop(&mut self) {
         self.0.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// A socket that is counted while it lives.
+pub struct Watched<I> {
+    io: I,
+    /// Takes several buffers in one write; if not, hyper copies all into one of its own.
+    pub vectored: bool,
+    _life: Life,
+}
+
+impl<I> Watched<I> {
+    pub fn new(io: I, alive: &Alive) -> Self {
+        Self {
+            io,
+            vectored: false,
+            _life: alive.begin(),
+        }
+    }
+}
+
+impl<I: AsyncRead + Unpin> AsyncRead for Watched<I> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(cx, buffer)
+    }
+}
+
+impl<I: AsyncWrite + Unpin> AsyncWrite for Watched<I> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.vectored
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
     }
 }
 

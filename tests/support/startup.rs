@@ -8,21 +8,12 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 use tower_lifecycle::report::ServiceReport;
-use tower_lifecycle::{BoxError, LifecycleState, ShutdownConfig, Startup};
+use tower_lifecycle::{BoxError, LifecycleState, Startup};
+
+use super::shutdown::{ms, ten_seconds};
 
 pub type Name = &'static str;
 pub type Stopping = Pin<Box<dyn Future<Output = Result<(), BoxError>> + Send>>;
-
-pub const fn ms(n: u64) -> Duration {
-    Duration::from_millis(n)
-}
-
-/// A total of 10 s, of which 2 s are reserved.
-pub fn ten_seconds() -> ShutdownConfig {
-    ShutdownConfig::default()
-        .shutdown_timeout(ms(10_000))
-        .cleanup_reserve(ms(2_000))
-}
 
 pub fn startup() -> Startup {
     Startup::new(ten_seconds()).unwrap()

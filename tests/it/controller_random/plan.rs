@@ -143,7 +143,3 @@ pub(super) enum Kind {
     State(LifecycleState),
     Shutdown(ShutdownReason),
 }
-
-pub(super) const fn ms(n: u64) -> Duration {
-    Duration::from_millis(n)
-}

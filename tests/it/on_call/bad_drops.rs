@@ -4,10 +4,7 @@ use super::*;
 
 #[test]
 fn a_hook_that_cannot_be_dropped_without_a_runtime_does_not_keep_the_end_away() {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = one_thread();
     let config = ShutdownConfig::default().shutdown_timeout(Duration::from_millis(200));
     let ctl = runtime.block_on(async { ShutdownController::with_config(config).unwrap() });
     let guard = SpawnsOnDrop;
@@ -26,10 +23,7 @@ fn a_hook_that_cannot_be_dropped_without_a_runtime_does_not_keep_the_end_away() 
 
 #[test]
 fn a_runtime_that_ends_with_a_bad_drop_does_not_keep_the_end_away() {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = one_thread();
     let ctl = runtime.block_on(async { ShutdownController::new() });
     let guard = PanicsOnDrop;
     ctl.on_shutdown("flush", move |_| async move {

@@ -114,10 +114,7 @@ impl Error for Asks {}
 fn an_error_that_asks_the_controller_does_not_deadlock_health() {
     let (done, waits) = mpsc::channel();
     std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap();
+        let runtime = one_thread();
         runtime.block_on(async {
             let mut startup = Startup::new(ShutdownConfig::default()).unwrap();
             let ctl = startup.controller();

@@ -22,10 +22,7 @@ async fn a_panic_beside_a_server_is_not_the_server_s() {
 #[test]
 fn a_hook_that_completed_is_reported_so_whatever_its_neighbour_does() {
     static DONE: AtomicBool = AtomicBool::new(false);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = one_thread();
     let config = ShutdownConfig::default().shutdown_timeout(Duration::from_millis(200));
     let report = runtime.block_on(async {
         let ctl = ShutdownController::with_config(config).unwrap();
@@ -125,17 +122,10 @@ async fn a_clone_that_panics_does_not_leave_its_service_running() {
 /// The runtime ends at any moment of a shutdown: whoever waits is told.
 #[test]
 fn stress_of_runtimes_that_end() {
-    let waits = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let waits = one_thread();
     let mut odd = Vec::new();
     for round in 0..600u64 {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .enable_all()
-            .build()
-            .unwrap();
+        let runtime = threads(2);
         let config = ShutdownConfig::default()
             .shutdown_timeout(Duration::from_secs(2))
             .lame_duck(Duration::from_micros((round % 3) * 100));
@@ -196,23 +186,14 @@ fn stress_of_runtimes_that_end() {
             ));
         }
     }
-    assert!(
-        odd.is_empty(),
-        "{} odd: {:#?}",
-        odd.len(),
-        &odd[..odd.len().min(6)]
-    );
+    assert_none(&odd);
 }
 
 /// "Cuts admitted work now … The clean-up gets its reserve": one `force` while running, with nothing in
 /// flight, must not cut the clean-up that it has begun itself.
 #[test]
 fn one_force_while_running_does_not_cut_the_clean_up() {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = threads(2);
     let mut cut = Vec::new();
     for round in 0..3000 {
         let ctl = runtime.block_on(async { ShutdownController::new() });
@@ -233,11 +214,7 @@ fn one_force_while_running_does_not_cut_the_clean_up() {
 /// The same without luck: whoever is told of the move makes the window as wide as it takes.
 #[test]
 fn one_force_while_running_does_not_cut_the_clean_up_whoever_is_told() {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = threads(2);
     let ctl = runtime.block_on(async { ShutdownController::new() });
     let work = Mutex::new(Some(ctl.track()));
     ctl.on_state_change(move |_, new| {

@@ -4,11 +4,7 @@ use super::*;
 
 #[test]
 fn a_force_from_a_start_up_lets_the_stops_run() {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = threads(2);
     let mut bad = Vec::new();
     for round in 0..2000 {
         let mut startup =
@@ -131,12 +127,7 @@ async fn a_task_that_was_told_of_a_shutdown_that_is_off_can_be_told_of_the_next(
 #[test]
 fn a_cached_run_that_was_lost_with_its_runtime_is_begun_again() {
     use tower::ServiceExt;
-    let make = || {
-        tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap()
-    };
+    let make = one_thread;
     let ctl = ShutdownController::new();
     let ran = Arc::new(AtomicUsize::new(0));
     let count = ran.clone();

@@ -5,11 +5,7 @@ use super::*;
 /// Everything at once, and each life has to end.
 #[test]
 fn stress_of_everything_at_once() {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(3)
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = threads(3);
     let config = || {
         ShutdownConfig::default()
             .shutdown_timeout(Duration::from_secs(10))
@@ -77,22 +73,13 @@ fn stress_of_everything_at_once() {
             Err(_) => odd.push(format!("{round}: hangs in {}", ctl.state())),
         }
     }
-    assert!(
-        odd.is_empty(),
-        "{} odd: {:#?}",
-        odd.len(),
-        &odd[..odd.len().min(6)]
-    );
+    assert_none(&odd);
 }
 
 /// Starts, ends, forces and drops at once: nothing hangs, and what started is stopped once.
 #[test]
 fn stress_of_start_ups() {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(3)
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = threads(3);
     let mut odd = Vec::new();
     for round in 0..1500u64 {
         let started = Arc::new(AtomicUsize::new(0));
@@ -176,10 +163,5 @@ fn stress_of_start_ups() {
             odd.push(format!("{round}: slow {report}"));
         }
     }
-    assert!(
-        odd.is_empty(),
-        "{} odd: {:#?}",
-        odd.len(),
-        &odd[..odd.len().min(6)]
-    );
+    assert_none(&odd);
 }

@@ -1,5 +1,7 @@
 //! Tasks and start-ups.
 
+use tokio::runtime::Runtime;
+
 use super::*;
 
 #[tokio::test(start_paused = true)]
@@ -28,11 +30,7 @@ async fn the_refusal_to_resume_is_true_in_a_rollback() {
 
 #[test]
 fn wait_for_gives_a_state_that_is_at_or_past_the_one_waited_for() {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = threads(2);
     let wrong = Arc::new(AtomicUsize::new(0));
     runtime.block_on(async {
         let ctl = ShutdownController::with_config(lame()).unwrap();
@@ -60,51 +58,35 @@ fn wait_for_gives_a_state_that_is_at_or_past_the_one_waited_for() {
     assert_eq!(wrong.load(Ordering::Relaxed), 0);
 }
 
-#[test]
-fn a_startup_that_is_left_by_a_question_mark_stops_what_it_had_started() {
-    static STOPPED: AtomicBool = AtomicBool::new(false);
-    async fn program() -> Result<(), BoxError> {
+/// Runs a program that leaves its start-up by a question mark, and ends the runtime.
+fn leave_a_startup(runtime: Runtime) {
+    async fn program(stopped: Arc<AtomicBool>) -> Result<(), BoxError> {
         let mut startup = Startup::new(ShutdownConfig::default())?;
         startup
-            .start("db", async { Ok::<_, BoxError>("pool") }, |_| async {
-                STOPPED.store(true, Ordering::SeqCst);
+            .start("db", async { Ok::<_, BoxError>("pool") }, |_| async move {
+                stopped.store(true, Ordering::SeqCst);
             })
             .await?;
         "no number".parse::<u32>()?; // some other part of main fails
         startup.finish().await?;
         Ok(())
     }
-    // What `#[tokio::main]` makes of it.
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    assert!(runtime.block_on(program()).is_err());
+    let stopped = Arc::new(AtomicBool::new(false));
+    assert!(runtime.block_on(program(stopped.clone())).is_err());
     drop(runtime);
-    assert!(STOPPED.load(Ordering::SeqCst), "db was not stopped");
+    assert!(stopped.load(Ordering::SeqCst), "db was not stopped");
+}
+
+/// What `#[tokio::main]` makes of it.
+#[test]
+fn a_startup_that_is_left_by_a_question_mark_stops_what_it_had_started() {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    leave_a_startup(builder.enable_all().build().unwrap());
 }
 
 #[test]
 fn a_startup_that_is_left_so_on_a_current_thread_is_stopped_too() {
-    static STOPPED: AtomicBool = AtomicBool::new(false);
-    async fn program() -> Result<(), BoxError> {
-        let mut startup = Startup::new(ShutdownConfig::default())?;
-        startup
-            .start("db", async { Ok::<_, BoxError>("pool") }, |_| async {
-                STOPPED.store(true, Ordering::SeqCst);
-            })
-            .await?;
-        "no number".parse::<u32>()?;
-        startup.finish().await?;
-        Ok(())
-    }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    assert!(runtime.block_on(program()).is_err());
-    drop(runtime);
-    assert!(STOPPED.load(Ordering::SeqCst), "db was not stopped");
+    leave_a_startup(one_thread());
 }
 
 #[tokio::test(start_paused = true)]

@@ -144,19 +144,13 @@ async fn when_a_forced_server_has_returned_nothing_of_it_is_left() {
 async fn a_forced_server_on_sockets_leaves_nothing_behind_in_time() {
     let total = 1600 * MS;
     let config = ShutdownConfig::default().shutdown_timeout(total);
-    let (ctl, remains) = (with(config), Remains::default());
+    let (ctl, remains) = (controller(config), Remains::default());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let sockets = remains.sockets.clone();
     let server = serve(listener, remains.app(&ctl), ctl.clone()).handshake(move |io| {
-        let life = sockets.begin();
-        async move {
-            Ok(Watched {
-                io,
-                vectored: false,
-                _life: life,
-            })
-        }
+        let io = Watched::new(io, &sockets);
+        async move { Ok(io) }
     });
     let server = tokio::spawn(server.into_future());
     let clients = never_ending(async || TcpStream::connect(address).await.unwrap()).await;
@@ -214,22 +208,25 @@ async fn a_server_that_is_dropped_closes_its_tunnels() {
     assert_eq!((remains.sockets.count(), remains.tasks.count()), (0, 0));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
-async fn a_blocked_thread_is_abandoned_and_the_rest_is_closed_in_time() {
-    let total = 1600 * MS;
-    let ctl = with(ShutdownConfig::default().shutdown_timeout(total));
+/// An application whose `/blocks` says that it is entered, and blocks its thread until the sender is
+/// dropped: at the end of the test, whatever it is.
+fn blocking(ctl: &ShutdownController) -> (Router, Event, std::sync::mpsc::Sender<()>) {
     let entered = Event::new();
-    // Dropped at the end of the test, whatever it is, which unblocks the thread.
-    let (_release, released) = std::sync::mpsc::channel::<()>();
+    let (release, released) = std::sync::mpsc::channel();
     let released = Arc::new(std::sync::Mutex::new(released));
     let enters = entered.clone();
     let blocks = get(async move || {
         enters.happens();
         let _ = released.lock().unwrap().recv();
     });
-    let app = routes()
-        .route("/blocks", blocks)
-        .layer(DrainLayer::new(ctl.clone()));
+    (app_with(ctl, "/blocks", blocks), entered, release)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn a_blocked_thread_is_abandoned_and_the_rest_is_closed_in_time() {
+    let total = 1600 * MS;
+    let ctl = controller(ShutdownConfig::default().shutdown_timeout(total));
+    let (app, entered, _release) = blocking(&ctl);
     let (connector, server) = start(&ctl, app);
     let mut blocked = connector.http1();
     blocked.send(server::get("/blocks")).await;
@@ -252,18 +249,8 @@ async fn a_blocked_thread_is_abandoned_and_the_rest_is_closed_in_time() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn a_blocked_stream_does_not_hold_its_connection_open() {
     let total = 1600 * MS;
-    let ctl = with(ShutdownConfig::default().shutdown_timeout(total));
-    let entered = Event::new();
-    let (_release, released) = std::sync::mpsc::channel::<()>();
-    let released = Arc::new(std::sync::Mutex::new(released));
-    let enters = entered.clone();
-    let blocks = get(async move || {
-        enters.happens();
-        let _ = released.lock().unwrap().recv();
-    });
-    let app = routes()
-        .route("/blocks", blocks)
-        .layer(DrainLayer::new(ctl.clone()));
+    let ctl = controller(ShutdownConfig::default().shutdown_timeout(total));
+    let (app, entered, _release) = blocking(&ctl);
     let (connector, server) = start(&ctl, app);
     let mut client = connector.http2().await;
     assert_eq!(client.get(1, "/").await, "ok");

@@ -4,7 +4,7 @@ use super::*;
 
 #[tokio::test(start_paused = true)]
 async fn an_idle_connection_is_closed_when_refusing_is_over() {
-    let ctl = with(ShutdownConfig::default().refuse_for(700 * MS));
+    let ctl = controller(ShutdownConfig::default().refuse_for(700 * MS));
     let (connector, server) = start(&ctl, app(&ctl));
     let (mut idle, mut asking, mut silent) =
         (connector.http1(), connector.http1(), connector.http1());
@@ -347,7 +347,7 @@ async fn a_long_grace_ends_with_three_quarters_of_the_drain() {
 #[tokio::test(start_paused = true)]
 async fn a_goodbye_is_waited_for_no_longer_than_three_quarters_of_the_drain() {
     // 900 ms to drain.
-    let ctl = with(ShutdownConfig::default().shutdown_timeout(1200 * MS));
+    let ctl = controller(ShutdownConfig::default().shutdown_timeout(1200 * MS));
     let (connector, server) = start(&ctl, app(&ctl));
     let mut client = connector.http2().await;
     assert_eq!(client.get(1, "/").await, "ok");
@@ -359,7 +359,7 @@ async fn a_goodbye_is_waited_for_no_longer_than_three_quarters_of_the_drain() {
 
 #[tokio::test(start_paused = true)]
 async fn a_shutdown_without_a_deadline_ends_when_nothing_is_in_flight() {
-    let ctl = with(ShutdownConfig::default().shutdown_timeout(Duration::MAX));
+    let ctl = controller(ShutdownConfig::default().shutdown_timeout(Duration::MAX));
     let (connector, server) = start(&ctl, app(&ctl));
     let mut idle = connector.http1();
     idle.get("/").await;

@@ -103,7 +103,7 @@ async fn no_request_is_lost_when_a_server_under_load_is_shut_down() {
     let mut lost_when_new = 0;
     for round in 0..rounds {
         let config = ShutdownConfig::default();
-        let ctl = with(match round % 2 {
+        let ctl = controller(match round % 2 {
             0 => config.refuse_for(REFUSE_FOR),
             _ => config.refuse_for(REFUSE_FOR).lame_duck(100 * MS),
         });

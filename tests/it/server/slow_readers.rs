@@ -15,12 +15,9 @@ async fn a_slow_reader_gets_the_whole_answer_through_a_drain() {
         let server = serve(pipes, app(&ctl), ctl.clone());
         let server = Server(tokio::spawn(server.into_future()));
         let (client, io) = duplex(64);
-        let life = Alive::default().begin();
-        connector.accept(Ok(Watched {
-            io,
-            vectored,
-            _life: life,
-        }));
+        let mut io = Watched::new(io, &Alive::default());
+        io.vectored = vectored;
+        connector.accept(Ok(io));
         let mut client = Http1::new(client);
         client.send(server::get(path)).await;
         let mut received = vec![0; 64];

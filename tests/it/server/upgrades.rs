@@ -30,10 +30,7 @@ async fn a_tunnel_that_its_server_ends_is_closed_for_its_client() {
         });
         switching()
     });
-    let app = routes()
-        .route("/upgrade", route)
-        .layer(DrainLayer::new(ctl.clone()));
-    let (connector, server) = start(&ctl, app);
+    let (connector, server) = start(&ctl, app_with(&ctl, "/upgrade", route));
     let mut client = connector.http1();
     client.send(UPGRADE).await;
     assert_eq!(client.answer().await.status, 101);
@@ -100,10 +97,7 @@ async fn a_tunnel_that_is_being_made_at_the_trigger_is_made() {
         });
         switching()
     });
-    let app = routes()
-        .route("/upgrade", route)
-        .layer(DrainLayer::new(ctl.clone()));
-    let (connector, server) = start(&ctl, app);
+    let (connector, server) = start(&ctl, app_with(&ctl, "/upgrade", route));
     let mut client = connector.http1();
     client.send(UPGRADE).await;
     held.entered.happened().await;

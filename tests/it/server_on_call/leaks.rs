@@ -44,8 +44,7 @@ async fn an_application_is_freed_however_its_server_ends() {
     // Dropped half way, with connections of every kind.
     let ctl = within(1_000);
     let (app, weak) = held_by(self::app(&ctl));
-    let (door, listener) = pipes();
-    let server = tokio::spawn(serve(listener, app, ctl.clone()).into_future());
+    let (door, server) = start(&ctl, app);
     let mut clients = [connect(&door, 0), connect(&door, 1), connect(&door, 2)];
     clients[0].write_all(GET).await.unwrap();
     clients[1].write_all(b"GE").await.unwrap();
@@ -60,11 +59,7 @@ async fn an_application_is_freed_however_its_server_ends() {
 #[test]
 fn a_runtime_that_goes_in_the_middle_ends_the_shutdown() {
     let ctl = within(2_000);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = threads(2);
     let (door, listener) = pipes();
     let waiting = ctl.clone();
     let clients = runtime.block_on(async {

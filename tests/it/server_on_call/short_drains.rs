@@ -9,24 +9,26 @@ async fn a_silent_h2_client_does_not_hold_a_short_drain() {
     assert!(report.is_graceful(), "{report}");
 }
 
-/// The grace is over, and then the closing has another one.
-#[tokio::test(start_paused = true)]
-async fn two_bytes_do_not_hold_a_short_drain() {
-    let ctl = within(2_000);
-    let (door, listener) = pipes();
-    let server = tokio::spawn(serve(listener, app(&ctl), ctl.clone()).into_future());
+async fn end_with_two_bytes(total: u64) -> ShutdownReport {
+    let ctl = within(total);
+    let (door, server) = start(&ctl, app(&ctl));
     let mut client = connect(&door, 0);
     client.write_all(b"GE").await.unwrap();
     sleep(ms(10)).await;
     ctl.trigger(ShutdownReason::Manual);
-    let report = server.await.unwrap();
+    server.await.unwrap()
+}
+
+/// The grace is over, and then the closing has another one.
+#[tokio::test(start_paused = true)]
+async fn two_bytes_do_not_hold_a_short_drain() {
+    let report = end_with_two_bytes(2_000).await;
     assert!(report.is_graceful(), "{report}");
 }
 
 async fn answer_to_half_a_head() -> String {
     let ctl = within(30_000);
-    let (door, listener) = pipes();
-    let _server = tokio::spawn(serve(listener, app(&ctl), ctl.clone()).into_future());
+    let (door, _server) = start(&ctl, app(&ctl));
     let mut client = connect(&door, 0);
     let (begin, rest) = GET.split_at(2);
     client.write_all(GET).await.unwrap();
@@ -49,15 +51,7 @@ async fn half_a_head_behind_a_request_has_the_grace_too() {
 /// As above: two bytes have the grace, and not twice the grace.
 #[tokio::test(start_paused = true)]
 async fn two_bytes_have_one_grace() {
-    let ctl = within(30_000);
-    let (door, listener) = pipes();
-    let server = tokio::spawn(serve(listener, app(&ctl), ctl.clone()).into_future());
-    let mut client = connect(&door, 0);
-    client.write_all(b"GE").await.unwrap();
-    sleep(ms(10)).await;
-    ctl.trigger(ShutdownReason::Manual);
-    let report = server.await.unwrap();
-    let took = report.duration();
+    let took = end_with_two_bytes(30_000).await.duration();
     assert!(took < ms(1_100), "{took:?}");
 }
 
@@ -80,8 +74,7 @@ async fn two_bytes_have_the_time_for_a_head() {
 
 async fn end_with_an_idle_client_after(request: &[u8], total: u64) -> ShutdownReport {
     let ctl = within(total);
-    let (door, listener) = pipes();
-    let server = tokio::spawn(serve(listener, app(&ctl), ctl.clone()).into_future());
+    let (door, server) = start(&ctl, app(&ctl));
     let mut client = connect(&door, 0);
     client.write_all(request).await.unwrap();
     assert!(read_until(&mut client, HELLO).await.ends_with(HELLO));

@@ -7,9 +7,8 @@ use super::*;
 #[tokio::test(start_paused = true)]
 async fn a_tunnel_that_is_closed_in_one_direction_loses_nothing_in_the_other() {
     let ctl = within(10_000);
-    let (door, listener) = pipes();
     let (app, mut tunnels) = tunnels(&ctl);
-    let _server = tokio::spawn(serve(listener, app, ctl.clone()).into_future());
+    let (door, _server) = start(&ctl, app);
     let (mut client, mut server_side) = tunnel(&door, &mut tunnels).await;
     client.write_all(b"before, ").await.unwrap();
     let far = tokio::spawn(async move {
@@ -33,9 +32,8 @@ async fn is_closed(mut tunnel: Tunnel) -> bool {
 #[tokio::test(start_paused = true)]
 async fn dropping_the_server_closes_its_tunnels_too() {
     let ctl = within(10_000);
-    let (door, listener) = pipes();
     let (app, mut tunnels) = tunnels(&ctl);
-    let server = tokio::spawn(serve(listener, app, ctl.clone()).into_future());
+    let (door, server) = start(&ctl, app);
     let (_client, server_side) = tunnel(&door, &mut tunnels).await;
     server.abort();
     assert!(server.await.unwrap_err().is_cancelled());
@@ -48,9 +46,8 @@ async fn a_force_closes_tunnels_also_without_a_reserve() {
     let ctl = ctl(ShutdownConfig::default()
         .shutdown_timeout(ms(500))
         .cleanup_reserve(Duration::ZERO));
-    let (door, listener) = pipes();
     let (app, mut tunnels) = tunnels(&ctl);
-    let server = tokio::spawn(serve(listener, app, ctl.clone()).into_future());
+    let (door, server) = start(&ctl, app);
     let (_client, server_side) = tunnel(&door, &mut tunnels).await;
     ctl.trigger(ShutdownReason::Manual);
     server.await.unwrap();
@@ -61,9 +58,8 @@ async fn a_force_closes_tunnels_also_without_a_reserve() {
 #[tokio::test(start_paused = true)]
 async fn a_tunnel_that_is_cut_is_counted_once() {
     let ctl = within(2_000);
-    let (door, listener) = pipes();
     let (app, mut tunnels) = tunnels(&ctl);
-    let server = tokio::spawn(serve(listener, app, ctl.clone()).into_future());
+    let (door, server) = start(&ctl, app);
     let (_client, mut server_side) = tunnel(&door, &mut tunnels).await;
     let user = tokio::spawn(async move { server_side.read(&mut [0; 8]).await });
     assert_eq!(ctl.in_flight(), 1);

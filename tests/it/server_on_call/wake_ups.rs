@@ -45,8 +45,7 @@ async fn a_client_that_asks_when_the_lame_duck_begins_is_not_asked_to_leave_at_o
     let ctl = ctl(ShutdownConfig::default()
         .shutdown_timeout(ms(60_000))
         .lame_duck(ms(30_000)));
-    let (door, listener) = pipes();
-    let server = tokio::spawn(serve(listener, app(&ctl), ctl.clone()).into_future());
+    let (door, server) = start(&ctl, app(&ctl));
     let _first = connect(&door, 0);
     let mut client = connect(&door, 1); // whose moment is at 0.3 of the window
     client.write_all(GET).await.unwrap();
@@ -66,8 +65,7 @@ async fn a_drain_goes_by_its_own_deadlines_and_not_by_those_of_one_called_off() 
         let ctl = ctl(ShutdownConfig::default()
             .shutdown_timeout(ms(30_000))
             .lame_duck(ms(24_900)));
-        let (door, listener) = pipes();
-        let server = tokio::spawn(serve(listener, app(&ctl), ctl.clone()).into_future());
+        let (door, server) = start(&ctl, app(&ctl));
         if is_second {
             ctl.trigger(ShutdownReason::Manual);
             sleep(ms(24_880)).await;

@@ -2,17 +2,23 @@
 
 use super::*;
 
+/// A start-up whose shutdown has little time, and a runtime for it.
+fn soon_over() -> (Runtime, Startup) {
+    let runtime = threads(2);
+    let config = ShutdownConfig::default()
+        .shutdown_timeout(ms(1_500))
+        .cleanup_reserve(ms(1_300));
+    let startup = {
+        let _entered = runtime.enter();
+        Startup::new(config).unwrap()
+    };
+    (runtime, startup)
+}
+
 /// A start that blocks its thread until it is let go, past the end of the rollback.
 fn blocked_start() -> (Result<(), StartupError>, u32, StartupError) {
     in_time(|| {
-        let runtime = threads(2);
-        let config = ShutdownConfig::default()
-            .shutdown_timeout(ms(1_500))
-            .cleanup_reserve(ms(1_300));
-        let mut startup = {
-            let _entered = runtime.enter();
-            Startup::new(config).unwrap()
-        };
+        let (runtime, mut startup) = soon_over();
         let ctl = startup.controller();
         let (entered, blocks) = mpsc::channel();
         let (release, blocked) = mpsc::channel::<()>();
@@ -59,14 +65,7 @@ fn a_service_that_is_started_after_the_rollback_is_not_handed_out() {
 #[test]
 fn a_service_that_is_started_late_outside_the_runtime_is_stopped_as_well() {
     in_time(|| {
-        let runtime = threads(2);
-        let config = ten_seconds()
-            .shutdown_timeout(ms(1_500))
-            .cleanup_reserve(ms(1_300));
-        let mut startup = {
-            let _entered = runtime.enter();
-            Startup::new(config).unwrap()
-        };
+        let (runtime, mut startup) = soon_over();
         let ctl = startup.controller();
         let (entered, blocks) = mpsc::channel();
         let (release, blocked) = mpsc::channel::<()>();
