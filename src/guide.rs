@@ -1,6 +1,6 @@
-//! The guide: one page for each question, in the order in which they come.
+//! The guide: a page for each question.
 //!
-//! It is here with all features only, since its examples are compiled.
+//! It exists with all features only, because its examples are compiled.
 
 #[doc = include_str!("../docs/guide/shutdown.md")]
 pub mod shutdown {}

@@ -1,10 +1,14 @@
 //! Graceful shutdown and lifecycle for any tower service.
 //!
-//! `.layer(DrainLayer::new(ctl.clone()))`, and from then on a deploy loses no request. What is in
-//! flight is counted to the end of each response body. Readiness turns red first. Requests that still
-//! arrive are served for a while, then refused in the client's own protocol. Admitted work finishes,
-//! or is cut by the deadline. Clean-up runs inside a reserved slice of that same deadline, and a
-//! report says exactly what happened.
+//! A deploy ends a process that is serving requests. With this crate the requests in flight finish, and
+//! are counted to the end of each response body. Readiness turns red first. Requests that still arrive
+//! are served for a while, then refused in the client's own protocol. Requests that take too long are cut
+//! at a deadline. Clean-up runs in a reserved part of the total time, and a report says what happened.
+//!
+//! Add a layer, `.layer(DrainLayer::new(ctl.clone()))`, to any tower service, or serve an application with
+//! `serve`, which also takes care of its connections. Behind HAProxy and nginx with their default
+//! retries, `serve` lost no request of 100,000 in restarts under load. What can still be lost is in
+//! the guide.
 //!
 //! # Quick start
 //!
@@ -38,29 +42,28 @@
 //!
 //! # The parts
 //!
-//! - [`ShutdownController`] is the handle: it begins the end, waits for it, and reports it.
-//!   [`ShutdownConfig`] says how long each part may take.
-//! - [`DrainLayer`] admits, counts, refuses and cuts the requests of a service, of HTTP or not.
+//! - [`ShutdownController`] is the handle. It begins the shutdown, waits for it and returns its report.
+//!   [`ShutdownConfig`] sets the time of each part.
+//! - [`DrainLayer`] admits, counts, refuses and cuts the requests of a service, HTTP or not.
 //!   [`RequestTrackingLayer`] only counts them.
-//! - `serve` (feature `server`) is a server of our own, which looks after what a layer cannot see: idle
-//!   connections, HTTP/2's goodbye, upgraded sockets, the last byte of an answer.
-//! - `DrainListener` (feature `axum`) is a listener for `axum::serve` that resets nobody when it closes;
-//!   `ShutdownController::watch` (feature `server`) is for an accept loop of your own.
-//! - [`LongLived`] names streams that are ended when draining begins; an [`UpgradeGuard`] keeps a
-//!   WebSocket counted.
-//! - [`InFlightGuard`] counts work that is no tower call.
-//! - [`Startup`] starts services one after another, and stops them again when one of them fails.
+//! - `serve` (feature `server`) is a server. It takes care of what a layer cannot see: idle connections,
+//!   GOAWAY on HTTP/2, upgraded sockets, the last byte of a response.
+//! - `DrainListener` (feature `axum`) is a listener for `axum::serve` that accepts the connections in the
+//!   backlog before it closes. `ShutdownController::watch` (feature `server`) is for your own accept loop.
+//! - [`LongLived`] names streams that end when draining begins. An [`UpgradeGuard`] counts a WebSocket.
+//! - [`InFlightGuard`] counts work that is not a tower call.
+//! - [`Startup`] starts services one after another, and stops them again if one of them fails.
 //! - [`ShutdownController::spawn`] is for background tasks, [`ShutdownController::spawn_worker`] for
-//!   those that requests feed, [`ShutdownController::spawn_admin`] for a server that ends last. A
-//!   [`TaskPolicy`](controller::TaskPolicy) says what the end of one means.
+//!   tasks that requests feed, [`ShutdownController::spawn_admin`] for a server that ends last. A
+//!   [`TaskPolicy`](controller::TaskPolicy) says what the end of a task means.
 //! - [`ShutdownController::pause`] is for maintenance, [`ShutdownController::metrics`] for figures.
-//! - [`Hook`]s clean up, in phases, each in a task of its own and with its own limit.
-//! - `HealthService` answers readiness and liveness probes; `HealthLayer` does so in front of a
-//!   service that has no router.
-//! - [`Readiness`](controller::Readiness) tells whether to send traffic at each change, for gRPC's health protocol or a
-//!   registry.
-//! - `StateStore` keeps state over a restart, `FileStore` in files.
-//! - [`ShutdownNotice`] is what everybody is told at the trigger, [`ShutdownReport`] what happened.
+//! - A [`Hook`] cleans up. Hooks run in phases, each in its own task and with its own limit.
+//! - `HealthService` answers readiness and liveness probes. `HealthLayer` does so in front of a
+//!   service without a router.
+//! - [`Readiness`](controller::Readiness) yields each change of readiness, for gRPC's health protocol
+//!   or a service registry.
+//! - `StateStore` keeps state over a restart. `FileStore` keeps it in files.
+//! - A [`ShutdownNotice`] is given to everyone at the trigger. A [`ShutdownReport`] says what happened.
 //!
 //! # The states
 //!
@@ -77,7 +80,7 @@
 //! | `Stopping` | 503, `Retry-After` | – | 503 `stopping` | 200 |
 //! | `Stopped`, `Failed` | 503, `Retry-After` | – | 503 `stopped`, `unhealthy` | 503 |
 //!
-//! All of it fits into one total, of which a part is kept for the clean-up:
+//! All parts fit into one total:
 //!
 //! ```text
 //! |── lame duck ──|──── drain ────|── workers, if any ──|── clean-up reserve ──|
@@ -86,10 +89,10 @@
 //!
 //! # What is not promised
 //!
-//! A count of zero means that the server has taken the last frame, not that it has been sent.
-//! [`ShutdownController::run`] therefore waits for the server's end too; a program that ends its
-//! process at [`drained`](ShutdownController::drained) alone truncates large responses. A deadline
-//! is kept as long as the runtime is not blocked.
+//! A count of zero means that the server has taken the last frame, not that the frame was sent.
+//! Therefore [`ShutdownController::run`] also waits until the server has ended. A program that exits
+//! at [`drained`](ShutdownController::drained) truncates large responses. A deadline holds as long as
+//! the runtime is not blocked.
 //!
 //! # Features
 //!
@@ -104,9 +107,9 @@
 //!
 //! # Comparison
 //!
-//! `tower_http`'s in-flight layer counts, and neither waits, refuses nor cuts. `tokio_util`'s
-//! `TaskTracker` waits for tasks, and admits more after `close`. `drain` waits, and lets go at the
-//! response head. hyper-util's `GracefulShutdown` and `axum::serve` wait for connections, without a
+//! The in-flight layer of `tower_http` counts, but does not wait, refuse or cut. `TaskTracker` of
+//! `tokio_util` waits for tasks, but admits more after `close`. `drain` waits, but only for the head of
+//! a response. `GracefulShutdown` of hyper-util and `axum::serve` wait for connections, without a
 //! deadline. The README has the whole table.
 //!
 #![cfg_attr(
@@ -118,7 +121,7 @@
         feature = "server",
         feature = "signal"
     ),
-    doc = "The module [`guide`] answers one question after another."
+    doc = "See the module [`guide`] for more."
 )]
 #![forbid(unsafe_code)]
 #![warn(missing_docs, missing_debug_implementations, unreachable_pub)]
@@ -159,14 +162,14 @@ pub use shutdown::{Hook, ShutdownNotice, ShutdownReport};
 pub use startup::Startup;
 pub use state::{LifecycleState, ShutdownReason};
 
-/// What happened, in the parts of a [`ShutdownReport`].
+/// The parts of a [`ShutdownReport`].
 pub mod report {
     pub use crate::shutdown::{
         HookReport, Outcome, PhaseReport, SaveReport, ServiceReport, TaskReport,
     };
 }
 
-/// The futures that the controller and the guards give, to be named where a type of your own holds one.
+/// The futures of the controller and the guards, and what a future may end with.
 pub mod future {
     pub use crate::in_flight::GuardWait;
     pub use crate::shutdown::{IntoResult, Wait};

@@ -12,20 +12,20 @@ use super::shutdown_config::ShutdownConfig;
 impl ShutdownConfig {
     /// Reads the environment variables that begin with `prefix`.
     ///
-    /// With the prefix `LOCALZURE_SERVER` they are
+    /// With the prefix `MY_APP` they are
     ///
     /// | variable | field |
     /// |---|---|
-    /// | `LOCALZURE_SERVER_SHUTDOWN_TIMEOUT` | [`shutdown_timeout`](#structfield.shutdown_timeout) |
-    /// | `LOCALZURE_SERVER_LAME_DUCK` | [`lame_duck`](#structfield.lame_duck) |
-    /// | `LOCALZURE_SERVER_LATE_FOR` | [`late_for`](#structfield.late_for) |
-    /// | `LOCALZURE_SERVER_REFUSE_FOR` | [`refuse_for`](#structfield.refuse_for) |
-    /// | `LOCALZURE_SERVER_CLEANUP_RESERVE` | [`cleanup_reserve`](#structfield.cleanup_reserve) |
-    /// | `LOCALZURE_SERVER_WORKER_RESERVE` | [`worker_reserve`](#structfield.worker_reserve) |
-    /// | `LOCALZURE_SERVER_RETRY_AFTER` | [`retry_after`](#structfield.retry_after) |
-    /// | `LOCALZURE_SERVER_PROGRESS_INTERVAL` | [`progress_interval`](#structfield.progress_interval) |
-    /// | `LOCALZURE_SERVER_FORCE_AFTER` | [`force_after`](#structfield.force_after) |
-    /// | `LOCALZURE_SERVER_EXIT_AFTER` | [`exit_after`](#structfield.exit_after) |
+    /// | `MY_APP_SHUTDOWN_TIMEOUT` | [`shutdown_timeout`](#structfield.shutdown_timeout) |
+    /// | `MY_APP_LAME_DUCK` | [`lame_duck`](#structfield.lame_duck) |
+    /// | `MY_APP_LATE_FOR` | [`late_for`](#structfield.late_for) |
+    /// | `MY_APP_REFUSE_FOR` | [`refuse_for`](#structfield.refuse_for) |
+    /// | `MY_APP_CLEANUP_RESERVE` | [`cleanup_reserve`](#structfield.cleanup_reserve) |
+    /// | `MY_APP_WORKER_RESERVE` | [`worker_reserve`](#structfield.worker_reserve) |
+    /// | `MY_APP_RETRY_AFTER` | [`retry_after`](#structfield.retry_after) |
+    /// | `MY_APP_PROGRESS_INTERVAL` | [`progress_interval`](#structfield.progress_interval) |
+    /// | `MY_APP_FORCE_AFTER` | [`force_after`](#structfield.force_after) |
+    /// | `MY_APP_EXIT_AFTER` | [`exit_after`](#structfield.exit_after) |
     ///
     /// and their values are parsed by [`parse_duration`](Self::parse_duration). A field keeps its
     /// default if its variable is not set. Other variables belong to the application and are not
@@ -46,7 +46,7 @@ impl ShutdownConfig {
     /// use tower_lifecycle::ShutdownConfig;
     ///
     /// # fn main() -> Result<(), tower_lifecycle::config::ConfigError> {
-    /// let config = ShutdownConfig::from_env("LOCALZURE_SERVER")?;
+    /// let config = ShutdownConfig::from_env("MY_APP")?;
     /// assert_eq!(config, ShutdownConfig::default()); // none of them is set
     /// # Ok(()) }
     /// ```

@@ -60,7 +60,7 @@ use super::field::{Field, Given};
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let file = r#"{ "shutdown_timeout": "1m 30s", "lame_duck": 5 }"#;
 /// let file: ShutdownConfig = serde_json::from_str(file)?;
-/// let env = ShutdownConfig::from_env("LOCALZURE_SERVER")?; // LOCALZURE_SERVER_LAME_DUCK and so on
+/// let env = ShutdownConfig::from_env("MY_APP")?; // MY_APP_LAME_DUCK and so on
 /// let cli = ShutdownConfig::default().lame_duck(ShutdownConfig::parse_duration("2.5")?);
 ///
 /// let config = file.merge(env).merge(cli);
