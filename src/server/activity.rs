@@ -48,8 +48,8 @@ pub(super) struct Activity {
 struct Quiet {
     /// When the last response ended.
     since: Option<Instant>,
-    /// When the last owed response ended.
-    owed_ended: Option<Instant>,
+    /// When a response last ended, or when the last owed one was sent.
+    progress: Option<Instant>,
     /// The connection's task, which waits for that.
     waker: Option<Waker>,
 }
@@ -188,14 +188,14 @@ impl Activity {
     pub(super) fn note_unsent(&self, unsent: bool) {
         self.unsent.store(unsent, Ordering::Relaxed);
         if !unsent {
-            self.note_ended(|quiet| &mut quiet.owed_ended);
+            self.note_ended(|quiet| &mut quiet.progress);
         }
     }
 
-    /// Returns when the last owed response was sent, if responses already said then that the connection
-    /// will be closed.
-    pub(super) fn owed_ended_at(&self) -> Option<Instant> {
-        lock(&self.quiet).owed_ended
+    /// Returns when the peer last took the rest of a response, if responses already said then that the
+    /// connection will be closed.
+    pub(super) fn progress_at(&self) -> Option<Instant> {
+        lock(&self.quiet).progress
     }
 
     pub(super) fn quiet_since(&self) -> Option<Instant> {
@@ -340,13 +340,11 @@ impl Drop for UnderWay {
         // AcqRel: pairs with the AcqRel in `wake_when_quiet`.
         let part = part(self.is_owed);
         let left = self.activity.under_way.fetch_sub(part, Ordering::AcqRel) - part;
-        if self.is_owed {
-            if self.is_handed_over() {
-                self.activity.handed_over.store(true, Ordering::Relaxed);
-            }
-            if left < OWED {
-                self.activity.note_ended(|quiet| &mut quiet.owed_ended);
-            }
+        if self.is_owed && self.is_handed_over() {
+            self.activity.handed_over.store(true, Ordering::Relaxed);
+        }
+        if !self.is_owed || left < OWED {
+            self.activity.note_ended(|quiet| &mut quiet.progress);
         }
         if left == 0 {
             self.activity.received.store(false, Ordering::Relaxed);

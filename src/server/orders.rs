@@ -339,8 +339,8 @@ impl<'a> Orders<'a> {
             return None;
         }
         let came_at = drain.since.max(self.accepted_at);
-        let owed_ended_at = activity.owed_ended_at();
-        let since = owed_ended_at.map_or(came_at, |ended_at| ended_at.max(came_at));
+        let progress_at = activity.progress_at();
+        let since = progress_at.map_or(came_at, |at| at.max(came_at));
         earlier(since.checked_add(self.grace), drain.quiet_until)
     }
 

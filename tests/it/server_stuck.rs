@@ -165,3 +165,31 @@ async fn an_admitted_answer_that_is_only_buffered_is_waited_for() {
     drop(client);
     server.graceful().await;
 }
+
+/// A client that reads one refusal after another is not stuck, however long that takes in all.
+#[tokio::test(start_paused = true)]
+async fn refusals_that_are_read_slowly_are_waited_for() {
+    let (ctl, connector, server) = serve();
+    let mut client = Http2::new(connector.pipe(SOCKET), WINDOW_ZERO).await;
+    client.send(Frame::get(1, "/")).await;
+    client.send(Frame::window(1, 100)).await;
+    assert_eq!(client.answer(1).await.unwrap(), b"hello");
+    ctl.trigger(MANUAL);
+    sleep(100 * MS).await;
+    for stream in [3, 5, 7, 9] {
+        client.send(Frame::get(stream, "/")).await;
+    }
+    for stream in [3, 5, 7, 9] {
+        sleep(800 * MS).await;
+        client.send(Frame::window(stream, 100)).await;
+        loop {
+            let frame = client.next().await;
+            let frame = frame.unwrap_or_else(|| panic!("closed before the answer on {stream}"));
+            if frame.stream == stream && frame.ends() {
+                break;
+            }
+        }
+    }
+    drop(client);
+    server.graceful().await;
+}
