@@ -1,8 +1,9 @@
-//! What a second core costs: the same requests on one thread, and on two, four and eight at a time.
+//! The cost of a second core: the same requests on one thread, and on two, four and eight at a
+//! time.
 //!
-//! A layer that counts in one place has its cores fight for that cache line, and each request gets
-//! dearer with every core. The ratio of two threads over one shows it, to be read against that of
-//! the bare service, which has nothing to fight for.
+//! If a layer counts in one place, all cores share that cache line, and each request gets more
+//! expensive with every core. The ratio of two threads to one shows it. Compare it with the ratio
+//! of the bare service, which shares nothing.
 //!
 //! ```text
 //! cargo bench -p benches --bench contention            # two minutes
@@ -10,13 +11,14 @@
 //! ```
 //!
 //! Every thread has a clone of the service, as a connection has, and calls a clone of that for each
-//! request, as servers do. What is shown is the processor time per request and thread: where there are
-//! more threads than cores, it leaves out the waiting for a core, but no more of them fight at once than
-//! there are cores. So four and eight threads on two cores say nothing of four and eight cores.
+//! request, as servers do. The figures are CPU time per request and thread. With more threads than
+//! cores, this leaves out the waiting for a core, but only as many threads as cores run at once. So
+//! four and eight threads on two cores say nothing about four and eight cores.
 //!
-//! The candidates take turns, round after round, so that a busy moment of the machine hits all of
-//! them. A round counts only if the two cores were two before and after it: those of a virtual machine
-//! may be threads of one. A measurement of two threads counts only if neither was kept from its core.
+//! The candidates take turns, round after round, so that a busy moment of the machine affects all
+//! of them. A round counts only if the two processors were two cores before and after it: those of
+//! a virtual machine may be threads of one core. A measurement of two threads counts only if
+//! neither had to wait for its core.
 
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -43,31 +45,31 @@ use results::{Contended, Contention, Watched};
 use stats::Median;
 
 const THREADS: [usize; 4] = [1, 2, 4, 8];
-/// The processor time that each thread has in each measurement.
+/// The CPU time of each thread in each measurement.
 const SPAN: Duration = Duration::from_millis(3);
 const BATCH: u32 = 200;
-/// The part of the time during which a thread has to be on its core.
+/// The fraction of the time during which a thread has to be on its core.
 const UNDISTURBED: f64 = 0.95;
-/// How often two threads are measured in a round, until they are.
+/// How many times a measurement of two threads is tried in a round.
 const TRIES: usize = 8;
 
-/// So many requests, one after the other, on one thread.
+/// Sends a number of requests, one after the other, on one thread.
 type Work = Box<dyn FnMut(u32) + Send>;
 
 struct Candidate {
     name: &'static str,
-    /// Makes the work of one more thread.
+    /// Makes the work for one more thread.
     connect: Box<dyn Fn() -> Work + Sync>,
     /// In ns, a column for each number of threads.
     ns: [Vec<f64>; THREADS.len()],
-    /// Two threads over one.
+    /// Two threads relative to one.
     ratios: Vec<f64>,
 }
 
-/// What was measured on one thread among others.
+/// The measurement of one of several threads.
 struct Sample {
     ns: f64,
-    /// The part of the time during which it was on its core.
+    /// The fraction of the time during which it was on its core.
     presence: f64,
 }
 
@@ -84,7 +86,7 @@ fn main() {
 
     let [mut kept, mut dropped_rounds, mut dropped_samples] = [0; 3];
     while kept < rounds && dropped_rounds < 4 * rounds {
-        // Another one begins each time.
+        // A different candidate begins each round.
         let turn = (kept + dropped_rounds) % candidates.len();
         candidates.rotate_left(turn);
         let two = two_cores(&processors);
@@ -194,7 +196,7 @@ impl Candidate {
         self.ratios.push(two / one);
     }
 
-    /// With more threads than two.
+    /// With more than two threads.
     fn measure_more(&mut self, processors: &[usize]) {
         for (column, threads) in THREADS.into_iter().enumerate().skip(2) {
             let samples = measure(self, threads, processors);
@@ -214,7 +216,7 @@ impl Candidate {
 
 // ===== measuring =====
 
-/// Gives the mean of threads none of which was kept from its core.
+/// Returns the mean over the threads, if none of them had to wait for its core.
 fn undisturbed(candidate: &Candidate, threads: usize, processors: &[usize]) -> Option<f64> {
     (0..TRIES).find_map(|_| {
         let samples = measure(candidate, threads, processors);
@@ -223,12 +225,12 @@ fn undisturbed(candidate: &Candidate, threads: usize, processors: &[usize]) -> O
     })
 }
 
-/// Has so many threads work at once, each on the next processor.
+/// Runs the work on this many threads at once, each on the next processor.
 fn measure(candidate: &Candidate, threads: usize, processors: &[usize]) -> Vec<Sample> {
     let start = Barrier::new(threads);
     let over = AtomicBool::new(false);
-    // All end with the first, so that none is alone in the end. With more threads than processors
-    // each has to have its turn instead.
+    // All threads stop with the first, so that none runs alone at the end. With more threads than
+    // processors, each has to get its turn instead.
     let together = threads <= processors.len();
     let run = |number: usize| {
         pin(processors[number % processors.len()]);
@@ -266,7 +268,7 @@ fn mean(samples: &[Sample]) -> f64 {
     total / samples.len() as f64
 }
 
-/// What a request costs while a thread on another core reads the counts that it changes.
+/// The cost of a request while a thread on another core reads the counts that it changes.
 fn watched(processors: &[usize]) -> Option<Watched> {
     let &[first, second, ..] = processors else {
         return None;

@@ -1,16 +1,16 @@
-//! How long after its deadline a shutdown ends, in real time: with a hook that never ends, and with a
-//! guard that is never dropped besides.
+//! How long after its deadline a shutdown ends, in real time: with a hook that never ends, and with
+//! a guard that is never dropped as well.
 //!
 //! ```text
 //! cargo bench -p benches --bench deadline            # a minute and a half
 //! cargo bench -p benches --bench deadline -- --quick
 //! ```
 //!
-//! Each run has a runtime of its own with two workers. What is shown is the time from the deadline to
-//! the report in the hands of the one who waits for it. A guard alone does not hold a shutdown to its
-//! deadline, since it is cut when the drain's own is over: there it is the time from that to the cut.
-//! The cases take turns with a bare timer of the runtime, which says how much of all this is the
-//! runtime's and the machine's.
+//! Each run has its own runtime with two workers. The figures are the time from the deadline until
+//! the waiter has the report. A guard alone does not hold a shutdown until its deadline, since it
+//! is cut when the drain's own time is over. In that case the figure is the time from then to the
+//! cut. The cases take turns with a bare timer of the runtime, which shows how much of the delay
+//! comes from the runtime and the machine. runtime's and the machine's.
 
 use std::future::pending;
 use std::time::Duration;
@@ -77,9 +77,9 @@ impl Case {
         }
     }
 
-    /// Gives by how many milliseconds this run was late.
+    /// Returns by how many milliseconds this run was late.
     fn run(self, number: u64) -> f64 {
-        // Not always the same, so that no rhythm of the machine is met each time.
+        // The time varies, so that it does not coincide with a rhythm of the machine.
         let total = Duration::from_millis(100 + number % 7);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
@@ -100,10 +100,10 @@ impl Case {
     }
 }
 
-/// Each gives when it was due, and when it was there.
+/// Each returns when it was due, and when it ended.
 async fn timer(total: Duration) -> (Instant, Instant) {
     let due = Instant::now() + total;
-    // In a task, as a shutdown is, with one that waits for it.
+    // In a task, as a shutdown is, with a waiter.
     let timer = tokio::spawn(tokio::time::sleep_until(due));
     timer.await.expect("no panic in a timer");
     (due, Instant::now())

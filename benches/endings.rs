@@ -1,18 +1,18 @@
-//! What a shutdown meets, and how it ends: our ways to serve beside those of others.
+//! How a shutdown ends with difficult clients and handlers: this crate's servers and others.
 //!
 //! ```text
 //! cargo bench -p benches --bench endings        # takes a minute
 //! ```
 //!
-//! Each case has a runtime and a server of its own on loopback, and one client of HTTP/1 that stands in
-//! the way of the end. Servers that have a deadline get one second; the end of each is waited for
-//! five. The table says when the server's future ended, what its client saw, and whether what the
-//! handler held, be it in its future or in the body of its response, was dropped by then and one
+//! Each case has its own runtime and server on loopback, and one HTTP/1 client that delays the end.
+//! Servers with a deadline get one second. The bench waits five seconds for the end of each server.
+//! The table shows when the server's future ended, what its client received, and whether the
+//! handler's state, in its future or in the body of its response, was dropped by then and one
 //! second later. Times are counted from the trigger.
 //!
-//! A program commonly closes its pools and ends when its server's future has ended. Here the runtime
-//! lives on for that second, so that what was left running can be seen: clients that do not read
-//! begin to read after it, and see whether they are still being served.
+//! A program usually closes its pools and ends when its server's future has ended. Here the runtime
+//! continues for that second, to show what was left running. Clients that do not read start reading
+//! after it, and show whether they are still being served.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -37,15 +37,15 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{sleep, timeout};
 use tower_lifecycle::{DrainLayer, ShutdownConfig, ShutdownController, ShutdownReason, serve};
 
-/// What servers that have a deadline are given.
+/// The deadline of servers that have one.
 const DEADLINE: Duration = Duration::from_secs(1);
-/// How long the end of a server is waited for.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// How much longer it is watched what goes on.
+/// How long to wait for the end of a server.
+const END_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long to observe after the end of a server.
 const AFTERWARDS: Duration = Duration::from_secs(1);
-/// How long a server has to take in what its client did, where nothing tells.
+/// How long a server gets to process its client's input, where nothing signals it.
 const SETTLING: Duration = Duration::from_millis(200);
-/// The most that a case may take.
+/// The time limit of a case.
 const LIMIT: Duration = Duration::from_secs(20);
 
 const MIB: usize = 1 << 20;
@@ -68,7 +68,7 @@ const SCENARIOS: [Scenario; 6] = [
     Scenario::Upgraded,
 ];
 
-/// A way to serve.
+/// A server to compare.
 #[derive(Clone, Copy)]
 enum Way {
     OurServe,
@@ -88,7 +88,7 @@ enum Scenario {
     Upgraded,
 }
 
-/// What was measured of one case.
+/// The measurements of one case.
 struct Row {
     ended: Option<Duration>,
     client: Sight,
@@ -134,7 +134,7 @@ async fn measure(way: Way, scenario: Scenario) -> Row {
         let held = held.clone();
         async move {
             serving.await;
-            // Here, before another task of this runtime is told that it has ended.
+            // Measured here, before another task of this runtime learns of the end.
             (Instant::now(), held.fate())
         }
     });
@@ -151,14 +151,14 @@ async fn measure(way: Way, scenario: Scenario) -> Row {
             let enough = async { has_enough.await.expect("it is sent below") };
             return look(stream, began, enough).await;
         }
-        // It reads after all when everything else has been seen: is it still being answered?
+        // Starts to read after everything else is observed: is it still being served?
         has_enough.await.expect("it is sent below");
         let mut sight = look(stream, began, sleep(2 * AFTERWARDS)).await;
         sight.when = None;
         sight
     });
 
-    let ended = timeout(PATIENCE, &mut serving).await.ok();
+    let ended = timeout(END_TIMEOUT, &mut serving).await.ok();
     let ended = ended.map(|ended| ended.expect("the server does not panic"));
     let fate = held.fate();
     sleep(AFTERWARDS).await;
@@ -174,7 +174,7 @@ async fn measure(way: Way, scenario: Scenario) -> Row {
 
 // ===== the app =====
 
-/// Whether what handlers hold is still there.
+/// Tracks whether the handler's state still exists.
 #[derive(Clone)]
 struct Held {
     made: Arc<AtomicUsize>,
@@ -296,7 +296,7 @@ impl Way {
     }
 }
 
-/// The layer, under our own server.
+/// The layer with this crate's server.
 async fn our_serve(listener: TcpListener, app: Router, triggered: impl Future<Output = ()>) {
     let ctl = controller();
     let app = app.layer(DrainLayer::new(ctl.clone()));
@@ -306,7 +306,7 @@ async fn our_serve(listener: TcpListener, app: Router, triggered: impl Future<Ou
     });
 }
 
-/// The layer alone, under `axum::serve`.
+/// The layer alone, with `axum::serve`.
 async fn our_layer(listener: TcpListener, app: Router, triggered: impl Future<Output = ()>) {
     let ctl = controller();
     let app = app.layer(DrainLayer::new(ctl.clone()));
@@ -343,7 +343,7 @@ async fn axum_server(listener: TcpListener, app: Router, triggered: impl Future<
     ended.expect("nothing fails on loopback");
 }
 
-/// The loop of the documentation, with the limit that it shows.
+/// The loop of the documentation, with the limit shown there.
 async fn hyper_util(listener: TcpListener, app: Router, triggered: impl Future<Output = ()>) {
     let http = auto::Builder::new(TokioExecutor::new());
     let graceful = GracefulShutdown::new();
@@ -373,12 +373,12 @@ async fn hyper_util(listener: TcpListener, app: Router, triggered: impl Future<O
 struct Sight {
     bytes: Vec<u8>,
     end: Option<Result<(), ErrorKind>>,
-    /// Since the trigger; `None` if it did not look all the time.
+    /// Since the trigger; `None` if the client did not read all the time.
     when: Option<Duration>,
 }
 
 impl Scenario {
-    /// Does, up to the trigger, what the server is to cope with.
+    /// Does what the server has to cope with, up to the trigger.
     async fn stand_in_the_way(self, mut stream: TcpStream, held: &Held) -> TcpStream {
         let path = match self {
             Self::EndlessHandler => "/endless",
@@ -409,7 +409,7 @@ impl Scenario {
         if !matches!(self, Self::Idle) {
             held.entered.acquire().await.expect("open").forget();
         }
-        // Also until the buffers of the kernel are full, where nobody reads.
+        // Long enough to fill the kernel's buffers, if the client does not read.
         sleep(SETTLING).await;
         stream
     }
@@ -427,7 +427,7 @@ async fn read_until(stream: &mut TcpStream, end: &[u8]) {
     }
 }
 
-/// Reads until the connection ends, or has been looked at long enough.
+/// Reads until the connection ends, or the time limit is reached.
 async fn look(mut stream: TcpStream, began: Instant, enough: impl Future<Output = ()>) -> Sight {
     let mut bytes = Vec::new();
     let mut enough = pin!(enough);
@@ -446,7 +446,7 @@ async fn look(mut stream: TcpStream, began: Instant, enough: impl Future<Output 
 }
 
 impl Sight {
-    /// What the bytes are: the responses here are simple enough for it.
+    /// Classifies the bytes. The responses here are simple enough for this.
     fn content(&self) -> Option<String> {
         let bytes = &self.bytes;
         if bytes.is_empty() {
@@ -479,7 +479,7 @@ impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.ended {
             Some(after) => write!(f, "{} ms", after.as_millis())?,
-            None => write!(f, "not in {} s", PATIENCE.as_secs())?,
+            None => write!(f, "not in {} s", END_TIMEOUT.as_secs())?,
         }
         let Self {
             client,

@@ -1,14 +1,14 @@
-//! What a hundred thousand requests take of memory that are pending at once, each in a task of its own.
+//! The memory of a hundred thousand requests that are pending at once, each in its own task.
 //!
 //! ```text
 //! cargo bench -p benches --bench heap            # a few seconds
 //! cargo bench -p benches --bench heap -- --quick
 //! ```
 //!
-//! Heap is counted, not estimated, by an allocator that takes some time for it; so this is not part
-//! of `scale`, which measures time. Tokio's tasks come in steps of 128 bytes, and where a future is by
-//! chance near the end of a step says more than how much larger it is; so there is an average over
-//! services of eight different sizes, too.
+//! The heap is measured by a counting allocator. The allocator takes some time, so this is not part
+//! of `scale`, which measures time. Tokio's tasks grow in steps of 128 bytes. Where a future
+//! happens to be near the end of a step, the step matters more than the size of the future. So
+//! there is also an average over services of eight different sizes.
 
 mod common;
 #[path = "common/pending.rs"]
@@ -54,7 +54,7 @@ fn main() {
     results::write("heap", Heap { pending, ways });
 }
 
-/// In bytes per request, for services whose sizes are spread over one step of tokio's.
+/// In bytes per request, for services whose sizes are spread over one step of tokio's tasks.
 fn heap<W: Way>(pending: usize) -> HeapOf {
     let sizes = [
         bytes::<W, 0>(pending),
@@ -74,7 +74,7 @@ fn heap<W: Way>(pending: usize) -> HeapOf {
 }
 
 fn bytes<W: Way, const SIZE: usize>(pending: usize) -> f64 {
-    // Everything happens on this thread, whose allocations are counted.
+    // Everything runs on this thread, whose allocations are counted.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -1,19 +1,19 @@
-//! What a request costs in instructions, through each service that is compared, and through a whole
-//! server; and whether any of ours costs more than is recorded in `instructions.json`.
+//! The cost of a request in instructions, for each compared service and for a whole server. Fails
+//! if one of this crate's costs more than recorded in `instructions.json`.
 //!
 //! ```text
 //! cargo bench -p benches --bench instructions
 //! cargo bench -p benches --bench instructions -- --record
 //! ```
 //!
-//! It needs valgrind, and gungraun's runner in the version that is locked, in the `PATH`:
+//! It needs valgrind and gungraun's runner, in the locked version, in the `PATH`:
 //!
 //! ```text
 //! cargo install gungraun-runner --version =0.18.2
 //! ```
 //!
-//! Instructions are counted, not timed, and are the same at each run of the same program. They are
-//! others after another compiler, so that figures are compared only with those of the same one.
+//! Instructions are counted, not timed, and are the same in each run of the same program. They
+//! differ between compilers, so figures are compared only if the compiler is the same.
 
 mod common;
 #[path = "instructions/measuring.rs"]
@@ -39,7 +39,7 @@ use common::request::{self, Served};
 use measuring::{MEASURE, REQUESTS};
 use verdict::{Case, Figures, Verdict};
 
-/// A service that has been called before: what it makes once is made.
+/// A service that has been called before, so that one-time work is done.
 pub struct Warm {
     peer: Peer,
     waker: Waker,
@@ -54,7 +54,7 @@ impl Warm {
     }
 }
 
-/// What gungraun runs, each case in a process of its own under valgrind.
+/// The cases that gungraun runs, each in its own process under valgrind.
 mod suite {
     use gungraun::prelude::*;
     use gungraun::{Callgrind, Dhat};
@@ -84,7 +84,7 @@ mod suite {
         warm
     }
 
-    // A clone of it for each.
+    // A new clone for each request.
     #[library_benchmark]
     #[benches::cloned(iter = 0..peers::COUNT, setup = ready)]
     fn cloned(warm: Warm) -> Warm {
@@ -113,7 +113,7 @@ fn main() -> ExitCode {
         suite::run();
         return ExitCode::SUCCESS;
     }
-    // `cargo test --all-targets` starts it as well, and not to measure.
+    // `cargo test --all-targets` also starts it, but not to measure.
     if !args.iter().any(|arg| arg == "--bench") {
         return ExitCode::SUCCESS;
     }
@@ -126,14 +126,14 @@ fn main() -> ExitCode {
     }
 }
 
-/// Has the figures written to the file that they are compared with.
+/// Writes the figures to the file that later runs compare with.
 const RECORD: &str = "--record";
 
-/// Has gungraun measure, and compares.
+/// Runs gungraun, and compares.
 fn judge(mut args: Vec<String>) -> io::Result<ExitCode> {
     let is_to_record = args.iter().any(|arg| arg == RECORD);
     args.retain(|arg| arg != RECORD);
-    // What is no option of gungraun's names the cases that are to be measured.
+    // An argument that is not an option of gungraun selects the cases to measure.
     let are_all = args.iter().all(|arg| arg.starts_with("--"));
     if is_to_record && !are_all {
         return Err(io::Error::other("only all cases together are recorded"));
@@ -177,7 +177,7 @@ fn judge(mut args: Vec<String>) -> io::Result<ExitCode> {
     })
 }
 
-/// Has gungraun measure what is in a program, whose cases' ids `name` tells apart.
+/// Runs gungraun on a program; `name` maps the ids of its cases to names.
 fn measure(
     program: &Path,
     args: &[String],
@@ -196,7 +196,7 @@ fn measure(
     Ok(lines.lines().map(read).collect())
 }
 
-/// The group and the name of a service's case, whose id is the group and the service's number.
+/// Returns the group and the name of a service's case, from the group and the service's number.
 fn numbered(id: &str) -> (String, String) {
     let (group, number) = id.rsplit_once('_').expect("`benches` numbers its cases");
     let number: usize = number.parse().expect("`benches` numbers its cases");

@@ -1,11 +1,11 @@
-//! What a request costs in time, through each service that is compared; and what single calls cost.
+//! The cost of a request in time, for each compared service; and the cost of single calls.
 //!
 //! ```text
 //! cargo bench -p benches --bench layers
 //! ```
 //!
-//! Between two builds, equal code may be some nanoseconds apart: `bare again` shows it within one.
-//! The instructions of the same requests, which `instructions` counts, are exact.
+//! Equal code may differ by some nanoseconds between two builds. `bare again` shows the difference
+//! within one build. `instructions` counts the instructions of the same requests exactly.
 
 mod common;
 
@@ -24,17 +24,17 @@ use common::request::{self, Served};
 
 // ===== requests =====
 
-/// Answered at the first poll; the same service for each.
+/// Responds at the first poll; the same service for each request.
 fn ready(c: &mut Criterion) {
     compare(c, "ready", request::ready(), call);
 }
 
-/// Answered at the second poll.
+/// Responds at the second poll.
 fn pending_once(c: &mut Criterion) {
     compare(c, "pending_once", request::pending(1), call);
 }
 
-/// A clone of the service for each, as servers make it.
+/// A new clone of the service for each request, as servers make it.
 fn clone_and_ready(c: &mut Criterion) {
     compare(c, "clone_and_ready", request::ready(), call_clone);
 }

@@ -1,4 +1,4 @@
-//! Makes the results page, and its plots, of the figures that the other benches have left.
+//! Makes the results page and its plots from the results of the other benches.
 //!
 //! ```text
 //! benches/run                                # measures everything, and then does this
@@ -6,8 +6,8 @@
 //! cargo bench -p benches --bench results -- --write     # writes it to `benches/`
 //! ```
 //!
-//! Everything that the page says of a figure is computed from it. What has not been measured is
-//! called so.
+//! Everything that the page says about a figure is computed from it. The page says which figures
+//! have not been measured.
 
 use std::env;
 use std::error::Error;
@@ -42,7 +42,7 @@ use times::Times;
 
 const OURS: [&str; 2] = ["RequestTrackingLayer", "DrainLayer"];
 
-/// All that was measured.
+/// All results.
 struct Figures {
     instructions: Option<Instructions>,
     times: Times,
@@ -51,7 +51,7 @@ struct Figures {
     scale: Option<Measured<Scale>>,
     throughput: Option<Measured<Throughput>>,
     deadline: Option<Measured<Deadline>>,
-    /// A table that the bench itself has made.
+    /// A table made by the bench itself.
     endings: Option<String>,
 }
 
@@ -84,7 +84,7 @@ impl Figures {
         })
     }
 
-    /// The plots of what is not measured are taken away, lest they be taken for this run's.
+    /// Removes the plots of benches without results, so that none is left from an earlier run.
     fn plot(&self, folder: &Path) -> Result<(), Box<dyn Error>> {
         let [instructions, contention, deadline] =
             ["instructions.svg", "contention.svg", "deadline.svg"].map(|name| folder.join(name));
@@ -122,7 +122,7 @@ impl Figures {
         Ok(())
     }
 
-    /// What each service adds to the bare one, the least first.
+    /// The cost of each service over the bare one, in ascending order.
     fn over_bare(&self, group: &str) -> Option<Vec<Bar>> {
         let group: Vec<_> = self.instructions.as_ref()?.group(group).collect();
         let (bare, others) = group.split_first()?;

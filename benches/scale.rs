@@ -1,14 +1,13 @@
-//! What a hundred thousand requests cost that are pending at once, each in a task of its own: the
-//! end of all of them at a force, and the requests that come besides. `heap` has their memory.
+//! The cost of a hundred thousand requests that are pending at once, each in its own task: how long
+//! a force takes to end them all, and the cost of one more request. `heap` measures their memory.
 //!
 //! ```text
 //! cargo bench -p benches --bench scale            # two minutes
 //! cargo bench -p benches --bench scale -- --quick
 //! ```
 //!
-//! Each measurement is made in a process of its own, which is this program again. Those that are
-//! compared take turns, round after round: what aborting bare tasks takes, in the same round, is what
-//! a force is held against.
+//! Each measurement runs in its own process, which is this program again. The compared processes
+//! take turns, round after round: a force is compared with aborting bare tasks in the same round.
 
 use std::env;
 use std::process::Command;
@@ -42,10 +41,10 @@ const WAYS: [&str; 5] = [
     ByHand::NAME,
 ];
 const RUNTIMES: [&str; 2] = ["current_thread", "multi_thread, 2 workers"];
-/// What the process is told that is to measure something.
+/// The argument of a process that measures.
 const MEASURE: &str = "measure";
 
-/// What one process measures.
+/// The measurement of one process.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 enum Measurement {
     Force { runtime: String, pending: usize },
@@ -53,7 +52,7 @@ enum Measurement {
     Further { most: usize },
 }
 
-/// What came of it.
+/// Its result.
 #[derive(Debug, Serialize, Deserialize)]
 struct Cut {
     caller_ms: f64,
@@ -113,7 +112,7 @@ fn main() {
     results::write("scale", figures);
 }
 
-/// Has another process measure.
+/// Measures in another process.
 fn elsewhere<T: DeserializeOwned>(way: &str, measurement: &Measurement) -> T {
     let measurement = serde_json::to_string(measurement).expect("plain data");
     let output = Command::new(env::current_exe().expect("this program"))
@@ -132,7 +131,7 @@ fn force(runtime: &str, pending: usize, processes: usize) -> Vec<Force> {
     };
     let rounds: Vec<[Cut; WAYS.len()]> = (0..processes)
         .map(|round| {
-            // Another one begins each time.
+            // A different one begins each round.
             let mut ways = WAYS;
             let turn = round % ways.len();
             ways.rotate_left(turn);
@@ -156,7 +155,7 @@ fn force(runtime: &str, pending: usize, processes: usize) -> Vec<Force> {
     forces.collect()
 }
 
-/// By medians, as the machine is faster in one moment than in the next.
+/// Compares medians, as the speed of the machine varies.
 fn load(most: usize, rounds: usize) -> Load {
     let rounds: Vec<[Load; WAYS.len()]> = (0..rounds)
         .map(|_| WAYS.map(|way| elsewhere(way, &Measurement::Further { most })))

@@ -1,15 +1,15 @@
-//! What a layer costs a whole server: requests per second by `wrk`, over loopback, of an axum app with
-//! the layer and without.
+//! The cost of a layer in a whole server: requests per second by `wrk`, over loopback, of an axum
+//! app with the layer and without.
 //!
 //! ```text
 //! cargo bench -p benches --bench throughput            # five minutes; needs the program `wrk`
 //! cargo bench -p benches --bench throughput -- --quick
 //! ```
 //!
-//! Each server is a process of its own with a runtime of one thread, on one processor, and `wrk` is on
-//! another. They take turns in short slices, so that each is compared with the bare server in the same
-//! few seconds; the bare server is there twice, which says how far equal servers are apart. A round
-//! counts only if the two processors were two cores before and after it.
+//! Each server is its own process with a single-threaded runtime, on one processor; `wrk` runs on
+//! another. They take turns in short slices, so that each is compared with the bare server within
+//! the same few seconds. The bare server runs twice, which shows how much equal servers differ. A
+//! round counts only if the two processors were two cores before and after it.
 
 use std::env;
 use std::fs;
@@ -40,7 +40,7 @@ use cpu::{pin, processors, two_cores};
 use results::{Server, Throughput};
 use stats::Median;
 
-/// The first is what the others are compared with, the second its control.
+/// The others are compared with the first; the second is its control.
 const SERVERS: [&str; 7] = [
     "bare",
     "bare again",
@@ -52,7 +52,7 @@ const SERVERS: [&str; 7] = [
 ];
 const CONNECTIONS: u32 = 32;
 const SECONDS: u64 = 1;
-/// What the process is told that is to be one of the servers.
+/// The argument of a process that runs one of the servers.
 const SERVE: &str = "serve";
 
 fn main() {
@@ -73,7 +73,7 @@ fn main() {
     };
     let rounds = if results::quick() { 3 } else { 40 };
 
-    // What is started here is on the first processor, and so are the servers.
+    // Processes started here run on the first processor, and so do the servers.
     pin(first);
     let mut servers = SERVERS.map(Running::start);
     pin(second);
@@ -164,14 +164,14 @@ fn print(figures: &Throughput) {
 
 // ===== the client =====
 
-/// What `wrk` has told of one slice.
+/// The output of `wrk` for one slice.
 struct Slice {
     per_second: f64,
-    /// The server's processor time for a request.
+    /// The server's CPU time for a request.
     cpu_ns: Option<f64>,
 }
 
-/// A server in a process of its own, which ends when this is dropped.
+/// A server in its own process, which ends when this is dropped.
 struct Running {
     process: Child,
     url: String,
@@ -225,7 +225,7 @@ impl Running {
         }
     }
 
-    /// The processor time of all its threads; `None` where the system does not tell.
+    /// The CPU time of all its threads; `None` where the system does not report it.
     fn cpu_ns(&self) -> Option<f64> {
         let threads = fs::read_dir(format!("/proc/{}/task", self.process.id())).ok()?;
         let times = threads.map(|thread| {
@@ -238,7 +238,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // It ends when nobody is left at the other end of its input.
+        // The server ends when its stdin is closed.
         drop(self.process.stdin.take());
         let ended = self.process.wait();
         assert!(ended.as_ref().is_ok_and(ExitStatus::success), "{ended:?}");
@@ -270,7 +270,7 @@ fn serve_until_left(name: &str) {
 async fn serve(name: &str, listener: TcpListener) -> io::Result<()> {
     let app = Router::new().route("/", get(async || "hello, world"));
     let controller = ShutdownController::new();
-    // One stays, as it does in a program that means to shut down.
+    // One handle is kept, as in a program that means to shut down.
     let ctl = controller.clone();
     let app = match name {
         "bare" | "bare again" => app,

@@ -1,4 +1,4 @@
-//! An accept loop of one's own over TLS, with hyper-util: HTTP/2 and HTTP/1.1 by ALPN.
+//! Your own accept loop over TLS, with hyper-util: HTTP/2 and HTTP/1.1 by ALPN.
 //!
 //! ```text
 //! cargo run -p examples --example accept_loop
@@ -7,9 +7,10 @@
 //! kill -TERM $(pgrep -x accept_loop)           # while it does
 //! ```
 //!
-//! `serve` does all of this and more: see `examples/tls.rs`. Three things are easily forgotten in a
-//! loop of one's own, and each of them loses requests at every deploy: connections that are still in
-//! their handshake, those that wait in the listener's backlog, and those that are being answered.
+//! `serve` does all of this and more: see `examples/tls.rs`. Three kinds of connections are easy to
+//! forget in your own loop, and each mistake loses requests at every deploy: connections that are
+//! still in their handshake, connections in the listener's backlog, and connections with a request
+//! in progress.
 
 use std::future::Future;
 use std::io::{self, Write};
@@ -67,7 +68,7 @@ async fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
     Ok(report.exit_code())
 }
 
-/// Has every connection served, until it is told to stop.
+/// Serves every connection until `stop` resolves.
 async fn accept_loop(
     listener: TcpListener,
     serve: impl Fn(TcpStream),
@@ -81,14 +82,14 @@ async fn accept_loop(
         };
         match accepted {
             Ok((tcp, _)) => serve(tcp),
-            // Such as too many open files, which may pass.
+            // For example too many open files, which may be temporary.
             Err(error) => {
                 tracing::warn!(%error, "cannot accept");
                 sleep(Duration::from_millis(100)).await;
             }
         }
     }
-    // Closing the listener would reset those who wait in the kernel's backlog.
+    // Closing the listener would reset the connections in the kernel's backlog.
     for _ in 0..4096 {
         match timeout(Duration::from_millis(1), listener.accept()).await {
             Ok(Ok((tcp, _))) => serve(tcp),
@@ -98,7 +99,7 @@ async fn accept_loop(
     }
 }
 
-/// Has one connection served, from its handshake on, which counts from this call on.
+/// Serves one connection, handshake included. It counts from this call on.
 fn serve_connection(ctl: &ShutdownController, tls: TlsAcceptor, tcp: TcpStream, app: Router) {
     let connection = ctl.watch_handshake(async move {
         let stream = TokioIo::new(tls.accept(tcp).await?);
@@ -107,7 +108,7 @@ fn serve_connection(ctl: &ShutdownController, tls: TlsAcceptor, tcp: TcpStream, 
         builder
             .http2()
             .timer(TokioTimer::new())
-            // Finds peers that are gone without a word, which would hold the drain.
+            // Detects peers that vanished without closing, which would hold the drain.
             .keep_alive_interval(Duration::from_secs(5))
             .keep_alive_timeout(Duration::from_secs(2));
         let connection =

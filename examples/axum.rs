@@ -5,7 +5,7 @@
 //! curl -i 127.0.0.1:3000/            # hello
 //! curl -iN 127.0.0.1:3000/slow       # a stream of ten seconds
 //! kill -TERM $(pgrep -x axum)        # while the stream runs
-//! curl -i 127.0.0.1:3000/            # connection refused: a balancer tries the next one
+//! curl -i 127.0.0.1:3000/            # connection refused: a load balancer tries the next instance
 //! ```
 
 use std::convert::Infallible;
@@ -42,7 +42,7 @@ async fn main() -> ExitCode {
         .route("/", get(|| async { "hello\n" }))
         .route("/slow", get(slow))
         .layer(DrainLayer::new(ctl.clone()))
-        // After the layer, so that probes are never refused.
+        // Added after the layer, so that probes are never refused.
         .route_service("/health", HealthService::new(ctl.clone()))
         .route_service("/livez", HealthService::new(ctl.clone()).liveness());
 
@@ -55,7 +55,7 @@ async fn main() -> ExitCode {
         listener.local_addr().expect("bound")
     );
 
-    // It takes what waits in the kernel's backlog before it closes.
+    // Accepts the connections in the kernel's backlog before it closes.
     let listener = DrainListener::new(listener, &ctl);
     let stop = listener.graceful_shutdown();
     let server = axum::serve(listener, app).with_graceful_shutdown(stop);
@@ -64,7 +64,7 @@ async fn main() -> ExitCode {
     report.exit_code()
 }
 
-/// Ten lines, one a second.
+/// Sends ten lines, one a second.
 async fn slow() -> Body {
     Body::from_stream(futures_util::stream::unfold(0, |line| async move {
         if line == 10 {

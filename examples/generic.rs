@@ -1,9 +1,9 @@
-//! A tower service that is no HTTP: jobs from a queue.
+//! A tower service without HTTP: jobs from a queue.
 //!
-//! A producer delivers jobs, a consumer takes up to sixteen at a time, and four are worked on at
-//! once. After a moment the shutdown begins: what is being worked on is finished, what only waits
-//! for its turn is refused with `ShuttingDown` and goes back to the producer, and the results are
-//! flushed. At the end every job is either done or back, exactly once.
+//! A producer delivers jobs. A consumer takes up to sixteen at a time, and runs four at once. After
+//! half a second the shutdown begins: running jobs are completed, waiting jobs are refused with
+//! `ShuttingDown` and go back to the producer, and the results are flushed. At the end every job is
+//! either done or back, exactly once.
 //!
 //! ```text
 //! cargo run -p examples --example generic
@@ -24,16 +24,16 @@ use tower_lifecycle::{DrainLayer, InFlightGuard, ShutdownController, ShutdownRea
 
 type Job = u32;
 
-/// What the producer is told about each job that it delivered.
+/// The outcome of a delivered job, for the producer.
 enum Outcome {
     Done(Job),
-    /// It was never begun.
+    /// It was never started.
     Redeliver(Job),
-    /// It failed, or was cut half-way; whether it may be repeated is the producer's to know.
+    /// It failed or was cut. Only the producer knows whether it may be repeated.
     Failed(Job, BoxError),
 }
 
-/// As many jobs as the consumer holds at once; four of them are worked on.
+/// How many jobs the consumer holds at once; four of them run.
 const PREFETCH: usize = 16;
 
 #[tokio::main]
@@ -47,8 +47,8 @@ async fn main() -> ExitCode {
 
     let results = Arc::new(Mutex::new(Vec::new()));
     let worker = ServiceBuilder::new()
-        // Outside the limit, so that jobs that wait for their turn are refused at once when
-        // draining begins, and only those that have it are finished.
+        // Outside the limit: when draining begins, jobs that wait for a permit are refused at once,
+        // and only running jobs are completed.
         .layer(DrainLayer::new(ctl.clone()).reject_with_error())
         .concurrency_limit(4)
         .service(service_fn({
@@ -101,7 +101,7 @@ async fn main() -> ExitCode {
     report.exit_code()
 }
 
-/// Delivers jobs until nobody takes them any more; gives their number.
+/// Delivers jobs until the queue is closed. Returns their number.
 async fn produce(deliver: Sender<Job>) -> Job {
     let mut job = 0;
     while deliver.send(job).await.is_ok() {
@@ -110,7 +110,7 @@ async fn produce(deliver: Sender<Job>) -> Job {
     job
 }
 
-/// Takes jobs until draining begins. Its guard keeps the drain open until all are accounted for.
+/// Takes jobs until draining begins. Its guard holds the drain until every job has an outcome.
 async fn consume<S>(
     mut queue: Receiver<Job>,
     worker: S,
@@ -132,7 +132,7 @@ async fn consume<S>(
             else => break,
         }
     }
-    // What has been delivered and not begun goes back.
+    // Jobs that were delivered but not started go back.
     queue.close();
     while let Some(job) = queue.recv().await {
         let _ = tell.send(Outcome::Redeliver(job));

@@ -5,10 +5,10 @@
 //! curl -i 127.0.0.1:3000/            # hello
 //! curl -i 127.0.0.1:3000/slow        # takes ten seconds
 //! kill -TERM $(pgrep -x hyper)       # while it does
-//! curl -i 127.0.0.1:3000/            # connection refused: a balancer tries the next one
+//! curl -i 127.0.0.1:3000/            # connection refused: a load balancer tries the next instance
 //! ```
 //!
-//! With feature `server` it is shorter: see `examples/accept_loop.rs`.
+//! It is shorter with the feature `server`: see `examples/accept_loop.rs`.
 
 use std::convert::Infallible;
 use std::io::Write;
@@ -40,7 +40,7 @@ async fn main() -> ExitCode {
 
     let health = HealthService::new(ctl.clone());
     let service = ServiceBuilder::new()
-        // Probes are not counted, and answered to the end.
+        // Probes are not counted, and are answered to the end.
         .layer(DrainLayer::new(ctl.clone()).exempt_paths(["/health"]))
         .service_fn(move |request| route(health.clone(), request));
     let service = TowerToHyperService::new(service);
@@ -72,7 +72,7 @@ async fn main() -> ExitCode {
                     Ok((stream, _)) => {
                         connections.spawn(connection(stream));
                     }
-                    // Such as too many open files, which may pass.
+                    // For example too many open files, which may be temporary.
                     Err(error) => {
                         tracing::warn!(%error, "cannot accept");
                         sleep(Duration::from_millis(100)).await;
@@ -81,7 +81,7 @@ async fn main() -> ExitCode {
                 Some(_) = connections.join_next() => {}
             }
         }
-        // Closing the listener resets those who wait in the kernel's backlog.
+        // Closing the listener resets the connections in the kernel's backlog.
         for _ in 0..4096 {
             match timeout(Duration::from_millis(1), listener.accept()).await {
                 Ok(Ok((stream, _))) => {
@@ -92,9 +92,9 @@ async fn main() -> ExitCode {
             }
         }
         drop(listener);
-        // A request may be on its way on an idle connection, and is served.
+        // A request may already be on its way on an idle connection; it is served.
         sleep(Duration::from_millis(200)).await;
-        // Idle ones are closed now, the others after the response under way.
+        // Closes idle connections now, and the others after their current response.
         graceful.shutdown().await;
     };
 

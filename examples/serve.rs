@@ -1,9 +1,9 @@
-//! The whole of it in one call: HTTP/1, HTTP/2 and WebSockets, from the listener to the exit code.
+//! A whole server in one call: HTTP/1, HTTP/2 and WebSockets, from the listener to the exit code.
 //!
 //! ```text
 //! cargo run -p examples --example serve
 //! curl localhost:3000/                                 # or with --http2-prior-knowledge
-//! curl -N localhost:3000/events                        # a stream that never ends by itself
+//! curl -N localhost:3000/events                        # a stream without end
 //! curl localhost:3000/slow & kill -TERM $(pgrep -x serve)
 //! ```
 
@@ -73,7 +73,7 @@ async fn ws(upgrade: WebSocketUpgrade, Extension(guard): Extension<UpgradeGuard>
     upgrade.on_upgrade(move |socket| echo(socket, guard))
 }
 
-/// Gives back what comes. In flight as long as it holds the guard, which tells it when to end.
+/// Echoes messages. In flight while it holds the guard, which tells it when draining begins.
 async fn echo(mut socket: WebSocket, guard: UpgradeGuard) {
     loop {
         tokio::select! {
@@ -89,7 +89,7 @@ async fn echo(mut socket: WebSocket, guard: UpgradeGuard) {
             },
         }
     }
-    // "Going away" (RFC 6455 §7.4.1): the client comes back, to another instance.
+    // "Going away" (RFC 6455 §7.4.1): the client reconnects, to another instance.
     let goodbye = CloseFrame {
         code: close_code::AWAY,
         reason: "shutting down".into(),

@@ -1,4 +1,4 @@
-//! TLS in front of `serve`: HTTP/2 and HTTP/1.1 by ALPN, and a close that the client can trust.
+//! TLS in front of `serve`: HTTP/2 and HTTP/1.1 by ALPN, closed with close_notify.
 //!
 //! ```text
 //! cargo run -p examples --example tls
@@ -7,7 +7,7 @@
 //! kill -TERM $(pgrep -x tls)
 //! ```
 //!
-//! The certificate is made at the start and signed by itself; a real service loads its own.
+//! The certificate is self-signed and generated at start; a real service loads its own.
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -43,7 +43,7 @@ async fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
     let listener = TcpListener::bind(address).await?;
     let _ = writeln!(std::io::stdout(), "listening on {}", listener.local_addr()?);
 
-    // In the connection's own task, within its time: a client that says nothing holds up nobody.
+    // Runs in the connection's own task, with a time limit: a silent client does not block others.
     let acceptor = TlsAcceptor::from(Arc::new(tls()?));
     let report = serve(listener, app, ctl)
         .handshake(move |tcp| acceptor.accept(tcp))

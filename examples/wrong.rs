@@ -1,6 +1,6 @@
-//! Mistakes, and what the compiler says to them: see `.ci/messages`.
+//! Mistakes, and the compiler's messages for them: see `.ci/messages`.
 //!
-//! They are compiled with `--cfg wrong` only.
+//! They are compiled only with `--cfg wrong`.
 
 #![allow(unexpected_cfgs)]
 

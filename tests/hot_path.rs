@@ -1,7 +1,7 @@
-//! P10: what the hot path costs in memory.
+//! P10: the memory cost of the hot path.
 //!
-//! A program of its own, for `allocation_counter` is its allocator. It counts for the calling thread
-//! only, so that the tests may run beside each other.
+//! A separate program, because `allocation_counter` is its allocator. It counts only the calling
+//! thread's allocations, so the tests may run in parallel.
 #![allow(clippy::unwrap_used)]
 
 use std::convert::Infallible;
@@ -36,7 +36,7 @@ impl Wake for Nobody {
     fn wake(self: Arc<Self>) {}
 }
 
-/// Says `Pending` once and then ends: a response future, or a body.
+/// A response future or a body that is pending once and then ends.
 struct Waits {
     pending: bool,
 }
@@ -72,8 +72,8 @@ impl Body for Waits {
     }
 }
 
-/// One request as a server sends it: asks the service for readiness, clones it, calls the clone,
-/// polls the response and its body to their ends, and drops everything. Gives the number of polls.
+/// One request as a server sends it: polls readiness, clones the service, calls the clone, polls
+/// the response and its body to their ends, and drops everything. Returns the number of polls.
 fn serve<S, B>(service: &mut S, cx: &mut Context<'_>) -> usize
 where
     S: Service<Request<Empty<Bytes>>, Response = Response<B>> + Clone,
@@ -144,7 +144,7 @@ fn a_ready_request_allocates_nothing() {
     assert_eq!(polls, [3; 4]);
 }
 
-/// The layer looks at what a stream is, and finds that it is no class of its own.
+/// The layer checks the type of the stream, which is not long-lived.
 #[test]
 fn a_stream_allocates_nothing_either_with_classes_of_any_kind() {
     let ctl = ShutdownController::new();
@@ -164,7 +164,7 @@ fn a_stream_allocates_nothing_either_with_classes_of_any_kind() {
     assert_eq!(ctl.in_flight(), 0);
 }
 
-/// A body that never ends and does not know its length.
+/// A body without end and without a known length.
 struct Never;
 
 impl Body for Never {
@@ -192,7 +192,7 @@ fn a_request_that_waits_allocates_nothing_once_there_is_a_place_for_its_waker() 
     let mut round = || {
         for waker in &wakers {
             let cx = &mut Context::from_waker(waker);
-            // Twice the response, and twice its body.
+            // Two polls of the response, and two of its body.
             assert_eq!(serve(&mut drain, cx), 4);
             assert_eq!(serve(&mut any, cx), 4);
             assert_eq!(serve(&mut tracking, cx), 4);
@@ -204,15 +204,14 @@ fn a_request_that_waits_allocates_nothing_once_there_is_a_place_for_its_waker() 
     assert_eq!(ctl.in_flight(), 0);
 }
 
-/// Whatever becomes of it: served, cut short, refused, served all the same, ended by the drain, or
-/// dropped at any time.
+/// For any outcome: served, cut, refused, exempt, ended by the drain, or dropped at any time.
 #[test]
 fn what_is_dropped_leaves_no_memory_behind() {
-    // What is logged is freed by the thread of the log, which is not counted here.
+    // The log thread frees what is logged, and is not counted here.
     let silent = tracing_subscriber::fmt().with_max_level(tracing::Level::ERROR);
     let _log = tracing::subscriber::set_default(silent.finish());
     let kinds = || {
-        // Declared first, so that they are dropped last, and outlive layers, services and controller.
+        // Declared first, so that they are dropped last, after layers, services and controller.
         let (mut guards, mut left) = (Vec::new(), Vec::new());
         let ctl = ShutdownController::new();
         let layer = DrainLayer::new(ctl.clone())
@@ -248,9 +247,9 @@ fn what_is_dropped_leaves_no_memory_behind() {
                 assert!(waiting.poll_ready(cx).is_ready());
                 let mut dropped = Box::pin(waiting.call(request.clone()));
                 let _ = dropped.as_mut().poll(cx);
-                drop(hellos.call(request.clone())); // not asked whether it is ready
+                drop(hellos.call(request.clone())); // readiness is not polled
                 assert!(hellos.poll_ready(cx).is_ready());
-                drop(hellos.call(request.clone())); // and not polled
+                drop(hellos.call(request.clone())); // and this one is not polled
                 assert!(!paused || ctl.unpause());
             }
         }
@@ -264,11 +263,11 @@ fn what_is_dropped_leaves_no_memory_behind() {
         left.push(Box::pin(waiting.call(get("/"))));
         assert!(left[0].as_mut().poll(cx).is_pending());
     };
-    kinds(); // what is made once for the process
+    kinds(); // warms up the global state
     assert_eq!(allocation_counter::measure(kinds).bytes_current, 0);
 }
 
-/// Servers make the services of a layer for every connection; a layer has one table for all.
+/// Servers make a layer's services for every connection; a layer has one table for all of them.
 #[test]
 fn the_services_of_a_layer_share_what_they_need() {
     let layer = DrainLayer::new(ShutdownController::new());
@@ -281,7 +280,7 @@ fn the_services_of_a_layer_share_what_they_need() {
     assert_eq!(made.count_total, 0);
 }
 
-/// Thousands are refused while the last ones finish.
+/// Thousands of requests are refused while the last ones complete.
 #[test]
 fn a_refusal_takes_no_memory_for_the_handler_that_is_not_called() {
     const LARGE: usize = 64 * 1024;
@@ -315,7 +314,7 @@ impl Wake for Task {
     }
 }
 
-/// Of another executor, as its wakers show.
+/// The waker of another executor.
 #[derive(Default)]
 struct Elsewhere(AtomicUsize);
 
@@ -325,7 +324,7 @@ impl Wake for Elsewhere {
     }
 }
 
-/// Whichever wakers a request has been polled with before, and however often.
+/// For any wakers that a request was polled with before, any number of times.
 #[tokio::test(start_paused = true)]
 async fn force_wakes_the_last_waker_that_a_request_was_polled_with() {
     let (one, two) = (Arc::new(Task::default()), Arc::new(Task::default()));
@@ -366,7 +365,7 @@ async fn force_wakes_the_last_waker_that_a_request_was_polled_with() {
 
 // ===== sizes =====
 
-/// Asserts how much larger the futures and the bodies are than what they carry.
+/// Asserts how much larger the futures and the bodies are than the ones that they wrap.
 macro_rules! assert_growth {
     ($($inner:ty),* $(,)?) => {$(
         let inner = size_of::<$inner>();
@@ -389,11 +388,11 @@ macro_rules! assert_growth {
 #[test]
 fn a_response_future_grows_by_at_most_24_bytes_and_a_body_by_16() {
     assert_growth!(
-        // Without a niche of their own.
+        // Types without a niche.
         (),
         u64,
         [u64; 5],
-        // Bodies, and what they are made of.
+        // Bodies, and their parts.
         Bytes,
         Full<Bytes>,
         Empty<Bytes>,

@@ -1,4 +1,4 @@
-//! What people write by hand, in the shape in which they write it: an async block around the call.
+//! Graceful shutdown as people write it by hand: an async block around the call.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,10 +16,10 @@ use tower::service_fn;
 use super::keep::{KeepBody, keep_in_body};
 use super::request::{Hello, Served};
 
-/// The body of those that hold their place until its end.
+/// The body of the services that count until its end.
 pub type TokenBody = KeepBody<Full<Bytes>, TaskTrackerToken>;
 
-/// Counted to the response's end; waits for all; neither refuses nor cuts.
+/// Counts until the end of the response. Waits for all requests. Neither refuses nor cuts.
 pub fn track_future(
     mut inner: impl Served<Full<Bytes>>,
     tracker: TaskTracker,
@@ -27,8 +27,8 @@ pub fn track_future(
     service_fn(move |request| tracker.track_future(inner.call(request)))
 }
 
-/// Counted to the body's end; refuses once the tracker is closed; waits for all; cuts the response,
-/// not the body.
+/// Counts until the end of the body. Refuses once the tracker is closed. Waits for all requests.
+/// Cuts the response, not the body.
 pub fn token_and_select(
     mut inner: impl Served<Full<Bytes>>,
     tracker: TaskTracker,
@@ -53,7 +53,7 @@ pub fn token_and_select(
     })
 }
 
-/// The same with `run_until_cancelled` in place of `select!`.
+/// The same with `run_until_cancelled` instead of `select!`.
 pub fn token_and_run_until_cancelled(
     mut inner: impl Served<Full<Bytes>>,
     tracker: TaskTracker,
@@ -76,8 +76,8 @@ pub fn token_and_run_until_cancelled(
     })
 }
 
-/// Counted to the response's end; refuses and cuts as soon as the shutdown begins; whoever waits has
-/// to look at the count from time to time.
+/// Counts until the end of the response. Refuses and cuts as soon as the shutdown begins. The
+/// waiter has to poll the count.
 pub fn counter_and_watch(
     mut inner: impl Served<Full<Bytes>>,
     in_flight: Arc<AtomicUsize>,
@@ -97,7 +97,7 @@ pub fn counter_and_watch(
     })
 }
 
-/// Held to the response's end; waits for all; neither counts nor refuses nor cuts.
+/// Held until the end of the response. Waits for all requests. Neither counts nor refuses nor cuts.
 pub fn release_after(
     mut inner: impl Served<Full<Bytes>>,
     drain: Watch,
@@ -108,7 +108,7 @@ pub fn release_after(
     })
 }
 
-/// One more, until it is dropped.
+/// Adds one to the count until it is dropped.
 struct Count(Arc<AtomicUsize>);
 
 impl Count {

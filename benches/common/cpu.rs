@@ -1,5 +1,5 @@
-//! Threads on cores of their own, and whether two cores are two.
-// Each bench is a program of its own, and uses a part of it.
+//! Pins threads to cores, and checks whether two processors are two separate cores.
+// Each bench is a separate program, and uses only a part of this module.
 #![allow(dead_code)]
 
 use std::hint::black_box;
@@ -10,7 +10,7 @@ use std::time::Duration;
 /// How much slower two threads may be together than one alone.
 const TOLERANCE: f64 = 1.15;
 
-/// Gives the numbers of the processors that this program may run on.
+/// Returns the numbers of the processors that this program may run on.
 #[cfg(target_os = "linux")]
 pub fn processors() -> Vec<usize> {
     use nix::sched::{CpuSet, sched_getaffinity};
@@ -21,13 +21,13 @@ pub fn processors() -> Vec<usize> {
         .collect()
 }
 
-/// Gives a number for each processor; they cannot be told apart here.
+/// Returns a number for each processor. Threads cannot be pinned here.
 #[cfg(not(target_os = "linux"))]
 pub fn processors() -> Vec<usize> {
     (0..thread::available_parallelism().map_or(1, usize::from)).collect()
 }
 
-/// Keeps this thread, and the programs that it starts, on that processor.
+/// Pins this thread, and the programs that it starts, to that processor.
 #[cfg(target_os = "linux")]
 pub fn pin(processor: usize) {
     use nix::sched::{CpuSet, sched_setaffinity};
@@ -37,7 +37,7 @@ pub fn pin(processor: usize) {
     sched_setaffinity(this_thread(), &only).expect("one of `processors`");
 }
 
-/// Leaves it to the system where this thread runs.
+/// Does nothing: the system decides where this thread runs.
 #[cfg(not(target_os = "linux"))]
 pub fn pin(_processor: usize) {}
 
@@ -46,7 +46,7 @@ fn this_thread() -> nix::unistd::Pid {
     nix::unistd::Pid::from_raw(0)
 }
 
-/// Gives the processor time that this thread has had.
+/// Returns the CPU time of this thread.
 #[cfg(unix)]
 pub fn thread_time() -> Duration {
     use nix::time::{ClockId, clock_gettime};
@@ -55,7 +55,7 @@ pub fn thread_time() -> Duration {
     time.into()
 }
 
-/// Gives the time by the clock, which is more wherever a thread has to wait for its turn.
+/// Returns the wall-clock time, which is longer when a thread has to wait for a core.
 #[cfg(not(unix))]
 pub fn thread_time() -> Duration {
     use std::sync::LazyLock;
@@ -65,10 +65,10 @@ pub fn thread_time() -> Duration {
     BEGAN.elapsed()
 }
 
-/// Says whether the first two processors are two cores just now.
+/// Returns whether the first two processors are two separate cores at the moment.
 ///
-/// A virtual machine's may be two threads of one core, from one second to the next: then plain
-/// arithmetic on both is slower than on one alone.
+/// On a virtual machine they may become two threads of one core at any time. Plain arithmetic on
+/// both is then slower than on one alone.
 pub fn two_cores(processors: &[usize]) -> bool {
     let &[first, second, ..] = processors else {
         return false;
@@ -78,7 +78,7 @@ pub fn two_cores(processors: &[usize]) -> bool {
     together.iter().all(|time| *time <= alone * TOLERANCE)
 }
 
-/// Gives how long a fixed piece of arithmetic takes on each of the processors, all at once.
+/// Returns how long a fixed amount of arithmetic takes on each of the processors, all at once.
 fn arithmetic(processors: &[usize]) -> Vec<f64> {
     const PIECES: usize = 16;
     const STEPS: u64 = 40_000;
@@ -90,7 +90,7 @@ fn arithmetic(processors: &[usize]) -> Vec<f64> {
         let mut times: Vec<_> = (0..PIECES)
             .map(|_| {
                 let began = thread_time();
-                // Chains beside each other fill a core, so that a second thread has to share it.
+                // Parallel chains fill a core, so that a second thread has to share it.
                 let mut chains = black_box([3_u64, 5, 7, 11, 13, 17]);
                 for step in 0..STEPS {
                     for chain in &mut chains {

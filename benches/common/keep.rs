@@ -1,5 +1,5 @@
-//! The least that a layer can do which keeps something until the body has ended: a future and a body
-//! of its own, around the inner ones.
+//! The least that a layer can do to hold a value until the body has ended: a future and a body
+//! around the inner ones.
 
 use std::hint::black_box;
 use std::pin::Pin;
@@ -10,7 +10,7 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tower::Service;
 
-/// A service that makes a guard at each call, and keeps it until the response's body has ended, has
+/// A service that makes a guard at each call, and holds it until the response's body has ended, has
 /// failed, or is dropped.
 #[derive(Clone)]
 pub struct Keep<S, M> {
@@ -36,12 +36,12 @@ pin_project! {
     }
 }
 
-/// A guard of one word that guards nothing, which the compiler cannot know.
+/// A guard of one word that does nothing. The compiler cannot know that.
 pub struct NoGuard(&'static ());
 
 // ===== impl Keep =====
 
-/// Puts [`Keep`] around a service.
+/// Wraps a service in [`Keep`].
 pub fn keep<S, M>(inner: S, make_guard: M) -> Keep<S, M> {
     Keep { inner, make_guard }
 }
@@ -84,7 +84,7 @@ where
 
 // ===== impl KeepBody =====
 
-/// Puts [`KeepBody`] around a response's body.
+/// Wraps a response's body in [`KeepBody`].
 pub fn keep_in_body<B, G>(response: Response<B>, guard: G) -> Response<KeepBody<B, G>> {
     let guard = Some(guard);
     response.map(|inner| KeepBody { inner, guard })

@@ -1,5 +1,5 @@
-//! What several benches share: one request, and the services that are compared.
-// Each bench is a program of its own, and uses a part of it.
+//! Code that several benches share: one request, and the compared services.
+// Each bench is a separate program, and uses only a part of this module.
 #![allow(dead_code)]
 
 pub mod by_hand;

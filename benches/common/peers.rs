@@ -1,4 +1,4 @@
-//! The services that are compared.
+//! The compared services.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -20,18 +20,18 @@ use super::by_hand;
 use super::keep::{NoGuard, keep};
 use super::request::{Served, request, request_on_clone};
 
-/// Sees each service that is compared, in its own type.
+/// Visits each compared service, in its own type.
 pub trait Visitor {
-    /// `name` is what it is called in tables, `covers` what it does, in a few words.
+    /// `name` is its name in tables, `covers` describes what it does, in a few words.
     fn visit<S, B>(&mut self, name: &'static str, covers: &'static str, service: S)
     where
         S: Served<B>,
         B: Body + Send + 'static;
 }
 
-/// One of them, whatever its type.
+/// A compared service, with its type erased.
 pub struct Peer {
-    /// What it is called in tables.
+    /// Its name in tables.
     pub name: &'static str,
     /// What it does, in a few words.
     pub covers: &'static str,
@@ -39,31 +39,31 @@ pub struct Peer {
     pub service: Box<dyn Requests>,
 }
 
-/// So many requests, one after the other, to a service whatever its type.
+/// Sends a number of requests, one after the other, to a type-erased service.
 pub trait Requests: Send + Sync {
     /// Calls the service itself.
     fn requests(&mut self, count: u32, cx: &mut Context<'_>);
 
-    /// Calls a clone for each, as servers do.
+    /// Calls a new clone for each request, as servers do.
     fn requests_on_clones(&self, count: u32, cx: &mut Context<'_>);
 
-    /// Gives a clone: what a server makes for a connection, and each of its threads has.
+    /// Returns a clone, as a server makes one for each connection.
     fn clone_boxed(&self) -> Box<dyn Requests>;
 }
 
-/// How many there are.
+/// The number of compared services.
 pub const COUNT: usize = 14;
 
-/// Gives all of them, around this one.
+/// Returns all of them, around this service.
 pub fn all(inner: impl Served<Full<Bytes>>) -> Vec<Peer> {
     let mut peers = Vec::new();
     visit(inner, &mut peers);
     peers
 }
 
-/// Shows the visitor all of them, around this one.
+/// Visits all of them, around this service.
 ///
-/// What would end them is never used here, and kept for as long as the program runs.
+/// The handles that would end them are never used, and are kept until the program ends.
 pub fn visit(inner: impl Served<Full<Bytes>>, visitor: &mut impl Visitor) {
     let inner = || inner.clone();
 
@@ -174,7 +174,7 @@ impl Visitor for Vec<Peer> {
     }
 }
 
-/// A service with its body's type, which a trait object has no place for.
+/// A service with its body's type, which a trait object cannot name.
 struct Typed<S, B> {
     service: S,
     body: std::marker::PhantomData<fn() -> B>,

@@ -1,5 +1,5 @@
-//! Many requests that are pending at once, each in a task of its own.
-// Each bench is a program of its own, and uses a part of it.
+//! Many pending requests at once, each in its own task.
+// Each bench is a separate program, and uses only a part of this module.
 #![allow(dead_code)]
 
 use std::convert::Infallible;
@@ -25,7 +25,7 @@ use crate::common::request::{Hello, Served};
 /// How many tasks start the others, as the workers of a server do.
 const STARTERS: usize = 2;
 
-/// A service that never answers, and whose future holds the request and so many bytes besides.
+/// A service that never responds. Its future holds the request and `SIZE` more bytes.
 pub fn never<const SIZE: usize>() -> impl Served<Full<Bytes>> {
     service_fn(|request: Request<Empty<Bytes>>| async move {
         let held = black_box([0_u8; SIZE]);
@@ -43,8 +43,8 @@ pub fn respond<S: Served<B>, B>(service: &S) -> S::Future {
     service.call(Request::new(Empty::new()))
 }
 
-/// Starts as many requests as the countdown is of, each in a task, and gives handles to these if
-/// that is asked for.
+/// Starts as many requests as the countdown expects, each in a task. Returns their handles if asked
+/// to.
 pub async fn start<S, B>(service: &S, countdown: &Arc<Countdown>, handles: bool) -> Vec<AbortHandle>
 where
     S: Served<B>,
@@ -52,7 +52,7 @@ where
 {
     let starters = [(); STARTERS].map(|()| {
         let (service, countdown) = (service.clone(), countdown.clone());
-        // In tasks, so that the calls are made by the threads that run the requests.
+        // In tasks, so that the threads that run the requests also make the calls.
         tokio::spawn(async move {
             let count = countdown.requests / STARTERS;
             let mut tasks = Vec::with_capacity(if handles { count } else { 0 });
@@ -76,7 +76,7 @@ where
 }
 
 pin_project! {
-    /// A request until its response's body has ended; no larger than what it waits for.
+    /// Runs a request until its response's body has ended. No larger than what it waits for.
     #[project = ExchangeProj]
     enum Exchange<F, B> {
         Response {
@@ -120,7 +120,7 @@ where
 
 // ===== the countdown =====
 
-/// How many requests have been polled, and how many have not ended.
+/// Counts the requests that have been polled, and those that have not ended.
 pub struct Countdown {
     requests: usize,
     unpolled: AtomicUsize,
@@ -128,7 +128,7 @@ pub struct Countdown {
     ended: Mutex<Option<Instant>>,
 }
 
-/// What a request holds for as long as there is anything of it.
+/// Held by a request until all of its state is dropped.
 struct Ticket {
     countdown: Option<Arc<Countdown>>,
     polled: bool,
@@ -145,7 +145,7 @@ impl Countdown {
         })
     }
 
-    /// Waits until each has been polled.
+    /// Waits until each request has been polled.
     pub async fn all_pending(&self) {
         while self.unpolled.load(Ordering::Acquire) > 0 {
             sleep(Duration::from_millis(1)).await;
@@ -153,7 +153,7 @@ impl Countdown {
         assert_eq!(self.left.load(Ordering::Acquire), self.requests);
     }
 
-    /// Waits until nothing of any is left, and gives when that was.
+    /// Waits until all requests are dropped. Returns the time of the last drop.
     pub async fn all_gone(&self) -> Instant {
         loop {
             let ended = *self.ended.lock().unwrap_or_else(PoisonError::into_inner);

@@ -14,10 +14,10 @@ use http_body::Body;
 use http_body_util::{Empty, Full};
 use tower::{Service, service_fn};
 
-/// Asks for readiness, calls, polls the response to its end and the body to its end, and drops all.
+/// Polls readiness, calls, polls the response and the body to their ends, and drops everything.
 ///
-/// The future and the body are opaque to the compiler at each poll, as they are to a server, which
-/// has them in a task: otherwise it computes beforehand what becomes of a service that does nothing.
+/// The future and the body are opaque to the compiler at each poll, as in a server that has them in
+/// a task. Otherwise it computes the result of a service that does nothing at compile time.
 ///
 /// # Panics
 ///
@@ -51,7 +51,7 @@ where
     }
 }
 
-/// The same on a clone of the service, which is what servers call for each request.
+/// The same on a clone of the service. Servers call a clone for each request.
 #[inline(never)]
 pub fn request_on_clone<S, B>(service: &S, cx: &mut Context<'_>)
 where
@@ -63,7 +63,7 @@ where
 
 // ===== the waker =====
 
-/// A waker that costs what a runtime's does: a count of references that is atomic, and a flag.
+/// A waker with the costs of a runtime's waker: an atomic reference count, and a flag.
 pub fn waker() -> Waker {
     Arc::new(Task::default()).into()
 }
@@ -83,12 +83,12 @@ impl Wake for Task {
     }
 }
 
-// ===== the service inside =====
+// ===== the inner service =====
 
-/// What the service inside answers.
+/// The body of the inner service's responses.
 pub type Hello = Result<Response<Full<Bytes>>, Infallible>;
 
-/// A service that is called here: what a server asks of one, and no failures.
+/// A service as a server requires it, without errors.
 pub trait Served<B>:
     Service<
         Request<Empty<Bytes>>,
@@ -115,12 +115,12 @@ impl<S, B> Served<B> for S where
 {
 }
 
-/// Answers at the first poll.
+/// Responds at the first poll.
 pub fn ready() -> impl Served<Full<Bytes>> {
     service_fn(hello)
 }
 
-/// Answers after so many polls that were pending, each of which wakes.
+/// Is pending for this many polls, each of which wakes, and then responds.
 pub fn pending(times: u32) -> impl Served<Full<Bytes>> {
     service_fn(move |request: Request<Empty<Bytes>>| async move {
         for _ in 0..times {

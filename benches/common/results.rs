@@ -1,5 +1,5 @@
-//! The figures that benches leave for the results page, as JSON in `target/bench-results`.
-// Each bench is a program of its own, and uses a part of it.
+//! The results that benches write for the results page, as JSON in `target/bench-results`.
+// Each bench is a separate program, and uses only a part of this module.
 #![allow(dead_code)]
 
 use std::fs;
@@ -12,26 +12,26 @@ use serde::{Deserialize, Serialize};
 
 use crate::stats::Median;
 
-/// What a bench has found, when, and how.
+/// The results of a bench, with their time and kind of run.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Measured<T> {
     /// In UTC.
     pub date: String,
-    /// By a short run, which is a trial of the bench and tells little.
+    /// From a short run, which only tries the bench. Its figures mean little.
     pub quick: bool,
     pub figures: T,
 }
 
-/// The figures of `contention`.
+/// The results of `contention`.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Contention {
     pub cores: usize,
-    /// How many threads there are in each column.
+    /// The number of threads of each column.
     pub threads: Vec<usize>,
     pub rounds: usize,
-    /// Rounds in which the two cores were not two.
+    /// Rounds in which the two processors were not two cores.
     pub dropped_rounds: usize,
-    /// Measurements of two threads in which one was kept from its core.
+    /// Measurements of two threads in which one of them had to wait for its core.
     pub dropped_samples: usize,
     pub services: Vec<Contended>,
     pub router: Vec<Contended>,
@@ -41,13 +41,13 @@ pub struct Contention {
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Contended {
     pub name: String,
-    /// Processor time per request and thread in ns, a column for each number of threads.
+    /// CPU time per request and thread in ns, a column for each number of threads.
     pub ns: Vec<Option<f64>>,
-    /// Two threads over one, round by round.
+    /// Two threads relative to one, for each round.
     pub ratio: Option<Median>,
 }
 
-/// The time of a request in ns, while another thread asks for the number in flight.
+/// The time of a request in ns, while another thread reads the number in flight.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Watched {
     pub alone: f64,
@@ -55,7 +55,7 @@ pub struct Watched {
     pub without_pause: f64,
 }
 
-/// The figures of `deadline`.
+/// The results of `deadline`.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Deadline {
     pub cases: Vec<Lateness>,
@@ -68,30 +68,30 @@ pub struct Lateness {
     pub ms: Vec<f64>,
 }
 
-/// The figures of `heap`.
+/// The results of `heap`.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Heap {
-    /// How many requests are pending, each in a task of its own.
+    /// The number of pending requests, each in its own task.
     pub pending: usize,
     pub ways: Vec<HeapOf>,
 }
 
-/// Heap per request, tasks included.
+/// Heap per request, including its task.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct HeapOf {
     pub name: String,
     /// With one service.
     pub bytes: f64,
-    /// On average over services whose futures are larger by different amounts.
+    /// The average over services whose futures are larger by different amounts.
     pub average: f64,
 }
 
-/// The figures of `scale`.
+/// The results of `scale`.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Scale {
-    /// How many requests are pending, each in a task of its own.
+    /// The number of pending requests, each in its own task.
     pub pending: usize,
-    /// How many processes each figure of time is the median of.
+    /// Each time is the median of this many processes.
     pub processes: usize,
     pub force: Vec<Force>,
     pub drained: Vec<Drained>,
@@ -103,11 +103,11 @@ pub struct Scale {
 pub struct Force {
     pub runtime: String,
     pub name: String,
-    /// How long the caller was kept.
+    /// How long the call took.
     pub caller_ms: Median,
     /// From the call to the end of the last task.
     pub resolved_ms: Median,
-    /// That over the time that aborting bare tasks takes, round by round.
+    /// The previous figure relative to the time that aborting bare tasks takes, for each round.
     pub ratio: Median,
 }
 
@@ -119,7 +119,7 @@ pub struct Drained {
     pub us: Vec<f64>,
 }
 
-/// What a further request costs.
+/// The cost of one more request.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Further {
     pub name: String,
@@ -135,13 +135,13 @@ pub struct Questions {
     pub health_ns: f64,
 }
 
-/// The figures of `throughput`.
+/// The results of `throughput`.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Throughput {
     pub seconds: u64,
     pub connections: u32,
     pub rounds: usize,
-    /// Rounds in which the client's core and the server's were not two.
+    /// Rounds in which the client's processor and the server's were not two cores.
     pub dropped: usize,
     pub servers: Vec<Server>,
 }
@@ -150,14 +150,14 @@ pub struct Throughput {
 pub struct Server {
     pub name: String,
     pub requests_per_second: Median,
-    /// Requests per second over those of the bare server in the same round.
+    /// Requests per second relative to the bare server in the same round.
     pub ratio: Median,
-    /// The server's processor time for a request, in ns.
+    /// The server's CPU time for a request, in ns.
     pub cpu_ns: Option<Median>,
     pub cpu_ratio: Option<Median>,
 }
 
-/// The figures of `instructions`, in a file of its own making.
+/// The results of `instructions`, which writes its own file.
 #[derive(Debug, Deserialize)]
 pub struct Instructions {
     pub rustc: String,
@@ -165,7 +165,7 @@ pub struct Instructions {
     pub cases: Vec<Counted>,
 }
 
-/// What a request costs.
+/// The cost of a request.
 #[derive(Debug, Deserialize)]
 pub struct Counted {
     pub group: String,
@@ -176,12 +176,12 @@ pub struct Counted {
     pub allocations: Option<f64>,
 }
 
-/// Says whether the run is to be short: with `--quick`.
+/// Returns whether the run is short: with `--quick`.
 pub fn quick() -> bool {
     std::env::args().any(|argument| argument == "--quick")
 }
 
-/// Leaves the figures of the bench of that name.
+/// Writes the results of the bench of that name.
 ///
 /// # Panics
 ///
@@ -197,11 +197,11 @@ pub fn write<T: Serialize>(name: &str, figures: T) {
     fs::write(path(name), json).expect("a file of results");
 }
 
-/// Gives the figures of the bench of that name; `None` if it has not been run.
+/// Returns the results of the bench of that name; `None` if it has not been run.
 ///
 /// # Errors
 ///
-/// If the file cannot be read, or is another version's.
+/// If the file cannot be read, or was written by another version.
 pub fn read<T: DeserializeOwned>(name: &str) -> Result<Option<T>, String> {
     let json = match fs::read(path(name)) {
         Ok(json) => json,
@@ -218,7 +218,7 @@ fn path(name: &str) -> PathBuf {
     folder().join(name).with_extension("json")
 }
 
-/// Where all of them are.
+/// The directory of the results.
 pub fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bench-results")
 }

@@ -1,10 +1,10 @@
-//! What is said of many figures: one in the middle, and how sure it is.
-// Each bench is a program of its own, and uses a part of it.
+//! Statistics: a median and its confidence interval.
+// Each bench is a separate program, and uses only a part of this module.
 #![allow(dead_code)]
 
 use serde::{Deserialize, Serialize};
 
-/// A median, and the bounds between which that of endless rounds lies with 95 % certainty.
+/// A median, and the 95 % confidence interval of the true median.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct Median {
     pub median: f64,
@@ -13,14 +13,14 @@ pub struct Median {
 }
 
 impl Median {
-    /// `None` if there are too few figures to tell anything.
+    /// `None` if there are too few values.
     pub fn of(figures: impl IntoIterator<Item = f64>) -> Option<Self> {
         let figures = sorted(figures);
         let count = figures.len();
         if count < 3 {
             return None;
         }
-        // So many of them are below the true median: binomial, about normal.
+        // This many values are below the true median: binomial, approximately normal.
         let reach = 0.98 * (count as f64).sqrt();
         let middle = count as f64 / 2.0;
         let low = (middle - reach).floor().max(0.0) as usize;
@@ -44,11 +44,11 @@ pub fn sorted(figures: impl IntoIterator<Item = f64>) -> Vec<f64> {
     figures
 }
 
-/// The figure below which that part of them lies.
+/// Returns the quantile: this fraction of the values is below it.
 ///
 /// # Panics
 ///
-/// If there is none.
+/// If there are no values.
 pub fn quantile(sorted: &[f64], part: f64) -> f64 {
     let at = (sorted.len() - 1) as f64 * part;
     let (below, above) = (sorted[at.floor() as usize], sorted[at.ceil() as usize]);

@@ -1,5 +1,5 @@
-//! Ways to keep account of requests and to end all of them, ours and others'.
-// Each bench is a program of its own, and uses a part of it.
+//! Ways to track requests and to end all of them, from this crate and from others.
+// Each bench is a separate program, and uses only a part of this module.
 #![allow(dead_code)]
 
 use std::sync::Arc;
@@ -19,19 +19,19 @@ use tower_lifecycle::{DrainLayer, ShutdownController};
 use crate::common::by_hand::{self, TokenBody};
 use crate::common::request::Served;
 
-/// A way to end what is pending.
+/// A way to end pending requests.
 pub trait Way: Sized + 'static {
     const NAME: &'static str;
     /// Whether it needs a handle to each task.
     const ABORTS: bool = false;
     type Body: Body + Send + 'static;
 
-    /// Made inside a runtime.
+    /// Must be called inside a runtime.
     fn new() -> Self;
 
     fn around(&self, inner: impl Served<Full<Bytes>>) -> impl Served<Self::Body>;
 
-    /// Ends all that is pending.
+    /// Ends all pending requests.
     fn cut(&self, tasks: Vec<AbortHandle>);
 
     fn controller(&self) -> Option<&ShutdownController> {
@@ -39,7 +39,7 @@ pub trait Way: Sized + 'static {
     }
 }
 
-/// No layer: each task is aborted, which is the least that ends it.
+/// No layer: each task is aborted, which is the cheapest way to end it.
 pub struct Bare;
 
 /// [`DrainLayer`].
@@ -66,7 +66,7 @@ pub struct ByHand {
     shutdown: watch::Sender<bool>,
 }
 
-// ===== ways =====
+// ===== the compared ways =====
 
 impl Way for Bare {
     const NAME: &'static str = "bare";

@@ -1,4 +1,4 @@
-//! The services that are compared, and the requests to them.
+//! The compared services, and the requests to them.
 
 use std::pin::pin;
 use std::task::{Context, Poll};
@@ -16,7 +16,7 @@ use crate::Candidate;
 use crate::common::peers;
 use crate::common::request::{ready, waker};
 
-/// Of the services in `common`, those that are compared here.
+/// Those of the services in `common` that are compared here.
 const PEERS: [&str; 9] = [
     "bare",
     "bare again",
@@ -30,7 +30,7 @@ const PEERS: [&str; 9] = [
 ];
 const BY_HAND: &str = "AtomicUsize and watch";
 
-/// Gives services by themselves.
+/// Returns the services without a router.
 pub fn services() -> Vec<Candidate> {
     let mut peers = peers::all(ready());
     peers.retain(|peer| peer.name == BY_HAND || PEERS.contains(&peer.name));
@@ -47,14 +47,14 @@ pub fn services() -> Vec<Candidate> {
     candidates.collect()
 }
 
-/// Gives routers, with a layer and without.
+/// Returns routers, with a layer and without.
 pub fn routers() -> [Candidate; 3] {
     let app = Router::new().route("/", get(async || "hello"));
     let ctl = ShutdownController::new();
     let ours = app.clone().layer(DrainLayer::new(ctl.clone()));
     let (in_flight, _) = InFlightRequestsLayer::pair();
     let gauge = app.clone().layer(in_flight);
-    // What would end the service is never used, and has to stay.
+    // The handle that would end the service is never used, but has to be kept.
     std::mem::forget(ctl);
     [
         through_router("bare", app),

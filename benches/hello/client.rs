@@ -1,7 +1,7 @@
-//! A client that asks for hello, in memory.
+//! A client for the hello server, in memory.
 //!
-//! It is a task of the server's thread, on the other end of a pipe. What it costs is in every figure,
-//! and in none of the differences.
+//! It is a task on the server's thread, at the other end of a pipe. Its cost is part of every
+//! figure, and cancels out in the differences.
 
 use bytes::Bytes;
 use h2::client::SendRequest;
@@ -10,7 +10,7 @@ use tokio::runtime::{Builder, Runtime};
 
 use crate::server::{AT_ONCE, Pipe};
 
-/// A server that runs, and a client that is connected to it.
+/// A running server, and a client that is connected to it.
 pub struct Connected {
     runtime: Runtime,
     client: Client,
@@ -25,7 +25,7 @@ enum Client {
 // ===== impl Connected =====
 
 impl Connected {
-    /// Starts a server, connects in HTTP/1, and sends a few requests.
+    /// Starts a server, connects with HTTP/1, and sends a few requests.
     pub fn http1<F>(serve: impl FnOnce(Pipe) -> F, path: &'static str) -> Self
     where
         F: Future<Output = ()> + Send + 'static,
@@ -34,7 +34,7 @@ impl Connected {
         Self::warm(runtime, Client::Http1(pipe), path)
     }
 
-    /// The same in HTTP/2.
+    /// The same with HTTP/2.
     pub fn http2<F>(serve: impl FnOnce(Pipe) -> F, path: &'static str) -> Self
     where
         F: Future<Output = ()> + Send + 'static,
@@ -58,7 +58,7 @@ impl Connected {
         connected
     }
 
-    /// Sends so many requests, one after the other, and reads the answers.
+    /// Sends a number of requests, one after the other, and reads the responses.
     pub fn requests(&mut self, count: u32) {
         let Self {
             runtime,

@@ -1,4 +1,4 @@
-//! A server that says hello, on a pipe in memory.
+//! A hello server, on a pipe in memory.
 // Each program serves it in one way.
 #![allow(dead_code)]
 
@@ -18,10 +18,10 @@ use tokio::task::yield_now;
 use tower::{BoxError, Layer, Service, ServiceBuilder};
 use tower_lifecycle::ShutdownController;
 
-/// Answered at the handler's first poll.
+/// Responds at the handler's first poll.
 pub const AT_ONCE: &str = "/";
 
-/// Answered at its second one.
+/// Responds at the handler's second poll.
 pub const LATER: &str = "/later";
 
 pub fn router() -> Router {
@@ -34,12 +34,12 @@ pub fn router() -> Router {
         .route(LATER, get(later))
 }
 
-/// Serves an app, whose layer came by `Router::layer`: each route has one.
+/// Serves an app whose layer was added by `Router::layer`: each route has its own.
 pub async fn serve_router(pipe: Pipe, app: Router) {
     serve(pipe, app).await.expect("it never fails");
 }
 
-/// Serves it with a layer around the whole router; the server wants the body boxed then.
+/// Serves the app with a layer around the whole router. The server then requires a boxed body.
 pub async fn serve_around<L, B>(pipe: Pipe, layer: L)
 where
     L: Layer<Router>,
@@ -58,16 +58,16 @@ where
     serve(pipe, app).await.expect("it never fails");
 }
 
-/// Serves an app by our own `serve`.
+/// Serves an app with `tower_lifecycle::serve`.
 pub async fn serve_ours(pipe: Pipe, app: Router, ctl: ShutdownController) {
     drop(tower_lifecycle::serve(pipe, app.with_state(()), ctl).await);
 }
 
-/// A listener that has a pipe for a connection.
+/// A listener whose connection is a pipe.
 pub struct Pipe(Option<DuplexStream>);
 
 impl Pipe {
-    /// There is one, and no other ever comes.
+    /// There is one connection, and no other arrives.
     pub fn of(pipe: DuplexStream) -> Self {
         Self(Some(pipe))
     }

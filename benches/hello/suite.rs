@@ -1,7 +1,7 @@
 //! What is measured of a server: the same in each program.
 //!
-//! Each has one server, as a service's program has. How much the compiler inlines depends on what else
-//! there is: with twelve servers in one program a layer cost up to a hundred instructions more.
+//! Each program has one server, as a service's program has. Inlining depends on the rest of the
+//! program: with twelve servers in one program a layer cost up to a hundred instructions more.
 
 use std::hint::black_box;
 
@@ -35,7 +35,7 @@ fn server(mut connected: Connected) -> Connected {
 
 library_benchmark_group!(name = servers, benchmarks = server);
 
-/// Makes the program: gungraun wants its own `main` in the file of the bench.
+/// Defines `main`: gungraun requires it in the file of the bench.
 macro_rules! program {
     () => {
         mod measured {

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-/// A bench, and what its server is called in tables. The others are compared with the first.
+/// A bench, and its server's name in tables. The others are compared with the first.
 const SERVERS: [(&str, &str); 11] = [
     ("hello_axum", "axum"),
     ("hello_wrapper_inside", "empty wrapper"),
@@ -23,21 +23,21 @@ const SERVERS: [(&str, &str); 11] = [
     ("hello_ours_drain", "tower_lifecycle::serve, DrainLayer"),
 ];
 
-/// Where a server's program is.
+/// The path of a server's program.
 pub struct Program {
     pub name: &'static str,
     pub path: PathBuf,
 }
 
-/// Builds all of them.
+/// Builds all of the programs.
 ///
 /// # Errors
 ///
-/// If cargo cannot be started, or fails: it says why itself.
+/// If cargo cannot be started, or fails. Cargo prints the reason.
 pub fn build() -> io::Result<Vec<Program>> {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
     let mut command = Command::new(cargo);
-    // Build scripts would see what cargo has told this program of its package, and be run anew for it.
+    // Without cargo's variables for this package: build scripts would see them and run again.
     let told = |name: &str| {
         ["CARGO_MANIFEST_", "CARGO_PKG_"]
             .iter()

@@ -1,4 +1,4 @@
-//! Reads what gungraun measured, compares it with what is recorded, and shows it.
+//! Reads gungraun's figures, compares them with the recorded ones, and shows them.
 
 use std::fmt;
 use std::fs;
@@ -9,18 +9,18 @@ use std::process::Command;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// How far over its recorded value a figure may be: so much of it, or one instruction.
+/// How far a figure may exceed its recorded value: this fraction, or one instruction.
 const TOLERANCE: f64 = 0.02;
 
-/// Those whose figures are the crate's own doing. Others are shown, and depend on other crates; some
-/// of those choose between branches by chance.
+/// The services whose figures depend on this crate only. The others are shown; they depend on other
+/// crates, and some of them take branches at random.
 const OURS: [&str; 3] = ["RequestTrackingLayer", "DrainLayer", "tower_lifecycle"];
 
-/// Shown, and not checked: equal runs are up to 200 instructions apart, which is more than what some
+/// Shown, and not checked: equal runs differ by up to 200 instructions, which is more than some
 /// layers cost.
 const UNSTEADY: [&str; 1] = ["http2"];
 
-/// Figures, and what they were measured with: with another compiler they are others.
+/// Figures, and the compiler they were measured with. Other compilers give other figures.
 #[derive(Debug, Deserialize, Serialize)]
 pub struct Figures {
     pub rustc: String,
@@ -28,34 +28,34 @@ pub struct Figures {
     pub cases: Vec<Case>,
 }
 
-/// What a request costs.
+/// The cost of a request.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Case {
     pub group: String,
     pub name: String,
     pub instructions: f64,
-    /// Operations that lock the bus: those on atomics that both read and write.
+    /// Locked operations: those on atomics that both read and write.
     pub locked: f64,
-    /// Blocks that were allocated, where they are counted.
+    /// Allocated blocks, where they are counted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub allocations: Option<f64>,
 }
 
-/// How the figures compare with those that are recorded.
+/// The result of the comparison with the recorded figures.
 #[derive(Debug)]
 pub enum Verdict {
-    /// None is dearer. The lines say what else is to be known.
+    /// No figure is worse. The lines have further information.
     Good(Vec<String>),
-    /// The lines say which are dearer, and which were not measured.
+    /// The lines say which figures are worse, and which were not measured.
     Bad(Vec<String>),
-    /// They cannot be compared: the recorded ones were measured with something else.
+    /// Not comparable: the recorded figures were measured with something else.
     Incomparable { recorded: String, present: String },
 }
 
 // ===== impl Case =====
 
 impl Case {
-    /// Reads a line of gungraun's; `name` gives group and name by the case's id.
+    /// Reads one of gungraun's lines; `name` maps the case's id to group and name.
     pub fn read(line: &str, requests: u32, name: impl Fn(&str) -> (String, String)) -> Self {
         let line: Value = serde_json::from_str(line).expect("gungraun writes JSON");
         let (group, name) = name(line["id"].as_str().expect("each case has an id"));
@@ -105,7 +105,7 @@ impl Figures {
         }
     }
 
-    /// Adds a group of what each poll costs that is pending, after the first.
+    /// Adds a group with the cost of each pending poll after the first.
     pub fn derive_further_pending(&mut self, once: &str, often: &str, polls: f64) {
         let per_poll = |once: &Case, often: &Case| Case {
             group: "further_pending".to_owned(),
@@ -127,7 +127,7 @@ impl Figures {
         Ok(serde_json::from_str(&fs::read_to_string(path)?)?)
     }
 
-    /// One line for each case, so that changes are seen as such.
+    /// Writes one line for each case, so that diffs show single cases.
     pub fn write(&self, path: &Path) -> io::Result<()> {
         let cases: Result<Vec<String>, _> = self.cases.iter().map(serde_json::to_string).collect();
         let text = format!(
@@ -139,10 +139,11 @@ impl Figures {
         fs::write(path, text)
     }
 
-    /// Compares what each of ours costs over the bare one. That is less by far than what a request
-    /// costs in all, and so is what may be added to it unseen. No lock and no allocation may be added.
+    /// Compares the cost of each of this crate's services over the bare one. That is far less than
+    /// the whole cost of a request, so a small increase is still seen. No lock and no allocation
+    /// may be added.
     ///
-    /// If only some were measured, the others are not missed.
+    /// If only some cases were measured, the others are not reported as missing.
     pub fn verdict(&self, recorded: &Self, are_all: bool) -> Verdict {
         if self.tools() != recorded.tools() {
             return Verdict::Incomparable {
@@ -166,7 +167,7 @@ impl Figures {
             } else if past - present > tolerated {
                 good.push(format!("cheaper: {line}"));
             }
-            // An operation more, at each request or at every second.
+            // One more operation, at each request or at every second request.
             if case.locked - before.locked > 0.4 {
                 let [present, past] = [case.locked, before.locked];
                 bad.push(format!("LOCKS: {title}: {present:.1}, recorded {past:.1}"));
@@ -196,13 +197,13 @@ impl Figures {
         self.cases.iter().filter(|case| case.is_checked())
     }
 
-    /// The same case of these figures.
+    /// Returns the same case of these figures.
     fn find(&self, case: &Case) -> Option<&Case> {
         let mut cases = self.cases.iter();
         cases.find(|other| other.group == case.group && other.name == case.name)
     }
 
-    /// What one of these cases costs over the bare one, which is the first of its group.
+    /// Returns the cost of a case over the bare one, which is the first of its group.
     fn over_bare(&self, case: &Case) -> f64 {
         let mut cases = self.cases.iter();
         let bare = cases.find(|other| other.group == case.group);

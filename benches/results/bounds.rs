@@ -1,4 +1,4 @@
-//! What the layers are held to, and how it stands.
+//! The bounds of the layers, and whether they are met.
 
 use crate::Figures;
 use crate::results::{Contended, Instructions, Measured};
@@ -7,7 +7,7 @@ use crate::stats::quantile;
 const TRACKING: &str = "RequestTrackingLayer";
 const DRAIN: &str = "DrainLayer";
 
-/// One figure, and what it is held to.
+/// A figure and its bound.
 pub struct Bound {
     what: String,
     measured: Option<f64>,
@@ -19,11 +19,11 @@ pub struct Bound {
 enum Limit {
     Most(f64),
     Least(f64),
-    /// What it is held to has not been measured either.
+    /// The figure it is compared with has not been measured either.
     Unknown,
 }
 
-/// Gives all of them.
+/// Returns all bounds.
 pub fn all(figures: &Figures) -> Vec<Bound> {
     let mut bounds = Vec::new();
     instructions(figures.instructions.as_ref(), &mut bounds);
@@ -200,7 +200,7 @@ fn deadline(figures: &Figures, bounds: &mut Vec<Bound>) {
         Some(Measured { figures, .. }) => &figures.cases[..],
         None => &[],
     };
-    // The first is a timer's.
+    // The first is the bare timer.
     let ours = cases
         .iter()
         .skip(1)
@@ -245,7 +245,7 @@ impl Bound {
         ]
     }
 
-    /// With three digits, or as many as there are before the point.
+    /// With three digits, or as many as there are before the decimal point.
     fn amount(&self, amount: f64) -> String {
         let digits = match amount.abs() {
             0.0..10.0 => 3,

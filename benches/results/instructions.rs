@@ -1,4 +1,4 @@
-//! What is read from the counts of instructions.
+//! Reads the instruction counts.
 
 use crate::results::{Counted, Instructions};
 
@@ -11,18 +11,18 @@ impl Instructions {
         self.group(group).find(|case| case.name == name)
     }
 
-    /// What it adds to the first of its group.
+    /// The cost over the first of its group.
     pub fn over(&self, group: &str, name: &str) -> Option<f64> {
         let bare = self.group(group).next()?;
         Some(self.case(group, name)?.instructions - bare.instructions)
     }
 
-    /// What it adds at each poll after the first that is pending.
+    /// The cost of each pending poll after the first.
     pub fn further_poll(&self, name: &str) -> Option<f64> {
         Some((self.over("pending_11", name)? - self.over("pending_once", name)?) / 10.0)
     }
 
-    /// In full for the first, over that for the others.
+    /// The total for the first, and the cost over it for the others.
     pub fn cell(&self, group: &str, name: &str) -> String {
         let first = self.group(group).next();
         match (first, self.case(group, name)) {

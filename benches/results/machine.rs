@@ -1,4 +1,4 @@
-//! What the figures were measured on, and with what.
+//! The machine and the versions that the figures were measured with.
 
 use std::env;
 use std::fs;
@@ -8,7 +8,7 @@ use std::thread;
 
 use toml::{Table, Value};
 
-/// The crates whose versions say what was compared.
+/// The crates whose versions are shown.
 const CRATES: [&str; 12] = [
     "axum",
     "criterion",
@@ -24,7 +24,7 @@ const CRATES: [&str; 12] = [
     "tower-http",
 ];
 
-/// Gives the facts, each with its name.
+/// Returns the facts, each with its name.
 pub fn facts() -> Vec<(&'static str, String)> {
     vec![
         (
@@ -37,7 +37,7 @@ pub fn facts() -> Vec<(&'static str, String)> {
     ]
 }
 
-/// Gives the versions of the crates that are compared, from `Cargo.lock`.
+/// Returns the versions of the compared crates, from `Cargo.lock`.
 pub fn versions() -> Result<Vec<(&'static str, String)>, String> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.lock");
     let lock = fs::read_to_string(path).map_err(|error| format!("Cargo.lock: {error}"))?;
@@ -47,7 +47,7 @@ pub fn versions() -> Result<Vec<(&'static str, String)>, String> {
     let packages = lock.get("package").and_then(Value::as_array);
     let packages = packages.ok_or("Cargo.lock: no packages")?;
     let version = |name: &'static str| {
-        // The newest, where there are several: those that others ask for are older.
+        // The newest of several versions: older ones come from other dependencies.
         let package = packages.iter().rev();
         let mut named =
             package.filter(|package| package.get("name").and_then(Value::as_str) == Some(name));
@@ -82,7 +82,7 @@ fn processor() -> Option<String> {
 
 fn system() -> String {
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    // What comes after the version is the builder's name for it.
+    // The text after the version is the build's name.
     let version = kernel.trim().split('-').next().unwrap_or_default();
     format!("{} {version} {}", env::consts::OS, env::consts::ARCH)
 }

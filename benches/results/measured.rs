@@ -1,4 +1,4 @@
-//! The sections of those benches that have left JSON of ours.
+//! The sections of the benches that write JSON.
 
 use crate::Figures;
 use crate::page::Page;

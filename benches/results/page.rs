@@ -1,8 +1,8 @@
-//! A page of Markdown, and tables on it.
+//! A Markdown page, and tables on it.
 
 use std::fmt::{self, Display, Write as _};
 
-/// A page, as it grows.
+/// A page under construction.
 #[derive(Default)]
 pub struct Page {
     text: String,

@@ -1,4 +1,4 @@
-//! The plots of the results page: black on white, so that they can be read on a dark page, too.
+//! The plots of the results page: black on white, so that they are readable on a dark page.
 
 use std::error::Error;
 use std::path::Path;
@@ -18,16 +18,16 @@ pub struct Bar {
     pub kind: Kind,
 }
 
-/// Whose it is, and what it can do.
+/// Whose service it is, and whether it can cut.
 #[derive(Clone, Copy)]
 pub enum Kind {
     Ours,
-    /// It can cut what is in flight.
+    /// It can cut requests in flight.
     Cuts,
     Other,
 }
 
-/// Draws bars one below the other, each with its figure at the end.
+/// Draws horizontal bars, each with its figure at the end.
 pub fn bars(
     path: &Path,
     title: &str,
@@ -69,8 +69,8 @@ pub fn bars(
     Ok(())
 }
 
-/// Draws how often figures were how large: a histogram for each name, one below the other, all with
-/// the same scale. The first is what the others are compared with.
+/// Draws a histogram for each name, one below the other, all with the same scale. The others are
+/// compared with the first.
 pub fn histograms(
     path: &Path,
     title: &str,

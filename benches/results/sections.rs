@@ -1,4 +1,4 @@
-//! What the page says, section by section.
+//! The text of the page, section by section.
 
 use crate::page::Page;
 use crate::results::Measured;
@@ -12,7 +12,7 @@ impl Figures {
     ///
     /// # Errors
     ///
-    /// If the versions of the crates cannot be told.
+    /// If the versions of the crates cannot be determined.
     pub fn page(&self) -> Result<Page, String> {
         let mut page = Page::default();
         page.title("Results");

@@ -1,4 +1,4 @@
-//! What criterion has left: the times of each benchmark.
+//! Reads criterion's results: the time of each benchmark.
 
 use std::env;
 use std::fs;
@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::results::folder;
 use crate::stats::Median;
 
-/// All of them, by groups.
+/// All times, by group.
 pub struct Times(Vec<Time>);
 
 pub struct Time {
@@ -22,19 +22,19 @@ pub struct Time {
 impl Times {
     /// # Errors
     ///
-    /// If a file cannot be read, or is not what criterion writes.
+    /// If a file cannot be read, or is not in criterion's format.
     pub fn read() -> Result<Self, String> {
         let mut times = Vec::new();
         for group in folders(&home()) {
             for benchmark in folders(&group) {
                 let latest = benchmark.join("new");
-                // Some are reports, and not benchmarks.
+                // Some directories are reports, not benchmarks.
                 if latest.is_dir() {
                     times.push(time(&latest)?);
                 }
             }
         }
-        // By the time it takes, in each group.
+        // Sorted by time, in each group.
         times.sort_by(|a: &Time, b| {
             let by_time = a.ns.median.total_cmp(&b.ns.median);
             a.group.cmp(&b.group).then(by_time)
@@ -46,7 +46,7 @@ impl Times {
         self.0.is_empty()
     }
 
-    /// Gives the time of that name, among those of a group.
+    /// Returns the time of that name in a group.
     pub fn find<'a>(group: &'a [Time], name: &str) -> Option<&'a Time> {
         group.iter().find(|time| time.name == name)
     }
@@ -57,7 +57,7 @@ impl Times {
     }
 }
 
-/// Where `benches/run` has criterion write.
+/// The directory that `benches/run` sets for criterion.
 fn home() -> PathBuf {
     env::var_os("CRITERION_HOME").map_or_else(|| folder().join("criterion"), PathBuf::from)
 }
@@ -87,7 +87,7 @@ fn time(latest: &Path) -> Result<Time, String> {
     };
     let group = text("group_id").ok_or("criterion's benchmark.json: no group")?;
     Ok(Time {
-        // A benchmark that is in no group is a group of its own.
+        // A benchmark without a group forms its own group.
         name: text("function_id").unwrap_or_else(|| group.clone()),
         ns: ns().ok_or("criterion's estimates.json: no median")?,
         group,

@@ -1,4 +1,4 @@
-//! What is measured in a process of its own.
+//! The measurements of a separate process.
 
 use std::hint::black_box;
 use std::task::Context;
@@ -16,7 +16,7 @@ use crate::stats::{Median, sorted};
 use crate::ways::Way;
 use crate::{Cut, Load, Measurement, RUNTIMES};
 
-/// Measures that, and writes what came of it as JSON.
+/// Runs the measurement, and writes its result as JSON.
 pub fn measure<W: Way>(measurement: Measurement) {
     let json = match measurement {
         Measurement::Force { runtime, pending } => {
@@ -51,7 +51,7 @@ async fn force_here<W: Way>(pending: usize) -> Cut {
     let countdown = Countdown::of(pending);
     let tasks = start(&service, &countdown, W::ABORTS).await;
     countdown.all_pending().await;
-    // The workers go to sleep, as they are in a service that waits.
+    // Lets the workers go to sleep, as in an idle service.
     sleep(Duration::from_millis(20)).await;
     let began = Instant::now();
     way.cut(tasks);
@@ -76,7 +76,7 @@ async fn drained_here(times: usize) -> Vec<f64> {
             Instant::now()
         });
         ctl.trigger(ShutdownReason::Manual);
-        // Everybody goes to sleep: that is what they are woken from.
+        // Lets all tasks and workers go to sleep: they are woken from that state.
         sleep(Duration::from_millis(2)).await;
         assert!(!waiter.is_finished(), "one is in flight");
         let began = Instant::now();
@@ -124,7 +124,7 @@ fn further_here<W: Way>(most: usize) -> Load {
     Load { further, questions }
 }
 
-/// Gives the time that one takes, in ns.
+/// Returns the time of one call, in ns.
 fn time(count: u32, mut one: impl FnMut()) -> f64 {
     let times = (0..25).map(|_| {
         let had = thread_time();

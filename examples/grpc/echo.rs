@@ -1,6 +1,6 @@
 //! A gRPC service, written by hand so that this example needs no `protoc`.
 //!
-//! Yours comes from `tonic-prost-build`, and is put into the routes in the same way.
+//! Generate yours with `tonic-prost-build`, and add it to the routes in the same way.
 
 use std::convert::Infallible;
 use std::task::{Context, Poll};
@@ -16,7 +16,7 @@ use tonic::server::{Grpc, NamedService};
 use tonic_prost::ProstCodec;
 use tower::{Service, service_fn};
 
-/// The one message, for requests and responses.
+/// The only message type, for requests and responses.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Words {
     #[prost(string, tag = "1")]
@@ -32,7 +32,7 @@ impl Echo {
         Ok(tonic::Response::new(call.into_inner()))
     }
 
-    /// Ten times, once a second.
+    /// Repeats the message ten times, once a second.
     async fn repeat(
         call: tonic::Request<Words>,
     ) -> Result<tonic::Response<impl Stream<Item = Result<Words, Status>>>, Status> {

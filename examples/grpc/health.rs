@@ -1,13 +1,13 @@
-//! From the controller's readiness to the gRPC health protocol.
+//! Reports the controller's readiness in the gRPC health protocol.
 
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 use tower_lifecycle::ShutdownController;
 
-/// Reports these services as `SERVING` while the controller is ready, else as `NOT_SERVING`.
+/// Reports these services as `SERVING` while the controller is ready, otherwise as `NOT_SERVING`.
 ///
-/// The service of the name "" is the server as a whole, and the one that Kubernetes asks for. It must
-/// be called inside a tokio runtime; its task ends when draining begins.
+/// The service named "" is the whole server, and the one that Kubernetes probes. Call this inside a
+/// tokio runtime. Its task ends when draining begins.
 pub fn report_health(
     ctl: &ShutdownController,
     reporter: HealthReporter,

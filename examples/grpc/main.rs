@@ -1,4 +1,4 @@
-//! gRPC, with the health protocol: tonic's services in our server.
+//! gRPC with the health protocol: tonic's services under `serve`.
 //!
 //! ```text
 //! cargo run -p examples --example grpc  # [address [address of the admin server]]
@@ -7,16 +7,16 @@
 //!     --data-binary @empty "127.0.0.1:3000/$1" | cat -v; }
 //! call grpc.health.v1.Health/Check            # ends in ^H^A, which is SERVING
 //! call example.Echo/Repeat &                  # a stream of ten seconds
-//! kill -TERM $(pgrep -x grpc)                 # while it runs: all its ten messages come
+//! kill -TERM $(pgrep -x grpc)                 # while it runs: all ten messages arrive
 //! call grpc.health.v1.Health/Check            # ends in ^H^B, which is NOT_SERVING
-//! sleep 5; call example.Echo/Say              # nothing: nobody listens any more
+//! sleep 5; call example.Echo/Say              # connection refused
 //! ```
 //!
-//! The health is also on a port of its own, 3001, that is open to the very end.
+//! Health is also served on a separate port, 3001, which stays open to the very end.
 //!
-//! From the trigger on the health is `NOT_SERVING`, as everybody sees who watches it. Five seconds
-//! later the listener closes. Calls that still arrive on open connections are served for a second; then
-//! they are refused with the status `UNAVAILABLE`, which clients take elsewhere.
+//! From the trigger on health is `NOT_SERVING`, and every `Watch` stream is told. Five seconds
+//! later the listener closes. Calls that still arrive on open connections are served for a second;
+//! then they are refused with the status `UNAVAILABLE`, which clients retry elsewhere.
 
 mod echo;
 mod health;
@@ -39,7 +39,7 @@ async fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
         .with_writer(std::io::stderr)
         .log_internal_errors(false)
         .init();
-    // The lame duck is for the watchers: they see `NOT_SERVING` before their streams are ended.
+    // The lame duck is for watchers: they see `NOT_SERVING` before their streams are ended.
     let config = ShutdownConfig::default().lame_duck(Duration::from_secs(5));
     let ctl = ShutdownController::with_config(config)?;
     ctl.listen_for_signals()?;
@@ -47,7 +47,7 @@ async fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
     let (reporter, health) = tonic_health::server::health_reporter();
     health::report_health(&ctl, reporter, &["", Echo::NAME]);
 
-    // Before the layers, and after the public port is closed: until the clean-up is over.
+    // Starts before the public port opens, and closes after the clean-up.
     let admin = std::env::args().nth(2);
     let admin = TcpListener::bind(admin.as_deref().unwrap_or("127.0.0.1:3001")).await?;
     let probes = tonic::transport::Server::builder().add_service(health.clone());
@@ -58,7 +58,7 @@ async fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
     });
 
     let drain = DrainLayer::new(ctl.clone())
-        // A probe is answered `NOT_SERVING` to the end, and no watcher holds up the drain.
+        // `Check` answers `NOT_SERVING` to the end, and no `Watch` stream holds the drain.
         .exempt_paths(["/grpc.health.v1.Health/Check"])
         .long_lived(LongLived::path("/grpc.health.v1.Health/Watch"));
     let app = Routes::new(Echo)

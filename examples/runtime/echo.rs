@@ -1,4 +1,4 @@
-//! A TCP service that is no tower service: its connections hold guards.
+//! A TCP service that is not a tower service: its connections hold guards.
 
 use std::io;
 use std::net::SocketAddr;
@@ -35,13 +35,13 @@ impl Echo {
         self.address
     }
 
-    /// Waits for the end of the loop that accepts, which has the only receiver.
+    /// Waits for the end of the accept loop, which has the only receiver.
     pub async fn ended(self) -> Result<(), BoxError> {
         self.stop.closed().await;
         Err("nobody accepts connections any more".into())
     }
 
-    /// Closes the listener. The connections have said goodbye by then.
+    /// Closes the listener. The connections have already sent their goodbye.
     pub async fn stop(self) -> Result<(), BoxError> {
         self.stop.send_replace(true);
         if let Some(accepting) = self.accepting.lock().await.take() {

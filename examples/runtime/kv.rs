@@ -11,12 +11,12 @@ use tokio::sync::Mutex;
 use tower_lifecycle::BoxError;
 use tower_lifecycle::store::{FileStore, StateStore};
 
-/// The key of its state.
+/// The key of the saved state.
 const KV: &str = "kv";
 
 #[derive(Clone)]
 pub struct Kv {
-    /// Locked until a change is in the file, so that changes get there in their order.
+    /// Locked until a change is saved, so that changes are saved in order.
     entries: Arc<Mutex<BTreeMap<String, String>>>,
     file: FileStore,
 }
@@ -34,7 +34,7 @@ impl Kv {
         })
     }
 
-    /// Waits for the last change to be in the file.
+    /// Waits until the last change is saved.
     pub async fn close(self) {
         let entries = self.entries.lock().await;
         tracing::info!(entries = entries.len(), "store closed");
@@ -46,7 +46,7 @@ impl Kv {
             .with_state(self.clone())
     }
 
-    /// Makes a change that is there after a crash, too.
+    /// Makes a change that survives a crash.
     async fn change(&self, change: impl FnOnce(&mut BTreeMap<String, String>)) -> StatusCode {
         let mut entries = self.entries.lock().await;
         let mut changed = entries.clone();

@@ -12,8 +12,8 @@
 //! kill -TERM $(pgrep -x runtime)
 //! ```
 //!
-//! What the worker had not done is kept, and done after the next start. With `--fail worker` that
-//! service does not start, and those that did are stopped again.
+//! Jobs that the worker has not done are saved, and done after the next start. With `--fail worker`
+//! that service fails to start, and the services that did start are stopped again.
 
 mod echo;
 mod kv;
@@ -65,7 +65,7 @@ async fn main() -> ExitCode {
             match error.downcast_ref::<StartupError>() {
                 Some(error) => {
                     let _ = writeln!(std::io::stdout(), "{}", error.report());
-                    // A signal that ends the start-up is no failure.
+                    // A start-up that ends by a signal has not failed.
                     error.exit_code()
                 }
                 None => ExitCode::FAILURE,
@@ -83,7 +83,7 @@ async fn run(settings: Settings) -> Result<ShutdownReport, BoxError> {
             let server = axum::serve(listener, app).with_graceful_shutdown(stop);
             Ok(ctl.run(server).await)
         }
-        // Whatever has been started is stopped again before the process ends.
+        // Stops all started services before the process ends.
         Err(error) => Err(startup.fail(error).await.into()),
     }
 }
@@ -95,7 +95,7 @@ async fn start(
     let ctl = startup.controller();
     ctl.listen_for_signals()?;
 
-    // Probes are answered from the first moment, which is `starting`, to the last, `stopping`.
+    // Probes are answered from the beginning, `starting`, to the end, `stopping`.
     let admin = TcpListener::bind(settings.admin).await?;
     let routes = admin_routes(&ctl);
     ctl.spawn_admin("admin", |closing| async move {
@@ -104,7 +104,7 @@ async fn start(
             .await
     });
 
-    // A second instance would load the same jobs, and save its own over those of the first.
+    // A second instance would load the same jobs, and overwrite the state of the first.
     let data = FileStore::new(&settings.data)?.exclusive()?;
     let kv = settings.checked("store", Kv::open(data.clone()));
     let kv = startup
@@ -112,12 +112,12 @@ async fn start(
         .timeout(Duration::from_secs(5))
         .await?;
 
-    // Independent of each other: started at the same time, and stopped at the same time.
+    // These two are independent: they start at the same time, and stop at the same time.
     let echo = Echo::bind(settings.echo, ctl.clone());
     let worker = Worker::start(data.clone(), settings.job, ctl.clone());
     let (echo, worker) = startup
         .start_all((
-            // If its loop ends before it is stopped, that begins the shutdown.
+            // The shutdown begins if the accept loop ends before it is stopped.
             step("echo", settings.checked("echo", echo), Echo::stop).watch(Echo::ended),
             step("worker", settings.checked("worker", worker), Worker::stop)
                 .stop_timeout(Duration::from_secs(2)),
@@ -148,7 +148,7 @@ async fn start(
     Ok((http, app))
 }
 
-/// What operators use; on an address of its own, so that it needs no layer and is never refused.
+/// Routes for operators, on a separate address: they need no layer and are never refused.
 fn admin_routes(ctl: &ShutdownController) -> Router {
     let health = HealthService::new(ctl.clone()).version(env!("CARGO_PKG_VERSION"));
     let metrics = {
@@ -180,7 +180,7 @@ fn admin_routes(ctl: &ShutdownController) -> Router {
         )
 }
 
-/// An error, and what caused it.
+/// Returns an error and its causes.
 fn chain(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

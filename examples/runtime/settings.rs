@@ -1,4 +1,4 @@
-//! The configuration: a file, over it the environment, over that the command line.
+//! The configuration: a file, overridden by the environment, overridden by the command line.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -15,13 +15,13 @@ struct Arguments {
     /// The configuration file (YAML)
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
-    /// A service that is not to start, to see the rollback
+    /// A service that fails to start, to show the rollback
     #[arg(long, value_name = "SERVICE")]
     fail: Option<Service>,
     /// The time for the whole shutdown, such as 20 or 1m30s
     #[arg(long, value_name = "TIME", value_parser = ShutdownConfig::parse_duration)]
     shutdown_timeout: Option<Duration>,
-    /// How long to serve on while readiness is red
+    /// How long to keep serving while readiness is red
     #[arg(long, value_name = "TIME", value_parser = ShutdownConfig::parse_duration)]
     lame_duck: Option<Duration>,
 }
@@ -79,9 +79,10 @@ impl Settings {
         let fails = self.fail.and_then(|service| service.to_possible_value());
         let fails = fails.is_some_and(|fails| fails.get_name() == service);
         async move {
-            match fails {
-                false => start.await,
-                true => Err("told to fail by --fail".into()),
+            if fails {
+                Err("told to fail by --fail".into())
+            } else {
+                start.await
             }
         }
     }

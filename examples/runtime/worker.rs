@@ -1,4 +1,4 @@
-//! A background worker with a queue that is kept over a restart.
+//! A background worker with a queue that survives a restart.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,7 +15,7 @@ use tower_lifecycle::future::Wait;
 use tower_lifecycle::store::{FileStore, StateStore};
 use tower_lifecycle::{BoxError, ShutdownController};
 
-/// The key of its state.
+/// The key of the saved state.
 pub const QUEUE: &str = "queue";
 
 #[derive(Clone, Default)]
@@ -37,8 +37,8 @@ impl Worker {
             tracing::info!(jobs = left.len(), "taken over from the last run");
             worker.with_queue(|queue| *queue = left);
         }
-        // Told to stop when no request can bring a job any more, and waited for before the state is
-        // saved.
+        // Stopped when requests can no longer add jobs. The shutdown waits for its end
+        // before it saves the state.
         let (work, handle) = (worker.clone(), ctl.clone());
         ctl.spawn_worker("worker", move |stop| work.work(job, handle, stop));
         Ok(worker)
@@ -48,11 +48,11 @@ impl Worker {
         loop {
             tokio::select! {
                 biased;
-                // A worker whose queue is not kept empties it first: `name` before `stop`.
+                // A worker whose queue is not saved empties it first: put `name` before `stop`.
                 () = &mut stop => break,
                 name = self.next() => {
-                    // Finished also when it is told to stop meanwhile. It stays in the queue until
-                    // then: if it is cut, it is kept.
+                    // A running job is completed even after `stop`. It stays in the queue
+                    // until then, so a cut job is saved.
                     sleep(job).await;
                     self.with_queue(VecDeque::pop_front);
                     self.done.fetch_add(1, Ordering::Relaxed);
@@ -77,7 +77,7 @@ impl Worker {
         tracing::info!(done = self.done(), "worker stopped");
     }
 
-    /// What is left to do, to be kept.
+    /// Returns the jobs that are left, to be saved.
     pub fn queue(&self) -> Vec<u8> {
         self.with_queue(|queue| serde_json::json!(queue).to_string().into_bytes())
     }

@@ -1,4 +1,4 @@
-//! Configuration text, in the three formats that are used most.
+//! Configuration text, in three common formats.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ pub type Input = String;
 pub fn check(text: &Input) {
     let json = serde_json::from_str::<ShutdownConfig>(text);
     if let Err(error) = &json {
-        // What is no JSON is for `serde_json` to tell; what is no configuration, for us.
+        // Syntax errors come from `serde_json`; data errors come from this crate.
         if error.is_data() {
             assert!(names_a_field(&error.to_string()), "{error}");
         }
@@ -22,7 +22,7 @@ pub fn check(text: &Input) {
     for config in [json.ok(), toml.ok(), yaml.ok()].into_iter().flatten() {
         reads_back(&config);
         merges(&config);
-        // Also where it just fits, and where it just does not.
+        // Also with values that just fit, and that just do not fit.
         let kept = kept(&config).unwrap_or(Duration::MAX);
         let most = config.shutdown_timeout.saturating_sub(kept);
         is_taken_or_refused(config.clone().lame_duck(most));
@@ -42,7 +42,7 @@ fn names_a_field(text: &str) -> bool {
     FIELDS.iter().any(|field| text.contains(field))
 }
 
-/// What is written is what is read, in every format.
+/// Every format reads back what it writes.
 fn reads_back(config: &ShutdownConfig) {
     let json = serde_json::to_string(config).expect("it can be written");
     assert_eq!(
@@ -58,7 +58,7 @@ fn reads_back(config: &ShutdownConfig) {
     );
 }
 
-/// The defaults change nothing, on either side.
+/// Merging with the defaults changes nothing, on either side.
 fn merges(config: &ShutdownConfig) {
     let default = ShutdownConfig::default();
     assert_eq!(default.clone().merge(config.clone()), *config);
@@ -82,13 +82,13 @@ fn is_taken_or_refused(config: ShutdownConfig) {
     }
 }
 
-/// What of the total is neither lame duck nor drain. What workers have by default always fits.
+/// The part of the total outside lame duck and drain. The default worker reserve always fits.
 fn kept(config: &ShutdownConfig) -> Option<Duration> {
     let workers = config.worker_reserve.unwrap_or_default();
     config.reserve().checked_add(workers)
 }
 
-/// Each value by itself, so that it is known which one an error has to name.
+/// Tries each value alone, so that the field that an error must name is known.
 fn each_alone(values: Map<String, Value>) {
     for (key, value) in values {
         let one = Value::Object(Map::from_iter([(key.clone(), value.clone())]));
@@ -112,14 +112,14 @@ fn each_alone(values: Map<String, Value>) {
             let text = read.expect_err("an unknown key").to_string();
             assert!(text.starts_with("unknown key"), "{text}");
             assert_showable(&text);
-            // A mistyped key may be that of a secret.
+            // A mistyped key may be a secret.
             let shown = value.to_string();
             assert!(shown.len() < 40 || !text.contains(&shown), "{text}");
         }
     }
 }
 
-/// What a JSON value is as a duration.
+/// The duration of a JSON value.
 fn duration(value: &Value) -> Option<Duration> {
     match value {
         Value::Number(number) => match number.as_u64() {
@@ -131,12 +131,12 @@ fn duration(value: &Value) -> Option<Duration> {
     }
 }
 
-/// The defaults with one field set.
+/// Returns the defaults with one field set.
 pub(crate) fn only(field: &str, value: Duration) -> ShutdownConfig {
     set(ShutdownConfig::default(), field, value)
 }
 
-/// A configuration with a field of this name set.
+/// Returns the configuration with the field of this name set.
 pub(crate) fn set(config: ShutdownConfig, field: &str, value: Duration) -> ShutdownConfig {
     match field {
         "shutdown_timeout" => config.shutdown_timeout(value),

@@ -23,13 +23,13 @@ use crate::on_paused_clock;
 
 #[derive(Debug, Arbitrary)]
 pub struct Input {
-    /// How much a pipe holds that nobody reads.
+    /// The capacity of the pipe in each direction.
     pipe: u16,
     reads: bool,
     closes: bool,
-    /// The server has done what it can before the next step.
+    /// Lets the server finish its work before the next step.
     settles: bool,
-    // Last, for they take most of the bytes.
+    // Last, because the steps take most of the bytes.
     steps: Vec<Step>,
 }
 
@@ -77,7 +77,7 @@ enum Field {
     Grpc,
 }
 
-/// A listener of one connection.
+/// A listener with one connection.
 struct One(Option<DuplexStream>);
 
 type Answer = Pin<Box<dyn Future<Output = Result<Response<Full<Bytes>>, Infallible>> + Send>>;
@@ -107,7 +107,7 @@ impl Input {
         let reader = tokio::spawn(read(from, self.reads));
         for step in self.steps.iter().take(64) {
             if self.settles {
-                // The clock moves when nobody has anything left to do.
+                // The clock moves when all tasks are idle.
                 sleep(Duration::from_millis(1)).await;
             }
             let bytes = match step {
@@ -133,7 +133,7 @@ impl Input {
                 }
                 step => step.bytes(),
             };
-            // The server may have closed, or may not read any more.
+            // The server may have closed, or may have stopped reading.
             let _ = timeout(Duration::from_millis(10), to.write_all(&bytes)).await;
         }
         if self.closes && !self.begins_with_get() {
@@ -153,7 +153,7 @@ impl Input {
         drop(to);
         let read = reader.await.expect("it only reads");
         if self.reads && self.is_http2() {
-            assert_says_goodbye(&read);
+            assert_sends_goaway(&read);
         }
         let read = String::from_utf8_lossy(&read);
         assert_answers(&read);
@@ -165,12 +165,12 @@ impl Input {
 }
 
 impl Input {
-    /// It is running then, and has nothing to refuse.
+    /// The server is running, so the request is not refused.
     fn begins_with_get(&self) -> bool {
         matches!(self.steps.first(), Some(Step::Request(Line::Get, fields)) if fields.is_empty())
     }
 
-    /// It speaks HTTP/2, and nobody cuts it.
+    /// The client speaks HTTP/2 and is not cut.
     fn is_http2(&self) -> bool {
         let is_calm = |step: &Step| {
             use Step::{Get, Pause, Trigger, Unpause, Wait};
@@ -181,7 +181,7 @@ impl Input {
     }
 }
 
-/// Answers at once, or at `/slow` after a while, when it has read the request to its end.
+/// Reads the request to its end. Then responds at once, or after a while at `/slow`.
 fn app_of<B>(alive: &Arc<()>) -> impl FnMut(Request<B>) -> Answer + Clone + Send + use<B>
 where
     B: Body<Data: Send, Error: Send> + Send + 'static,
@@ -201,12 +201,12 @@ where
     }
 }
 
-/// In HTTP/1 a refusal asks the client to leave, and after an answer that does there is no other.
+/// In HTTP/1 a refusal asks the client to close, and no response follows one that does.
 fn assert_answers(read: &str) {
     let mut has_closed = false;
     for answer in read.split("HTTP/1.").skip(1) {
         assert!(!has_closed, "one more answer: {read}");
-        // A part of a head tells nothing.
+        // Skips an incomplete head.
         let Some((head, body)) = answer.split_once("\r\n\r\n") else {
             continue;
         };
@@ -218,16 +218,16 @@ fn assert_answers(read: &str) {
     }
 }
 
-/// In HTTP/2 the server sends whole frames, and says goodbye before it closes.
-fn assert_says_goodbye(mut read: &[u8]) {
-    let mut said_goodbye = false;
+/// In HTTP/2 the server sends whole frames, and a GOAWAY before it closes.
+fn assert_sends_goaway(mut read: &[u8]) {
+    let mut sent_goaway = false;
     while let Some((head, rest)) = read.split_first_chunk::<9>() {
         let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
         assert!(length <= rest.len(), "a part of a frame: {read:?}");
-        said_goodbye |= head[3] == 7;
+        sent_goaway |= head[3] == 7;
         read = &rest[length..];
     }
-    assert!(read.is_empty() && said_goodbye, "{read:?}");
+    assert!(read.is_empty() && sent_goaway, "{read:?}");
 }
 
 impl Step {
@@ -253,7 +253,7 @@ impl Step {
                 } else {
                     b"\x04\x01/"
                 };
-                // :method GET and :scheme http, from HPACK's table.
+                // :method GET and :scheme http, from HPACK's static table.
                 let fields = [b"\x82\x86", path, b"\x01\x04test"].concat();
                 frame(1, 5, stream | 1, &fields)
             }

@@ -30,16 +30,16 @@ enum Variable {
     Fraction(f64),
     Units(Vec<(Number, Unit)>),
     Bytes(Vec<u8>),
-    /// Longer than anybody wants to read.
+    /// Longer than an error may show.
     Long {
         start: Number,
         repeated: char,
     },
-    /// The most seconds, and some nanoseconds.
-    Brink(Number),
+    /// The largest number of seconds, plus some nanoseconds.
+    Limit(Number),
 }
 
-/// With those at which sums turn over.
+/// Includes values at which sums overflow.
 #[derive(Debug, Clone, Copy, Arbitrary)]
 enum Number {
     Any(u64),
@@ -72,7 +72,7 @@ pub fn check(input: &Input) {
     let variables: Vec<_> = variables.into_iter().zip(values).collect();
     let read = temp_env::with_vars(&variables, || ShutdownConfig::from_env(prefix));
 
-    // Until the first that is none.
+    // Until the first invalid one.
     let mut expected = ShutdownConfig::default();
     for (field, (variable, value)) in FIELDS.into_iter().zip(&variables) {
         let Some(value) = value else { continue };
@@ -83,7 +83,7 @@ pub fn check(input: &Input) {
             let text = error.to_string();
             assert!(text.starts_with(&format!("{variable} is ")), "{text}");
             assert_error_showable(&error);
-            // What is long is shown in part: it may be something else, put in the wrong place.
+            // A long value is shown in part: it may be a secret in the wrong variable.
             let shown = format!("{value:?}");
             assert_eq!(text.contains(&shown), shown.chars().count() <= 64, "{text}");
             return;
@@ -97,7 +97,7 @@ pub fn check(input: &Input) {
     assert_eq!(read, Ok(expected));
 }
 
-/// As it is written into a file, and read from there.
+/// A duration written to a file reads back the same.
 fn reads_back(duration: Duration) {
     let text = humantime::format_duration(duration).to_string();
     assert_eq!(
@@ -115,7 +115,7 @@ fn reads_back(duration: Duration) {
 }
 
 impl Input {
-    /// What the value has to be, where that is known without parsing.
+    /// The expected value, if it is known without parsing.
     fn exact(&self, field: &str) -> Option<Duration> {
         let index = FIELDS.iter().position(|other| *other == field)?;
         match self.values[index].as_ref()? {
@@ -126,7 +126,7 @@ impl Input {
                 let secs = u64::try_from(nanos / 1_000_000_000).ok()?;
                 Some(Duration::new(secs, (nanos % 1_000_000_000) as u32))
             }
-            Variable::Brink(nanos) => {
+            Variable::Limit(nanos) => {
                 Duration::from_secs(u64::MAX).checked_add(Duration::from_nanos(nanos.value()))
             }
             Variable::Fraction(_) | Variable::Bytes(_) | Variable::Long { .. } => None,
@@ -147,8 +147,8 @@ impl Variable {
                 let text = format!("{}{}", start.value(), repeated.to_string().repeat(2_000));
                 text.replace('\0', "").into()
             }
-            Self::Brink(nanos) => format!("{}s {}ns", u64::MAX, nanos.value()).into(),
-            // No variable can hold a NUL.
+            Self::Limit(nanos) => format!("{}s {}ns", u64::MAX, nanos.value()).into(),
+            // No variable can contain a NUL.
             Self::Bytes(bytes) => {
                 let bytes = bytes.iter().copied().filter(|byte| *byte != 0);
                 OsString::from_vec(bytes.collect())
@@ -182,7 +182,7 @@ impl Unit {
         }
     }
 
-    /// In nanoseconds; `None` where what is meant is not ours to say.
+    /// In nanoseconds; `None` where `humantime` defines the unit.
     fn times(self, n: u64) -> Option<u128> {
         let nanos = match self {
             Self::Nanos => 1,

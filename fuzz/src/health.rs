@@ -30,9 +30,9 @@ pub struct Input {
 enum Place {
     Readiness,
     Liveness,
-    /// At the paths that it has by itself.
+    /// At its default paths.
     Layer,
-    /// At others.
+    /// At other paths.
     LayerAt {
         liveness: String,
         readiness: String,
@@ -46,7 +46,7 @@ struct Check {
     error: Option<String>,
 }
 
-/// A response, read to its end.
+/// A response that was read to its end.
 #[derive(Debug, PartialEq)]
 struct Read {
     status: StatusCode,
@@ -73,9 +73,10 @@ pub fn check(input: &Input) {
                 let error = error.clone();
                 async { error.map_or(Ok(()), |error| Err(error.into())) }
             };
-            service = match is_critical {
-                true => service.critical_check(name, run),
-                false => service.check(name, run),
+            service = if is_critical {
+                service.critical_check(name, run)
+            } else {
+                service.check(name, run)
             };
         }
         let request = input.request.build();
@@ -112,17 +113,18 @@ pub fn check(input: &Input) {
     });
 }
 
-/// The path of a probe; an empty one is nowhere.
+/// Adds the leading slash of a probe's path; an empty path disables the probe.
 fn with_slash(path: &String) -> String {
-    match path.is_empty() || path.starts_with('/') {
-        true => path.clone(),
-        false => format!("/{path}"),
+    if path.is_empty() || path.starts_with('/') {
+        path.clone()
+    } else {
+        format!("/{path}")
     }
 }
 
 impl Input {
-    /// A probe where its path is, and everywhere else the application, as if the layer were not
-    /// there.
+    /// The probes respond at their paths. Everywhere else the application responds, as if there
+    /// were no layer.
     async fn assert_layer(
         &self,
         layer: HealthLayer,
@@ -151,7 +153,7 @@ impl Input {
         }
     }
 
-    /// The answer is as the phase and the checks want it, and has nothing of the request.
+    /// The response matches the phase and the checks, and contains nothing from the request.
     fn assert_probe(&self, method: &Method, liveness: bool, read: &Read) {
         if method != Method::GET && method != Method::HEAD {
             assert_eq!(read.status, StatusCode::METHOD_NOT_ALLOWED);
@@ -160,9 +162,10 @@ impl Input {
             return;
         }
         let (text, is_green) = self.status(liveness);
-        let status = match is_green {
-            true => StatusCode::OK,
-            false => StatusCode::SERVICE_UNAVAILABLE,
+        let status = if is_green {
+            StatusCode::OK
+        } else {
+            StatusCode::SERVICE_UNAVAILABLE
         };
         assert_eq!(read.status, status, "{text}");
         let length = read.headers.get("content-length").expect("the length");
@@ -221,7 +224,7 @@ impl Input {
         self.phase == Phase::Running && !liveness
     }
 
-    /// What is said, and whether it is green.
+    /// The expected status text, and whether it is green.
     fn status(&self, liveness: bool) -> (&'static str, bool) {
         let (text, ready) = match self.phase {
             Phase::Running => match &self.check {

@@ -1,11 +1,11 @@
-//! Requests and responses as they may come, with those more often that matter.
+//! Arbitrary requests and responses. Relevant ones are more frequent.
 
 use arbitrary::Arbitrary;
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Uri, Version};
 
-/// A request of a client.
+/// A client's request.
 #[derive(Debug, Clone, Arbitrary)]
 pub struct AnyRequest {
     method: AnyMethod,
@@ -14,7 +14,7 @@ pub struct AnyRequest {
     headers: Vec<AnyHeader>,
 }
 
-/// The head of a response of an application.
+/// The head of an application's response.
 #[derive(Debug, Clone, Arbitrary)]
 pub struct AnyHead {
     status: AnyStatus,
@@ -100,7 +100,7 @@ enum GrpcTail {
     Other(Vec<u8>),
 }
 
-/// The path that the layers are told to exempt.
+/// The path that the layers exempt.
 pub const EXEMPT: &str = "/exempt";
 
 impl AnyRequest {
@@ -218,15 +218,15 @@ impl GrpcTail {
     }
 }
 
-/// What of a request its answer depends on, told again without the crate's help.
+/// The properties of a request that its response depends on, computed without the crate.
 #[derive(Debug, Clone)]
 pub struct Asked {
     pub is_http1: bool,
     pub is_head: bool,
     pub is_connect: bool,
-    /// Whether the connection, or its stream, can be taken over from HTTP.
+    /// Whether the request may take over the connection, or its stream, from HTTP.
     pub asks_to_upgrade: bool,
-    /// The content type, where it is a gRPC call.
+    /// The content type, if it is a gRPC call.
     pub grpc: Option<HeaderValue>,
     pub path: String,
 }
@@ -250,12 +250,12 @@ impl Asked {
         }
     }
 
-    /// Whether HTTP ends on the connection, or its stream, with a response of this status.
+    /// Whether a response with this status ends HTTP on the connection, or its stream.
     pub fn is_upgraded_by(&self, status: StatusCode) -> bool {
         status == StatusCode::SWITCHING_PROTOCOLS || (self.is_connect && status.is_success())
     }
 
-    /// The headers as they become when the client is asked to leave.
+    /// Returns the headers after the client is asked to close.
     pub fn with_close(&self, status: StatusCode, mut headers: HeaderMap) -> HeaderMap {
         if self.is_http1 && !self.is_upgraded_by(status) {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -275,7 +275,7 @@ pub fn is_grpc(content_type: &HeaderValue) -> bool {
     })
 }
 
-/// The headers of a list of pairs.
+/// Makes a header map from a list of pairs.
 pub fn header_map<const N: usize>(pairs: [(&'static str, &str); N]) -> HeaderMap {
     let pair = |(name, value): (&'static str, &str)| {
         let value = HeaderValue::from_str(value).expect("a header value");

@@ -1,8 +1,8 @@
-//! What must hold for whatever comes from outside: the properties of the fuzz targets.
+//! The properties of the fuzz targets: what must hold for any external input.
 //!
-//! Each module has an `Input`, made of arbitrary bytes, and a `check` that panics when a promise of
-//! the crate is broken. `fuzz/run` has libFuzzer look for such inputs; `cargo test --lib` tries a
-//! bounded number of random ones, without coverage to guide it.
+//! Each module has an `Input`, made of arbitrary bytes, and a `check` that panics when a guarantee
+//! of the crate is broken. `fuzz/run` searches for such inputs with libFuzzer; `cargo test --lib`
+//! tries a fixed number of random ones, without coverage guidance.
 
 #![forbid(unsafe_code)]
 
@@ -33,10 +33,10 @@ const FIELDS: [&str; 10] = [
     "exit_after",
 ];
 
-/// How long the text of an error may be, whatever it is about.
+/// The maximum length of an error's text, whatever the cause.
 const LONGEST_TEXT: usize = 1024;
 
-/// Runs a property on a clock that moves only when everybody waits for it.
+/// Runs a property on a paused clock, which advances only when all tasks are idle.
 fn on_paused_clock<T>(property: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
@@ -46,7 +46,7 @@ fn on_paused_clock<T>(property: impl Future<Output = T>) -> T {
     runtime.block_on(property)
 }
 
-/// Asserts that a text can be shown in a log or a terminal as it is.
+/// Asserts that a text can be shown in a log or a terminal without escaping.
 #[track_caller]
 fn assert_showable(text: &str) {
     assert!(text.len() <= LONGEST_TEXT, "{} bytes: {text}", text.len());

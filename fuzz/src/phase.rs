@@ -1,4 +1,4 @@
-//! The states that a client can meet.
+//! The states that a client can observe.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ pub enum Phase {
     LameDuck,
     /// Draining, while late requests are served.
     Late,
-    /// Draining, and nothing more is served.
+    /// Draining, after late requests are no longer served.
     Draining,
     Forced,
     Stopped,
@@ -21,7 +21,7 @@ pub enum Phase {
 /// A controller in a phase.
 pub struct Held {
     pub ctl: ShutdownController,
-    /// What keeps it from going on by itself.
+    /// Keeps the controller in its phase.
     pub guard: Option<InFlightGuard>,
 }
 
@@ -48,7 +48,7 @@ impl Phase {
         Held { ctl, guard }
     }
 
-    /// Whether one in flight keeps it from going on by itself.
+    /// Whether a request in flight keeps the controller in its phase.
     pub fn is_held(self) -> bool {
         matches!(self, Self::Late | Self::Draining | Self::Forced)
     }
@@ -58,13 +58,13 @@ impl Phase {
     }
 
     /// Whether HTTP/1 clients are asked to leave.
-    pub fn sheds(self) -> bool {
+    pub fn sends_close(self) -> bool {
         !matches!(self, Self::Running | Self::Paused)
     }
 }
 
 impl Held {
-    /// How many are in flight beside the one that holds the phase.
+    /// Returns the number in flight without the guard that holds the phase.
     pub fn in_flight(&self) -> u64 {
         self.ctl.in_flight() - u64::from(self.guard.is_some())
     }

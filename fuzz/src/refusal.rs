@@ -1,4 +1,4 @@
-//! Requests that meet a `DrainLayer`: served, refused, exempt or cut.
+//! Requests through a `DrainLayer`: served, refused, exempt or cut.
 
 use std::convert::Infallible;
 use std::future::{Future, pending, poll_fn};
@@ -26,15 +26,15 @@ use crate::phase::{Held, Phase};
 pub struct Input {
     phase: Phase,
     request: AnyRequest,
-    /// Force comes while the application works on it.
+    /// Force is called while the handler is pending.
     is_cut: bool,
     has_exempt_paths: bool,
     retry_after: (u64, u32),
-    /// The application's own refusal.
+    /// The application's own refusal response.
     refuse_with: Option<(AnyHead, String)>,
 }
 
-/// A response of which the body is still to be read.
+/// A response whose body has not been read yet.
 type Answer = Response<ResponseBody<Full<Bytes>>>;
 
 pub fn check(input: &Input) {
@@ -61,7 +61,7 @@ impl Input {
 
         let mut answer = pin!(self.layer(&held).layer(app).oneshot(request));
         let first = poll_fn(|cx| Poll::Ready(answer.as_mut().poll(cx))).await;
-        // Of those that come late, the exempt ones are not counted.
+        // Late exempt requests are not counted.
         let admitted = match self.phase {
             Phase::Late => !is_exempt,
             phase => !phase.refuses(),
@@ -92,10 +92,10 @@ impl Input {
             }
         };
         if admitted {
-            assert_served(&asked, self.phase.sheds(), answer).await;
+            assert_served(&asked, self.phase.sends_close(), answer).await;
             self.assert_report(held, 1, 0).await;
         } else if is_exempt {
-            assert_served(&asked, self.phase.sheds(), answer).await;
+            assert_served(&asked, self.phase.sends_close(), answer).await;
             assert_eq!(held.in_flight(), 0);
         } else {
             assert_eq!(answer.extensions().get(), Some(&Rejection::Refused));
@@ -123,9 +123,10 @@ impl Input {
 
     async fn assert_refused(&self, asked: &Asked, answer: Answer) {
         let paused = self.phase == Phase::Paused;
-        let message = match paused {
-            false => "service is shutting down",
-            true => "service is paused",
+        let message = if paused {
+            "service is paused"
+        } else {
+            "service is shutting down"
         };
         let expected = if let Some((head, body)) = &self.refuse_with {
             head.build(Bytes::from(body.clone()))
@@ -150,14 +151,14 @@ impl Input {
         assert_is(asked, expected, answer).await;
     }
 
-    /// Nothing is left, and it was counted as what it was.
+    /// Nothing is left in flight, and the request was counted by its outcome.
     async fn assert_report(&self, held: Held, admitted: u64, aborted: u64) {
         assert_eq!(held.in_flight(), 0, "after the end of the body");
         let Held { ctl, guard } = held;
         drop(guard);
         let report = ctl.shutdown(ShutdownReason::Manual).await;
         assert_eq!(report.refused(), u64::from(self.phase.refuses()));
-        // The one that holds the phase is admitted too, and is never cut.
+        // The guard that holds the phase is also admitted, and is never cut.
         let holds = u64::from(self.phase.is_held());
         assert_eq!(report.admitted(), admitted + holds);
         let late = match self.phase {
@@ -170,7 +171,7 @@ impl Input {
     }
 }
 
-/// What a cut request gets: it says nothing of another try, for its work had begun.
+/// The response to a cut request: no `Retry-After`, because the handler had started.
 async fn assert_cut(asked: &Asked, answer: Answer) {
     let expected = if asked.grpc.is_some() {
         let mut expected = trailers_only("service stopped before the call was finished");
@@ -178,7 +179,7 @@ async fn assert_cut(asked: &Asked, answer: Answer) {
             .headers()
             .get(header::CONTENT_TYPE)
             .expect("a content type");
-        // Of the types that are not known only the beginning is echoed.
+        // For unknown content types only the beginning is echoed.
         assert!(content_type.as_bytes().starts_with(b"application/grpc"));
         expected
             .headers_mut()
@@ -190,13 +191,13 @@ async fn assert_cut(asked: &Asked, answer: Answer) {
     assert_is(asked, expected, answer).await;
 }
 
-/// The application's answer, and HTTP/1 clients are asked to leave.
-async fn assert_served(asked: &Asked, sheds: bool, answer: Answer) {
+/// The application's response, and HTTP/1 clients are asked to close.
+async fn assert_served(asked: &Asked, sends_close: bool, answer: Answer) {
     assert_eq!(answer.extensions().get::<Rejection>(), None);
     let (head, body) = answer.into_parts();
     assert_eq!(head.status, StatusCode::OK);
     let headers = HeaderMap::new();
-    let expected = if sheds {
+    let expected = if sends_close {
         asked.with_close(head.status, headers)
     } else {
         headers
@@ -208,7 +209,7 @@ async fn assert_served(asked: &Asked, sheds: bool, answer: Answer) {
     );
 }
 
-/// One of our own answers, to the byte.
+/// One of the crate's own responses, byte for byte.
 async fn assert_is(asked: &Asked, expected: Response<Bytes>, answer: Answer) {
     let (expected, text) = expected.into_parts();
     let text = if asked.is_head { Bytes::new() } else { text };

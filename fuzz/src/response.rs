@@ -1,4 +1,4 @@
-//! Responses of an application through a `DrainLayer`, with draining and force at any moment.
+//! An application's responses through a `DrainLayer`, with draining and force at any moment.
 
 use std::convert::Infallible;
 use std::future::{poll_fn, ready};
@@ -24,15 +24,15 @@ use crate::phase::Phase;
 #[derive(Debug, Arbitrary)]
 pub struct Input {
     in_lame_duck: bool,
-    /// Before which poll of the body draining begins, and force comes.
+    /// The polls of the body before which draining begins, and force comes.
     draining: Option<u8>,
     forced: Option<u8>,
-    /// After which poll the body is dropped.
+    /// The poll after which the body is dropped.
     dropped: Option<u8>,
     no_classes: bool,
     classes: Vec<Class>,
     body: Script,
-    // Last, for they take most of the bytes.
+    // Last, because it takes most of the bytes.
     request: AnyRequest,
     head: AnyHead,
 }
@@ -44,13 +44,13 @@ enum Class {
     Path,
 }
 
-/// A body that does what it was told.
+/// A scripted body.
 #[derive(Debug, Clone, Arbitrary)]
 struct Script {
     end: End,
-    /// Its size hint, and that it has ended, is told only by some.
+    /// Whether it reports its size hint, and that it has ended.
     tells: bool,
-    /// The last one first.
+    /// The last frame first.
     frames: Vec<u8>,
 }
 
@@ -63,13 +63,13 @@ enum End {
     Ended,
 }
 
-/// What a poll of a body gives.
+/// The result of polling a body.
 #[derive(Debug, PartialEq)]
 enum Polled {
     Data(Bytes),
     Trailers(HeaderMap),
     Failed,
-    /// Cut with an error, or with the status of a gRPC call.
+    /// Cut with an error, or with a gRPC status.
     Forced,
     Status,
     End,
@@ -101,16 +101,17 @@ impl Input {
         let (head, body) = answer.into_parts();
 
         assert_eq!(head.status, status);
-        let expected = match self.in_lame_duck {
-            true => asked.with_close(status, headers.clone()),
-            false => headers.clone(),
+        let expected = if self.in_lame_duck {
+            asked.with_close(status, headers.clone())
+        } else {
+            headers.clone()
         };
         assert_eq!(head.headers, expected);
         let is_upgraded = asked.asks_to_upgrade && asked.is_upgraded_by(status);
         let is_long_lived = !is_upgraded && self.is_long_lived(&asked, &headers);
         let mut model = Model {
             script: self.body.clone(),
-            farewell: is_long_lived.then(|| Farewell::of(&headers)),
+            clean_end: is_long_lived.then(|| CleanEnd::of(&headers)),
             has_status: !is_upgraded && self.has_status(&asked, &headers),
             ended: false,
         };
@@ -161,7 +162,7 @@ impl Input {
         assert_eq!(ctl.in_flight(), 0);
         let report = ctl.shutdown(ShutdownReason::Manual).await;
         assert_eq!((report.admitted(), report.refused()), (1, 0));
-        // An upgraded connection is cut when it is there at the force.
+        // An upgraded connection is cut if it is open at the force.
         let cut = if is_upgraded { u64::from(forced) } else { cut };
         assert_eq!(report.aborted(), cut);
         assert_eq!(report.abandoned(), 0);
@@ -182,7 +183,7 @@ impl Input {
         layer
     }
 
-    /// Whether the answer says where it ends.
+    /// Whether the response has a length.
     fn has_end(&self, headers: &HeaderMap) -> bool {
         self.body.size_hint().exact().is_some()
             || self.body.is_end_stream()
@@ -192,7 +193,7 @@ impl Input {
     /// Whether the body ends with a status, in trailers.
     fn has_status(&self, asked: &Asked, headers: &HeaderMap) -> bool {
         let is_call = asked.grpc.is_some() && !asked.is_http1;
-        let has_trailers = matches!(Farewell::of(headers), Farewell::Trailers);
+        let has_trailers = matches!(CleanEnd::of(headers), CleanEnd::Trailers);
         is_call && has_trailers && !self.has_end(headers)
     }
 
@@ -218,7 +219,7 @@ impl Input {
 
 async fn begin_draining(ctl: &ShutdownController) {
     ctl.trigger(ShutdownReason::Manual);
-    // In a lame duck that is later.
+    // In a lame duck, draining begins later.
     ctl.draining().await;
 }
 
@@ -266,26 +267,27 @@ impl Body for Script {
     }
 
     fn size_hint(&self) -> SizeHint {
-        match self.tells && matches!(self.end, End::Clean | End::Ended) {
-            true => SizeHint::with_exact(self.frames.iter().map(|n| u64::from(*n)).sum()),
-            false => SizeHint::new(),
+        if self.tells && matches!(self.end, End::Clean | End::Ended) {
+            SizeHint::with_exact(self.frames.iter().map(|n| u64::from(*n)).sum())
+        } else {
+            SizeHint::new()
         }
     }
 }
 
-// ===== what has to come =====
+// ===== the expected polls =====
 
 struct Model {
     script: Script,
-    /// Of a body that draining ends.
-    farewell: Option<Farewell>,
-    /// Of a gRPC call, which ends with its trailers.
+    /// For a body that draining ends.
+    clean_end: Option<CleanEnd>,
+    /// For a gRPC call, which ends with its trailers.
     has_status: bool,
     ended: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
-enum Farewell {
+enum CleanEnd {
     None,
     Trailers,
     WebTrailers,
@@ -299,14 +301,15 @@ impl Model {
         }
         if forced && !self.script.is_end_stream() {
             self.ended = true;
-            return match self.has_status {
-                true => Polled::Status,
-                false => Polled::Forced,
+            return if self.has_status {
+                Polled::Status
+            } else {
+                Polled::Forced
             };
         }
-        if draining && let Some(farewell) = self.farewell {
+        if draining && let Some(clean_end) = self.clean_end {
             self.ended = true;
-            return farewell.polled();
+            return clean_end.polled();
         }
         let mut script = pin!(&mut self.script);
         let mut cx = Context::from_waker(std::task::Waker::noop());
@@ -314,7 +317,7 @@ impl Model {
         self.ended = match &polled {
             Polled::Data(_) => self.script.is_end_stream(),
             Polled::Trailers(_) => {
-                self.farewell.is_some() || self.has_status || self.script.is_end_stream()
+                self.clean_end.is_some() || self.has_status || self.script.is_end_stream()
             }
             Polled::Pending => false,
             Polled::Failed | Polled::Forced | Polled::Status | Polled::End => true,
@@ -323,7 +326,7 @@ impl Model {
     }
 }
 
-impl Farewell {
+impl CleanEnd {
     fn of(headers: &HeaderMap) -> Self {
         let Some(content_type) = headers.get(header::CONTENT_TYPE).filter(|v| is_grpc(v)) else {
             return Self::None;

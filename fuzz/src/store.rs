@@ -1,4 +1,4 @@
-//! State files with anything in them.
+//! State files with arbitrary content.
 
 use std::fs;
 use std::path::PathBuf;
@@ -19,15 +19,15 @@ pub struct Input {
 
 #[derive(Debug, Arbitrary)]
 enum Content {
-    /// A file of anybody.
+    /// An arbitrary file.
     Foreign(Vec<u8>),
-    /// One of ours that belongs to another key.
+    /// A valid file that belongs to another key.
     OfOther { key: String, state: Vec<u8> },
-    /// One of ours, changed.
+    /// A valid file with changes.
     Ours {
         state: Vec<u8>,
         changes: Vec<Change>,
-        /// The checksum of the header is made right again: a forgery.
+        /// Whether the checksum of the header is corrected after the change.
         is_sealed: bool,
     },
 }
@@ -42,7 +42,7 @@ enum Change {
     Append(Vec<u8>),
 }
 
-/// Kept from one input to the next: threads and folders are dear.
+/// Kept from one input to the next: threads and folders are expensive.
 struct Place {
     folder: TempDir,
     store: FileStore,
@@ -123,7 +123,7 @@ impl Place {
         self.runtime.block_on(self.store.load(key))
     }
 
-    /// Where a key is kept. A key with capitals has another name, which only the store knows.
+    /// The path of a key's file. Only the store knows the file name of a key with capitals.
     fn file_of(&self, key: &str) -> PathBuf {
         if !key.ends_with('.') && key == key.to_lowercase() {
             return self.folder.path().join(format!("state-{key}"));
@@ -140,7 +140,7 @@ impl Place {
         self.folder.path().join(name)
     }
 
-    /// What a save writes.
+    /// Returns what a save writes.
     fn written(&self, key: &str, state: &[u8]) -> Vec<u8> {
         let file = self.file_of(key);
         let _ = fs::remove_file(&file);

@@ -1,4 +1,4 @@
-//! The properties with a bounded number of random inputs, the same ones each time.
+//! The properties with a fixed number of random inputs, the same in each run.
 
 use std::fmt::Debug;
 use std::fs;
@@ -11,10 +11,10 @@ use arbitrary::{Arbitrary, Unstructured};
 
 use super::*;
 
-/// Also counts the panics that a task keeps to itself.
+/// Counts panics, including those that a task catches.
 static PANICS: AtomicUsize = AtomicUsize::new(0);
 
-/// Says which input it was, when the property panics.
+/// Prints the input when the property panics.
 struct Shown<T: Debug>(T);
 
 impl<T: Debug> Drop for Shown<T> {
@@ -25,7 +25,7 @@ impl<T: Debug> Drop for Shown<T> {
     }
 }
 
-/// xorshift64*: what is wanted of it is that it is small and always the same.
+/// xorshift64*: small and deterministic.
 struct Random(u64);
 
 impl Random {
@@ -41,7 +41,7 @@ impl Random {
         (0..length).map(|_| self.next() as u8).collect()
     }
 
-    /// The same with some bytes changed, cut out or said twice.
+    /// Returns a copy with some bytes changed, removed or repeated.
     fn changed(&mut self, seed: &[u8]) -> Vec<u8> {
         let mut bytes = seed.to_vec();
         for _ in 0..=self.next() % 4 {

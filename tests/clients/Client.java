@@ -1,4 +1,4 @@
-// Java's own `HttpClient`.
+// Java's `HttpClient`.
 import java.net.ConnectException;
 import java.net.URI;
 import java.net.http.HttpClient;

@@ -1,4 +1,4 @@
-// Go's own net/http.
+// Go's net/http.
 package main
 
 import (

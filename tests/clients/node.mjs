@@ -1,4 +1,4 @@
-// Node's own `fetch`.
+// Node's `fetch`.
 import { existsSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 

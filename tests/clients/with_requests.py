@@ -14,7 +14,7 @@ numbers = itertools.count(1)
 
 
 def send(session, n):
-    """The response, and what it should be."""
+    """The response, and its expected body."""
     at = lambda path: f"{url}{path}?id={n}"
     match n % 10:
         case 5 | 6:

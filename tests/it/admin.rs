@@ -1,4 +1,4 @@
-//! Admin servers: there from the first moment to the last.
+//! Admin servers: up from the beginning to the end.
 
 use std::future::{pending, ready};
 use std::net::SocketAddr;
@@ -22,7 +22,7 @@ use crate::support::shutdown::{Dropped, ms, shut_down};
 
 const MANUAL: ShutdownReason = ShutdownReason::Manual;
 
-/// Asks on a new connection; gives the code and the status.
+/// Sends a probe on a new connection. Returns the code and the status.
 async fn probe(address: SocketAddr) -> Result<(String, String), BoxError> {
     let ask = async {
         let mut tcp = TcpStream::connect(address).await?;
@@ -53,7 +53,7 @@ fn routes(ctl: &ShutdownController) -> Router {
     Router::new().route_service("/health", HealthService::new(ctl.clone()))
 }
 
-/// The one call, for axum.
+/// The `spawn_admin` call, for axum.
 async fn spawn_axum(ctl: &ShutdownController) -> SocketAddr {
     let (listener, address) = bound().await;
     let routes = routes(ctl);
@@ -65,7 +65,7 @@ async fn spawn_axum(ctl: &ShutdownController) -> SocketAddr {
     address
 }
 
-/// The same for our own server, which has a controller of its own.
+/// The same for this crate's server, which has its own controller.
 #[cfg(feature = "server")]
 async fn spawn_serve(ctl: &ShutdownController) -> SocketAddr {
     let (listener, address) = bound().await;
@@ -85,7 +85,7 @@ async fn spawn_serve(ctl: &ShutdownController) -> SocketAddr {
     address
 }
 
-/// Asks in every state, and after the end.
+/// Sends probes in every state, and after the end.
 async fn is_answered_to_the_end<F>(spawn: impl AsyncFnOnce(&ShutdownController) -> F)
 where
     F: Into<SocketAddr>,
@@ -120,7 +120,7 @@ where
     ctl.trigger(MANUAL);
     assert_eq!(ctl.state(), LifecycleState::LameDuck);
     assert_eq!(probe(address).await.unwrap(), answer("503", "draining"));
-    end.send(()).unwrap(); // it ends the lame duck
+    end.send(()).unwrap(); // ends the lame duck
     ctl.draining().await;
     assert_eq!(probe(address).await.unwrap(), answer("503", "draining"));
     drop(request);
@@ -165,9 +165,9 @@ async fn a_failed_start_up_is_answered_until_it_is_rolled_back() {
     assert_eq!(ctl.state(), LifecycleState::Failed);
 }
 
-// ===== when it is told, and how long it has =====
+// ===== notice, and time limits =====
 
-/// An admin server that notes the state in which it is told to close, and then takes a while.
+/// An admin server that records the state in which it is told to close, and then takes a while.
 fn spawn_noting(
     ctl: &ShutdownController,
     takes: Duration,
@@ -204,7 +204,8 @@ async fn nobody_waits_for_it_before_the_end_and_the_state_is_stopping_then() {
     assert!(report.is_graceful(), "{report}");
 }
 
-/// How long a shutdown takes with an admin server that does not close; it is gone after it.
+/// Returns how long a shutdown takes with an admin server that does not close, and that is gone
+/// after it.
 async fn takes_with_one_that_hangs(config: ShutdownConfig, hook: Option<Hook>) -> Duration {
     let ctl = ShutdownController::with_config(config).unwrap();
     let (dropped, gone) = Dropped::new();
@@ -296,7 +297,7 @@ async fn one_that_comes_too_late_is_dropped_at_once() {
     assert!(late.await.unwrap_err().is_cancelled());
 }
 
-/// What a scrape gets that is under way at the end.
+/// A scrape that is in progress at the end.
 #[tokio::test]
 async fn a_scrape_that_is_under_way_is_finished() {
     let ctl = ShutdownController::new();

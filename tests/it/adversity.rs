@@ -1,5 +1,4 @@
-//! What goes wrong around a shutdown: runtimes that end, threads that block, panics, hostile
-//! wakers.
+//! Failures around a shutdown: runtimes that end, blocked threads, panics, hostile wakers.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -28,7 +27,7 @@ use tower_lifecycle::{
 
 use crate::support::log::listen;
 use crate::support::panics::Unspeakable;
-use crate::support::runtime::{PATIENCE, in_time, one_thread, threads};
+use crate::support::runtime::{TIMEOUT, in_time, one_thread, threads};
 use crate::support::shutdown::{controller, hook_outcomes, ms};
 
 const MANUAL: ShutdownReason = ShutdownReason::Manual;
@@ -38,11 +37,11 @@ fn taking(total: Duration) -> ShutdownConfig {
 }
 
 /// A controller whose runtime has ended.
-fn bereft() -> ShutdownController {
+fn without_runtime() -> ShutdownController {
     one_thread().block_on(async { ShutdownController::new() })
 }
 
-/// A service whose requests never end by themselves.
+/// A service whose requests never end.
 fn endless(
     ctl: &ShutdownController,
 ) -> impl Service<(), Response = (), Error = BoxError, Future: Send + 'static> + use<> {
@@ -58,7 +57,7 @@ where
     service.ready().await.unwrap().call(request)
 }
 
-/// Spawns a task, and returns when it has been polled and waits.
+/// Spawns a task, and returns when it has been polled and is pending.
 async fn waiting<F>(future: F) -> JoinHandle<F::Output>
 where
     F: Future<Output: Send> + Send + 'static,
@@ -81,7 +80,7 @@ where
     task
 }
 
-/// A hook that never ends, and says when it runs.
+/// A hook that never ends, and signals when it runs.
 fn endless_hook(name: &str) -> (Hook, mpsc::Receiver<()>) {
     let (runs, told) = mpsc::channel();
     let hook = Hook::new(name, move |_| async move {
@@ -96,7 +95,7 @@ fn endless_hook(name: &str) -> (Hook, mpsc::Receiver<()>) {
 #[test]
 fn guards_are_told_of_draining_when_the_runtime_had_ended() {
     in_time(|| {
-        let ctl = bereft();
+        let ctl = without_runtime();
         let report = one_thread().block_on(async {
             let guard = ctl.track();
             let told = waiting(async move { guard.draining().await }).await;
@@ -111,7 +110,7 @@ fn guards_are_told_of_draining_when_the_runtime_had_ended() {
 #[test]
 fn who_waits_for_readiness_is_woken_when_the_runtime_had_ended() {
     in_time(|| {
-        let ctl = bereft();
+        let ctl = without_runtime();
         one_thread().block_on(async {
             let mut service = ServiceBuilder::new()
                 .layer(DrainLayer::new(ctl.clone()).reject_with_error())
@@ -129,7 +128,7 @@ fn who_waits_for_readiness_is_woken_when_the_runtime_had_ended() {
 #[test]
 fn force_cuts_when_the_runtime_had_ended() {
     in_time(|| {
-        let ctl = bereft();
+        let ctl = without_runtime();
         let report = one_thread().block_on(async {
             let request = call(&mut endless(&ctl), ()).await;
             let request = waiting(request).await;
@@ -225,7 +224,7 @@ fn run_keeps_the_deadline_when_the_driving_runtime_does_not_run() {
         let ctl = idle.block_on(async { controller(taking(ms(100))) });
         let report = one_thread().block_on(async {
             let run = ctl.run(ctl.stop_accepting());
-            // Polled in their order, so it is triggered while `run` waits.
+            // Polled in this order, so it is triggered while `run` waits.
             tokio::join!(run, async { ctl.trigger(MANUAL) }).0
         });
         assert_eq!(report.reason(), ShutdownReason::Interrupted);
@@ -239,7 +238,7 @@ fn run_keeps_the_deadline_when_the_one_who_triggers_blocks_its_thread() {
         let (release, blocked) = mpsc::channel::<()>();
         let ctl = runtime.block_on(async { controller(taking(ms(100))) });
         runtime.block_on(async {
-            // What a task of this runtime spawns waits for the thread that spawned it.
+            // A task spawned by this runtime's task waits for the thread that spawned it.
             let bad = ctl.clone();
             tokio::spawn(async move {
                 bad.trigger(MANUAL);
@@ -276,7 +275,7 @@ fn those_who_wait_are_told_when_every_worker_is_blocked() {
 fn a_runtime_without_a_timer_may_run_the_server() {
     in_time(|| {
         let driving = threads(1);
-        let ctl = driving.block_on(async { controller(taking(PATIENCE)) });
+        let ctl = driving.block_on(async { controller(taking(TIMEOUT)) });
         let bare = Builder::new_current_thread().build().unwrap();
         let report = bare.block_on(async {
             let run = ctl.run(ctl.stop_accepting());
@@ -321,12 +320,12 @@ fn the_options_of_a_layer_may_hold_the_controller() {
 fn blocked_hooks_are_all_given_up_at_once() {
     const HOOKS: usize = 200;
     in_time(|| {
-        // One after another they would take two milliseconds each, and more.
+        // In sequence they would take at least two milliseconds each.
         const TOGETHER: Duration = ms(2 * HOOKS as u64 * 3 / 4);
         let runtime = threads(HOOKS + 2);
         let (release, blocked) = mpsc::channel::<()>();
         let blocked = Arc::new(Mutex::new(blocked));
-        let ctl = runtime.block_on(async { controller(taking(PATIENCE)) });
+        let ctl = runtime.block_on(async { controller(taking(TIMEOUT)) });
         let (blocks, told) = mpsc::channel();
         for n in 0..HOOKS {
             let (blocks, blocked) = (blocks.clone(), Arc::clone(&blocked));
@@ -349,8 +348,8 @@ fn blocked_hooks_are_all_given_up_at_once() {
     });
 }
 
-/// Tokio leaves the timers to the worker that looked after them last, which here is the one that
-/// blocks; the others have to be nudged.
+/// Tokio leaves the timers to the worker that last drove them. Here that worker is blocked; another
+/// one has to be woken.
 #[test]
 fn work_that_blocks_the_worker_with_the_timers_keeps_no_hook_from_running() {
     in_time(|| {
@@ -431,7 +430,7 @@ fn a_check_that_blocks_its_thread_does_not_hold_the_probe() {
                 }
             });
         let probe = health.oneshot(Request::new(String::new()));
-        // As servers do, inside a task.
+        // Inside a task, as in servers.
         let response = runtime.block_on(runtime.spawn(probe)).unwrap().unwrap();
         drop(release);
         let body = tokio_test::block_on(response.into_body().collect());
@@ -469,7 +468,7 @@ fn a_server_that_panics_is_not_graceful() {
 
 #[tokio::test(start_paused = true)]
 async fn an_error_that_cannot_be_shown_harms_only_its_hook() {
-    // Somebody reads the log, so that the error is shown there.
+    // With a subscriber, so that the error is formatted.
     let log = tracing_subscriber::fmt().with_writer(std::io::sink);
     let _read = listen(log.finish());
     let ctl = ShutdownController::new();
@@ -511,7 +510,7 @@ async fn a_drop_that_panics_when_it_is_cut_releases_its_guard() {
 
 // ===== hostile wakers =====
 
-/// Calls into the crate when it is woken and when it is dropped.
+/// A waker that calls into the crate when it is woken and when it is dropped.
 struct Hostile {
     ctl: ShutdownController,
     guard: Mutex<Option<InFlightGuard>>,
@@ -555,7 +554,7 @@ fn wakers_may_call_anything() {
                 Box::pin(guard.draining()),
                 Box::pin(guard.forced()),
             ];
-            // The second takes the place of the first, whose drop triggers.
+            // The second replaces the first, whose drop triggers.
             for _ in 0..2 {
                 for wait in &mut waits {
                     let waker = Hostile::waker(&ctl, Some(ctl.track()));
@@ -575,7 +574,7 @@ async fn a_force_as_the_drain_ends_leaves_the_clean_up_its_reserve_only() {
     let config = taking(ms(10_000)).cleanup_reserve(ms(2_000));
     let ctl = controller(config.refuse_for(ms(1)));
     ctl.on_shutdown("endless", |_| pending()).unwrap();
-    // It is woken, and forces, when the drain has ended but for a last look at the server.
+    // It is woken, and forces, when the drain has ended except for a last poll of the server.
     let mut stop = ctl.stop_accepting();
     let waker = Hostile::waker(&ctl, None);
     let poll = Pin::new(&mut stop).poll(&mut Context::from_waker(&waker));
@@ -587,7 +586,7 @@ async fn a_force_as_the_drain_ends_leaves_the_clean_up_its_reserve_only() {
 
 // ===== force, and deadlines =====
 
-/// A lost force would leave the hook running until the deadline.
+/// A lost force would let the hook run until the deadline.
 #[test]
 fn no_force_is_lost_between_draining_and_stopping() {
     in_time(|| {
@@ -595,7 +594,7 @@ fn no_force_is_lost_between_draining_and_stopping() {
         let _entered = runtime.enter();
         let (mut delay, began) = (0, Instant::now());
         while began.elapsed() < ms(2_000) {
-            let ctl = controller(taking(PATIENCE * 2).cleanup_reserve(ms(1)));
+            let ctl = controller(taking(TIMEOUT * 2).cleanup_reserve(ms(1)));
             ctl.on_shutdown("endless", |_| pending()).unwrap();
             let guard = ctl.track();
             ctl.trigger(MANUAL);
@@ -606,7 +605,7 @@ fn no_force_is_lost_between_draining_and_stopping() {
             ctl.force();
             let report = runtime.block_on(ctl.shutdown(MANUAL));
             assert!(report.is_forced());
-            // It keeps close to the moment between the two.
+            // Keeps close to the moment between the two.
             if hook_outcomes(&report) == ["cut"] {
                 delay -= delay / 16;
             } else {
@@ -643,7 +642,7 @@ async fn a_force_is_in_the_report_in_whatever_state_it_came() {
 #[test]
 fn more_phases_than_milliseconds_keep_the_deadline() {
     in_time(|| {
-        // One after another they would take a tick of the timer each, which is a millisecond.
+        // In sequence each would take a timer tick, which is a millisecond.
         const PHASES: u16 = 1_000;
         let report = one_thread().block_on(async {
             let ctl = controller(taking(ms(20)));
@@ -674,7 +673,7 @@ async fn no_lame_duck_is_waited_for_when_no_server_is_left() {
     assert_eq!(server.await.duration(), ms(500));
 }
 
-// ===== what is counted, and what is kept =====
+// ===== counts =====
 
 #[tokio::test]
 async fn a_call_without_readiness_counts_as_refused() {
@@ -689,7 +688,7 @@ fn refusals_that_come_and_go_are_not_in_the_report_as_admitted() {
     in_time(|| {
         for round in 0..40 {
             let ctl = ShutdownController::new();
-            // The figures are taken after it, at any moment of the refusals.
+            // The counts are read afterwards, at any moment of the refusals.
             ctl.on_shutdown("wait", |_| async {
                 sleep(ms(1)).await;
                 Ok(())
@@ -731,7 +730,7 @@ fn an_observer_that_holds_the_controller_does_not_keep_it() {
         };
         observe();
         ctl.shutdown(MANUAL).await;
-        // One that comes after the last move has nothing to be told.
+        // An observer added after the last change is not called.
         observe();
     });
     assert_eq!(Arc::strong_count(&alive), 1);

@@ -1,4 +1,4 @@
-//! What every public type is, for the compiler to keep: it could be lost by adding a field.
+//! The auto traits of every public type. A new field could remove one.
 
 use std::fmt::Debug;
 use std::future::Ready;
@@ -27,7 +27,7 @@ fn is_send<T: Send + Unpin + Debug + 'static>() {}
 fn is_clone<T: Clone>() {}
 fn is_error<T: std::error::Error + Send + Sync + 'static>() {}
 
-/// Neither `Send` nor `Sync`; as a mode it is no value, so it must not matter.
+/// Neither `Send` nor `Sync`. A mode is not a value, so this must not matter.
 type Mode = *const ();
 
 type Service = tower::util::ServiceFn<fn(u32) -> Ready<Result<u32, BoxError>>>;
@@ -53,9 +53,9 @@ fn the_handle_and_what_it_gives_are_send_and_sync() {
     is_all::<Wait<LifecycleState>>();
     is_all::<Wait<ShutdownReport>>();
     is_all::<Run<Ready<()>>>();
-    // A hook is run once and by one task: what it captures need not be `Sync`.
+    // A hook runs once, in one task: its captures need not be `Sync`.
     is_send::<Hook>();
-    // So is a task.
+    // The same for a task.
     is_send::<Task>();
 }
 
@@ -133,7 +133,7 @@ fn the_choice_of_signals_is_send_sync_and_clone() {
     is_clone::<tower_lifecycle::signal::Signals>();
 }
 
-/// A server is run by one task: it need not be `Sync`.
+/// A server runs in one task: it need not be `Sync`.
 #[cfg(feature = "server")]
 #[test]
 fn servers_and_watched_connections_are_send() {

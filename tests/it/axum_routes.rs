@@ -1,4 +1,4 @@
-//! Which routes of an axum `Router` a `DrainLayer` is around. README's table says so.
+//! The routes of an axum `Router` that a `DrainLayer` wraps, as in README's table.
 
 use std::time::Duration;
 
@@ -19,8 +19,8 @@ async fn hello() -> &'static str {
     "hello"
 }
 
-/// Makes a router with the layer of a controller that refuses at once, and gives the status of each
-/// request while it does.
+/// Makes a router with the layer of a controller that refuses immediately. Returns the status of
+/// each request while it refuses.
 async fn while_refusing<const N: usize>(
     router: impl FnOnce(DrainLayer) -> Router,
     requests: [(Method, &str); N],

@@ -1,4 +1,4 @@
-//! The bodies, and the order of drops: the inner first, in place, and then the guard (P2).
+//! The bodies, and the order of drops: first the inner value, in place, then the guard (P2).
 
 use std::convert::Infallible;
 use std::future::pending;
@@ -105,7 +105,7 @@ fn a_future_polled_after_its_end_panics_and_releases_nothing<S: Service<Request<
 
 // ----- P2, on each path of a response body -----
 
-/// Calls, and gives the body of the response; the future has been dropped by then.
+/// Calls the service. Returns the body of the response, after the future was dropped.
 fn respond<S, B>(stage: &Stage, service: &mut S, body: Script) -> B
 where
     S: Service<Request<Handler>, Response = Response<B>>,
@@ -119,8 +119,7 @@ where
     response.into_body()
 }
 
-/// The body has been dropped, where it was and while its guard was still there; and only once,
-/// whatever becomes of the wrapper.
+/// The body was dropped, in place and while its guard was held, and only once, in every case.
 fn assert_released<B>(stage: &Stage, body: B) {
     let drops = [dropped_first("future"), dropped_first("body")];
     assert_eq!(stage.drops(), drops);
@@ -145,7 +144,7 @@ where
     assert_eq!(stage.ctl.in_flight(), 1);
     assert!(assert_ready!(frame(&mut body)).is_none());
     assert!(body.is_end_stream());
-    // Once more is no harm, and does not reach the inner body.
+    // Polling again is allowed, and does not reach the inner body.
     assert!(assert_ready!(frame(&mut body)).is_none());
     assert_released(stage, body);
 }
@@ -207,7 +206,7 @@ where
     assert_released(stage, ());
 }
 
-/// A server sees that there is nothing to read, and drops it.
+/// A server sees that the body is empty, and drops it.
 fn an_empty_body_releases_when_it_is_dropped<S, B>(stage: &Stage, mut service: S)
 where
     S: Service<Request<Handler>, Response = Response<B>>,
@@ -220,7 +219,7 @@ where
     assert_released(stage, ());
 }
 
-/// What a body says of itself, and what it then gives.
+/// What a body reports, and what it then yields.
 #[derive(Debug, PartialEq)]
 struct Look {
     is_end_stream: bool,
@@ -278,7 +277,7 @@ where
     }
 }
 
-/// Makes a test of each rule, for the services that a layer makes.
+/// Generates a test of each rule, for the services that a layer makes.
 macro_rules! hold {
     ($layer:expr; $($rule:ident)*) => {$(
         #[test]
@@ -359,7 +358,7 @@ async fn cutting_drops_the_inner_first_and_in_place_and_then_the_guard() {
     assert_released(&stage, body);
 }
 
-// P2: a refused request is dropped as a whole, and was never counted.
+// P2: a refused request is dropped whole, and was never counted.
 #[tokio::test(start_paused = true)]
 async fn a_refusal_drops_the_request_and_its_unread_body() {
     let stage = Stage::with(refusing());
@@ -389,7 +388,7 @@ fn a_default_body_is_the_inner_ones_default() {
     assert!(assert_ready!(frame(&mut body)).is_none());
 }
 
-// ----- other layers outside ours -----
+// ----- other layers outside this one -----
 
 type Compressed = tower_http::compression::Compression<tower_lifecycle::layers::Drain<App>>;
 
@@ -476,7 +475,7 @@ async fn cors_outside_makes_answers_refusals_and_cuts_readable() {
         assert_ready!(refused.poll()),
         StatusCode::SERVICE_UNAVAILABLE,
     );
-    // The preflight is answered by `CorsLayer` itself, with a default body.
+    // `CorsLayer` responds to the preflight itself, with a default body.
     let mut preflight = call(Method::OPTIONS, "/");
     assert_answered(assert_ready!(preflight.poll()), StatusCode::OK);
 

@@ -1,4 +1,4 @@
-//! The configuration from code, files and the environment, and what wins.
+//! Configuration from code, files and the environment, and their precedence.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ fn the_defaults_stand() {
 
 // ===== merge =====
 
-/// A configuration with all fields set, each to another time.
+/// A configuration with all fields set, each to a different time.
 fn all_set(first: u64) -> ShutdownConfig {
     ShutdownConfig::default()
         .shutdown_timeout(secs(first))
@@ -77,15 +77,15 @@ fn a_default_that_was_given_wins_over_another_value() {
         .retry_after(secs(1))
         .progress_interval(secs(5))
         .force_after(Duration::from_millis(500));
-    assert_eq!(defaults, ShutdownConfig::default()); // equal, and yet not the same in a merge
+    assert_eq!(defaults, ShutdownConfig::default()); // equal, but not the same in a merge
 
-    // What may be left out has no default that can be given.
+    // Fields without a default are left out.
     let expected = ShutdownConfig::default()
         .cleanup_reserve(secs(14))
         .worker_reserve(secs(15))
         .exit_after(secs(19));
     assert_eq!(all_set(10).merge(defaults.clone()), expected);
-    // A merge gives on what it was given.
+    // A merge keeps which fields were set.
     let twice = ShutdownConfig::default().merge(defaults);
     assert_eq!(all_set(10).merge(twice), expected);
 }
@@ -110,7 +110,7 @@ fn the_last_of_three_wins() {
 fn a_field_that_was_assigned_is_given_where_it_differs_from_the_default() {
     let mut over = ShutdownConfig::default();
     over.lame_duck = secs(3);
-    over.retry_after = secs(1); // the default: nothing tells that it was assigned
+    over.retry_after = secs(1); // the default: nothing shows that it was assigned
     let config = all_set(10).merge(over);
     assert_eq!(config, all_set(10).lame_duck(secs(3)));
 
@@ -203,7 +203,7 @@ proptest! {
     }
 }
 
-/// Whether the error shows the text, or how it begins.
+/// Returns whether the error shows the text, or its beginning.
 fn is_shown(error: &ConfigError, text: &str) -> bool {
     let escaped: String = format!("{text:?}").chars().take(64).collect();
     error
@@ -250,7 +250,7 @@ mod files {
         toml::from_str(text).map_err(|error| error.to_string())
     }
 
-    /// By way of the `config` crate, which holds the values in between.
+    /// Through the `config` crate, which stores the values in between.
     fn yaml(text: &str) -> Result<ShutdownConfig, String> {
         Config::builder()
             .add_source(File::from_str(text, FileFormat::Yaml))
@@ -261,7 +261,7 @@ mod files {
 
     type Read = fn(&str) -> Result<ShutdownConfig, String>;
 
-    /// Each format with the text that gives one key a value.
+    /// Each format, with the text that sets one key.
     fn formats(key: &str, value: &str) -> [(&'static str, Read, String); 3] {
         [
             ("json", json, format!(r#"{{ "{key}": {value} }}"#)),
@@ -418,7 +418,7 @@ mod files {
         let error = json(r#"{ "lame_duck": 5, "retry_after": 1, "lame_duck": 5 }"#).unwrap_err();
         assert!(error.contains("duplicate field `lame_duck`"), "{error}");
         assert!(toml("lame_duck = 5\nlame_duck = 5").is_err());
-        // The `config` crate keeps the last before it asks us.
+        // The `config` crate keeps the last value before it calls this crate.
     }
 
     #[test]

@@ -1,8 +1,8 @@
-//! What servers do with each fault of HTTP that has a name, from raw bytes and frames.
+//! How servers respond to each known HTTP fault, from raw bytes and frames.
 //!
-//! The rows are in `support`; each is played to `serve` and to `axum::serve`, which
-//! stands for hyper's own behaviour. Here is what has to hold besides: others are served all the
-//! while, and a shutdown is graceful, whatever has come before or comes while it drains.
+//! The rows are in `support`. Each is sent to `serve` and to `axum::serve`, which shows hyper's own
+//! behavior. The tests here also check that other clients are served all the time, and that a
+//! shutdown is graceful, whatever came before or comes while it drains.
 
 mod support;
 
@@ -15,26 +15,26 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tower_lifecycle::{ShutdownConfig, ShutdownController, ShutdownReason, ShutdownReport};
 
-use self::support::{Ear, Kind, Row, Server, Step, http1, http2, page, parts, play};
+use self::support::{Kind, Parser, Row, Server, Step, http1, http2, page, parts, play};
 
 const GRACE: Duration = Duration::from_secs(1);
-/// What a slow machine may take longer.
+/// Extra time for slow machines.
 const SLACK: Duration = Duration::from_secs(10);
 
-// ===== while it serves =====
+// ===== while running =====
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn http_1_is_answered_as_the_table_says() {
-    compare(&http1::rows(), http1::Heard::new).await;
+    compare(&http1::rows(), http1::Responses::new).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn http_2_is_answered_as_the_table_says() {
-    compare(&http2::rows(), http2::Heard::new).await;
+    compare(&http2::rows(), http2::Responses::new).await;
 }
 
-/// Plays all rows to both servers, one after another.
-async fn compare<E: Ear>(rows: &[Row], ear: fn(&Row) -> E) {
+/// Sends all rows to both servers, in sequence.
+async fn compare<E: Parser>(rows: &[Row], parser: fn(&Row) -> E) {
     assert_names_differ(rows);
     let mut faults = Vec::new();
     for kind in [Kind::Serve, Kind::Axum] {
@@ -42,9 +42,9 @@ async fn compare<E: Ear>(rows: &[Row], ear: fn(&Row) -> E) {
         let server = Server::start(kind, config, GRACE).await;
         for row in rows {
             let expected = kind.column(row);
-            let mut ear = ear(row);
-            let seen = play(server.connect().await, row, 0, &mut ear, expected).await;
-            // Nobody makes it say more than is said to it.
+            let mut parser = parser(row);
+            let seen = play(server.connect().await, row, 0, &mut parser, expected).await;
+            // A client cannot make the server send much more than it receives.
             let is_bounded = seen.received < 2 * row.length() + 16 * 1024;
             let is_reset = seen.is_reset && kind == Kind::Serve;
             let is_fault = seen.text != expected || is_reset || !is_bounded;
@@ -65,7 +65,7 @@ async fn compare<E: Ear>(rows: &[Row], ear: fn(&Row) -> E) {
     assert!(faults.is_empty(), "{faults:#?}");
 }
 
-// ===== while it drains =====
+// ===== while draining =====
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn http_1_that_is_late_has_one_answer_more() {
@@ -99,7 +99,7 @@ async fn http_1_that_is_refused_has_one_answer_more() {
     drain(&server).await;
     let mut plays = JoinSet::new();
     for row in http1::rows() {
-        // It depends on who comes first: the refusal, or the end of sending.
+        // It depends on which comes first: the refusal, or the end of sending.
         let is_race = row.serve == "closed" && matches!(row.steps[..], [.., Step::HalfClose]);
         if !is_race {
             plays.spawn(play_late(row, server.connect().await, 0, true));
@@ -131,9 +131,9 @@ async fn http_2_that_is_late_holds_nobody() {
     for (row, (socket, sent)) in clients {
         plays.spawn(async move {
             let begun = Instant::now();
-            let mut ear = http2::Heard::new(&row);
-            let seen = play(socket, &row, sent, &mut ear, "closed").await;
-            // Not one by which the server says goodbye, and where a race is to be won.
+            let mut parser = http2::Responses::new(&row);
+            let seen = play(socket, &row, sent, &mut parser, "closed").await;
+            // Not a frame of the shutdown, and not a race.
             let complaint = parts(row.serve).0.pop().filter(|last| {
                 last.starts_with("GOAWAY") && !last.ends_with("NO_ERROR") && !row.is_of_connection
             });
@@ -150,7 +150,7 @@ async fn http_2_that_is_late_holds_nobody() {
     assert_uneventful(&server.report().await);
 }
 
-/// Begins with each row on a connection of its own.
+/// Sends the beginning of each row on a separate connection.
 async fn begin_all(server: &Server, rows: Vec<Row>) -> Vec<(Row, (TcpStream, usize))> {
     let mut clients = Vec::new();
     for row in rows {
@@ -170,7 +170,7 @@ async fn assert_no_faults(plays: JoinSet<Option<String>>) {
     assert!(faults.is_empty(), "{faults:#?}");
 }
 
-/// Connects, and sends the beginning, so that the connection is not idle; gives how much that was.
+/// Connects, and sends the beginning, so that the connection is not idle. Returns its length.
 async fn begin(server: &Server, row: &Row) -> (TcpStream, usize) {
     let socket = server.connect().await;
     let beginning = match &row.steps[0] {
@@ -186,22 +186,22 @@ async fn begin(server: &Server, row: &Row) -> (TcpStream, usize) {
     (socket, sent)
 }
 
-/// Plays a row of HTTP/1 to a server that drains; gives what is wrong.
+/// Sends an HTTP/1 row to a draining server. Returns a description of what is wrong.
 async fn play_late(row: Row, socket: TcpStream, sent: usize, refuses: bool) -> Option<String> {
     let begun = Instant::now();
     let expected = http1::while_draining(&row, refuses);
-    let mut ear = http1::Heard::new(&row);
-    let seen = play(socket, &row, sent, &mut ear, &expected[0]).await;
+    let mut parser = http1::Responses::new(&row);
+    let seen = play(socket, &row, sent, &mut parser, &expected[0]).await;
     let took = begun.elapsed();
-    // To an answer of HTTP/1.0, hyper may add `keep-alive`.
+    // For HTTP/1.0, hyper may add `keep-alive`.
     let says = |head: &String| head.contains("\r\nconnection: close");
-    let is_as_expected = expected.contains(&seen.text) && ear.heads.last().is_none_or(says);
+    let is_as_expected = expected.contains(&seen.text) && parser.heads.last().is_none_or(says);
     let is_well = is_as_expected && !seen.is_reset && took < GRACE + SLACK;
     let name = row.name;
     (!is_well).then(|| {
         format!(
             "{name}: {seen:?} in {took:?}, not {expected:?}: {:?}",
-            ear.heads
+            parser.heads
         )
     })
 }
@@ -221,7 +221,7 @@ fn the_page_is_that_of_the_tables() {
 
 // ===== helpers =====
 
-/// Waits until no more are in flight than these: the server is told late of a client that is gone.
+/// Waits until at most this many are in flight: the server sees late that a client is gone.
 async fn settle(ctl: &ShutdownController, in_flight: u64) {
     let begun = Instant::now();
     while ctl.in_flight() > in_flight {

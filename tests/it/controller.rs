@@ -1,4 +1,4 @@
-//! The handle and the sequence: order, deadlines, once, who drives, and the report.
+//! The controller and the sequence: order, deadlines, single run, driver, and the report.
 
 use std::future::{pending, poll_fn, ready};
 use std::sync::{Arc, Mutex};
@@ -14,7 +14,7 @@ use tower_lifecycle::{LifecycleState, ShutdownConfig, ShutdownController, Shutdo
 use crate::support::shutdown::{controller, ms, ten_seconds};
 use LifecycleState::*;
 
-/// Records every move, with the time since now.
+/// Records every change, with the time since now.
 fn record(ctl: &ShutdownController) -> Arc<Mutex<Vec<(LifecycleState, LifecycleState, Duration)>>> {
     let moves = Arc::new(Mutex::new(Vec::new()));
     let start = Instant::now();
@@ -25,7 +25,7 @@ fn record(ctl: &ShutdownController) -> Arc<Mutex<Vec<(LifecycleState, LifecycleS
     moves
 }
 
-// ===== the order of things =====
+// ===== order =====
 
 #[tokio::test(start_paused = true)]
 async fn a_graceful_shutdown_goes_through_the_states_in_order() {
@@ -223,7 +223,7 @@ async fn the_drain_ends_at_its_deadline_and_the_clean_up_has_its_reserve() {
         ms(10_000),
         "the whole is kept to the millisecond"
     );
-    // The drain deadline is at 8 s; the stuck guard is waited for during 250 ms of the reserve.
+    // The drain deadline is at 8 s; the stuck guard gets another 250 ms from the reserve.
     assert_eq!(moves.lock().unwrap()[2], (Draining, Stopping, ms(8_250)));
     assert!(report.is_forced());
     assert_eq!((report.in_flight_at_force(), report.abandoned()), (1, 1));
@@ -500,7 +500,7 @@ async fn nobody_waits_for_a_listener_that_is_not_there() {
     assert_eq!(start.elapsed(), Duration::ZERO);
 }
 
-// ===== guards by hand =====
+// ===== guards without a layer =====
 
 #[tokio::test(start_paused = true)]
 async fn a_guard_tells_its_work_of_draining_and_of_force() {
@@ -553,7 +553,7 @@ async fn a_server_that_never_ends_is_dropped_and_reported() {
     let start = Instant::now();
     let (alive, gone) = oneshot::channel::<()>();
     ctl.on_shutdown("after the server", move |_| async move {
-        // The server holds the other end; it is dropped by now, or will be at once.
+        // The server holds the other end; it is dropped now or very soon.
         gone.await.unwrap_err();
         Ok(())
     })
@@ -671,7 +671,7 @@ async fn run_after_the_end_gives_the_stored_report() {
     assert!(!*polled.lock().unwrap(), "dropped, not served");
 }
 
-// ===== who drives =====
+// ===== the driver =====
 
 #[test]
 fn a_controller_that_never_saw_a_runtime_is_driven_by_a_thread_of_its_own() {

@@ -1,4 +1,4 @@
-//! Whatever is done with a controller, in whatever order: random operations against a plain model.
+//! Random operations on a controller, in random order, compared with a simple model.
 
 mod dice;
 mod model;
@@ -34,7 +34,7 @@ use self::dice::*;
 use self::model::*;
 use self::plan::*;
 use self::world::*;
-use crate::support::panics::hush_scripted_panics;
+use crate::support::panics::silence_scripted_panics;
 use crate::support::runtime::paused;
 use crate::support::shutdown::ms;
 use LifecycleState::{Draining, LameDuck, Running, Stopped, Stopping};
@@ -69,7 +69,7 @@ async fn check(plan: Plan) {
         }
     }
 
-    // Whatever there was, it ends; an observer may call it off, but each only once.
+    // It always ends; each observer may resume once.
     let signal = ShutdownReason::Signal("SIGTERM");
     while model.shutdown.is_none() {
         carry_out(Op::Trigger(signal), &mut model, &mut world);
@@ -84,7 +84,7 @@ async fn check(plan: Plan) {
     poll_all(&mut model, &mut world);
     check_report(&model, &world);
 
-    // What is left ends, and nothing else happens.
+    // The rest ends, and nothing else happens.
     model.pass(10_000);
     sleep(ms(10_000)).await;
     world.guards.clear();
@@ -153,7 +153,7 @@ fn carry_out(op: Op, model: &mut Model, world: &mut World) {
                 let held = Held::Request(layer);
                 let place = model.leases.iter().position(|lease| *lease == held);
                 model.leases.swap_remove(place.unwrap());
-                // Whoever drops it: it had not ended.
+                // It had not ended, no matter who drops it.
                 model.aborted += u64::from(model.forced && !model.is_counted);
                 model.look();
             }
@@ -261,7 +261,7 @@ fn check_notice(notice: &ShutdownNotice, shutdown: &Shutdown, model: &Model, wor
     assert_eq!(given, Some(drain_deadline + model.times.reserve));
 }
 
-/// Polls all who wait: whoever is ready must be, must have been woken, and the others must not be.
+/// Polls all waiters: a ready one must be expected and woken, the others must be pending.
 fn poll_all(model: &mut Model, world: &mut World) {
     let waiters = mem::take(&mut model.waiters).into_iter();
     let reals = mem::take(&mut world.waiters).into_iter();
@@ -348,7 +348,7 @@ fn check_report(model: &Model, world: &World) {
     assert_eq!(report.exit_code(), code);
 }
 
-/// Who ended badly is reported, once, with whether it was during this shutdown.
+/// Each bad end is reported once, with whether it was during this shutdown.
 fn check_tasks(model: &Model, report: &ShutdownReport, ended: &[EndedTask]) {
     let mut reported: Vec<_> = report.tasks().iter().collect();
     for task in ended {
@@ -367,7 +367,7 @@ fn check_tasks(model: &Model, report: &ShutdownReport, ended: &[EndedTask]) {
     assert!(reported.is_empty(), "{reported:?}");
 }
 
-/// As many as asked for by the usual variable.
+/// As many as the usual environment variable sets.
 fn cases() -> u32 {
     let asked = std::env::var("PROPTEST_CASES").ok();
     asked.and_then(|cases| cases.parse().ok()).unwrap_or(2_000)
@@ -382,7 +382,7 @@ proptest! {
 
     #[test]
     fn whatever_is_done_the_controller_does_as_the_model(plan in any_plan()) {
-        hush_scripted_panics();
+        silence_scripted_panics();
         paused().block_on(check(plan));
     }
 }

@@ -1,4 +1,5 @@
-//! `DrainLayer`: who is admitted, who is refused and how, and what force does.
+//! `DrainLayer`: which requests are admitted or refused, with which response, and the effect of
+//! force.
 
 mod admission;
 mod any_service;
@@ -44,7 +45,7 @@ type Handle = mock::Handle<Request<String>, Response<Full<Bytes>>>;
 const MANUAL: ShutdownReason = ShutdownReason::Manual;
 const REFUSED: &str = r#"{"error":"service is shutting down"}"#;
 
-/// A service whose inner is a mock, which panics when it is called without having been ready.
+/// A service around a mock, which panics when it is called without being ready.
 fn mocked(layer: DrainLayer) -> (mock::Spawn<Drain<Mock>>, Handle) {
     mock::spawn_layer(layer)
 }
@@ -66,14 +67,14 @@ fn lame_duck() -> ShutdownController {
     ShutdownController::with_config(config).unwrap()
 }
 
-/// Whether the body ends with the error that a cut leaves, now.
+/// Returns whether the body ends now with the error of a cut.
 fn is_cut<B: Body<Error = BoxError> + Unpin>(body: &mut B) -> bool {
     matches!(frame(body), Poll::Ready(Some(Err(error))) if error.is::<Forced>())
 }
 
-// ===== helpers of several of them =====
+// ===== shared helpers =====
 
-/// Sends `request` while draining. The inner service, which is not ready, must not be needed.
+/// Sends `request` while draining. The inner service is not ready, and must not be called.
 fn refuse(layer: DrainLayer, request: Request<String>) -> Response<ResponseBody<Full<Bytes>>> {
     let (mut service, mut handle) = mocked(layer);
     handle.allow(0);
@@ -95,8 +96,8 @@ fn hello() -> ServiceFn<fn(Request<String>) -> Hello> {
     service_fn(|_| ready(Ok(Response::new(Full::from("hello")))))
 }
 
-/// Has `request` answered with `status` and `Connection: keep-alive` in each state, and gives the
-/// `Connection` that the client sees.
+/// Sends `request` in each state, with a response of `status` and `Connection: keep-alive`. Returns
+/// the `Connection` header that the client sees.
 async fn connection(request: fn() -> Request<String>, status: StatusCode) -> [String; 3] {
     let ctl = lame_duck();
     let (mut service, mut handle) = mocked(DrainLayer::new(ctl.clone()));

@@ -1,4 +1,4 @@
-//! `axum::serve` on a `DrainListener`, by a paused clock.
+//! `axum::serve` with a `DrainListener`, with a paused clock.
 
 use std::future::pending;
 use std::io;
@@ -22,7 +22,7 @@ use tower_lifecycle::{
 
 use crate::support::shutdown::ms;
 
-/// A listener without sockets. What is in the channel waits in its backlog.
+/// A listener without sockets. The channel is its backlog.
 struct Pipes(mpsc::Receiver<DuplexStream>);
 
 impl Listener for Pipes {
@@ -68,7 +68,7 @@ impl Server {
         client
     }
 
-    /// As [`client`](Self::client), with a connection that has had its first answer.
+    /// Like [`client`](Self::client), with a connection that has had its first response.
     async fn idle_client(&self) -> DuplexStream {
         let mut client = self.client("/").await;
         let mut bytes = [0; 1024];
@@ -95,7 +95,7 @@ async fn who_waits_in_the_backlog_is_served() {
     let server = Server::start(&ctl, false);
     let mut clients = Vec::new();
     for _ in 0..50 {
-        clients.push(server.client("/").await); // this thread's turn: nobody has been accepted
+        clients.push(server.client("/").await); // this thread runs: nothing has been accepted
     }
     ctl.trigger(ShutdownReason::Manual);
     for client in &mut clients {
@@ -119,7 +119,7 @@ async fn who_waits_in_the_backlog_is_answered_also_if_late_requests_are_refused(
         ctl.trigger(ShutdownReason::Manual);
         stop.await;
         let (mut client, pipe) = duplex(1024);
-        server.connect.send(pipe).await.unwrap(); // this thread's turn
+        server.connect.send(pipe).await.unwrap(); // this thread runs
         sleep(ms(10)).await;
         ask(&mut client, "/").await;
         let answer = read_to_end(&mut client).await;
@@ -200,7 +200,7 @@ async fn a_shared_socket_is_left_alone_from_the_trigger_on() {
     let server = Server::start(&ctl, true);
     let mut before = server.idle_client().await;
 
-    // In the lame duck nobody is accepted, and who is there is served.
+    // In the lame duck nothing new is accepted, and accepted connections are served.
     ctl.trigger(ShutdownReason::Manual);
     sleep(ms(10)).await;
     let mut waiting = server.client("/").await;
@@ -208,13 +208,13 @@ async fn a_shared_socket_is_left_alone_from_the_trigger_on() {
     ask(&mut before, "/").await;
     assert!(read_to_end(&mut before).await.ends_with("hello"));
 
-    // When that is off, the one who waits is.
+    // After the resume, the waiting connection is accepted.
     ctl.resume().unwrap();
     let mut bytes = [0; 1024];
     let count = waiting.read(&mut bytes).await.unwrap();
     assert!(bytes[..count].ends_with(b"hello"));
 
-    // The socket is let go with those who wait in it.
+    // The socket is closed with the connections in its backlog.
     ctl.trigger(ShutdownReason::Manual);
     let mut left = server.client("/").await;
     ctl.draining().await;

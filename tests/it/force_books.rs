@@ -1,4 +1,4 @@
-//! A force is counted as it was: what `serve` breaks off is cut, and each thing is counted once.
+//! The counts after a force: everything that `serve` breaks off is cut, and is counted once.
 
 use std::fmt::Debug;
 use std::future::pending;
@@ -27,7 +27,7 @@ fn controller() -> ShutdownController {
     ShutdownController::with_config(config).unwrap()
 }
 
-/// Answers 64 MiB on `/big`, a chunk after another on `/chunks`, and never on `/sleep`.
+/// Responds with 64 MiB on `/big`, in chunks on `/chunks`, and never on `/sleep`.
 fn app(ctl: &ShutdownController) -> Router {
     let chunk = || Ok::<_, io::Error>(Bytes::from(vec![b'x'; 64 * 1024]));
     let chunks = move || stream::repeat_with(chunk).take(1024);
@@ -43,7 +43,7 @@ async fn until_in_flight(ctl: &ShutdownController, count: u64) {
     in_time(eventually(|| ctl.in_flight() >= count)).await;
 }
 
-/// The body of one chunk has ended when hyper has it: of that, only the connection is counted.
+/// The body of one chunk ends when hyper has it: after that, only the connection is counted.
 #[tokio::test(start_paused = true)]
 async fn a_body_that_its_client_has_not_taken_is_cut() {
     let ctl = controller();
@@ -68,7 +68,7 @@ async fn a_body_that_its_client_has_not_taken_is_cut() {
     assert!(text.contains("2 closed by force"), "{text}");
 }
 
-/// The same by HTTP/2: with a window of nothing, and with one that is used up.
+/// The same with HTTP/2: with a window of zero, and with one that is used up.
 #[tokio::test(start_paused = true)]
 async fn a_stream_whose_window_is_used_up_is_cut() {
     const INITIAL_WINDOW_SIZE_ZERO: &[u8] = &[0, 4, 0, 0, 0, 0];
@@ -87,7 +87,7 @@ async fn a_stream_whose_window_is_used_up_is_cut() {
     }
 }
 
-/// A client that reads is told in its answer. That is a cut, and its connection is closed in order.
+/// A client that reads sees the cut in its response. The connection is closed cleanly.
 #[tokio::test(start_paused = true)]
 async fn what_is_told_of_its_cut_is_counted_once() {
     let ctl = controller();
@@ -127,7 +127,7 @@ where
     drop(call);
 }
 
-/// Whoever drops it: the layers know what had not ended.
+/// No matter who drops it: the layers know what had not ended.
 #[tokio::test]
 async fn what_is_dropped_before_its_end_after_a_force_was_cut() {
     let answer = service_fn(|_: Request<Body>| async {
@@ -169,7 +169,7 @@ async fn a_call_of_any_service_that_is_dropped_after_a_force_was_cut() {
     assert_eq!(ctl.shutdown(MANUAL).await.aborted(), 2);
 }
 
-/// What has come to its end has not been cut, though it is dropped after the force.
+/// A completed request has not been cut, even if it is dropped after the force.
 #[tokio::test]
 async fn what_has_ended_was_not_cut() {
     let ctl = controller();
@@ -187,7 +187,8 @@ async fn what_has_ended_was_not_cut() {
     assert_eq!(ctl.shutdown(MANUAL).await.aborted(), 0);
 }
 
-/// Whatever the order in which a runtime drops its tasks, each is abandoned: once, and in no other way.
+/// A runtime drops its tasks in any order; each is abandoned exactly once, and counted nowhere
+/// else.
 #[test]
 fn what_the_end_of_the_runtime_kills_is_counted_once() {
     for round in 0..40 {
@@ -240,7 +241,7 @@ fn what_the_end_of_the_runtime_kills_is_counted_once() {
     }
 }
 
-/// Servers do not poll a body that is empty, and drop it.
+/// Servers drop an empty body without polling it.
 #[tokio::test]
 async fn an_empty_body_was_not_cut() {
     let ctl = controller();

@@ -1,6 +1,6 @@
-//! gRPC: a service and clients of tonic's, through the layer, on sockets.
+//! gRPC: tonic's service and clients, through the layer, on sockets.
 
-/// The example's own code, which programs are to copy.
+/// The example's own code, which users copy.
 #[path = "../../examples/grpc/health.rs"]
 mod health;
 
@@ -26,7 +26,7 @@ use crate::support::grpc::{
     words,
 };
 use crate::support::shutdown::refusing;
-use crate::support::sockets::{PATIENCE, in_time};
+use crate::support::sockets::{TIMEOUT, in_time};
 
 const REFUSED: &str = "service is shutting down";
 const CUT: &str = "service stopped before the call was finished";
@@ -90,12 +90,12 @@ async fn a_late_call_of_any_kind_is_refused_as_unavailable() {
             assert!(is_refusal(refusal), "{refusal:?}");
         }
         assert_eq!(echo.calls(), 1, "the service is not asked");
-        sending.closed().await; // tonic drops what was still to be sent
+        sending.closed().await; // tonic drops unsent messages
 
         drop(working);
         let report = server.report().await;
         assert!(report.is_graceful(), "{report}");
-        assert_eq!((report.admitted(), report.refused()), (2, 3)); // the guard is one
+        assert_eq!((report.admitted(), report.refused()), (2, 3)); // one is the guard
     })
     .await;
 }
@@ -130,7 +130,7 @@ async fn admitted_calls_end_whole_with_their_trailers_while_draining() {
 
         echo.released.happens();
         let answer = unary.await.unwrap().unwrap();
-        assert_trailer(Some(answer.metadata())); // those of the trailers are among them
+        assert_trailer(Some(answer.metadata())); // it includes the trailers
         assert_eq!(answer.into_inner(), words(Echo::HELD));
 
         let report = server.report().await;
@@ -174,7 +174,7 @@ async fn what_is_cut_ends_as_unavailable_and_never_as_if_it_were_whole() {
     .await;
 }
 
-/// A client that is told by a reset (RFC 9113 §5.4.2) takes it for 13 `INTERNAL`, and does not retry.
+/// A client maps a reset (RFC 9113 §5.4.2) to 13 `INTERNAL`, and does not retry.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_of_many_streams_that_are_cut_is_told_its_status() {
     const CONNECTIONS: usize = 8;
@@ -218,7 +218,7 @@ async fn each_of_many_streams_that_are_cut_is_told_its_status() {
 #[tokio::test]
 async fn health_is_not_serving_from_the_trigger_on_and_serving_again_after_a_resume() {
     with_each_server(async |kind| {
-        let (ctl, server) = with_health(kind, PATIENCE).await;
+        let (ctl, server) = with_health(kind, TIMEOUT).await;
         let mut client = HealthClient::new(channel(server.address).await);
         let mut watches = Vec::new();
         for service in ["", Echo::NAME] {
@@ -240,7 +240,7 @@ async fn health_is_not_serving_from_the_trigger_on_and_serving_again_after_a_res
         ctl.trigger(ShutdownReason::Manual);
         for (watch, service) in watches.iter_mut().zip(["", Echo::NAME]) {
             assert_eq!(next(watch).await.status(), ServingStatus::NotServing);
-            // Probes connect anew each time.
+            // Each probe uses a new connection.
             let mut probe = HealthClient::new(channel(server.address).await);
             let answer = probe.check(of_service(service)).await.unwrap();
             assert_eq!(answer.into_inner().status(), ServingStatus::NotServing);
@@ -271,7 +271,7 @@ async fn a_watcher_of_the_health_is_told_and_does_not_hold_up_the_drain() {
 
         let report = server.report().await;
         assert!(report.is_graceful(), "{report}");
-        assert!(report.duration() < lame_duck + PATIENCE / 10, "{report}");
+        assert!(report.duration() < lame_duck + TIMEOUT / 10, "{report}");
     })
     .await;
 }
@@ -282,7 +282,7 @@ async fn watchers_of_the_health_see_changes_and_not_each_move() {
     let ctl = ShutdownController::with_config(config).unwrap();
     let (reporter, service) = tonic_health::server::health_reporter();
     health::report_health(&ctl, reporter, &[""]);
-    // A server would keep it to its end.
+    // A server would keep it until its end.
     let watch = HealthClient::new(service.clone())
         .watch(of_service(""))
         .await;
@@ -293,13 +293,13 @@ async fn watchers_of_the_health_see_changes_and_not_each_move() {
     ctl.trigger(ShutdownReason::Manual);
     assert_eq!(next(&mut watch).await.status(), ServingStatus::NotServing);
     ctl.draining().await;
-    // The clock moves only when everybody waits.
+    // The clock advances only when all tasks are idle.
     let silence = timeout(Duration::from_secs(1), watch.message()).await;
     assert!(silence.is_err(), "{silence:?}");
     assert_eq!(ctl.state(), LifecycleState::Draining);
 }
 
-/// The empty name is the one that Kubernetes asks for.
+/// Kubernetes probes the empty name.
 #[tokio::test(start_paused = true)]
 async fn health_of_the_whole_server_follows_a_pause_and_the_lame_duck() {
     let config = ShutdownConfig::default().lame_duck(Duration::from_secs(1));
@@ -307,7 +307,7 @@ async fn health_of_the_whole_server_follows_a_pause_and_the_lame_duck() {
     let (reporter, service) = tonic_health::server::health_reporter();
     health::report_health(&ctl, reporter, &["", Echo::NAME]);
     let status = async |name| {
-        // The bridge is a task, which runs when this one waits.
+        // The bridge is a task, which runs while this one waits.
         tokio::time::sleep(Duration::from_millis(1)).await;
         let mut client = HealthClient::new(service.clone());
         let answer = client.check(of_service(name)).await;
@@ -340,10 +340,10 @@ async fn health_of_the_whole_server_follows_a_pause_and_the_lame_duck() {
     assert_eq!(status("").await, ServingStatus::NotServing);
 }
 
-/// A server of echo and health, as the example's.
+/// A server with echo and health, like the example's.
 async fn with_health(kind: Kind, lame_duck: Duration) -> (ShutdownController, Server) {
     let config = ShutdownConfig::default()
-        .shutdown_timeout(10 * PATIENCE)
+        .shutdown_timeout(10 * TIMEOUT)
         .lame_duck(lame_duck);
     let ctl = ShutdownController::with_config(config).unwrap();
     let (reporter, health) = tonic_health::server::health_reporter();
@@ -378,8 +378,8 @@ async fn under_our_server_no_call_is_lost() {
     }
 }
 
-/// It sends its GOAWAY at once, and closes without waiting for what its clients still write: with and
-/// without us, from 0 to some 30 calls of 1,000 are lost, by chance.
+/// It sends its GOAWAY at once, and closes without waiting for its clients' writes: with and
+/// without the layer, 0 to about 30 calls of 1,000 are lost, at random.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "measures, and does not judge: run it with --nocapture"]
 async fn figures_of_axum_serve_with_and_without_us() {
@@ -395,7 +395,7 @@ async fn figures_of_axum_serve_with_and_without_us() {
 async fn no_call_is_lost_to_an_open_listener_that_refuses() {
     for &kind in KINDS {
         for connections in [1, CLIENTS] {
-            // All clients are to be told, on a busy machine too.
+            // All clients must be told, on a busy machine too.
             let config = ShutdownConfig::default().refuse_for(Duration::from_secs(1));
             let entries = rounds(kind, connections, &config).await;
             entries.check();
@@ -404,7 +404,7 @@ async fn no_call_is_lost_to_an_open_listener_that_refuses() {
     }
 }
 
-/// Has clients call without pause until they are told to go elsewhere, and triggers at a random moment.
+/// Clients call without pause until they are refused. Triggers at a random moment.
 async fn rounds(kind: Kind, connections: usize, config: &ShutdownConfig) -> Entries {
     let rounds = stream::iter(0..ROUNDS).map(|_| round(kind, connections, config.clone()));
     let rounds: Vec<Entries> = in_time(rounds.buffer_unordered(4).collect()).await;
@@ -423,24 +423,24 @@ async fn rounds(kind: Kind, connections: usize, config: &ShutdownConfig) -> Entr
     entries
 }
 
-/// What became of the calls of one round.
+/// The outcomes of the calls of one round.
 #[derive(Debug, Default)]
 struct Entries {
-    /// In full.
+    /// Complete.
     answered: u64,
-    /// Of these, what came while draining.
+    /// Of these, the ones that arrived while draining.
     late: u64,
     refused: u64,
-    /// Not sent, or not looked at by the server: safe to send to another one.
+    /// Not sent, or not processed by the server: safe to retry elsewhere.
     unsent: u64,
-    /// Anything else: the client cannot know what became of it.
+    /// Anything else: the client cannot know the outcome.
     lost: u64,
     /// At the trigger.
     in_flight: u64,
 }
 
 impl Entries {
-    /// Fails if a call was lost, or if a client was not told once.
+    /// Panics if a call was lost, or if a client was not refused exactly once.
     #[track_caller]
     fn check(&self) {
         assert_eq!(self.lost, 0, "{self:?}");
@@ -474,8 +474,9 @@ async fn round(kind: Kind, connections: usize, config: ShutdownConfig) -> Entrie
     assert!(report.is_graceful(), "{report}");
     if entries.lost == 0 && kind != Kind::PlainAxum {
         assert_eq!(report.refused(), entries.refused);
-        // Once in some 20,000 calls one was admitted that its client takes for unsent. The client may
-        // have cancelled it at the GOAWAY, after its head; that is a guess from the errors it gives.
+        // About once in 20,000 calls, a call was admitted that its client considers unsent. The
+        // client may have cancelled it at the GOAWAY, after its head; that is a guess from its
+        // errors.
         let admitted = entries.answered..=entries.answered + 1;
         assert!(
             admitted.contains(&report.admitted()),
@@ -487,7 +488,7 @@ async fn round(kind: Kind, connections: usize, config: ShutdownConfig) -> Entrie
     entries
 }
 
-/// Calls until it is refused, or finds nobody.
+/// Calls until it is refused, or cannot connect.
 async fn call_until_told(client: EchoClient, number: u64) -> Entries {
     let mut entries = Entries::default();
     loop {
@@ -519,7 +520,7 @@ async fn call_until_told(client: EchoClient, number: u64) -> Entries {
 async fn count_to_five(client: &EchoClient) -> Result<(), Status> {
     let mut stream = client.server_stream("5").await?;
     let numbers = rest(&mut stream).await;
-    // Whatever it says: it had begun.
+    // With any error: the call had begun.
     let numbers = numbers.map_err(|error| Status::data_loss(format!("{error:?}")))?;
     assert_eq!(numbers, ["1", "2", "3", "4", "5"]);
     Ok(())
@@ -531,12 +532,13 @@ fn random() -> u64 {
 
 // ===== helpers =====
 
-/// Whether it is the layer's answer, and not an error of the transport.
+/// Returns whether this is the layer's response, not an error of the transport.
 fn is_refusal(status: &Status) -> bool {
     status.code() == Code::Unavailable && status.message() == REFUSED && status.source().is_none()
 }
 
-/// Whether the call was never looked at: nobody listens, or a GOAWAY does not cover it (RFC 9113 §6.8).
+/// Returns whether the call was never processed: the connection was refused, or a GOAWAY does not
+/// cover it (RFC 9113 §6.8).
 fn is_unsent(status: &Status) -> bool {
     let mut source = status.source();
     while let Some(cause) = source {
@@ -560,7 +562,7 @@ async fn next<M>(stream: &mut Streaming<M>) -> M {
     stream.message().await.unwrap().expect("it has not ended")
 }
 
-/// Begins a call that is held.
+/// Starts a call that is held.
 async fn held_call(
     client: &EchoClient,
     echo: &Echo,
@@ -571,7 +573,7 @@ async fn held_call(
     call
 }
 
-/// A stream that the test feeds, of which the client has the first message.
+/// A stream that the test sends, whose first message the client has received.
 async fn begun_server_stream(
     client: &EchoClient,
     feeds: &mut UnboundedReceiver<Feed>,
@@ -583,7 +585,7 @@ async fn begun_server_stream(
     (feed, stream)
 }
 
-/// A stream both ways, on which the client has sent a message and got it back.
+/// A bidirectional stream with one message sent and echoed.
 async fn begun_bidi_stream(client: &EchoClient) -> (Feed, Streaming<Words>) {
     let (sending, messages) = fed();
     sending.send(words("a")).unwrap();
@@ -592,7 +594,7 @@ async fn begun_bidi_stream(client: &EchoClient) -> (Feed, Streaming<Words>) {
     (sending, stream)
 }
 
-/// Reads to the end, which is that of the status OK.
+/// Reads to the end, which must have the status OK.
 async fn rest(stream: &mut Streaming<Words>) -> Result<Vec<String>, Status> {
     let mut texts = Vec::new();
     while let Some(message) = stream.message().await? {

@@ -1,4 +1,4 @@
-//! How streams of gRPC end when they are cut: which with a status, and which with an error.
+//! How gRPC streams end when they are cut: which with a status, and which with an error.
 
 use std::convert::Infallible;
 
@@ -38,7 +38,7 @@ impl Call {
         }
     }
 
-    /// Sends it through the layer, and gives the body of its response.
+    /// Sends it through the layer. Returns the body of its response.
     async fn send(self, layer: &DrainLayer) -> ResponseBody<AppBody> {
         let mut response = Response::new(self.body);
         let headers = response.headers_mut();
@@ -60,7 +60,7 @@ impl Call {
         response.unwrap().into_body()
     }
 
-    /// What is the last of it when it is cut after its first frame.
+    /// Returns its last frame or error, when it is cut after its first frame.
     async fn cut(self, with: impl FnOnce(DrainLayer) -> DrainLayer) -> LastFrame {
         let ctl = ShutdownController::new();
         let mut body = self.send(&with(DrainLayer::new(ctl.clone()))).await;
@@ -74,14 +74,15 @@ impl Call {
     }
 }
 
-/// A body of these frames, which never ends if it `goes_on`.
+/// A body with these frames, which never ends if `goes_on`.
 fn frames<const N: usize>(frames: [Frame<Bytes>; N], goes_on: bool) -> AppBody {
     let frames = stream::iter(frames);
-    match goes_on {
-        true => BodyExt::boxed_unsync(StreamBody::new(
+    if goes_on {
+        BodyExt::boxed_unsync(StreamBody::new(
             frames.chain(stream::pending()).map(Ok::<_, Infallible>),
-        )),
-        false => BodyExt::boxed_unsync(StreamBody::new(frames.map(Ok::<_, Infallible>))),
+        ))
+    } else {
+        BodyExt::boxed_unsync(StreamBody::new(frames.map(Ok::<_, Infallible>)))
     }
 }
 
@@ -166,7 +167,7 @@ async fn where_the_client_would_not_read_the_status_the_body_ends_with_an_error(
     }
 }
 
-/// Some bodies do not tell that they are at their end when they have given their trailers.
+/// Some bodies do not report their end after their trailers.
 #[tokio::test(start_paused = true)]
 async fn after_trailers_of_its_own_a_stream_has_ended_and_gets_no_others() {
     let ctl = ShutdownController::new();

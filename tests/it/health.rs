@@ -1,4 +1,4 @@
-//! `HealthService`: the table of design §6, checks, methods; P9.
+//! `HealthService`: the states, checks, methods; P9.
 
 use std::future::pending;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use tower_lifecycle::{
 use crate::support::health::{get, probe};
 use crate::support::shutdown::ms;
 
-/// The readiness code and text, and the liveness code.
+/// Returns the readiness code and text, and the liveness code.
 async fn both(ctl: &ShutdownController) -> (u16, String, u16) {
     let (code, body) = get(&HealthService::new(ctl.clone())).await;
     let status = body["status"].as_str().unwrap().to_owned();
@@ -50,7 +50,7 @@ async fn readiness_follows_the_states_and_liveness_stays_green_until_the_end() {
     assert_eq!(both(&ctl).await, (503, "stopped".into(), 503));
 }
 
-/// P9, with no lame duck: whoever is refused finds readiness red already.
+/// P9, without a lame duck: when a request is refused, readiness is already red.
 #[test]
 fn readiness_is_red_no_later_than_the_first_refusal() {
     for _ in 0..200 {
@@ -163,7 +163,7 @@ async fn a_critical_check_that_fails_turns_readiness_red_and_liveness_not() {
     let (code, body) = get(&health).await;
     assert_eq!((code.as_u16(), &body["status"]), (200, &json!("degraded")));
 
-    // Whatever the order, and beside a failure that is not critical.
+    // In any order, and together with a failure that is not critical.
     for health in [
         health.clone().critical_check("queue", bad),
         health.clone().critical_check("cache", bad),

@@ -1,4 +1,4 @@
-//! When the checks of a `HealthService` are run, and which of their results are shown.
+//! When the checks of a `HealthService` run, and which of their results are shown.
 
 use std::future::pending;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -41,7 +41,7 @@ async fn a_check_that_hangs_in_the_blocking_pool_takes_one_thread_whatever_the_p
         )
         .check_timeout(ms(20));
     for _ in 0..10 {
-        // A probe that waits for its answer, and one that goes away before.
+        // One probe that waits for its result, and one that is dropped before.
         assert_eq!(db(&health).await, failed("no answer within 20ms"));
         let _ = tokio::time::timeout(ms(1), db(&health)).await;
     }
@@ -128,11 +128,11 @@ async fn a_thousand_probes_at_the_same_time_run_a_check_once() {
         }
         assert_eq!(start.elapsed(), ms(100));
         assert_eq!((runs.begun(), runs.ended()), (round, round));
-        sleep(ms(1_000)).await; // the second time there is an old result to begin with
+        sleep(ms(1_000)).await; // the second time there is an old result at first
     }
 }
 
-/// On several threads, where they can meet inside the check for whether there is a run.
+/// On several threads, which can meet between the check for a current run and its start.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_thousand_probes_on_many_threads_run_a_check_once() {
     let runs = Counted::default();
@@ -195,12 +195,12 @@ async fn a_probe_that_goes_away_neither_ends_the_run_nor_begins_another() {
     sleep(ms(100)).await;
     drop(probe);
 
-    // The next one finds it under way.
+    // The next one finds it running.
     sleep(ms(100)).await;
     assert_eq!(db(&health).await, healthy());
     assert_eq!((runs.begun(), start.elapsed()), (1, ms(400)));
 
-    // With nobody left who waits, it comes to its end for those who ask later.
+    // When no probe waits any more, it completes for later ones.
     sleep(ms(1_000)).await;
     let start = Instant::now();
     let mut probe = task::spawn(db(&health));
@@ -243,7 +243,7 @@ async fn a_check_that_hangs_is_joined_and_its_limit_counts_from_its_beginning() 
     assert_eq!(first, (hung.clone(), ms(1_000)));
     assert_eq!(late, (hung.clone(), ms(1_000)));
 
-    // For ever: no age makes it begin another.
+    // Forever: no age makes it start another run.
     sleep_until(start + ms(100_000)).await;
     assert_eq!(db(&health).await, hung);
     assert_eq!((runs.begun(), start.elapsed()), (1, ms(100_000)));
@@ -264,8 +264,8 @@ async fn each_probe_keeps_its_own_limit_while_it_waits_for_anothers_run() {
     assert_eq!((patient, runs.begun()), (healthy(), 1));
 }
 
-/// Real time, and threads, since a blocked one is the point; there are more of them than probes, so
-/// that this fails and does not hang when each probe blocks one.
+/// Real time and threads, because a blocked thread is the point. There are more threads than
+/// probes, so that the test fails instead of hanging when each probe blocks one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 8)]
 async fn a_check_that_blocks_its_thread_hangs_no_probe_and_blocks_no_second_thread() {
     let runs = Counted::default();
@@ -408,13 +408,13 @@ fn in_a_runtime_without_a_timer_checks_show_as_failed() {
 
 // ===== in the background =====
 
-/// Of a result that is `age` seconds old.
+/// The shown result, `age` seconds old.
 fn aged(mut shown: Value, age: u64) -> Value {
     shown["age"] = age.into();
     shown
 }
 
-/// A service whose critical check is run every ten seconds.
+/// A service whose critical check runs every ten seconds.
 fn background(
     ctl: &ShutdownController,
     check: impl Fn() -> CheckFuture + Send + Sync + 'static,
@@ -472,7 +472,7 @@ async fn while_a_background_check_runs_the_last_result_is_shown_until_the_limit(
     for _ in 0..3 {
         assert_eq!(red(&health).await, failed("no answer within 1s"));
     }
-    // The second run ends; two periods have begun none meanwhile.
+    // The second run ends; no run began in the two periods before.
     sleep_until(start + ms(34_999)).await;
     assert_eq!(red(&health).await, failed("no answer within 1s"));
     assert_eq!(runs.begun(), 2);
@@ -526,7 +526,7 @@ async fn background_checks_end_with_the_service_and_when_draining_begins() {
     let _working = ctl.track();
     ctl.trigger(ShutdownReason::Manual);
     ctl.draining().await;
-    // A lame duck may be called off.
+    // A lame duck may be cancelled.
     assert_eq!(runs.begun(), 3);
     sleep(ms(30_000)).await;
     assert_eq!(runs.begun(), 3);

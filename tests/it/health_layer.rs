@@ -1,4 +1,4 @@
-//! `HealthLayer`: probes in front of a service, whatever state that is in; all else is untouched.
+//! `HealthLayer`: probes in front of a service in any state; everything else is unchanged.
 
 use std::convert::Infallible;
 use std::fmt::Debug;
@@ -120,7 +120,7 @@ async fn readiness_waits_for_its_checks_and_liveness_runs_none() {
             tokio::time::sleep(Duration::from_millis(300)).await;
             Err("no connection".into())
         });
-    // Made liveness or not: each path answers its own.
+    // Liveness or not: each path has its own response.
     for health in [health.clone(), health.liveness()] {
         let (mut service, _handle) = in_front_of_a_mock(HealthLayer::from(health));
         let mut probe = task::spawn(service.call(request(Method::GET, "/readyz")));
@@ -142,8 +142,8 @@ async fn readiness_waits_for_its_checks_and_liveness_runs_none() {
 
 // ===== paths =====
 
-/// Who answers: the liveness probe, the readiness probe, or the inner service. It drains, so that
-/// the probes differ.
+/// Returns which one responds: the liveness probe, the readiness probe, or the inner service. It
+/// drains, so that the probes differ.
 async fn who(layer: HealthLayer, ctl: &ShutdownController, uri: &str) -> &'static str {
     let _guard = ctl.track();
     ctl.trigger(ShutdownReason::Manual);
@@ -228,7 +228,7 @@ fn setting_a_path_changes_no_service_that_was_made_before() {
     assert_eq!(assert_ready_ok!(probe.poll()).status(), StatusCode::OK);
 }
 
-// ===== what is passed on =====
+// ===== pass-through =====
 
 #[tokio::test(start_paused = true)]
 async fn a_request_waits_for_the_inner_service_inside_its_future_and_passes_untouched() {
@@ -276,7 +276,7 @@ async fn a_request_waits_for_the_inner_service_inside_its_future_and_passes_unto
 #[derive(Debug, PartialEq)]
 struct Broken(&'static str);
 
-/// Says whether the very service that is called was ready; clones are not.
+/// Records whether the called service itself was ready; clones are not.
 #[derive(Debug, Default)]
 struct Strict {
     ready_at_poll: usize,
@@ -332,7 +332,7 @@ fn the_clone_that_is_called_is_the_one_that_was_polled_until_it_was_ready() {
     }));
     assert_ready_ok!(service.poll_ready());
     for _ in 0..2 {
-        // The second call is made without readiness being asked for again: it needs none.
+        // The second call is made without polling readiness again: it does not need it.
         let mut call = task::spawn(service.call(request(Method::GET, "/")));
         assert_pending!(call.poll());
         assert_pending!(call.poll());
@@ -367,7 +367,7 @@ fn a_future_that_is_polled_after_completion_panics_as_documented() {
     let _ = call.poll();
 }
 
-// ===== beside other layers =====
+// ===== with other layers =====
 
 #[tokio::test(start_paused = true)]
 async fn outside_the_drain_layer_probes_are_neither_refused_nor_counted() {
@@ -456,7 +456,7 @@ async fn it_goes_around_an_axum_router_and_into_its_layers() {
 
 // ===== the body =====
 
-/// Two frames of data, trailers, and a hint that is nobody's guess.
+/// Two frames of data, trailers, and an unusual size hint.
 struct Scripted {
     frames: Vec<Result<Frame<BytesMut>, Broken>>,
 }
@@ -467,7 +467,7 @@ impl Default for Scripted {
         trailers.insert("x-sum", "3".parse().unwrap());
         let data = |text: &'static [u8]| Ok(Frame::data(BytesMut::from(text)));
         Self {
-            // Taken from the end.
+            // In reverse order.
             frames: vec![
                 Err(Broken("no more")),
                 Ok(Frame::trailers(trailers)),
@@ -557,7 +557,7 @@ fn the_body_of_a_probe_is_one_frame_of_known_length() {
 
 // ===== sockets =====
 
-/// Tells of each request that waits for it.
+/// Signals each request that waits for it.
 #[derive(Clone)]
 struct NeverReady {
     asked: Arc<Semaphore>,
@@ -618,7 +618,7 @@ async fn over_a_socket_probes_are_answered_in_front_of_a_service_that_is_never_r
 
         let _guard = ctl.track();
         ctl.trigger(ShutdownReason::Manual);
-        // A refusal needs no inner service.
+        // A refusal does not need the inner service.
         let refused = waits.await.unwrap().unwrap();
         assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
         assert!(refused.headers().contains_key("retry-after"));
@@ -635,7 +635,7 @@ async fn over_a_socket_probes_are_answered_in_front_of_a_service_that_is_never_r
     server.abort();
 }
 
-// ===== for the compiler to keep =====
+// ===== checked by the compiler =====
 
 #[test]
 fn layer_service_futures_and_body_are_send_and_sync() {

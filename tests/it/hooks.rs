@@ -1,4 +1,4 @@
-//! P7: a bad hook harms only itself; phases, limits, names, force.
+//! P7: a bad hook affects only itself; phases, limits, names, force.
 
 use std::future::pending;
 use std::sync::{Arc, Mutex};
@@ -12,7 +12,7 @@ use tower_lifecycle::{
 
 use crate::support::shutdown::ms;
 
-/// A total of 10 s, of which 2 s are reserved.
+/// A total of 10 s, with a reserve of 2 s.
 fn ten_seconds() -> ShutdownController {
     let config = ShutdownConfig::default()
         .shutdown_timeout(ms(10_000))
@@ -20,7 +20,7 @@ fn ten_seconds() -> ShutdownController {
     ShutdownController::with_config(config).unwrap()
 }
 
-/// What ran, and when after the trigger.
+/// The hooks that ran, and when after the trigger.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<(&'static str, Duration)>>>);
 
@@ -113,7 +113,7 @@ async fn a_bad_hook_harms_only_itself() {
 #[tokio::test(start_paused = true)]
 async fn what_one_phase_leaves_goes_to_the_next() {
     let ctl = ten_seconds();
-    // 10 s for two phases: 5 s each; the first takes 1 s of them, so the second has 9 s.
+    // 10 s for two phases: 5 s each; the first takes 1 s, so the second has 9 s.
     ctl.add_hook(Log::default().hook("quick", ms(1_000)))
         .unwrap();
     ctl.add_hook(Hook::new("hangs", |_| pending()).phase(1))
@@ -134,7 +134,7 @@ async fn a_phase_that_hangs_leaves_the_later_ones_their_share() {
     ctl.add_hook(log.hook("second", ms(10)).phase(1)).unwrap();
     ctl.add_hook(log.hook("third", ms(10)).phase(2)).unwrap();
     let report = ctl.shutdown(ShutdownReason::Manual).await;
-    // 10 s for three phases; asleep to the third of it, in whole milliseconds rounded up.
+    // 10 s for three phases; the sleep is a third, rounded up to whole milliseconds.
     assert_eq!(log.entries(), [("second", ms(3_334)), ("third", ms(3_344))]);
     assert_eq!(report.hooks()[0].outcome().to_string(), "timed out");
 }

@@ -1,4 +1,4 @@
-//! The hot path at three in the morning: what panics where it should not, and who is told what.
+//! Faults on the hot path: unexpected panics, and which tasks are woken.
 
 use std::cell::Cell;
 use std::convert::Infallible;
@@ -31,9 +31,9 @@ use crate::support::shutdown::settle;
 
 const MANUAL: ShutdownReason = ShutdownReason::Manual;
 
-// ===== what a panic is thrown with, and panics itself =====
+// ===== panic payloads that panic in their drop =====
 
-/// Panics when it is dropped, as whoever catches a panic does with what it was thrown with.
+/// A panic payload that panics when it is dropped.
 struct Payload;
 
 impl Drop for Payload {
@@ -52,7 +52,7 @@ impl Wake for BadWake {
     }
 }
 
-/// A handler that never answers.
+/// A handler that never responds.
 async fn stalls(_: Request<Empty<Bytes>>) -> Result<Response<Empty<Bytes>>, Infallible> {
     pending().await
 }
@@ -73,7 +73,7 @@ async fn whatever_a_waker_panics_with_the_others_are_woken() {
     assert_ready!(good.poll());
 }
 
-/// Panics at each warning.
+/// A subscriber that panics at each warning.
 struct BadLog;
 
 impl Subscriber for BadLog {
@@ -95,7 +95,7 @@ impl Subscriber for BadLog {
     fn exit(&self, _: &Id) {}
 }
 
-/// It is still there, and may be polled again.
+/// It still exists, and may be polled again.
 #[tokio::test(start_paused = true)]
 async fn a_body_is_cut_once_also_when_the_log_panics() {
     for content_type in ["text/plain", "text/event-stream"] {
@@ -121,7 +121,7 @@ async fn a_body_is_cut_once_also_when_the_log_panics() {
 
 // ===== panics in drops =====
 
-/// Notes how many are in flight when it is dropped, and then panics.
+/// Records the number in flight when it is dropped, and then panics.
 #[derive(Debug)]
 struct Bad {
     ctl: ShutdownController,
@@ -135,7 +135,7 @@ impl Drop for Bad {
     }
 }
 
-/// What becomes of a request, or of a body.
+/// How a request, or a body, ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
     Whole,
@@ -162,7 +162,7 @@ impl Part {
     }
 }
 
-/// A response of this type, whose body waits for ever.
+/// A response with this content type, whose body stays pending forever.
 fn begun(content_type: &str) -> Response<Part> {
     let body = Part {
         end: End::Dropped,
@@ -199,7 +199,7 @@ impl Body for Part {
     }
 }
 
-/// Sends one request, of which the future or the body panics in its drop, and ends it so.
+/// Sends one request whose future or body panics when it is dropped, and ends it as given.
 fn end<S, B>(ctl: &ShutdownController, mut service: S, request: Request<Empty<Bytes>>, end: End)
 where
     S: Service<Request<Empty<Bytes>>, Response = Response<B>, Error: Debug>,
@@ -227,7 +227,7 @@ where
 
 type Answers<'a> = &'a dyn Fn() -> Response<()>;
 
-/// P2, whatever panics: the inner one goes first, and what it was counted in goes once.
+/// P2, with any panic: the inner value is dropped first, and it is uncounted once.
 #[test]
 fn a_drop_that_panics_releases_once_and_before_the_guard() {
     let plain = || Response::new(());
@@ -259,9 +259,10 @@ fn a_drop_that_panics_releases_once_and_before_the_guard() {
                         let (ctl, seen) = (ctl.clone(), Arc::clone(&seen));
                         Some(Bad { ctl, seen })
                     };
-                    let (future, body) = match of_body {
-                        false => ((how, bad()), (End::Whole, None)),
-                        true => ((End::Whole, None), (how, bad())),
+                    let (future, body) = if of_body {
+                        ((End::Whole, None), (how, bad()))
+                    } else {
+                        ((how, bad()), (End::Whole, None))
                     };
                     let part = |(end, _bad)| Part { end, _bad };
                     let mut handler = Some(Handler {
@@ -276,15 +277,12 @@ fn a_drop_that_panics_releases_once_and_before_the_guard() {
                     let handler = service_fn(move |_: Request<Empty<Bytes>>| {
                         handler.take().expect("it is called once")
                     });
-                    let run = || match tracking {
-                        false => end(
-                            &ctl,
-                            DrainLayer::new(ctl.clone()).layer(handler),
-                            request,
-                            how,
-                        ),
-                        true => {
+                    let run = || {
+                        if tracking {
                             let layer = RequestTrackingLayer::new(ctl.clone());
+                            end(&ctl, layer.layer(handler), request, how);
+                        } else {
+                            let layer = DrainLayer::new(ctl.clone());
                             end(&ctl, layer.layer(handler), request, how);
                         }
                     };
@@ -298,9 +296,9 @@ fn a_drop_that_panics_releases_once_and_before_the_guard() {
     }
 }
 
-// ===== who is told =====
+// ===== notification =====
 
-/// What may not be refused is counted apart in a pause, and told as everybody.
+/// During a pause, exempt requests are counted separately, and notified like all others.
 #[tokio::test(start_paused = true)]
 async fn who_came_in_a_pause_is_told_of_draining_and_of_force() {
     let ctl = ShutdownController::new();
@@ -324,7 +322,7 @@ async fn who_came_in_a_pause_is_told_of_draining_and_of_force() {
     assert_ready!(forced.poll());
 }
 
-/// So they are by the one who gives up, when the runtime ends that had the shutdown to run.
+/// The same for the thread that gives up, when the runtime that drives the shutdown ends.
 #[test]
 fn who_came_in_a_pause_is_told_also_when_the_runtime_ends() {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -345,7 +343,7 @@ fn who_came_in_a_pause_is_told_also_when_the_runtime_ends() {
     assert_ready!(forced.poll());
 }
 
-/// Between the force and the wake-up that it has announced, a poll by the same task looks again.
+/// Between the force and its wake-up, a poll by the same task checks again.
 #[tokio::test(start_paused = true)]
 async fn who_polls_before_the_wake_up_is_told_at_once() {
     let ctl = ShutdownController::new();
@@ -389,9 +387,9 @@ async fn a_stream_read_by_the_task_that_waited_for_its_head_is_told_of_draining(
     assert!(assert_ready!(request.poll()).is_empty());
 }
 
-// ===== what is cut =====
+// ===== cuts =====
 
-/// The answers to those who are cut have one origin, and each its own way.
+/// The responses to cut requests share a template, and are independent.
 #[tokio::test(start_paused = true)]
 async fn what_one_cut_answer_lacks_the_next_one_has() {
     let ctl = ShutdownController::new();
@@ -411,7 +409,7 @@ async fn what_one_cut_answer_lacks_the_next_one_has() {
             .unwrap()
             .parse()
             .unwrap();
-        // An owner of one of them may do with it what it likes.
+        // The owner of one may change it.
         response.headers_mut().clear();
         let body = response.into_body().collect().await.unwrap().to_bytes();
         lengths.push((length, body.len() as u64));
@@ -424,7 +422,7 @@ async fn what_one_cut_answer_lacks_the_next_one_has() {
     );
 }
 
-/// The class of the path and the type of the call are remembered beside each other.
+/// The class of the path and the type of the call are stored together.
 #[tokio::test(start_paused = true)]
 async fn a_cut_call_is_answered_in_its_protocol_whatever_class_its_path_is() {
     let ctl = ShutdownController::new();
@@ -449,11 +447,11 @@ async fn a_cut_call_is_answered_in_its_protocol_whatever_class_its_path_is() {
     assert!(answers.into_iter().eq(expected));
 }
 
-// ===== what is refused =====
+// ===== refusals =====
 
-// ===== a drop that panics between the answer and its guard =====
+// ===== a drop that panics between the response and its guard =====
 
-/// Notes how many are in flight when it is dropped, and panics then if it is to.
+/// Records the number in flight when it is dropped, and then panics if configured.
 struct Noted {
     name: &'static str,
     panics: bool,
@@ -499,7 +497,7 @@ impl Drop for Noted {
     }
 }
 
-/// A body that waits for ever. It panics when its length has been asked so many times.
+/// A body that stays pending forever. It panics at this call of its size hint.
 struct Asked {
     _noted: Noted,
     times: Cell<u32>,
@@ -523,7 +521,7 @@ impl Body for Asked {
     }
 }
 
-/// P2: also when the answer is there, and the drop of the handler panics.
+/// P2: also when the response is there, and the drop of the handler panics.
 #[test]
 fn an_answer_goes_before_its_guard_when_the_drop_of_the_handler_panics() {
     let upgrade = || {
@@ -543,7 +541,7 @@ fn an_answer_goes_before_its_guard_when_the_drop_of_the_handler_panics() {
             let log = Log::new(&ctl);
             let handler = |_: Request<Empty<Bytes>>| {
                 let (held, _noted) = (log.noted("handler", true), log.noted("body", false));
-                let times = Cell::new(u32::MAX); // which is never reached
+                let times = Cell::new(u32::MAX); // never reached
                 let mut body = Some(Asked { _noted, times });
                 poll_fn(move |_| {
                     let _ = &held;
@@ -552,15 +550,12 @@ fn an_answer_goes_before_its_guard_when_the_drop_of_the_handler_panics() {
                     Poll::Ready(Ok::<_, Infallible>(response.body(body).unwrap()))
                 })
             };
-            match tracking {
-                false => {
-                    let layer = DrainLayer::new(ctl.clone());
-                    poll_and_drop(layer.layer(service_fn(handler)), request);
-                }
-                true => {
-                    let layer = RequestTrackingLayer::new(ctl.clone());
-                    poll_and_drop(layer.layer(service_fn(handler)), request);
-                }
+            if tracking {
+                let layer = RequestTrackingLayer::new(ctl.clone());
+                poll_and_drop(layer.layer(service_fn(handler)), request);
+            } else {
+                let layer = DrainLayer::new(ctl.clone());
+                poll_and_drop(layer.layer(service_fn(handler)), request);
             }
             let dropped = log.dropped.lock().unwrap();
             assert_eq!(*dropped, [("handler", 1), ("body", 1)], "{asked}");
@@ -569,7 +564,7 @@ fn an_answer_goes_before_its_guard_when_the_drop_of_the_handler_panics() {
     }
 }
 
-/// P2: also when the answer panics as it is looked at, by us at last.
+/// P2: also when the response panics when it is checked, lastly by this crate.
 #[test]
 fn handler_and_answer_go_before_the_guard_when_the_length_panics() {
     for times in 0..2 {
@@ -588,7 +583,7 @@ fn handler_and_answer_go_before_the_guard_when_the_length_panics() {
         let layer = DrainLayer::new(ctl.clone());
         poll_and_drop(layer.layer(service_fn(handler)), Request::new(Empty::new()));
         let mut dropped = log.dropped.lock().unwrap();
-        dropped.sort_unstable(); // among themselves they may go in any order
+        dropped.sort_unstable(); // they may be dropped in any order
         assert_eq!(*dropped, [("body", 1), ("handler", 1)], "{times}");
         assert_eq!(ctl.in_flight(), 0);
     }
@@ -615,8 +610,8 @@ impl<const KIND: u8> Wake for Flag<KIND> {
     }
 }
 
-/// In real time: whichever waker a request is polled with while another thread forces, and however
-/// often, the last one is woken, or finds that it is cut.
+/// In real time: a request is polled with any wakers, any number of times, while another thread
+/// forces. The last waker is woken, or the request is cut.
 #[test]
 fn the_last_waker_is_woken_whatever_force_falls_between() {
     for round in 0_usize..200 {
@@ -639,7 +634,7 @@ fn the_last_waker_is_woken_whatever_force_falls_between() {
         let mut last = None;
         let mut random = round as u32;
         for _ in 0..300 + round {
-            // The same again, or another, by a generator of a few bits.
+            // The same waker or another one, from a small random generator.
             random = random.wrapping_mul(1_103_515_245).wrapping_add(12_345);
             let waker = (random >> 16) as usize % 3;
             let polled = request

@@ -1,5 +1,5 @@
-//! Late arrivals: requests that come in the lame duck are counted, and the last one tells whether it
-//! was too short.
+//! Late arrivals: requests that come in the lame duck are counted, and the last one shows whether
+//! the lame duck was too short.
 
 use std::convert::Infallible;
 use std::future::{Ready, pending, ready};
@@ -26,7 +26,7 @@ use crate::support::shutdown::ms;
 
 const MANUAL: ShutdownReason = ShutdownReason::Manual;
 
-/// A total of 30 s, of which 5 s are the lame duck's.
+/// A total of 30 s, with a lame duck of 5 s.
 fn lame_duck() -> ShutdownController {
     with_lame_duck(ms(5_000))
 }
@@ -46,7 +46,7 @@ fn hello(_: Request<String>) -> Hello {
     ready(Ok(Response::new(Full::default())))
 }
 
-/// Sends a request, which is over at once; tells whether it came to the handler.
+/// Sends a request, which completes at once. Returns whether it reached the handler.
 fn send<S, B>(service: &mut S, path: &str) -> bool
 where
     S: Service<Request<String>, Response = Response<B>>,
@@ -58,10 +58,10 @@ where
     response.is_ok_and(|response| response.status() == 200)
 }
 
-/// Sends one request, and tells whether it was admitted.
+/// Sends one request, and returns whether it was admitted.
 type WayIn = Box<dyn FnMut() -> bool>;
 
-/// All ways in for a request, by their names.
+/// All ways to admit a request, by name.
 fn ways_in(ctl: &ShutdownController) -> Vec<(&'static str, WayIn)> {
     let inner = service_fn(hello as fn(Request<String>) -> Hello);
     let mut http = DrainLayer::new(ctl.clone()).layer(inner);
@@ -83,7 +83,7 @@ fn ways_in(ctl: &ShutdownController) -> Vec<(&'static str, WayIn)> {
     ]
 }
 
-// ===== what is counted =====
+// ===== counted requests =====
 
 #[tokio::test(start_paused = true)]
 async fn each_way_in_counts_from_the_trigger_to_the_beginning_of_draining() {
@@ -101,7 +101,7 @@ async fn each_way_in_counts_from_the_trigger_to_the_beginning_of_draining() {
         }
         ctl.draining().await;
         assert_eq!(ctl.metrics().late_arrivals, 3, "{name}");
-        // What has no connection is refused at once.
+        // Work without a connection is refused at once.
         let refuses = matches!(name, "try_admit" | "any");
         assert_eq!(!request(), refuses, "{name}: draining");
         let late = ctl.metrics().late_requests;
@@ -148,7 +148,7 @@ async fn in_a_pause_only_what_is_not_refused_is_counted() {
         let ctl = lame_duck();
         let (name, mut request) = ways_in(&ctl).remove(way);
         ctl.pause();
-        request(); // paused, but no lame duck
+        request(); // paused, but not in a lame duck
         ctl.trigger(MANUAL);
         sleep(ms(1_000)).await;
         let admitted = request();
@@ -183,7 +183,7 @@ async fn a_quiet_lame_duck_has_no_line_in_the_report() {
     assert!(!report.to_string().contains("late requests"), "{report}");
 }
 
-// ===== afresh =====
+// ===== reset =====
 
 #[tokio::test(start_paused = true)]
 async fn the_figures_are_of_the_last_lame_duck() {
@@ -219,7 +219,7 @@ async fn a_lame_duck_that_was_called_off_leaves_no_trace() {
     sleep(ms(4_900)).await;
     drop(ctl.try_admit());
     ctl.resume().unwrap();
-    // With no server left, the shutdown that begins by this has no lame duck.
+    // With no server left, the shutdown that begins here has no lame duck.
     end.send(()).unwrap();
     let report = run.await.unwrap();
     assert_eq!(report.phases()[0].state(), LifecycleState::Draining);
@@ -236,7 +236,7 @@ async fn all_threads_count_and_the_last_of_all_is_the_last() {
     ctl.trigger(MANUAL);
     for _ in 0..4 {
         advance(ms(600)).await;
-        // By the paused clock, as the workers of a runtime are.
+        // With the paused clock, like the workers of a runtime.
         let runtime = Handle::current();
         let request = || {
             let _entered = runtime.enter();
@@ -275,7 +275,7 @@ fn threads_that_race_with_the_closing_are_counted_if_they_are_admitted() {
 fn outside_a_runtime_requests_are_counted_too() {
     let ctl = lame_duck();
     let mut ways = ways_in(&ctl);
-    ctl.trigger(MANUAL); // driven by a thread of its own
+    ctl.trigger(MANUAL); // driven by a separate thread
     for (name, request) in &mut ways {
         assert!(request(), "{name}");
     }
@@ -287,8 +287,8 @@ fn outside_a_runtime_requests_are_counted_too() {
 
 // ===== too short =====
 
-/// A whole shutdown, with requests at 100 ms and at `last` into 5 s of lame duck, in which `then` is
-/// done afterwards; gives its report, and the warnings that were logged.
+/// Runs a shutdown, with requests at 100 ms and at `last` into a lame duck of 5 s, and with `then`
+/// afterwards. Returns its report, and the logged warnings.
 async fn shutdown<F: Future<Output = ()>>(
     last: Duration,
     then: impl FnOnce(ShutdownController) -> F,
@@ -354,7 +354,7 @@ async fn one_that_was_cut_short_is_not_judged() {
     assert!(short.is_empty(), "{short:?}");
 
     let (report, warnings) = shutdown(ms(4_900), |ctl| async move {
-        // The only server ends: there is nobody to be a lame duck.
+        // The only server ends: nothing is left that could be a lame duck.
         drop(tokio::spawn(ctl.run(sleep(ms(50)))));
     })
     .await;

@@ -1,4 +1,5 @@
-//! Requests that arrive while draining, and requests that wait for the readiness of an inner service.
+//! Requests that arrive while draining, and requests that wait for the readiness of an inner
+//! service.
 
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -56,7 +57,7 @@ where
     collected(layer.layer(service_fn(handle as fn(Request<Body>) -> Answer)))
 }
 
-/// The service with each answer read to its end.
+/// The service, with each response read to its end.
 fn collected<S, B>(service: S) -> App
 where
     S: Service<Request<Body>, Response = Response<B>, Error = Infallible, Future: Send>
@@ -76,18 +77,18 @@ where
     }))
 }
 
-/// Sends a request in a task of its own, as a server does.
+/// Sends a request in a separate task, as a server does.
 fn send(app: &App, path: &str) -> JoinHandle<Response<Bytes>> {
     let call = app.clone().oneshot(request(path));
     tokio::spawn(call.map(|answer| answer.unwrap()))
 }
 
-/// Sends a request, and waits for its answer.
+/// Sends a request, and returns the status of the response.
 async fn status(app: &App, path: &str) -> StatusCode {
     send(app, path).await.unwrap().status()
 }
 
-/// Triggers, and comes back when what arrives is late.
+/// Triggers, and returns when new requests are late.
 async fn drain(ctl: &ShutdownController) -> Instant {
     ctl.trigger(MANUAL);
     ctl.draining().await;
@@ -100,7 +101,7 @@ async fn drain(ctl: &ShutdownController) -> Instant {
 async fn late_requests_are_served_for_a_second_and_then_refused() {
     let ctl = controller(ShutdownConfig::default());
     let app = app(DrainLayer::new(ctl.clone()));
-    let _slow = ctl.track(); // the drain goes on
+    let _slow = ctl.track(); // holds the drain
     let began = drain(&ctl).await;
 
     for late in [0, 500, 498] {
@@ -282,8 +283,8 @@ async fn work_without_a_connection_is_refused_at_once() {
     assert_eq!(ctl.metrics().late_requests, 0);
 }
 
-// Each request is sent at a random moment around the end of a drain: it is served or refused, and
-// the report knows it.
+// Each request is sent at a random moment around the end of a drain. It is served or refused, and
+// the report has the same counts.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_request_that_meets_the_end_of_the_drain_is_served_or_refused_and_counted() {
     for round in 0..300_u64 {
@@ -314,7 +315,7 @@ async fn a_request_that_meets_the_end_of_the_drain_is_served_or_refused_and_coun
 
 type Limited = fn(&ShutdownController) -> App;
 
-/// A limit of two inside the layer, in both spellings: the layer waits for the readiness of the first,
+/// A limit of two inside the layer, in both forms: the layer waits for the readiness of the first,
 /// and calls the second, which waits inside.
 fn limits() -> [(&'static str, Limited); 2] {
     let builder: Limited = |ctl| {
@@ -336,7 +337,7 @@ fn limits() -> [(&'static str, Limited); 2] {
 async fn both_spellings_of_a_limit_serve_what_was_received_before_the_trigger() {
     for (name, limited) in limits() {
         for lame_duck in [0, 100] {
-            // They are no late requests.
+            // They are not late requests.
             let config = ShutdownConfig::default().late_for(Duration::ZERO);
             let ctl = controller(config.lame_duck(ms(lame_duck)));
             let app = limited(&ctl);
@@ -370,7 +371,7 @@ async fn both_spellings_of_a_limit_serve_late_requests() {
         assert_eq!(ctl.in_flight(), 7, "{name}");
         drop(slow);
         for request in late {
-            // Some of them when no more late ones are admitted: they have been.
+            // Some of them after late requests are no longer admitted: they were admitted before.
             assert_eq!(request.await.unwrap().status(), 200, "{name}");
         }
         assert_eq!(began.elapsed(), ms(2_700), "{name}");
@@ -421,7 +422,7 @@ fn never_ready(
     DrainLayer::new(ctl.clone()).layer(inner)
 }
 
-// It does not matter when it is asked, as long as nobody waits.
+// Polling its readiness does not matter, as long as no request waits.
 #[tokio::test(start_paused = true)]
 async fn a_service_that_is_asked_for_readiness_and_never_called_holds_nothing_up() {
     let mut before = Vec::new();
@@ -439,7 +440,7 @@ async fn a_service_that_is_asked_for_readiness_and_never_called_holds_nothing_up
     let slow = ctl.track();
     let began = drain(&ctl).await;
     settle().await;
-    // One that waits in a drain, and gives up.
+    // One that waits in a drain, and is dropped.
     let mut dropped = never_ready(&ctl);
     assert_pending!(asked.enter(|cx, _| dropped.poll_ready(cx)));
     assert_eq!(ctl.in_flight(), 2);
@@ -482,7 +483,7 @@ async fn one_that_waited_and_is_ready_counts_again_from_its_call_on() {
     assert_eq!(answer.await.unwrap().status(), 200);
 }
 
-/// The same under `serve`, with a client that we did not write. Real time: sockets are the point.
+/// The same with `serve` and reqwest. In real time, because it uses sockets.
 #[cfg(feature = "server")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_limit_around_a_router_serves_what_was_received_before_the_trigger() {
@@ -498,7 +499,7 @@ async fn a_limit_around_a_router_serves_what_was_received_before_the_trigger() {
 
     let mut requests = tokio::task::JoinSet::new();
     for _ in 0..6 {
-        // Each on a connection of its own.
+        // Each on a separate connection.
         requests.spawn(reqwest::get(url.clone()));
     }
     // Two are counted, and four have sent their heads: they wait for the readiness of the limit.

@@ -1,10 +1,9 @@
 //! Whole shutdowns as their clients see them: nothing is lost, and nothing is ambiguous.
 //!
-//! In each round a service is shut down at a random moment while its clients go on asking, and each
-//! of them notes what became of every request that it sent. It has to be answered in full, also if
-//! it was sent while draining, or refused in a way after which it may be sent again; and the server's
-//! books have to say the same as the clients'. No client here tries anything again by itself, except
-//! what it never sent.
+//! In each round a service is shut down at a random moment while its clients keep sending requests.
+//! Each client records the outcome of every request. A request must get a complete response, even
+//! if it was sent while draining, or be refused in a way that allows a retry. The server's counts
+//! must equal the clients' counts. The clients here retry nothing, except what they never sent.
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -33,21 +32,21 @@ use tokio_tungstenite::{WebSocketStream, client_async};
 use tower_lifecycle::{LifecycleState, ShutdownConfig, ShutdownController, ShutdownReason};
 
 use crate::support::ledger::{
-    Books, Entries, Fate, Kind, Ledger, STREAM_SIZE, Service, UPLOAD_SIZE, chain, fate_of,
+    Counts, Entries, Fate, Kind, Ledger, STREAM_SIZE, Service, UPLOAD_SIZE, chain, fate_of,
     first_events, random, random_millis,
 };
 
-/// How many shutdowns are played, at random moments. `LEDGER_ROUNDS` has more of them.
+/// How many shutdowns to run, at random moments. `LEDGER_ROUNDS` sets more of them.
 fn rounds() -> usize {
     std::env::var("LEDGER_ROUNDS").map_or(6, |rounds| rounds.parse().unwrap())
 }
 
 const LAME_DUCK: Duration = Duration::from_millis(300);
-/// How long an idle connection may still bring a request when draining has begun.
+/// How long an idle connection may still bring a request after draining has begun.
 const IDLE: Duration = Duration::from_millis(200);
 const MILLISECOND: Duration = Duration::from_millis(1);
-/// How long one round may take before a test fails.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// The time limit of a round.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 // ===== with a lame duck =====
 
@@ -55,7 +54,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 async fn keep_alive_by_hyper_loses_nothing() {
     play(lame_duck(), |round| {
         for _ in 0..20 {
-            round.spawn(|round| round.visit(Protocol::Http1, Errand::download));
+            round.spawn(|round| round.visit(Protocol::Http1, PlannedRequest::download));
         }
     })
     .await;
@@ -75,7 +74,7 @@ async fn keep_alive_by_reqwest_loses_nothing() {
 async fn a_hundred_streams_of_each_http_2_connection_lose_nothing() {
     play(lame_duck(), |round| {
         for _ in 0..2 {
-            round.spawn(|round| round.visit(Protocol::Http2(100), Errand::download));
+            round.spawn(|round| round.visit(Protocol::Http2(100), PlannedRequest::download));
         }
     })
     .await;
@@ -85,8 +84,8 @@ async fn a_hundred_streams_of_each_http_2_connection_lose_nothing() {
 async fn uploads_lose_nothing() {
     play(lame_duck(), |round| {
         for protocol in [Protocol::Http1, Protocol::Http2(4)] {
-            round.spawn(move |round| round.visit(protocol, Errand::upload));
-            round.spawn(move |round| round.visit(protocol, Errand::upload_in_vain));
+            round.spawn(move |round| round.visit(protocol, PlannedRequest::upload));
+            round.spawn(move |round| round.visit(protocol, PlannedRequest::upload_in_vain));
         }
     })
     .await;
@@ -97,7 +96,7 @@ async fn server_sent_events_lose_nothing() {
     play(lame_duck(), |round| {
         for protocol in [Protocol::Http1, Protocol::Http2(10)] {
             for _ in 0..10 {
-                round.spawn(move |round| round.visit(protocol, Errand::events));
+                round.spawn(move |round| round.visit(protocol, PlannedRequest::events));
             }
         }
     })
@@ -122,7 +121,7 @@ async fn clients_that_do_not_rest_lose_nothing_without_a_lame_duck() {
     assert!(total.late > total.refused, "not served: {total}");
 }
 
-// ===== when the listener stays open, and refuses =====
+// ===== with an open listener that refuses =====
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_that_an_open_listener_refuses_lose_nothing() {
@@ -137,25 +136,25 @@ async fn clients_that_an_open_listener_refuses_lose_nothing() {
 
 fn invite_those_who_do_not_rest(round: &mut Clients) {
     for _ in 0..15 {
-        round.spawn(|round| round.visit(Protocol::Http1, Errand::download));
+        round.spawn(|round| round.visit(Protocol::Http1, PlannedRequest::download));
     }
-    round.spawn(|round| round.visit(Protocol::Http2(100), Errand::download));
+    round.spawn(|round| round.visit(Protocol::Http2(100), PlannedRequest::download));
 }
 
-// ===== when the time for late requests is over =====
+// ===== after the time for late requests =====
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_busy_http_2_connection_that_has_ten_milliseconds_loses_nothing() {
     let config = Service::config().late_for(10 * MILLISECOND);
     let total = play(config, |round| {
-        round.spawn(|round| round.visit(Protocol::Http2(100), Errand::download));
+        round.spawn(|round| round.visit(Protocol::Http2(100), PlannedRequest::download));
     })
     .await;
-    // Whether one more comes after that time, and is refused, is chance.
+    // A request after that time, which is refused, comes only by chance.
     assert!(total.late > 0, "not served: {total}");
 }
 
-// ===== axum's accept loop, which resets what waits in its backlog =====
+// ===== axum's accept loop, which resets its backlog =====
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a measurement of 100 s, which judges nothing: run it with --nocapture"]
@@ -164,14 +163,14 @@ async fn figures_of_axum_serve_with_and_without_us() {
         let mut total = Entries::default();
         for _ in 0..rounds() {
             let round = play_once(kind, Service::config(), &invite_those_who_do_not_rest);
-            let (entries, _) = timeout(PATIENCE, round).await.unwrap();
+            let (entries, _) = timeout(TIMEOUT, round).await.unwrap();
             total += entries;
         }
         println!("{kind:?}: {total}");
     }
 }
 
-// ===== the one case that HTTP/1 leaves open =====
+// ===== the race that HTTP/1 allows =====
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_a_lame_duck_no_connection_is_closed_under_a_request() {
@@ -208,7 +207,7 @@ async fn requests_of_clients_that_connect_as_the_listener_is_closed() {
         &config,
         |round| {
             for _ in 0..20 {
-                round.spawn(Round::visit_until_nobody_listens);
+                round.spawn(Round::visit_until_connection_refused);
             }
         },
         |_, _| (),
@@ -218,7 +217,7 @@ async fn requests_of_clients_that_connect_as_the_listener_is_closed() {
 
 // ===== rounds =====
 
-/// One shutdown, for those who take part in it.
+/// A shutdown, shared with its clients.
 #[derive(Clone)]
 struct Round {
     ctl: ShutdownController,
@@ -237,7 +236,7 @@ fn lame_duck() -> ShutdownConfig {
     Service::config().lame_duck(LAME_DUCK)
 }
 
-/// Plays shutdowns in which nothing may be lost.
+/// Runs shutdowns in which nothing may be lost.
 async fn play(config: ShutdownConfig, invite: impl Fn(&mut Clients)) -> Entries {
     let total = tally(&config, invite, Entries::check).await;
     println!("{total}");
@@ -247,17 +246,17 @@ async fn play(config: ShutdownConfig, invite: impl Fn(&mut Clients)) -> Entries 
     total
 }
 
-/// Plays shutdowns at random moments, each judged by itself, and adds up their ledgers.
+/// Runs shutdowns at random moments, checks each of them, and adds up their ledgers.
 async fn tally(
     config: &ShutdownConfig,
     invite: impl Fn(&mut Clients),
-    judge: fn(&Entries, &Books),
+    judge: fn(&Entries, &Counts),
 ) -> Entries {
     let mut total = Entries::default();
     for _ in 0..rounds() {
-        let round = timeout(PATIENCE, play_once(Kind::Ours, config.clone(), &invite));
-        let (entries, books) = round.await.expect("it should not take this long");
-        judge(&entries, &books);
+        let round = timeout(TIMEOUT, play_once(Kind::Ours, config.clone(), &invite));
+        let (entries, counts) = round.await.expect("it should not take this long");
+        judge(&entries, &counts);
         total += entries;
     }
     total
@@ -267,7 +266,7 @@ async fn play_once(
     kind: Kind,
     config: ShutdownConfig,
     invite: &impl Fn(&mut Clients),
-) -> (Entries, Books) {
+) -> (Entries, Counts) {
     let service = Service::start_with(kind, config).await;
     let mut clients = Clients {
         round: Round {
@@ -288,11 +287,11 @@ async fn play_once(
 
     sleep(random_millis(20..170)).await;
     service.ctl.trigger(ShutdownReason::Manual);
-    // They go on until they are refused or find nobody.
+    // They continue until they are refused or cannot connect.
     while let Some(result) = clients.tasks.join_next().await {
         result.unwrap();
     }
-    (clients.round.ledger.read(), service.books().await)
+    (clients.round.ledger.read(), service.counts().await)
 }
 
 impl Clients {
@@ -306,15 +305,15 @@ impl Clients {
 
 // ===== clients =====
 
-/// What a client asks for.
-struct Errand {
+/// A client's request.
+struct PlannedRequest {
     method: Method,
     path: String,
     upload: Bytes,
     answer: Answer,
 }
 
-/// What it is to be answered.
+/// The expected response.
 #[derive(Clone)]
 enum Answer {
     Exactly(Bytes),
@@ -325,15 +324,15 @@ enum Answer {
 #[derive(Debug, PartialEq, Eq)]
 enum Next {
     Again,
-    /// It needs another connection.
+    /// Opens another connection.
     Reconnect,
-    /// It goes elsewhere.
+    /// Goes to another instance.
     Stop,
 }
 
 impl Round {
-    /// Asks on one connection after the other, as long as they last.
-    async fn visit(self, protocol: Protocol, errand: fn() -> Errand) {
+    /// Sends requests on one connection after another, as long as each lasts.
+    async fn visit(self, protocol: Protocol, planned: fn() -> PlannedRequest) {
         loop {
             think().await;
             let Some(streams) = self.connect(protocol).await else {
@@ -341,7 +340,7 @@ impl Round {
             };
             let visits: JoinSet<_> = streams
                 .into_iter()
-                .map(|stream| self.clone().ask_until_told(stream, errand))
+                .map(|stream| self.clone().ask_until_told(stream, planned))
                 .collect();
             if visits.join_all().await.contains(&Next::Stop) {
                 return;
@@ -349,21 +348,21 @@ impl Round {
         }
     }
 
-    async fn ask_until_told(self, mut stream: Stream, errand: fn() -> Errand) -> Next {
+    async fn ask_until_told(self, mut stream: Stream, planned: fn() -> PlannedRequest) -> Next {
         loop {
-            match self.ask(&mut stream, errand()).await {
+            match self.ask(&mut stream, planned()).await {
                 Next::Again => think().await,
                 next => return next,
             }
         }
     }
 
-    /// Sends one request, and notes what became of it.
-    async fn ask(&self, stream: &mut Stream, errand: Errand) -> Next {
-        let what = errand.to_string();
-        let answer = errand.answer.clone();
+    /// Sends one request, and records its outcome.
+    async fn ask(&self, stream: &mut Stream, planned: PlannedRequest) -> Next {
+        let what = planned.to_string();
+        let answer = planned.answer.clone();
         let is_late = self.ctl.is_draining();
-        let (fate, leaves) = match stream.exchange(errand).await {
+        let (fate, leaves) = match stream.exchange(planned).await {
             Ok(response) => {
                 let fate = fate_of(&response, |body| answer.is(body, &self.ledger));
                 (fate, asks_to_leave(&response))
@@ -375,7 +374,7 @@ impl Round {
             Err(fate) => (fate, true),
         };
         let next = match fate {
-            Fate::Refused => Next::Stop, // it is told to come back when the service will be gone
+            Fate::Refused => Next::Stop, // the retry would come after the service is gone
             _ if leaves => Next::Reconnect,
             _ => Next::Again,
         };
@@ -383,7 +382,7 @@ impl Round {
         next
     }
 
-    /// Asks by a client that looks after its connections itself.
+    /// Sends requests with a client that manages its connections itself.
     async fn visit_by_reqwest(self) {
         let client = reqwest::Client::builder()
             .no_proxy()
@@ -392,23 +391,23 @@ impl Round {
             .unwrap();
         loop {
             think().await;
-            let errand = Errand::download();
-            let url = format!("http://{}{}", self.address, errand.path);
+            let planned = PlannedRequest::download();
+            let url = format!("http://{}{}", self.address, planned.path);
             let is_late = self.ctl.is_draining();
             let fate = match whole(client.get(url)).await {
-                Ok(response) => fate_of(&response, |body| errand.answer.is(body, &self.ledger)),
-                Err(error) if found_nobody(&error) => Fate::TurnedAway,
+                Ok(response) => fate_of(&response, |body| planned.answer.is(body, &self.ledger)),
+                Err(error) if could_not_connect(&error) => Fate::TurnedAway,
                 Err(error) => Fate::Lost(chain(&error)),
             };
             let is_over = matches!(fate, Fate::Refused | Fate::TurnedAway);
-            self.note(&errand.to_string(), is_late, fate);
+            self.note(&planned.to_string(), is_late, fate);
             if is_over {
                 return;
             }
         }
     }
 
-    /// Sends messages and waits for their echoes, on one WebSocket after the other.
+    /// Sends messages and waits for their echoes, on one WebSocket after another.
     async fn talk(self) {
         while let Some(stream) = self.connect_tcp().await {
             let is_late = self.ctl.is_draining();
@@ -432,7 +431,8 @@ impl Round {
         }
     }
 
-    /// Ends when the server says that it is going away, and the connection is closed in good order.
+    /// Ends when the server sends a close frame with "going away", and closes the connection
+    /// cleanly.
     async fn converse(&self, mut socket: WebSocketStream<TcpStream>) -> tungstenite::Result<()> {
         let mut goodbye = false;
         while !goodbye {
@@ -458,7 +458,8 @@ impl Round {
         }
     }
 
-    /// Asks as others do, and has its next request ready when idle connections are closed.
+    /// Sends requests like the others, and has its next request ready when idle connections are
+    /// closed.
     async fn visit_as_it_closes(self) {
         let mut draining = pin!(self.ctl.draining());
         let mut connection = None;
@@ -472,33 +473,33 @@ impl Round {
         self.ask_again(connection).await;
     }
 
-    /// Asks on this connection, or on a new one, and gives it back if it can be used again.
+    /// Sends on this connection, or on a new one. Returns the connection if it can be reused.
     async fn ask_again(&self, connection: Option<Stream>) -> Option<Stream> {
         let mut stream = match connection {
             Some(stream) => stream,
             None => self.connect(Protocol::Http1).await?.pop()?,
         };
-        let next = self.ask(&mut stream, Errand::quick()).await;
+        let next = self.ask(&mut stream, PlannedRequest::quick()).await;
         (next == Next::Again).then_some(stream)
     }
 
-    /// Comes back at once, whatever it is told.
-    async fn visit_until_nobody_listens(self) {
+    /// Retries at once after every response.
+    async fn visit_until_connection_refused(self) {
         while let Some(mut streams) = self.connect(Protocol::Http1).await {
-            self.ask(&mut streams[0], Errand::quick()).await;
+            self.ask(&mut streams[0], PlannedRequest::quick()).await;
             sleep(random_millis(0..3)).await;
         }
     }
 
-    /// Has a request in flight until the others have seen idle connections closed.
+    /// Keeps a request in flight until the others have seen idle connections closed.
     async fn keep_it_draining(self) {
         let mut streams = self.connect(Protocol::Http1).await.unwrap();
         self.ctl.triggered().await;
         let time = self.ctl.config().lame_duck + IDLE + Duration::from_millis(300);
-        self.ask(&mut streams[0], Errand::wait(time)).await;
+        self.ask(&mut streams[0], PlannedRequest::wait(time)).await;
     }
 
-    /// Makes a connection; `None` if nobody listens any more.
+    /// Opens a connection; `None` if the connection is refused.
     async fn connect(&self, protocol: Protocol) -> Option<Vec<Stream>> {
         let stream = self.connect_tcp().await?;
         Some(match protocol {
@@ -522,14 +523,14 @@ impl Round {
         match TcpStream::connect(self.address).await {
             Ok(stream) => Some(stream),
             Err(error) => {
-                assert!(is_nobody(&error), "{error}");
+                assert!(is_refused_connection(&error), "{error}");
                 self.ledger.note(Fate::TurnedAway);
                 None
             }
         }
     }
 
-    /// Notes what became of a request, and whether it was sent while draining.
+    /// Records the outcome of a request, and whether it was sent while draining.
     fn note(&self, what: &str, is_late: bool, fate: Fate) {
         self.ledger.note(match fate {
             Fate::Answered if is_late => Fate::AnsweredLate,
@@ -543,7 +544,7 @@ impl Round {
         format!("{}, draining since {since:?}", self.ctl.state())
     }
 
-    /// Returns whether a request was sent when idle connections of HTTP/1 were being closed already.
+    /// Returns whether a request was sent when idle HTTP/1 connections were already being closed.
     fn has_crossed(&self, stream: &Stream) -> bool {
         let Stream::Http1(_, last_write) = stream else {
             return false;
@@ -553,7 +554,7 @@ impl Round {
     }
 }
 
-/// Half of the clients' pauses are none.
+/// Half of the clients' pauses are zero.
 async fn think() {
     if random(0..2) == 1 {
         sleep(random_millis(0..50)).await;
@@ -565,7 +566,7 @@ fn asks_to_leave(response: &Response<Bytes>) -> bool {
     connection.is_some_and(|value| value == "close")
 }
 
-/// The peer says that it has not looked at this request (RFC 9113 §8.7).
+/// Returns whether the peer has not processed this request (RFC 9113 §8.7).
 fn was_never_begun(error: &h2::Error) -> bool {
     let past_the_last = error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR);
     let refused = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
@@ -577,31 +578,31 @@ async fn whole(request: reqwest::RequestBuilder) -> reqwest::Result<Response<Byt
     Ok(Response::from_parts(head, body.collect().await?.to_bytes()))
 }
 
-/// So ends an attempt to connect when nobody listens, or nobody does any more.
-fn is_nobody(error: &io::Error) -> bool {
+/// Returns whether an attempt to connect failed because the listener is closed.
+fn is_refused_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionRefused, ConnectionReset};
     matches!(error.kind(), ConnectionRefused | ConnectionReset)
 }
 
-fn found_nobody(error: &reqwest::Error) -> bool {
+fn could_not_connect(error: &reqwest::Error) -> bool {
     let mut source = error.source().filter(|_| error.is_connect());
     while let Some(cause) = source {
         if let Some(error) = cause.downcast_ref::<io::Error>() {
-            return is_nobody(error);
+            return is_refused_connection(error);
         }
         source = cause.source();
     }
     false
 }
 
-// ===== impl Errand =====
+// ===== impl PlannedRequest =====
 
-impl Errand {
+impl PlannedRequest {
     fn quick() -> Self {
         Self::get("/".to_owned(), Bytes::from_static(b"quick"))
     }
 
-    /// At once, later, or at length.
+    /// Sent at once, later, or slowly.
     fn download() -> Self {
         match random(0..10) {
             0 => Self::get(
@@ -632,7 +633,7 @@ impl Errand {
         Self::post("/upload", answer)
     }
 
-    /// It is answered before it has arrived.
+    /// The response comes before the upload is complete.
     fn upload_in_vain() -> Self {
         Self::post("/early", Bytes::from_static(b"no need"))
     }
@@ -662,7 +663,7 @@ impl Errand {
 }
 
 impl Answer {
-    /// Returns whether that is the whole answer.
+    /// Returns whether this is the complete body.
     fn is(&self, body: &Bytes, ledger: &Ledger) -> bool {
         match self {
             Self::Exactly(answer) => body == answer,
@@ -675,7 +676,7 @@ impl Answer {
     }
 }
 
-impl fmt::Display for Errand {
+impl fmt::Display for PlannedRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.method, self.path)
     }
@@ -686,23 +687,23 @@ impl fmt::Display for Errand {
 #[derive(Debug, Clone, Copy)]
 enum Protocol {
     Http1,
-    /// With so many streams at once.
+    /// With this many streams at once.
     Http2(usize),
 }
 
-/// When the last byte was written.
+/// The time of the last write.
 type LastWrite = Arc<Mutex<Instant>>;
 
-/// Notes when it is written to.
+/// Records the time of writes.
 struct Timed {
     stream: TcpStream,
     last_write: LastWrite,
 }
 
-/// One request at a time goes through it.
+/// Carries one request at a time.
 enum Stream {
     Http1(http1::SendRequest<Full<Bytes>>, LastWrite),
-    /// hyper's client does not tell a GOAWAY that spares its request from one that does not.
+    /// hyper's client does not report whether a GOAWAY covers its request.
     Http2(h2::client::SendRequest<Bytes>),
 }
 
@@ -735,7 +736,7 @@ impl AsyncWrite for Timed {
         Poll::Ready(written)
     }
 
-    // Without it, hyper copies each upload and writes it in other pieces.
+    // Without it, hyper copies each upload and writes it in different pieces.
     fn poll_write_vectored(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -760,21 +761,21 @@ impl AsyncWrite for Timed {
 }
 
 impl Stream {
-    /// Sends a request, and reads the whole response.
-    async fn exchange(&mut self, errand: Errand) -> Result<Response<Bytes>, Fate> {
+    /// Sends a request, and reads the complete response.
+    async fn exchange(&mut self, planned: PlannedRequest) -> Result<Response<Bytes>, Fate> {
         match self {
-            Self::Http1(sender, _) => exchange_by_http1(sender, errand).await,
-            Self::Http2(sender) => exchange_by_http2(sender.clone(), errand).await,
+            Self::Http1(sender, _) => exchange_by_http1(sender, planned).await,
+            Self::Http2(sender) => exchange_by_http2(sender.clone(), planned).await,
         }
     }
 }
 
 async fn exchange_by_http1(
     sender: &mut http1::SendRequest<Full<Bytes>>,
-    errand: Errand,
+    planned: PlannedRequest,
 ) -> Result<Response<Bytes>, Fate> {
     let lost = |error: hyper::Error| Fate::Lost(chain(&error));
-    let request = errand.request().body(Full::new(errand.upload)).unwrap();
+    let request = planned.request().body(Full::new(planned.upload)).unwrap();
     sender.ready().await.map_err(|_| Fate::Unsent)?;
     let sent = sender.try_send_request(request).await;
     let response = sent.map_err(|mut error| match error.take_message() {
@@ -788,11 +789,11 @@ async fn exchange_by_http1(
 
 async fn exchange_by_http2(
     sender: h2::client::SendRequest<Bytes>,
-    errand: Errand,
+    planned: PlannedRequest,
 ) -> Result<Response<Bytes>, Fate> {
     let mut sender = sender.ready().await.map_err(|_| Fate::Unsent)?;
-    let request = errand.request().body(()).unwrap();
-    let sent = sender.send_request(request, errand.upload.is_empty());
+    let request = planned.request().body(()).unwrap();
+    let sent = sender.send_request(request, planned.upload.is_empty());
     let (response, sending) = sent.map_err(|_| Fate::Unsent)?;
     let received = async {
         let (head, mut body) = response.await?.into_parts();
@@ -804,10 +805,10 @@ async fn exchange_by_http2(
         }
         Ok(Response::from_parts(head, received.freeze()))
     };
-    // Who has the whole response need not send the rest.
+    // A client with the complete response need not send the rest.
     let received = tokio::select! {
         received = received => received,
-        never = upload(sending, errand.upload) => match never {},
+        never = upload(sending, planned.upload) => match never {},
     };
     received.map_err(|error: h2::Error| {
         if was_never_begun(&error) {
@@ -818,7 +819,7 @@ async fn exchange_by_http2(
     })
 }
 
-/// Sends as much as is taken, and never ends.
+/// Sends as much as the peer accepts, and never ends.
 async fn upload(mut sending: h2::SendStream<Bytes>, mut upload: Bytes) -> Infallible {
     while !upload.is_empty() {
         sending.reserve_capacity(upload.len());
@@ -830,7 +831,7 @@ async fn upload(mut sending: h2::SendStream<Bytes>, mut upload: Bytes) -> Infall
                     break;
                 }
             }
-            // It was reset, of which the response will tell.
+            // It was reset; the response will report that.
             _ => break,
         }
     }

@@ -1,7 +1,8 @@
-//! How to close the listener of `axum::serve`: with what waits in its backlog, or after that.
+//! Ways to close the listener of `axum::serve`: with connections in its backlog, or after accepting
+//! them.
 //!
 //! In each round some clients have connected and sent their requests, and wait in the kernel's
-//! backlog, when the trigger comes; others arrive during the drain.
+//! backlog, when the trigger comes. Others arrive during the drain.
 
 use std::fmt;
 use std::io;
@@ -27,20 +28,20 @@ use crate::support::sockets::{Event, Held, in_time};
 const IN_THE_BACKLOG: usize = 100;
 const NEWCOMERS: usize = 100;
 
-/// What became of a request.
+/// The outcome of a request.
 #[derive(Debug)]
 enum Fate {
-    /// It got its whole response.
+    /// A complete response.
     Answered,
-    /// It got 503 and `Retry-After`.
+    /// 503 and `Retry-After`.
     Refused,
-    /// Its client found nobody, and could not send it.
+    /// The connection was refused, so the request was not sent.
     TurnedAway,
-    /// It was sent, and reset or closed without a response: nobody knows whether it was done.
+    /// Sent, and reset or closed without a response: it may or may not have been processed.
     Ambiguous,
 }
 
-/// How many met which fate.
+/// Counts requests by outcome.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Ledger {
     answered: usize,
@@ -54,7 +55,7 @@ struct Ledger {
 enum Way {
     /// When draining begins.
     StopAccepting,
-    /// After it has been open, and refusing, for a while.
+    /// After it has stayed open, and refused, for a while.
     RefuseFor,
     /// When draining has begun and its backlog is empty.
     DrainListener,
@@ -69,7 +70,7 @@ impl Way {
     }
 }
 
-/// What became of the requests of both kinds of clients.
+/// The outcomes of the requests of both kinds of clients.
 #[derive(Debug, Default)]
 struct Ledgers {
     backlog: Ledger,
@@ -108,7 +109,7 @@ async fn figures_of_each_way_to_close_the_listener() {
     }
 }
 
-/// Plays some rounds.
+/// Runs some rounds.
 async fn play(rounds: usize, way: Way) -> Ledgers {
     let mut ledgers = Ledgers::default();
     for _ in 0..rounds {
@@ -124,11 +125,11 @@ async fn round(ledgers: &mut Ledgers, way: Way) {
     let address = server.address;
     let (mut backlog, mut newcomers) = (JoinSet::new(), JoinSet::new());
 
-    // One is at work until the last client has its response.
+    // One request is in progress until the last client has its response.
     let at_work = tokio::spawn(exchange(connect("/held", address).await.unwrap()));
     held.entered.happened().await;
 
-    // The server's only thread is busy while the clients of the backlog come.
+    // The server's only thread is busy while clients join the backlog.
     let busy = tokio::spawn(exchange(connect("/busy", address).await.unwrap()));
     server.busy.happened().await;
     for _ in 0..IN_THE_BACKLOG {
@@ -162,7 +163,7 @@ async fn round(ledgers: &mut Ledgers, way: Way) {
 
 // ===== the server =====
 
-/// A server with one thread of its own, which can be kept busy.
+/// A server with one separate thread, which can be kept busy.
 struct Server {
     address: SocketAddr,
     busy: Event,

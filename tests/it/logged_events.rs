@@ -1,6 +1,6 @@
 //! Every event that the crate logs is in the guide, with its level and its fields.
 //!
-//! `UPDATE=1` writes the table anew.
+//! `UPDATE=1` updates the table.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 const BEGIN: &str = "| level | message | fields |\n|---|---|---|\n";
 
-/// In the order in which a person on call looks for them.
+/// In the order of the guide's table.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Level {
     Error,
@@ -39,7 +39,7 @@ fn sources(folder: &Path, found: &mut Vec<String>) {
     }
 }
 
-/// What stands between the parenthesis that was just opened and its end, by commas of its own.
+/// Returns the arguments up to the closing parenthesis, split at the top-level commas.
 fn arguments(call: &str) -> Vec<String> {
     let (mut depth, mut in_text, mut escaped) = (0, false, false);
     let mut arguments = vec![String::new()];
@@ -65,7 +65,7 @@ fn arguments(call: &str) -> Vec<String> {
     trimmed.filter(|argument| !argument.is_empty()).collect()
 }
 
-/// The text of a literal: a backslash at the end of a line takes the blanks after it.
+/// The text of a literal: a backslash at the end of a line removes the following whitespace.
 fn text(literal: &str) -> String {
     let lines = literal.trim_matches('"').split("\\\n");
     lines.map(str::trim_start).collect()
@@ -99,7 +99,7 @@ fn events() -> BTreeSet<Event> {
     for file in files {
         for start in ["tell!(", "tell_here!("] {
             for call in file.split(start).skip(1) {
-                // Of what the macros themselves are made, and of their tests, nothing is an event.
+                // The macros themselves, and their tests, contain no events.
                 events.extend(event(call));
             }
         }

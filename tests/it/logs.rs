@@ -1,5 +1,5 @@
-//! What a person on call reads: one line for each request that is cut, in its own span, and now and
-//! then what a drain waits for.
+//! Log lines for operators: one for each cut request, in its own span, and from time to time what a
+//! drain waits for.
 
 use std::future::pending;
 use std::time::Duration;

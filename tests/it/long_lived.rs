@@ -1,4 +1,4 @@
-//! Streams that never end: ended when draining begins, cleanly, one after another, in time.
+//! Streams without end: ended cleanly when draining begins, one after another, in time.
 
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -54,7 +54,7 @@ fn layer(stage: &Stage) -> DrainLayer {
     DrainLayer::new(stage.ctl.clone())
 }
 
-/// Asks for `path`, and is answered with `script` as `headers` describe it.
+/// Requests `path`. The response is `script`, with these headers.
 fn ask(
     path: &str,
     headers: &[(HeaderName, &str)],
@@ -82,12 +82,12 @@ fn open(service: &mut Drain<App>, stage: &Stage, content_type: &str, steps: &[St
     answer(service, ask("/", &headers, script, stage))
 }
 
-/// Events that never end.
+/// An endless event stream.
 fn events(service: &mut Drain<App>, stage: &Stage) -> Stream {
     open(service, stage, SSE, &[Step::Stall])
 }
 
-/// Reads a body to its clean end, and tells when that was.
+/// Reads a body to its clean end, and returns the time of the end.
 fn end_of(mut body: Stream) -> JoinHandle<Instant> {
     tokio::spawn(async move {
         while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
@@ -107,8 +107,8 @@ async fn ends_of(readers: Vec<JoinHandle<Instant>>) -> Vec<Instant> {
     ends
 }
 
-/// Asserts that the ends are `interval` apart from one another, the first of them at `first`, as
-/// exactly as the timer knows.
+/// Asserts that the ends are `interval` apart, the first of them at `first`, within the precision
+/// of the timer.
 fn assert_paced(ends: &[Instant], first: Instant, interval: Duration) {
     for (n, end) in ends.iter().enumerate() {
         let turn = first + interval * u32::try_from(n).unwrap();
@@ -117,7 +117,7 @@ fn assert_paced(ends: &[Instant], first: Instant, interval: Duration) {
     }
 }
 
-/// Polls, and asserts that it is the clean end.
+/// Polls once, and asserts a clean end.
 fn assert_ended(body: &mut Stream) {
     assert!(matches!(frame(body), Poll::Ready(None)));
     assert!(body.is_end_stream());
@@ -153,7 +153,7 @@ async fn events_end_between_two_frames_when_draining_begins() {
     });
     settle().await;
     assert!(body.is_woken());
-    assert_eq!(stage.ctl.in_flight(), 1); // to the end, which it has not been given
+    assert_eq!(stage.ctl.in_flight(), 1); // until its end, which it has not reached
     assert!(!body.is_end_stream());
     let mut body = body.into_inner();
     assert_ended(&mut body);
@@ -181,12 +181,12 @@ async fn events_that_are_always_there_end_too() {
     for _ in 0..1_000 {
         assert_eq!(data(&mut body), "flood");
     }
-    // Nobody but this task runs, so that no timer does.
+    // Only this task runs, so that no timer does.
     advance(secs(1)).await;
     assert_ended(&mut body);
 }
 
-/// In real time, in a task that never waits: nobody looks after the timers meanwhile.
+/// In real time, in a task that is never pending, so the timers are not driven meanwhile.
 #[tokio::test]
 async fn events_end_in_time_in_a_task_that_never_waits() {
     let stage = Stage::new();
@@ -250,7 +250,7 @@ async fn other_streams_are_let_finish() {
     let mut others = [
         answer(&mut service, ask("/", &[], script(), &stage)),
         answer(&mut service, ask("/", &plain, script(), &stage)),
-        // It has an end, of which the client is told, or the body knows.
+        // Its end is known, from a header or from the body.
         answer(&mut service, ask("/", &known, script(), &stage)),
         answer(
             &mut service,
@@ -338,7 +338,7 @@ async fn one_that_is_dropped_is_gone_before_and_after_its_first_poll() {
     assert_eq!(stage.ctl.in_flight(), 0);
     let mut body = events(&mut service, &stage);
     assert!(frame(&mut body).is_pending());
-    drop(Box::new(body)); // moved: what is pinned in it is not
+    drop(Box::new(body)); // moves the box; the pinned content stays
     let drops = stage.drops();
     assert_eq!(drops.len(), 4);
     assert!(
@@ -349,7 +349,7 @@ async fn one_that_is_dropped_is_gone_before_and_after_its_first_poll() {
     assert_eq!(stage.ctl.in_flight(), 0);
 }
 
-/// It must not promise a length that it may not come to.
+/// It must not promise a length that it may not reach.
 #[tokio::test(start_paused = true)]
 async fn no_length_is_promised() {
     let stage = Stage::new();
@@ -408,7 +408,7 @@ async fn the_rate_is_what_the_class_says() {
         (1, secs(1)),
         (3, Duration::from_nanos(333_333_334)),
         (u32::MAX, Duration::from_nanos(1)),
-        // Half of 25 s, over ten.
+        // Half of 25 s, divided by ten.
         (0, millis(1_250)),
     ] {
         let stage = Stage::new();
@@ -459,7 +459,7 @@ async fn a_class_may_go_on_for_its_own_time_and_then_has_half_of_the_rest() {
     assert_eq!(data(&mut talks), "b");
     drop(talks);
     let ends = ends_of(readers).await;
-    // Half of ten seconds for eleven. The first turn was taken by the one that left before it.
+    // Half of ten seconds for eleven. The first slot belongs to the one that ended before.
     let interval = secs(5) / 11;
     assert_paced(&ends, began + secs(15) + interval, interval);
     assert!(stage.ctl.shutdown(MANUAL).await.is_graceful());
@@ -473,7 +473,7 @@ async fn its_own_time_counts_from_the_beginning_whenever_it_is_looked_at() {
     let body = events(&mut service, &stage);
     let began = Instant::now() + secs(2);
     stage.ctl.trigger(MANUAL);
-    sleep(secs(5)).await; // its client does not read, so that nobody asks for a frame
+    sleep(secs(5)).await; // its client does not read, so no frame is polled
     assert_paced(&ends_of(vec![end_of(body)]).await, began + secs(5), secs(0));
 }
 
@@ -542,9 +542,9 @@ async fn each_class_has_its_own_pace_and_all_services_of_a_layer_share_it() {
     assert_paced(&ends_of(log).await, began, millis(500));
 }
 
-// ===== what is of a class =====
+// ===== classification =====
 
-/// Whether such a response is ended when draining begins.
+/// Returns whether such a response is ended when draining begins.
 fn is_ended(layer: impl FnOnce(DrainLayer) -> DrainLayer, path: &str, content_type: &str) -> bool {
     let stage = Stage::new();
     let mut service = layer(DrainLayer::new(stage.ctl.clone())).layer(app());
@@ -627,7 +627,7 @@ async fn a_class_of_the_same_name_is_replaced_and_a_path_goes_first() {
 
 // ===== gRPC =====
 
-/// Opens a stream of a gRPC type, ends it, and gives its last frame.
+/// Opens a stream with a gRPC content type, ends it, and returns its last frame.
 fn last_frame(content_type: &str) -> http_body::Frame<Bytes> {
     let stage = Stage::new();
     let mut service = layer(&stage)
@@ -678,7 +678,7 @@ async fn a_grpc_web_stream_ends_with_trailers_in_its_data() {
     assert_eq!(from_base64(&data), expected);
 }
 
-/// Decodes what needs no padding.
+/// Decodes base64 without padding.
 fn from_base64(text: &[u8]) -> Vec<u8> {
     const DIGITS: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     assert_eq!(text.len() % 4, 0);

@@ -1,9 +1,9 @@
-//! The tests, in one program: a build that links twice takes twice as long.
+//! The tests, in one program: linking twice takes twice as long.
 //!
-//! They run beside each other in one process. So none of them changes what belongs to all of it (the
-//! environment, the subscriber of all threads, what a signal does), looks at all of its threads, or
-//! starts a child, which would hold the sockets of others open for a moment. What has to do so is in
-//! `process`. `hot_path` counts allocations, `soak` takes both cores, `programs` needs installed programs.
+//! They run in parallel in one process. So a test must not change process-wide state (the
+//! environment, the global subscriber, signal handlers), inspect all threads, or start a child,
+//! which would hold the other tests' sockets open for a moment. Such tests are in `process`.
+//! `hot_path` counts allocations, `soak` uses both cores, `programs` needs installed programs.
 #![allow(clippy::unwrap_used)]
 
 #[path = "../support"]

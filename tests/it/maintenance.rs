@@ -1,6 +1,6 @@
-//! Changing one's mind: calling a shutdown off, and refusing work for a while.
+//! Maintenance: cancelling a shutdown, and refusing work for a while.
 
-/// Asserts that not one of the futures that a shutdown resolves does.
+/// Asserts that none of the futures that a shutdown resolves is ready.
 macro_rules! none_resolves {
     ($($wait:expr),* $(,)?) => {$(
         assert!(
@@ -39,25 +39,25 @@ use LifecycleState::*;
 const MANUAL: ShutdownReason = ShutdownReason::Manual;
 const ERROR: ShutdownReason = ShutdownReason::Error;
 
-/// As that, of which 3 s are the lame duck's.
+/// The same, with a lame duck of 3 s.
 fn lame_duck() -> ShutdownController {
     controller(ten_seconds().lame_duck(ms(3_000)))
 }
 
-/// For controllers that many threads use, none of which has a runtime.
+/// For controllers that are used by many threads without a runtime.
 fn one_worker() -> Runtime {
     let mut builder = Builder::new_multi_thread();
     builder.worker_threads(1).enable_all().build().unwrap()
 }
 
-/// Waits, and fails when a wake-up was lost.
+/// Waits, and fails if a wake-up was lost.
 fn within_a_minute<F: Future>(wait: F) -> F::Output {
     let minute = Duration::from_secs(60);
     let result = one_thread().block_on(async { tokio::time::timeout(minute, wait).await });
     result.expect("a lost wake-up")
 }
 
-/// Waits for what another thread is about to do, which tells nobody.
+/// Polls a condition that another thread will set without signalling.
 fn until(holds: impl Fn() -> bool) {
     let began = std::time::Instant::now();
     while !holds() {
@@ -66,7 +66,7 @@ fn until(holds: impl Fn() -> bool) {
     }
 }
 
-/// Records every move.
+/// Records every change.
 fn record(ctl: &ShutdownController) -> Arc<Mutex<Vec<(LifecycleState, LifecycleState)>>> {
     let moves = Arc::new(Mutex::new(Vec::new()));
     ctl.on_state_change({
@@ -101,9 +101,9 @@ async fn readiness_is_green_again_after_a_resume_and_red_in_a_pause() {
     assert_eq!(status(false).await, 200);
 }
 
-// ===== helpers of several of them =====
+// ===== shared helpers =====
 
-/// Ends the threads also when an assertion fails.
+/// Ends the threads even when an assertion fails.
 struct Over<'a>(&'a AtomicBool);
 
 impl Drop for Over<'_> {

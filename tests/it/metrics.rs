@@ -1,4 +1,4 @@
-//! `metrics()`: every figure, through a life.
+//! `metrics()`: every figure, from start to end.
 
 use std::convert::Infallible;
 use std::future::{pending, ready};
@@ -22,7 +22,7 @@ fn config() -> ShutdownConfig {
         .lame_duck(ms(1_000))
 }
 
-/// What counts requests.
+/// The figures about requests.
 fn requests(metrics: &Metrics) -> [u64; 5] {
     let m = metrics;
     [m.in_flight, m.admitted, m.refused, m.aborted, m.abandoned]
@@ -64,7 +64,7 @@ async fn every_figure_is_right_through_a_life() {
     sleep(ms(1)).await;
     assert_eq!(ctl.metrics().tasks, 0);
 
-    // One that is cut in its handler, one that lets nobody cut it, and one that ends.
+    // One that is cut in its handler, one that cannot be cut, and one that completes.
     let mut service = DrainLayer::new(ctl.clone())
         .reject_with_error()
         .layer(service_fn(|()| pending::<Result<(), Infallible>>()));

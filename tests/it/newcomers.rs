@@ -1,4 +1,4 @@
-//! Clients that connect at the very moment in which a server closes its listener.
+//! Clients that connect at the moment when a server closes its listener.
 
 use std::hash::{BuildHasher, RandomState};
 use std::io::{ErrorKind, Read, Write};
@@ -13,13 +13,13 @@ use tower_lifecycle::{DrainLayer, ShutdownController, ShutdownReason, serve};
 
 const ROUNDS: usize = 20;
 const CLIENTS: usize = 16;
-/// Less than the second after which a client asks again.
-const PATIENCE: Duration = Duration::from_millis(500);
+/// Less than the second after which a client retransmits.
+const TIMEOUT: Duration = Duration::from_millis(500);
 const NOT_THERE: [ErrorKind; 2] = [ErrorKind::ConnectionRefused, ErrorKind::TimedOut];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_client_is_reset_that_connects_as_the_listener_closes() {
-    // A busy server: between a look at the backlog and the close there is other work.
+    // A busy server: other work runs between the last accept and the close.
     let mut others = JoinSet::new();
     for _ in 0..20 {
         others.spawn(async {
@@ -41,7 +41,7 @@ async fn no_client_is_reset_that_connects_as_the_listener_closes() {
         let address = listener.local_addr().unwrap();
         let server = tokio::spawn(serve(listener, app, ctl.clone()).into_future());
         let clients = [(); CLIENTS].map(|()| std::thread::spawn(move || until_refused(address)));
-        // They are to be at it.
+        // Gives them time to start.
         tokio::time::sleep(Duration::from_millis(20)).await;
         ctl.trigger(ShutdownReason::Manual);
         assert!(server.await.unwrap().is_graceful());
@@ -52,15 +52,15 @@ async fn no_client_is_reset_that_connects_as_the_listener_closes() {
     assert_eq!(lost, 0);
 }
 
-/// Sends requests, each on a new connection and at a moment of its own, and gives how many were lost.
+/// Sends requests, each on a new connection at a random moment. Returns how many were lost.
 fn until_refused(server: SocketAddr) -> usize {
     let mut lost = 0;
     loop {
         let pause = RandomState::new().hash_one(0) % 4000;
         std::thread::sleep(Duration::from_micros(pause));
-        match TcpStream::connect_timeout(&server, PATIENCE) {
+        match TcpStream::connect_timeout(&server, TIMEOUT) {
             Ok(connection) => lost += usize::from(!is_served(connection)),
-            // The second is what those see whom the kernel ignores.
+            // The second is for clients that the kernel ignores.
             Err(error) if NOT_THERE.contains(&error.kind()) => return lost,
             Err(error) => panic!("{error}"),
         }

@@ -1,5 +1,5 @@
-//! What may go wrong at three in the morning: foreign code that panics where nobody expects it, ends
-//! that race, and reports that mislead. A reviewer wrote most of these as proofs of bugs.
+//! Faults that an operator may meet: panics in user code, racing ends, and misleading reports. A
+//! reviewer wrote most of these tests to prove bugs.
 
 mod bad_drops;
 mod bad_errors;
@@ -28,7 +28,7 @@ fn lame() -> ShutdownConfig {
     ShutdownConfig::default().lame_duck(Duration::from_secs(5))
 }
 
-/// As of a guard that spawns its clean-up when it is dropped: it needs a runtime.
+/// For example a guard that spawns its clean-up when it is dropped, and needs a runtime.
 struct SpawnsOnDrop;
 
 impl Drop for SpawnsOnDrop {
@@ -51,16 +51,16 @@ fn ends(ctl: &ShutdownController) -> bool {
     one_thread().block_on(async { timeout(Duration::from_secs(3), ctl.stopped()).await.is_ok() })
 }
 
-// ===== helpers of several of them =====
+// ===== shared helpers =====
 
-/// Nothing odd was seen in many rounds; shows a few of them.
+/// Asserts that no fault was seen in many rounds; prints some of them.
 #[track_caller]
 fn assert_none(odd: &[String]) {
     let few = &odd[..odd.len().min(6)];
     assert!(odd.is_empty(), "{} odd: {few:#?}", odd.len());
 }
 
-/// A subscriber that panics at one message, as one does whose output is a closed pipe.
+/// A subscriber that panics at one message, as if its output were a closed pipe.
 struct Panics(&'static str);
 
 impl tracing::Subscriber for Panics {

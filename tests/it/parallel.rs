@@ -1,4 +1,4 @@
-//! P1 and P2 under real parallel load.
+//! P1 and P2 under parallel load.
 
 use std::future::Future;
 use std::pin::pin;
@@ -18,8 +18,8 @@ use tower_lifecycle::{
 
 const THREADS: u64 = 8;
 
-/// A million admissions in all race a trigger: each is admitted or refused, the figures add up, and
-/// nothing that was admitted is alive once it has drained.
+/// A million admissions race with a trigger: each is admitted or refused, the counts add up, and no
+/// admitted guard is alive after the drain.
 #[test]
 fn admitted_and_refused_are_all_that_tried_and_none_is_alive_after_drained() {
     const ROUNDS: u64 = 1_000;
@@ -42,7 +42,7 @@ fn admitted_and_refused_are_all_that_tried_and_none_is_alive_after_drained() {
                         alive.fetch_add(1, Ordering::Relaxed);
                         admitted.fetch_add(1, Ordering::Relaxed);
                         if n % 8 == 0 {
-                            // There are more threads than cores: some are held up right here.
+                            // There are more threads than cores: some are preempted here.
                             thread::yield_now();
                         }
                         alive.fetch_sub(1, Ordering::Relaxed);
@@ -51,7 +51,7 @@ fn admitted_and_refused_are_all_that_tried_and_none_is_alive_after_drained() {
                 });
             }
             begin.wait();
-            // Somewhere in the middle, later from round to round.
+            // Somewhere in the middle, later in each round.
             while admitted.load(Ordering::Relaxed) < round * TRIES * THREADS / ROUNDS {
                 std::hint::spin_loop();
             }
@@ -68,7 +68,7 @@ fn admitted_and_refused_are_all_that_tried_and_none_is_alive_after_drained() {
     assert!(raced > 0, "no round had both");
 }
 
-/// The same through the layer, with clones on every thread, as servers make them.
+/// The same through the layer, with clones on every thread, as in servers.
 #[test]
 fn through_the_layer_every_request_is_answered_or_refused() {
     let config = ShutdownConfig::default().late_for(Duration::ZERO);
@@ -79,7 +79,7 @@ fn through_the_layer_every_request_is_answered_or_refused() {
     assert_eq!(late, 0);
 }
 
-/// Late requests come and go after the service has drained, and none is alive once it stops.
+/// Late requests come and go after the service has drained, and none is alive after it stops.
 #[test]
 fn through_the_layer_every_late_request_is_answered_or_refused() {
     let late = through_the_layer(&ShutdownConfig::default(), |ctl, alive| {
@@ -89,7 +89,7 @@ fn through_the_layer_every_late_request_is_answered_or_refused() {
     assert!(late > 0, "no round had any");
 }
 
-/// Has `look` look at how many are alive, while requests go on after a trigger, and returns how many
+/// Calls `look` with the number alive, while requests continue after a trigger. Returns how many
 /// late ones were served.
 fn through_the_layer(
     config: &ShutdownConfig,
@@ -148,7 +148,7 @@ fn through_the_layer(
     late
 }
 
-/// P6: of all that trigger at once, one is the first, and there is one shutdown.
+/// P6: of all that trigger at once, exactly one is first, and there is one shutdown.
 #[test]
 fn of_all_that_trigger_at_once_one_is_the_first() {
     for _ in 0..200 {
@@ -176,14 +176,14 @@ fn of_all_that_trigger_at_once_one_is_the_first() {
     }
 }
 
-/// Waits, and fails when a wake-up was lost.
+/// Waits, and fails if a wake-up was lost.
 fn within_a_minute<F: Future>(wait: F) -> F::Output {
     let minute = Duration::from_secs(60);
     let result = tokio_test::block_on(async { tokio::time::timeout(minute, wait).await });
     result.expect("a lost wake-up")
 }
 
-/// Drives one request to its response, by polling it again and again.
+/// Drives one request to its response, by polling it repeatedly.
 fn one_request<S, B>(mut service: S) -> Response<B>
 where
     S: Service<Request<String>, Response = Response<B>>,

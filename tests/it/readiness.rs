@@ -15,7 +15,7 @@ fn controller(lame_duck: Duration) -> ShutdownController {
     ShutdownController::with_config(config).unwrap()
 }
 
-/// There is a change, and it is to `expected`.
+/// Asserts that there is a change, to `expected`.
 #[track_caller]
 fn tells(readiness: &mut Readiness, expected: Option<bool>) {
     assert_eq!(

@@ -1,6 +1,6 @@
-//! Refused requests with a body: the body is read and thrown away before the answer, within bounds.
+//! Refused requests with a body: the body is read and discarded before the response, within limits.
 //!
-//! Most tests pause the service, which refuses as draining does.
+//! Most tests pause the service, which refuses in the same way as draining.
 
 use std::convert::Infallible;
 use std::future::Ready;
@@ -46,7 +46,7 @@ async fn paused_axum() -> SocketAddr {
     address
 }
 
-/// An axum server which goes on accepting, whatever the controller says.
+/// An axum server that keeps accepting, in any state.
 async fn axum(ctl: &ShutdownController) -> SocketAddr {
     let app = Router::new()
         .route("/", post(|_: Bytes| async { "uploaded" }))
@@ -57,7 +57,7 @@ async fn axum(ctl: &ShutdownController) -> SocketAddr {
     address
 }
 
-/// Makes forty uploads of 8 MB, a few at a time, each on a connection of its own. Gives the errors.
+/// Sends forty uploads of 8 MB, a few at a time, each on a separate connection. Returns the errors.
 async fn lost_of_forty<F>(upload: impl Fn(Bytes) -> F) -> Vec<String>
 where
     F: Future<Output = Result<(StatusCode, Bytes), String>> + Send + 'static,
@@ -123,7 +123,7 @@ async fn hyper_gets_the_answer_to_each_refused_upload_of_unknown_length() {
     assert!(lost.is_empty(), "{} lost: {lost:#?}", lost.len());
 }
 
-/// A client of its own reads only when it has sent everything.
+/// A hand-written client that reads only after it has sent everything.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_reads_late_gets_the_answer_to_each_refused_upload() {
     let address = paused_axum().await;
@@ -149,7 +149,7 @@ async fn a_client_that_reads_late_gets_the_answer_to_each_refused_upload() {
     assert!(lost.is_empty(), "{} lost: {lost:#?}", lost.len());
 }
 
-/// Sends this, and nothing more, and reads the refusal.
+/// Sends only this, and reads the refusal.
 async fn assert_refused(sent: &str) {
     let address = paused_axum().await;
     let mut stream = TcpStream::connect(address).await.unwrap();
@@ -183,9 +183,9 @@ async fn an_upload_over_http2_is_answered() {
     assert_eq!(response.text().await.unwrap(), PAUSED);
 }
 
-// ===== what is read, and until when =====
+// ===== reading, and its limits =====
 
-/// A request body that the test feeds, or that is always ready. It says how many frames were read.
+/// A request body that the test sends, or that is always ready. It counts the frames read.
 struct Upload {
     frames: Frames,
     length: Option<u64>,
@@ -211,7 +211,7 @@ impl Upload {
         (upload, feed)
     }
 
-    /// Gives also the number of frames that were read.
+    /// Also returns the number of frames that were read.
     fn endless(frame: impl Into<Bytes>) -> (Self, Arc<AtomicUsize>) {
         let read = Arc::new(AtomicUsize::new(0));
         let upload = Self {
@@ -251,7 +251,7 @@ fn never_called(_: Request<Upload>) -> Answer {
     unreachable!("a refused request does not reach the inner service")
 }
 
-/// Sends a request to a service that is paused.
+/// Sends a request to a paused service.
 fn send(ctl: &ShutdownController, request: Request<Upload>) -> task::Spawn<Refusing> {
     ctl.pause();
     let mut service: Drain<_> = DrainLayer::new(ctl.clone()).layer(service_fn(never_called));
@@ -264,7 +264,7 @@ fn upload(ctl: &ShutdownController, body: Upload) -> task::Spawn<Refusing> {
     send(ctl, Request::post("/").body(body).unwrap())
 }
 
-/// Waits for the answer; gives the time that it took.
+/// Waits for the response. Returns the time that it took.
 async fn time_of(refusing: task::Spawn<Refusing>) -> Duration {
     let begin = Instant::now();
     let response = refusing.into_inner().await.unwrap();
@@ -272,7 +272,7 @@ async fn time_of(refusing: task::Spawn<Refusing>) -> Duration {
     begin.elapsed()
 }
 
-/// To the millisecond, which is how exact tokio's timer is.
+/// To the millisecond, which is the precision of tokio's timer.
 fn assert_is_about(time: Duration, expected: Duration) {
     let late = time.checked_sub(expected);
     let is_in_time = late.is_some_and(|late| late <= Duration::from_millis(2));
@@ -388,9 +388,9 @@ async fn dropping_the_future_drops_the_body() {
     assert!(feed.is_closed());
 }
 
-// ===== what is refused at once =====
+// ===== immediate refusals =====
 
-/// Whether it is answered at the first poll, and its body then dropped unread.
+/// Returns whether it is refused at the first poll, and its body then dropped unread.
 fn is_refused_at_once(request: http::request::Builder, length: Option<u64>) -> bool {
     let ctl = ShutdownController::new();
     let (body, feed) = Upload::new(length);
@@ -461,7 +461,7 @@ async fn the_answer_to_a_head_has_no_body_also_when_the_request_had_one() {
     assert!(response.body().is_end_stream());
 }
 
-// ===== beside the shutdown =====
+// ===== independent of the shutdown =====
 
 #[tokio::test(start_paused = true)]
 async fn what_is_read_is_not_in_flight_and_holds_no_drain_up() {
@@ -531,7 +531,7 @@ async fn at_the_deadline_axum_does_not_wait_for_an_upload() {
 
 // ===== without a timer =====
 
-/// What is there is read; nothing is waited for.
+/// Reads available data, and waits for nothing.
 fn assert_reads_what_is_there() {
     let ctl = ShutdownController::new();
     let (body, feed) = Upload::new(None);
@@ -555,7 +555,7 @@ fn in_a_runtime_without_a_timer_nothing_is_waited_for() {
         .block_on(async { assert_reads_what_is_there() });
 }
 
-/// The timer is that of a runtime which has ended.
+/// The timer belongs to a runtime that has ended.
 #[test]
 fn in_another_runtime_nothing_is_waited_for_when_the_first_has_ended() {
     let build = || {

@@ -1,4 +1,4 @@
-//! The extension of the responses that are ours: who made them, for classifiers and metrics.
+//! The extension that marks the layers' own responses, for classifiers and metrics.
 
 use std::convert::Infallible;
 use std::future::{Future, pending, ready};
@@ -22,7 +22,7 @@ use crate::support::log::Lines;
 
 type Body = Full<Bytes>;
 
-/// Requests of each kind that is answered in its own way.
+/// Requests for each kind of response.
 fn requests() -> Vec<(&'static str, Request<Body>)> {
     let request = |method, version, name, value: &str| {
         let request = Request::builder()
@@ -61,7 +61,7 @@ fn requests() -> Vec<(&'static str, Request<Body>)> {
     ]
 }
 
-/// What the response of `layer` says of itself, around a service that answers with `answer`.
+/// The extension of `layer`'s response, around a service that responds with `answer`.
 fn ask<A>(
     layer: &DrainLayer,
     request: Request<Body>,
@@ -155,7 +155,7 @@ async fn no_answer_of_the_application_says_so() {
 
 // ===== with tower-http's TraceLayer =====
 
-/// The servers' errors are failures, but for those that the shutdown has planned.
+/// Server errors are failures, except those planned by the shutdown.
 #[derive(Clone)]
 struct Unplanned;
 
@@ -178,7 +178,7 @@ impl ClassifyResponse for Unplanned {
     }
 }
 
-/// How many error lines are logged for an answer through `service`.
+/// Returns how many error lines are logged for a response through `service`.
 async fn errors<S, B>(service: S) -> usize
 where
     S: Service<Request<Body>, Response = Response<B>>,

@@ -1,4 +1,4 @@
-//! State is saved last of all, in time that nothing else can use up.
+//! State is saved last, in time that nothing else can use.
 
 use std::future::pending;
 use std::sync::{Arc, Mutex};
@@ -13,7 +13,7 @@ use tower_lifecycle::{
 
 use crate::support::shutdown::ms;
 
-/// A total of 10 s, of which 2 s are reserved, and half a second of that for saves.
+/// A total of 10 s, with a reserve of 2 s, of which half a second is for saves.
 fn ten_seconds() -> ShutdownConfig {
     ShutdownConfig::default()
         .shutdown_timeout(ms(10_000))
@@ -212,7 +212,7 @@ async fn two_states_may_not_have_one_key_but_a_hook_may_be_called_like_one() {
     assert_eq!(ctl.state(), LifecycleState::Stopped);
 }
 
-/// Its start blocks the only worker, so that nothing of it can be waited for.
+/// Its start blocks the only worker, so nothing can wait for it.
 #[test]
 fn a_start_that_blocks_its_thread_is_in_the_report() {
     let (release, blocked) = std::sync::mpsc::channel::<()>();

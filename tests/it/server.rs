@@ -1,4 +1,4 @@
-//! `serve`, from its clients' side of the connection: what they get, to the byte and the moment.
+//! `serve`, seen by its clients: exact bytes and exact times.
 
 mod force;
 mod goodbyes;
@@ -47,7 +47,7 @@ use crate::support::shutdown::{controller, refusing};
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 const NO_ERROR: u32 = 0;
-/// The highest stream there can be.
+/// The highest possible stream.
 const ALL_STREAMS: u32 = (1 << 31) - 1;
 /// What follows the preface.
 const EMPTY_SETTINGS: &[u8] = &[0, 0, 0, SETTINGS, 0, 0, 0, 0, 0];
@@ -86,7 +86,7 @@ fn lame_duck(time: Duration) -> ShutdownController {
     )
 }
 
-/// The usual application, and this.
+/// The usual application, with this route.
 fn app_with(ctl: &ShutdownController, path: &str, route: MethodRouter) -> Router {
     let layer = DrainLayer::new(ctl.clone());
     routes().route(path, route).layer(layer)
@@ -98,7 +98,7 @@ async fn read_again(bytes: &[u8]) -> Answer {
     Http1::new(other).answer().await
 }
 
-/// A handler that tells when it was entered, and answers when it is released.
+/// A handler that signals when it is entered, and responds when it is released.
 #[derive(Clone)]
 struct Held {
     entered: Event,
@@ -128,7 +128,7 @@ impl Held {
     }
 }
 
-// Blocking sockets, for what has no runtime.
+// Blocking sockets, for code without a runtime.
 
 fn connect(address: SocketAddr) -> std::net::TcpStream {
     let socket = std::net::TcpStream::connect(address).unwrap();
@@ -147,14 +147,14 @@ fn read(socket: &mut std::net::TcpStream) -> io::Result<String> {
     Ok(text)
 }
 
-/// Connects by a pipe whose other end is counted.
+/// Connects a pipe whose other end is counted.
 fn watched_pipe(connector: &Connector<Watched<DuplexStream>>, alive: &Alive) -> DuplexStream {
     let (client, io) = duplex(64 * 1024);
     connector.accept(Ok(Watched::new(io, alive)));
     client
 }
 
-// ===== helpers of several of them =====
+// ===== shared helpers =====
 
 fn switching() -> Response {
     let headers = [("connection", "upgrade"), ("upgrade", "test")];
@@ -164,7 +164,7 @@ fn switching() -> Response {
 const UPGRADE: &str =
     "GET /upgrade HTTP/1.1\r\nhost: test\r\nconnection: upgrade\r\nupgrade: test\r\n\r\n";
 
-/// Answers 101 and sends back what comes, or says how that failed.
+/// Responds with 101 and echoes, or reports how that failed.
 fn echo(ctl: &ShutdownController) -> (Router, mpsc::UnboundedReceiver<io::Result<()>>) {
     let (ended, ends) = mpsc::unbounded_channel();
     let route = get(async move |mut request: Request| {
@@ -192,7 +192,7 @@ fn echo(ctl: &ShutdownController) -> (Router, mpsc::UnboundedReceiver<io::Result
 
 async fn upgraded(connector: &Connector) -> Http1<DuplexStream> {
     let mut client = connector.http1();
-    // What follows the head at once is the tunnel's, too.
+    // Data that follows the head at once also belongs to the tunnel.
     client.send(format!("{UPGRADE}first")).await;
     let answer = client.answer().await;
     assert_eq!(answer.status, 101, "{answer:?}");

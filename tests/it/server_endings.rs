@@ -1,5 +1,5 @@
-//! How `serve` ends its connections: the transport is told, the client may end what it is sending, and
-//! an answer that was broken off does not look whole.
+//! How `serve` ends its connections: with close_notify on TLS, after reading what the client is
+//! still sending, and without making a cut response look complete.
 
 use std::future::IntoFuture;
 use std::io;
@@ -29,7 +29,7 @@ const SECOND: Duration = Duration::from_secs(1);
 
 // ===== TLS =====
 
-/// A server behind TLS, whose clients trust it.
+/// A TLS server, with clients that trust it.
 struct TlsServer {
     ctl: ShutdownController,
     connector: server::Connector<DuplexStream>,
@@ -70,7 +70,7 @@ impl TlsServer {
         }
     }
 
-    /// A client whose handshake is done, and which has said this.
+    /// A client whose handshake is done, and which has sent these bytes.
     async fn client(&self, said: &[u8]) -> TlsClient {
         let (client, server) = duplex(64 * 1024);
         self.connector.accept(Ok(server));
@@ -86,14 +86,14 @@ impl TlsServer {
     }
 }
 
-/// Reads to the end; `Err` says that the server did not say it (RFC 8446 §6.1).
+/// Reads to the end; `Err` if the server did not send close_notify (RFC 8446 §6.1).
 async fn end(client: &mut TlsClient) -> io::Result<String> {
     let mut rest = Vec::new();
     in_time(client.read_to_end(&mut rest)).await?;
     Ok(String::from_utf8_lossy(&rest).into_owned())
 }
 
-/// What clients may have said when they fall silent.
+/// The bytes that clients send before they go silent.
 fn beginnings() -> Vec<(&'static str, Vec<u8>)> {
     let whole = "GET / HTTP/1.1\r\nhost: test\r\n\r\n";
     let http2 = [PREFACE.as_bytes(), &[0, 0, 0, 4, 0, 0, 0, 0, 0]].concat();
@@ -135,7 +135,7 @@ async fn tls_clients_that_take_too_long_are_told_by_close_notify() {
     let since = Instant::now();
     let mut clients = Vec::new();
     for (name, said) in beginnings() {
-        // hyper's keep-alive is what ends HTTP/2.
+        // hyper's keep-alive ends HTTP/2.
         if name != "HTTP/2" {
             clients.push((name, tls.client(&said).await));
         }
@@ -177,7 +177,7 @@ async fn a_request_that_is_none_is_answered_and_closed_with_close_notify() {
     assert!(in_time(tls.server).await.unwrap().is_graceful());
 }
 
-/// The end of such an answer is the end of its connection.
+/// The end of such a response is the end of its connection.
 const HTTP_1_0: &str = " HTTP/1.0\r\nhost: test\r\n\r\n";
 
 #[tokio::test(start_paused = true)]
@@ -202,7 +202,7 @@ async fn an_answer_that_is_broken_off_does_not_look_whole() {
 #[tokio::test(start_paused = true)]
 async fn a_tls_client_that_reads_nothing_does_not_hold_the_server() {
     let tls = TlsServer::start(ShutdownConfig::default());
-    // A handshake that fits, and an answer that does not.
+    // A handshake that fits into the socket's buffer, and a response that does not.
     let mut stalled = tls.client(b"GET /big HTTP/1.1\r\nhost: test\r\n\r\n").await;
     sleep(MS).await;
     tls.ctl.force();
@@ -212,9 +212,9 @@ async fn a_tls_client_that_reads_nothing_does_not_hold_the_server() {
     assert!(end(&mut stalled).await.is_err());
 }
 
-// ===== clients that go on sending =====
+// ===== clients that keep sending =====
 
-/// Sends frames until the connection is closed; gives how long that takes.
+/// Sends frames until the connection is closed. Returns how long that takes.
 async fn send_until_closed(client: &mut Http2<DuplexStream>) -> Duration {
     let since = Instant::now();
     let sending = async {
@@ -232,7 +232,7 @@ async fn an_http_2_client_that_sends_on_after_an_error_has_the_grace_and_no_more
     let (connector, server) = start(&ctl, app(&ctl));
     let mut client = connector.http2().await;
     assert_eq!(client.get(1, "/").await, "ok");
-    // A request on a stream of the server's is an error of the connection (RFC 9113 §5.1.1).
+    // A request on a server-initiated stream is a connection error (RFC 9113 §5.1.1).
     client.send(Frame::new(HEADERS, 5, 2, &[0x82])).await;
     let took = send_until_closed(&mut client).await;
     assert!(took <= SECOND + 100 * MS, "{took:?}");
@@ -248,13 +248,13 @@ async fn an_http_2_client_that_sends_on_after_an_error_has_the_grace_and_no_more
 
 const UPLOAD: usize = 256 * 1024;
 
-/// Uploads before it reads, as many clients do; on a socket, for only those are reset.
+/// Uploads before it reads, as many clients do; on a real socket, because only those are reset.
 fn upload(address: SocketAddr, head: &str) -> io::Result<String> {
     let mut socket = std::net::TcpStream::connect(address)?;
     socket.set_read_timeout(Some(20 * SECOND))?;
     let head = format!("POST /closed HTTP/1.1\r\n{head}content-length: {UPLOAD}\r\n\r\n");
     io::Write::write_all(&mut socket, head.as_bytes())?;
-    // In pieces: the answer comes in the middle.
+    // In pieces: the response comes in the middle.
     for piece in [b'u'; UPLOAD].chunks(16 * 1024) {
         io::Write::write_all(&mut socket, piece)?;
         std::thread::yield_now();
@@ -271,7 +271,7 @@ async fn who_asks_for_an_upgrade_with_an_upload_gets_its_early_answer_and_no_res
     let address = listener.local_addr().unwrap();
     let server = tokio::spawn(serve(listener, app(&ctl), ctl.clone()).into_future());
     let plain = "host: test\r\n";
-    // Java's default client says so with every request in clear.
+    // Java's default client sends this with every cleartext request.
     let java = "host: test\r\nconnection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\n\
                 http2-settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA\r\n";
     let mut wrong = Vec::new();
@@ -297,7 +297,7 @@ async fn an_upgrade_that_was_not_made_is_closed_though_its_handler_waits_for_it(
             let error = match hyper::upgrade::on(request).await {
                 Ok(upgraded) => {
                     let mut io = hyper_util::rt::TokioIo::new(upgraded);
-                    // It keeps what it was not given to keep.
+                    // The handler keeps reading until the client closes.
                     while io.read_u8().await.is_ok() {}
                     std::future::pending().await
                 }
@@ -326,7 +326,7 @@ async fn an_upgrade_that_was_not_made_is_closed_though_its_handler_waits_for_it(
 fn app(ctl: &ShutdownController) -> Router {
     let broken = async || {
         let pieces = [Ok(Bytes::from("half")), Err(io::Error::other("a test"))];
-        // Apart, so that the first piece has been written.
+        // With a pause, so that the first piece has been written.
         let pieces = stream::iter(pieces).then(async |piece| {
             sleep(MS).await;
             piece

@@ -1,5 +1,6 @@
-//! When connections of `serve` go in a lame duck and in a drain: late requests are served, idle ones are
-//! closed, and HTTP/2's goodbye spares clients that fail what is in flight at a GOAWAY.
+//! When `serve` closes connections in a lame duck and in a drain: late requests are served, idle
+//! connections are closed, and the HTTP/2 GOAWAY waits for clients that fail streams in flight at a
+//! GOAWAY.
 
 use std::future::IntoFuture;
 use std::sync::Arc;
@@ -22,7 +23,7 @@ use crate::support::shutdown::controller;
 
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
-/// Between the announcement and the rest of the goodbye.
+/// The time between the first and the last GOAWAY.
 const ROUND_TRIP: Duration = Duration::from_millis(50);
 
 /// A server with one HTTP/2 client, whose request to `/held` waits for the event.
@@ -57,14 +58,14 @@ impl Busy {
         self.client.next().await.expect("still open")
     }
 
-    /// Reads the goodbye, which is announced at this time; answers its PING.
+    /// Reads the GOAWAY frames, the first of them at this time, and acknowledges the PING.
     async fn assert_goodbye(&mut self, since: Instant, announced: Duration) {
         let ping = self.client.goodbye().await;
         assert_at(since, announced + ROUND_TRIP);
         self.client.send(ping.ack()).await;
     }
 
-    /// Reads the last goodbye, which names this stream, and the end.
+    /// Reads the last GOAWAY, which names this stream, and the end.
     async fn assert_end(mut self, last: u32) {
         assert_eq!(self.next().await.goaway(), (last, 0));
         assert_eq!(self.client.end().await, []);
@@ -187,7 +188,7 @@ async fn a_busy_http_2_client_is_said_goodbye_after_its_last_answer() {
         let mut busy = Busy::start(ShutdownConfig::default()).await;
         let since = busy.trigger().await;
         sleep(wait).await;
-        // The whole answer comes first.
+        // The complete response comes first.
         busy.released.happens();
         assert_eq!(busy.next().await.kind, HEADERS);
         assert!(busy.next().await.ends());
@@ -206,7 +207,7 @@ async fn who_still_sends_requests_is_said_goodbye_before_they_are_refused() {
         sleep(100 * MS).await;
         assert_eq!(busy.client.get(5, "/").await, "ok");
         busy.assert_goodbye(since, moment * MS).await;
-        // What is on its way is served.
+        // A request on its way is served.
         busy.client.send(Frame::get(7, "/")).await;
         assert_eq!(busy.next().await.goaway(), (5, 0));
         sleep(10 * SECOND).await;
@@ -304,7 +305,7 @@ async fn where_late_requests_are_refused_the_goodbye_comes_after_the_refusals() 
 
 // ===== in the lame duck =====
 
-/// All connections have been told their own moment after half of it.
+/// After half of it all connections have been asked to close.
 fn lame_duck() -> ShutdownConfig {
     ShutdownConfig::default()
         .lame_duck(10 * SECOND)
@@ -340,8 +341,8 @@ async fn who_is_never_idle_in_a_lame_duck_is_said_goodbye_by_the_drain() {
 
 // ===== on threads =====
 
-/// Streams end in tasks of their own, on other threads than their connection: a goodbye that overtakes
-/// the last answer would make some clients fail it.
+/// Streams end in their own tasks, on other threads than their connection: a GOAWAY that is sent
+/// before the last response would make some clients fail it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn no_goodbye_overtakes_an_answer() {
     const CLIENTS: u32 = 40;
@@ -352,7 +353,7 @@ async fn no_goodbye_overtakes_an_answer() {
         let address = listener.local_addr().unwrap();
         let count = Arc::new(AtomicU32::new(0));
         let entered = Arc::clone(&count);
-        // Most end while the goodbyes are said.
+        // Most end while the GOAWAYs are sent.
         let slow = get(async move || {
             let nth = entered.fetch_add(1, Ordering::Relaxed);
             sleep(Duration::from_micros(u64::from(nth % 40) * 1500)).await;

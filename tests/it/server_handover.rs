@@ -1,4 +1,4 @@
-//! `serve` hands its socket on to a successor, under gRPC clients of tonic's that call without a pause.
+//! `serve` hands its socket over to a successor, while tonic's gRPC clients call without a pause.
 
 use std::collections::BTreeMap;
 use std::future::IntoFuture;
@@ -24,7 +24,7 @@ fn start(listener: TcpListener, ctl: &ShutdownController) -> JoinHandle<Shutdown
     tokio::spawn(serve(listener, app, ctl.clone()).shared(true).into_future())
 }
 
-/// What became of the calls: how many were answered, and the errors of the others.
+/// The outcomes of the calls: how many got a response, and the errors of the others.
 #[derive(Debug, Default)]
 struct Ledger {
     answered: u64,
@@ -90,8 +90,9 @@ async fn round(connections: u64, lame_duck: Duration, pause: Duration) -> Ledger
     let successor = in_time(successor).await.unwrap();
     let seen = report.admitted() + successor.admitted();
     let unanswered = seen - ledger.answered;
-    // About once in a hundred hand-overs of a connection that never rests, a call was admitted that its
-    // client has failed. It may have done so at the GOAWAY, after the head; that is not proved.
+    // In about one of a hundred hand-overs of a connection that is never idle, a call was admitted
+    // that its client has failed. The client may have done so at the GOAWAY, after the head; that
+    // is not proved.
     let failed_by_client = if pause.is_zero() { 1 } else { 0 };
     assert!(
         unanswered <= failed_by_client,
@@ -100,8 +101,9 @@ async fn round(connections: u64, lame_duck: Duration, pause: Duration) -> Ledger
     ledger
 }
 
-/// Every call that a server has seen is answered, but for one where clients never rest. tonic's client fails some on its own, which it has not
-/// sent when its connection closes under it: as good as none if it makes pauses.
+/// Every call that a server has seen gets a response, with one exception where clients never pause.
+/// tonic's client also fails some calls that it has not sent when its connection closes: almost
+/// none if it pauses.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_call_of_tonic_s_is_lost_that_has_arrived() {
     for lame_duck in [0, 300].map(Duration::from_millis) {

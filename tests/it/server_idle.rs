@@ -1,5 +1,4 @@
-//! Connections that ask for nothing, never come to the end of their question, or send what nobody
-//! wants.
+//! Connections that send no request, never complete one, or send useless frames.
 
 use std::future::pending;
 use std::time::Duration;
@@ -16,7 +15,7 @@ use crate::support::server::{
 
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
-/// For the first request, and between two.
+/// For the first request, and between two requests.
 const FIRST: Duration = Duration::from_secs(3);
 const IDLE: Duration = Duration::from_secs(20);
 
@@ -30,11 +29,11 @@ fn server(ctl: &ShutdownController) -> (Connector, Server) {
     })
 }
 
-/// A limit is looked after four times in its time.
+/// A time limit is checked four times.
 #[track_caller]
 fn assert_over(limit: Duration, since: Instant) {
     let late = since.elapsed().checked_sub(limit);
-    let slack = limit / 4 + 1_100 * MS; // and a client that does not answer has the grace
+    let slack = limit / 4 + 1_100 * MS; // a client that does not respond also has the grace
     assert!(
         late.is_some_and(|late| late <= slack),
         "{:?}",
@@ -127,7 +126,7 @@ async fn a_peer_that_waits_for_an_answer_or_asks_now_and_then_stays() {
     assert_eq!(server.report().await.aborted(), 1);
 }
 
-/// Sends until the server closes; gives how many bytes it has taken.
+/// Sends until the server closes. Returns how many bytes it has accepted.
 async fn flood(io: &mut DuplexStream, bytes: &[u8]) -> usize {
     let mut sent = 0;
     while let Ok(Ok(count)) = timeout(10 * SECOND, io.write(bytes)).await {
@@ -148,7 +147,7 @@ async fn after_an_error_no_more_is_read_than_a_client_can_have_on_its_way() {
     assert!(sent < LIMIT, "{sent}");
 
     let mut http2 = connector.http2().await;
-    // A frame that there may not be on this stream (RFC 9113 §6.5).
+    // A frame that is invalid on this stream (RFC 9113 §6.5).
     http2.send(Frame::new(SETTINGS, 0, 1, b"")).await;
     let empty = [0, 0, 0, DATA, 0, 0, 0, 0, 1].repeat(1000);
     let sent = flood(&mut http2.io, &empty).await;

@@ -1,5 +1,5 @@
-//! What a reviewer of the server found, as proofs: races, leaks, panics of foreign code, limits without
-//! end and without length, and what a client may do that it should not. Nearly all were red once.
+//! Tests from a reviewer of the server: races, leaks, panics in user code, zero and infinite
+//! limits, and clients that misbehave. Nearly all of them failed at first.
 
 mod accepting;
 mod extreme_settings;
@@ -55,7 +55,7 @@ fn within(total: u64) -> ShutdownController {
 
 // ===== the lame duck =====
 
-/// What the application says about its connection is not the layer's to take back.
+/// The layer must not change what the application says about its connection.
 #[tokio::test(start_paused = true)]
 async fn the_application_s_own_close_is_said_in_the_lame_duck_too() {
     let ctl = ctl(ShutdownConfig::default()
@@ -69,7 +69,7 @@ async fn the_application_s_own_close_is_said_in_the_lame_duck_too() {
         .with_state(());
     let _server = tokio::spawn(serve(listener, app, ctl.clone()).into_future());
     let _first = connect(&door, 0);
-    let mut client = connect(&door, 1); // whose moment is at 0.3 of the window
+    let mut client = connect(&door, 1); // asked to close at 0.3 of the window
     sleep(ms(10)).await;
     ctl.trigger(ShutdownReason::Manual);
     sleep(ms(10)).await;
@@ -80,7 +80,7 @@ async fn the_application_s_own_close_is_said_in_the_lame_duck_too() {
 
 // ===== the report =====
 
-/// A watched connection that is still open at the end is still alive when we stop waiting.
+/// A watched connection that is still open at the end is still alive when the wait ends.
 #[tokio::test(start_paused = true)]
 async fn a_watched_connection_that_is_left_is_reported_as_abandoned() {
     let ctl = within(1_000);
@@ -98,7 +98,7 @@ async fn a_watched_connection_that_is_left_is_reported_as_abandoned() {
 
 // ===== short drains on a real clock =====
 
-/// tiny totals, connections of every kind, two threads.
+/// Very short shutdowns, connections of every kind, two threads.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tiny_totals_are_kept() {
     for total in [1, 2, 5, 20, 50] {
@@ -130,9 +130,9 @@ async fn tiny_totals_are_kept() {
     }
 }
 
-// ===== helpers of several of them =====
+// ===== shared helpers =====
 
-/// What a client connects with.
+/// Where a client connects.
 type Door = mpsc::UnboundedSender<io::Result<(DuplexStream, u32)>>;
 
 struct Pipes(mpsc::UnboundedReceiver<io::Result<(DuplexStream, u32)>>);
@@ -176,12 +176,12 @@ fn app(ctl: &ShutdownController) -> Router {
                 },
             ),
         )
-        .fallback(async || ()) // of CONNECT
+        .fallback(async || ()) // for CONNECT
         .layer(DrainLayer::new(ctl.clone()))
         .with_state(())
 }
 
-/// Reads one answer whose end is known, or what there is before the connection ends.
+/// Reads one response with a known end, or everything before the connection ends.
 async fn read_until(client: &mut (impl AsyncRead + Unpin), end: &str) -> String {
     let mut text = String::new();
     while !text.ends_with(end) {
@@ -194,7 +194,7 @@ async fn read_until(client: &mut (impl AsyncRead + Unpin), end: &str) -> String 
     text
 }
 
-/// Runs `test` in a thread of its own, so that one that spins fails and does not hang.
+/// Runs `test` on a separate thread, so that one that spins fails instead of hanging.
 fn in_a_thread<F>(test: impl FnOnce() -> F + Send + 'static) -> F::Output
 where
     F: Future<Output: Send + 'static>,
@@ -232,7 +232,7 @@ const UPGRADE: &[u8] =
 
 type Tunnel = TokioIo<hyper::upgrade::Upgraded>;
 
-/// An application that gives its tunnels to the test.
+/// An application that hands its tunnels to the test.
 fn tunnels(ctl: &ShutdownController) -> (Router, mpsc::UnboundedReceiver<Tunnel>) {
     let (send, receive) = mpsc::unbounded_channel();
     let handler = move |mut request: Request| {
@@ -269,7 +269,7 @@ async fn tunnel(
     (client, tunnels.recv().await.unwrap())
 }
 
-/// Starts a server of pipes.
+/// Starts a server on pipes.
 fn start(ctl: &ShutdownController, app: Router) -> (Door, JoinHandle<ShutdownReport>) {
     let (door, listener) = pipes();
     let server = tokio::spawn(serve(listener, app, ctl.clone()).into_future());
@@ -282,7 +282,7 @@ type H2 = (
     Arc<AtomicBool>,
 );
 
-/// A pipe whose client can fall silent: it reads no more, and answers nothing.
+/// A pipe whose client can go silent: it no longer reads, and sends nothing.
 struct Mutable {
     pipe: DuplexStream,
     mute: Arc<AtomicBool>,
@@ -331,7 +331,7 @@ async fn h2(door: &Door) -> H2 {
     (sender, Box::pin(connection), mute)
 }
 
-/// Sends a request and reads its answer; then the client falls silent.
+/// Sends a request and reads its response; then the client goes silent.
 async fn ask_and_fall_silent(
     (sender, connection, mute): &mut H2,
     request: http::Request<Empty<Bytes>>,

@@ -1,4 +1,4 @@
-//! `serve` on a listening socket that others have, too, and its drain of the backlog where they do not.
+//! `serve` on a listening socket that is shared, and its drain of the backlog where it is not.
 
 use std::future::IntoFuture;
 use std::io::{Read, Write};
@@ -36,7 +36,7 @@ fn start(
     tokio::spawn(server.into_future())
 }
 
-/// Two listeners on one socket, as a process and the one that it hands its socket on to have them.
+/// Two listeners on one socket, as a process and its successor have them.
 fn one_socket() -> (TcpListener, TcpListener) {
     let first = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     first.set_nonblocking(true).unwrap();
@@ -47,7 +47,7 @@ fn one_socket() -> (TcpListener, TcpListener) {
     )
 }
 
-/// Connects and asks without letting the server run: it waits in the backlog.
+/// Connects and sends a request without letting the server run: it waits in the backlog.
 fn ask(address: SocketAddr) -> std::net::TcpStream {
     let mut client = std::net::TcpStream::connect(address).unwrap();
     client.set_read_timeout(Some(20 * SECOND)).unwrap();
@@ -56,7 +56,7 @@ fn ask(address: SocketAddr) -> std::net::TcpStream {
     client
 }
 
-/// Who has answered each of them.
+/// Returns which server responded to each of them.
 async fn answers(clients: Vec<std::net::TcpStream>) -> Vec<String> {
     let reading = tokio::task::spawn_blocking(move || {
         let read = |mut client: std::net::TcpStream| {
@@ -108,7 +108,7 @@ async fn a_shared_socket_is_accepted_from_again_after_resume() {
     for _ in 0..3 {
         let clients: Vec<_> = (0..CLIENTS).map(|_| ask(address)).collect();
         ctl.trigger(ShutdownReason::Manual);
-        // Those who are there are served as ever.
+        // Accepted connections are served as before.
         assert_eq!(before.get("/").await.text(), "old");
         sleep(Duration::from_millis(50)).await;
         let mut first = &clients[0];
@@ -127,7 +127,7 @@ async fn a_shared_socket_is_accepted_from_again_after_resume() {
     assert_eq!(ctl.state(), LifecycleState::Stopped);
 }
 
-/// What `shared` is not for: each has a backlog of its own, which its server serves before it goes.
+/// `shared` is not for this: each has its own backlog, which its server serves before it closes.
 #[tokio::test]
 async fn sockets_that_share_a_port_serve_their_own_backlogs() {
     let bind = |address: &str| {

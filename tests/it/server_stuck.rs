@@ -1,4 +1,4 @@
-//! Peers that do not read: only the answer to an admitted request holds the drain.
+//! Peers that do not read: only the response to an admitted request holds the drain.
 
 use std::time::Duration;
 
@@ -16,10 +16,10 @@ const MANUAL: ShutdownReason = ShutdownReason::Manual;
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 const WINDOW_ZERO: &[u8] = &[0, 4, 0, 0, 0, 0];
-/// What the socket of a peer takes that does not read.
+/// The capacity of the socket of a peer that does not read.
 const SOCKET: usize = 4096;
 
-/// Twelve seconds in all, nine of them for the drain; refuses for half a second.
+/// A total of twelve seconds, nine of them for the drain; refuses for half a second.
 fn serve() -> (ShutdownController, Connector, Server) {
     let config = ShutdownConfig::default()
         .shutdown_timeout(12 * SECOND)
@@ -34,13 +34,13 @@ fn serve() -> (ShutdownController, Connector, Server) {
     (ctl, connector, server)
 }
 
-/// Reads what is there, so that a server whose writes are larger than the socket goes on.
+/// Reads the available data, so that a server whose writes are larger than the socket continues.
 async fn preface_read(io: &mut DuplexStream) {
     let mut scratch = [0; 64];
     while timeout(20 * MS, io.read(&mut scratch)).await.is_ok() {}
 }
 
-/// Sends one after another until the server takes no more.
+/// Sends repeatedly until the server accepts no more.
 async fn flood(io: &mut DuplexStream, bytes: &[u8]) {
     let mut sent = 0;
     while timeout(20 * MS, io.write_all(bytes)).await.is_ok() {
@@ -49,7 +49,7 @@ async fn flood(io: &mut DuplexStream, bytes: &[u8]) {
     }
 }
 
-/// Shuts down; nothing may hold that for longer than refusals, grace and goodbyes take.
+/// Shuts down; it must take no longer than refusals, grace and GOAWAYs.
 async fn ends_soon(ctl: ShutdownController, server: Server) {
     ctl.trigger(MANUAL);
     let report = server.graceful().await;
@@ -81,7 +81,7 @@ async fn a_refusal_that_no_window_is_left_for_holds_nothing() {
     ends_soon(ctl, server).await;
 }
 
-/// Of HTTP/1, on a socket that does not take all of it.
+/// A refusal in HTTP/1, on a socket that does not take all of it.
 #[tokio::test(start_paused = true)]
 async fn a_refusal_that_nobody_reads_holds_nothing() {
     let (ctl, connector, server) = serve();
@@ -94,7 +94,7 @@ async fn a_refusal_that_nobody_reads_holds_nothing() {
     drop(client);
 }
 
-/// The same behind an admitted answer, which has been read to its last byte.
+/// The same after an admitted response, which was read to its last byte.
 #[tokio::test(start_paused = true)]
 async fn a_refusal_behind_an_answer_that_was_read_holds_nothing() {
     let (ctl, connector, server) = serve();
@@ -115,7 +115,7 @@ async fn a_refusal_behind_an_answer_that_was_read_holds_nothing() {
 
 #[tokio::test(start_paused = true)]
 async fn an_admitted_answer_is_waited_for() {
-    // By HTTP/1, and by HTTP/2 with a window of nothing, and one that is open.
+    // With HTTP/1, and with HTTP/2 with a window of zero, and with an open one.
     let (ctl, connector, server) = serve();
     let mut http1 = Http1::new(connector.pipe(SOCKET));
     http1.send(server::get("/big")).await;
@@ -143,7 +143,7 @@ async fn an_admitted_answer_is_waited_for() {
     assert!(report.duration() < 9 * SECOND, "{report}");
 }
 
-/// Its bytes are in hyper's buffer, and all parts of the answer have been dropped.
+/// Its bytes are in hyper's buffer, and all parts of the response have been dropped.
 #[tokio::test(start_paused = true)]
 async fn an_admitted_answer_that_is_only_buffered_is_waited_for() {
     let (ctl, connector, server) = serve();

@@ -1,4 +1,4 @@
-//! A started service that is watched: its end before its stop is its death.
+//! A watched service: if it ends before its stop, it has failed.
 
 use std::future::{Future, pending, ready};
 use std::sync::Arc;
@@ -29,7 +29,7 @@ async fn shut_down(ctl: &ShutdownController) -> ShutdownReport {
     ctl.shutdown(MANUAL).await
 }
 
-/// A service whose loop ends when it is told to, in one way or another.
+/// A service whose loop ends on request, in different ways.
 #[derive(Clone)]
 struct Service {
     kill: watch::Sender<Option<&'static str>>,
@@ -61,7 +61,7 @@ impl Service {
     }
 }
 
-/// A start-up with one service, which is watched.
+/// A start-up with one watched service.
 async fn watched() -> (Startup, Service) {
     let mut startup = startup();
     let service = Service::new();

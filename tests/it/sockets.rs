@@ -1,4 +1,4 @@
-//! Real servers, real sockets, and clients that others wrote.
+//! Real servers, real sockets, and third-party clients.
 
 use std::convert::Infallible;
 use std::future::pending;
@@ -257,7 +257,8 @@ async fn http_1_0_is_refused_in_its_own_version() {
             let response = exchange(server.address, &request).await;
             assert!(response.starts_with("HTTP/1.0 503 "), "{response}");
             assert!(response.contains("\r\nretry-after: 1\r\n"), "{response}");
-            // Who asks for keep-alive is told `close, keep-alive`: the second word is hyper's.
+            // A client that asks for keep-alive gets `close, keep-alive`: the second word comes
+            // from hyper.
             assert!(response.contains("\r\nconnection: close"), "{response}");
             assert!(response.ends_with(REFUSED), "{response}");
         }
@@ -356,7 +357,7 @@ async fn a_blocked_thread_is_abandoned_and_the_deadline_kept() {
     with_each_server(async |kind| {
         let (ctl, total) = soon_over();
         let entered = Event::new();
-        // Dropped at the end of the test, whatever it is, which unblocks the thread.
+        // Dropped at the end of the test, even on failure, which unblocks the thread.
         let (_release, released) = std::sync::mpsc::channel::<()>();
         let (blocks, released) = (entered.clone(), Arc::new(Mutex::new(released)));
         let app = Router::new().route(
@@ -387,7 +388,8 @@ async fn a_socket_that_stalls_in_its_request_is_abandoned_and_the_deadline_kept(
         let server = Server::start(kind, &ctl, Router::new().route("/", get(async || "ok"))).await;
         let mut stalled = TcpStream::connect(server.address).await.unwrap();
         stalled.write_all(b"GET / HTTP/1.1\r\nho").await.unwrap();
-        // Accepted after the stalled one, so that one has been seen when this one is answered.
+        // Accepted after the stalled one, so the stalled one has been seen when this one gets its
+        // response.
         let other = client(Protocol::Http1).get(server.url("/")).send().await;
         assert_eq!(other.unwrap().status(), StatusCode::OK);
 
@@ -416,7 +418,7 @@ async fn what_is_stuck_is_cut_at_the_drain_deadline() {
         );
         let server = Server::start(kind, &ctl, app).await;
         let client = client(protocol);
-        // Nobody reads it, so its socket is full when the end comes.
+        // Its socket is full at the end, because nothing reads it.
         let unread = client.get(server.url("/torrent")).send().await.unwrap();
         let stuck = tokio::spawn(client.get(server.url("/stuck")).send());
         entered.happened().await;
@@ -468,7 +470,7 @@ async fn under_run_a_slow_reader_gets_all_of_a_response_that_is_no_longer_counte
 
 // ===== helpers =====
 
-/// Checks the refusal of a plain request, by either protocol.
+/// Checks the refusal of a plain request, with either protocol.
 async fn assert_refused(response: reqwest::Response) {
     assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(response.headers()["retry-after"], "1");
@@ -497,7 +499,7 @@ async fn held_request(
 
 type Pending = JoinHandle<reqwest::Result<reqwest::Response>>;
 
-/// Starts a server, and reads the first part of a response that the test feeds.
+/// Starts a server, and reads the first part of a response that the test sends.
 async fn begun(
     kind: Kind,
     protocol: Protocol,
@@ -513,7 +515,7 @@ async fn begun(
     (server, response, feed)
 }
 
-/// Checks the whole answer of a handler that was held.
+/// Checks the complete response of a held handler.
 async fn assert_answered_and_closed(request: Pending) {
     let response = request.await.unwrap().unwrap();
     assert_eq!(response.status(), StatusCode::OK);
@@ -521,7 +523,7 @@ async fn assert_answered_and_closed(request: Pending) {
     assert_eq!(response.text().await.unwrap(), Held::ANSWER);
 }
 
-/// The guard of a client that has disappeared comes back, and the server goes on until it is told.
+/// The guard of a disconnected client is released, and the server continues until it is stopped.
 async fn assert_given_back(ctl: &ShutdownController, server: Server) {
     eventually(|| ctl.in_flight() == 0).await;
     assert_eq!(ctl.state(), LifecycleState::Running);
@@ -543,20 +545,20 @@ async fn assert_forced(server: Server, aborted: u64, abandoned: u64) -> Shutdown
     report
 }
 
-/// The machine is noisy, so this is about the order of magnitude.
+/// The machine is noisy, so this checks only the order of magnitude.
 fn assert_kept(began: Instant, total: Duration) {
     let took = began.elapsed();
     assert!(took < total + Duration::from_secs(1), "it took {took:?}");
 }
 
-/// A controller with a short deadline, and that deadline.
+/// Returns a controller with a short deadline, and that deadline.
 fn soon_over() -> (ShutdownController, Duration) {
     let total = Duration::from_millis(600);
     let config = ShutdownConfig::default().shutdown_timeout(total);
     (ShutdownController::with_config(config).unwrap(), total)
 }
 
-/// A server that refuses everything until it is forced.
+/// A server that refuses all requests until it is forced.
 async fn refusing_server(kind: Kind) -> (ShutdownController, Server) {
     let ctl = refusing();
     let app = Router::new().route("/", get(async || "ok").post(async |_: Bytes| "ok"));
@@ -573,7 +575,7 @@ async fn torrent() -> Body {
     Body::from_stream(stream::repeat(chunk))
 }
 
-/// Sends these bytes, and nothing more, and reads what comes until the server closes.
+/// Sends only these bytes, and reads until the server closes.
 async fn exchange(address: SocketAddr, request: &str) -> String {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();

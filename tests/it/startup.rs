@@ -1,4 +1,4 @@
-//! P8: a start-up that fails leaves nothing behind; one that succeeds is stopped in reverse order.
+//! P8: a failed start-up leaves nothing behind; a successful one is stopped in reverse order.
 
 mod admitted_work;
 mod bad_stops;
@@ -33,7 +33,7 @@ use crate::support::startup::{Log, Name, Stop, outcomes, startup, timed_outcomes
 use LifecycleState::{Failed, Initializing, Running, Starting, Stopped};
 use ShutdownReason::Manual;
 
-/// Waits for an end that must come, at most for an hour of the paused clock.
+/// Waits for an end that must come, for at most an hour of the paused clock.
 async fn end<F: IntoFuture>(future: F) -> F::Output {
     timeout(Duration::from_secs(3_600), future.into_future())
         .await
@@ -42,7 +42,7 @@ async fn end<F: IntoFuture>(future: F) -> F::Output {
 
 async fn fail(startup: &mut Startup) -> StartupError {
     let start = async { Err::<(), _>("connection refused") };
-    // Its own stop would be in the list of the rollback.
+    // If its stop ran, it would be in the rollback's list.
     let error = end(startup.start("broken", start, |()| async {})).await;
     error.unwrap_err()
 }

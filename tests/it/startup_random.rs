@@ -1,4 +1,4 @@
-//! P8 for whatever comes: random start-ups, triggers, forces and drops against a plain model.
+//! P8 for random start-ups, triggers, forces and drops, compared with a simple model.
 
 use std::future::pending;
 use std::process::ExitCode;
@@ -12,23 +12,23 @@ use tower_lifecycle::{
     Startup,
 };
 
-use crate::support::panics::hush_scripted_panics;
+use crate::support::panics::silence_scripted_panics;
 use crate::support::runtime::paused;
 use crate::support::shutdown::ms;
 
-// ===== what is played =====
+// ===== plans =====
 
-/// All times are milliseconds, since the beginning of whatever they belong to. Those of the steps
-/// are multiples of four, and no two of one step are equal, unless they are zero. Triggers come in
-/// between, so that no two things that exclude each other happen at the same moment.
+/// All times are in milliseconds, from the beginning of their phase. Times of steps are multiples
+/// of four, and no two of one step are equal, unless they are zero. Triggers come in between, so
+/// that no two events that exclude each other happen at the same time.
 #[derive(Debug, Clone)]
 struct Plan {
     steps: Vec<Group>,
-    /// The `Startup` is dropped before this step, or, after the last, instead of `finish`.
+    /// The `Startup` is dropped before this step, or, after the last one, instead of `finish`.
     drop_before: Option<usize>,
     trigger: u64,
     force: Option<u64>,
-    /// A guard is held for so long after it was told of the drain.
+    /// How long a guard is held after the drain begins.
     work: Option<u64>,
     hook: Option<Stop>,
 }
@@ -82,7 +82,7 @@ impl Start {
     }
 }
 
-// ===== any plan =====
+// ===== random plans =====
 
 fn any_stop() -> impl Strategy<Value = Stop> {
     prop_oneof![
@@ -96,7 +96,7 @@ fn any_stop() -> impl Strategy<Value = Stop> {
 }
 
 fn any_member() -> impl Strategy<Value = Member> {
-    // Its place in the group is added to these.
+    // Its index in the group is added to these.
     let after = (1..5_u64).prop_map(|n| 40 * n);
     let start = prop_oneof![
         10 => Just(Start::Succeeds(0)),
@@ -174,24 +174,24 @@ enum End {
     Failed(String, &'static str),
 }
 
-/// What must come of a plan.
+/// The expected result of a plan.
 #[derive(Debug)]
 struct Expected {
-    /// In the order in which they are started.
+    /// In start order.
     started: Vec<String>,
     end: End,
-    /// When the drain is over, and by when all must be.
+    /// The end of the drain, and the deadline of the whole.
     drained: u64,
     deadline: u64,
     is_forced: bool,
     is_graceful: bool,
-    /// In their order.
+    /// In order.
     stops: Vec<StepStops>,
-    /// Something ends at the very moment of a force: how is open.
+    /// Something ends exactly at a force: either outcome is possible.
     is_open: bool,
 }
 
-/// The stops of one step: when they begin, unless they must not, and how each of them ends.
+/// The stops of one step: when they begin, if they must, and how each of them ends.
 #[derive(Debug)]
 struct StepStops {
     begin: Option<u64>,
@@ -219,7 +219,7 @@ impl Expected {
             began + TOTAL
         };
 
-        // The clean-up: the hook, unless it is a rollback, and the steps, the latest first.
+        // The clean-up: the hook, except in a rollback, and the steps, the latest first.
         let mut phases = Vec::new();
         let mut cleanup = Cleanup {
             now: drained,
@@ -265,7 +265,7 @@ impl Expected {
     }
 }
 
-/// Goes through the steps, tells what is started, and gives the end of the start-up and when the
+/// Goes through the steps, and reports each start. Returns the end of the start-up and when the
 /// shutdown or the rollback begins.
 fn start_up(plan: &Plan, mut started: impl FnMut(usize, usize)) -> (End, u64) {
     let asked = plan.trigger.min(plan.force.unwrap_or(u64::MAX));
@@ -316,7 +316,7 @@ struct Cleanup {
 }
 
 impl Cleanup {
-    /// Gives when the jobs of the next phase begin, and how they end.
+    /// Returns when the jobs of the next phase begin, and how they end.
     fn run(
         &mut self,
         jobs: &[(Stop, Option<u64>)],
@@ -354,7 +354,7 @@ impl Cleanup {
     }
 }
 
-// ===== the real thing =====
+// ===== the real start-up =====
 
 #[derive(Debug, Clone, PartialEq)]
 enum Event {
@@ -436,7 +436,7 @@ async fn end(stop: Stop) -> Result<(), BoxError> {
     }
 }
 
-/// Starts up as planned; gives the error, unless nobody has waited for it.
+/// Starts up as planned. Returns the error, unless its waiter was dropped.
 async fn play(plan: &Plan, mut startup: Startup, log: &Log) -> Option<StartupError> {
     for (step, group) in plan.steps.iter().enumerate() {
         if plan.drop_before == Some(step) {
@@ -505,7 +505,7 @@ fn spawn_what_happens_meanwhile(plan: &Plan, ctl: &ShutdownController, log: &Log
     }
 }
 
-// ===== the one and the other =====
+// ===== comparison =====
 
 async fn check(plan: Plan) {
     let expected = Expected::of(&plan);
@@ -625,7 +625,7 @@ fn check_stops(expected: &Expected, report: &ShutdownReport, events: &[(Event, u
             let was_begun = text != "not started";
             assert!(expected.is_open || was_begun == begin.is_some());
             if was_begun {
-                // Those of one step begin in the order in which they are reported.
+                // Those of one step begin in the order of the report.
                 let (stop, stopped_at) = stops.next().expect("it was stopped");
                 assert_eq!(stop, Event::Stops(name.clone()));
                 assert!(
@@ -652,7 +652,7 @@ proptest! {
 
     #[test]
     fn whatever_comes_exactly_what_was_started_is_stopped_once_and_in_reverse(plan in any_plan()) {
-        hush_scripted_panics();
+        silence_scripted_panics();
         paused().block_on(check(plan));
     }
 }

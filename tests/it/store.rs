@@ -1,6 +1,6 @@
-//! Keeping state: what a store promises, on a real disk.
+//! State stores: their guarantees, on a real disk.
 //!
-//! No test here starts a process: until it runs its program, it would hold copies of our locks.
+//! No test here starts a child process: until `exec`, it would hold copies of the locks.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -22,12 +22,12 @@ use tower_lifecycle::store::{FileStore, MemoryStore, StateStore, StoreError};
 
 use crate::support::store::{Folder, check_whole, made_state};
 
-/// How long anything may take before a test fails.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// The time limit of a step.
+const TIMEOUT: Duration = Duration::from_secs(20);
 
-// ===== what every store does =====
+// ===== all stores =====
 
-/// A store of a user, in plain `async fn`s.
+/// A user's store, with plain `async fn`s.
 #[derive(Default)]
 struct Table(RwLock<BTreeMap<String, Bytes>>);
 
@@ -44,7 +44,7 @@ impl StateStore for Table {
     }
 }
 
-/// As the crate itself uses a store: generic, in a task, with the error boxed.
+/// As the crate itself uses a store: generic, in a task, with a boxed error.
 async fn works(store: impl StateStore) {
     let work = async move {
         let load = async |key: &'static str| store.load(key).await.map_err(Into::into);
@@ -192,7 +192,7 @@ async fn a_key_may_be_all_that_a_file_name_can_be() {
 
 // ===== damaged and foreign files =====
 
-/// Has the same bytes and the same times.
+/// Asserts that the bytes and the times are unchanged.
 #[track_caller]
 fn assert_untouched(path: &Path, content: &[u8], before: &fs::Metadata) {
     assert!(fs::read(path).unwrap() == content);
@@ -220,7 +220,7 @@ async fn a_flipped_bit_is_an_error_wherever_it_is() {
         let before = fs::metadata(&file).unwrap();
 
         let error = store.load("queue").await.unwrap_err();
-        // The magic and the version say whose it is.
+        // The magic and the version identify the format.
         assert_eq!(error.is_foreign(), bit < 12 * 8, "bit {bit}: {error}");
         assert_eq!(error.is_damaged(), bit >= 12 * 8, "bit {bit}: {error}");
         assert_eq!(error.path(), Some(&*file));
@@ -394,7 +394,7 @@ async fn the_files_are_for_their_owner_alone() {
     }
 }
 
-// ===== what the system refuses =====
+// ===== errors of the system =====
 
 #[tokio::test]
 async fn a_save_that_fails_leaves_the_earlier_state_and_nothing_else() {
@@ -539,7 +539,7 @@ async fn many_that_save_at_once_leave_one_whole_state() {
             }
         });
     }
-    let joined = tokio::time::timeout(PATIENCE, tasks.join_all()).await;
+    let joined = tokio::time::timeout(TIMEOUT, tasks.join_all()).await;
     joined.expect("all get their turn");
     let loaded = stores[0].load("queue").await.unwrap().unwrap();
     check_whole(&loaded);
@@ -568,11 +568,11 @@ async fn saves_of_one_store_are_done_in_order() {
 async fn a_save_that_is_dropped_is_finished_before_the_next() {
     let folder = Folder::new();
     let store = FileStore::new(folder.path()).unwrap();
-    // Many and short ones: where two threads raced for it, the first would win most of the time.
+    // Many short ones: in a race for the lock, the first thread would usually win.
     for number in 0..400 {
         let mut dropped = Box::pin(store.save("queue", made_state(number, 10).into()));
         let mut cx = Context::from_waker(Waker::noop());
-        // Done already, if this thread is slower than the other.
+        // Already done, if this thread is slower than the other.
         let _ = dropped.poll_unpin(&mut cx);
         drop(dropped);
         store.save("other", "x".into()).await.unwrap();
@@ -587,16 +587,16 @@ async fn a_save_waits_for_the_lock_of_another_and_a_load_does_not() {
     let lock = File::create(folder.path().join("lock")).unwrap();
     fs4::FileExt::lock(&lock).unwrap();
     let mut save = Box::pin(store.save("queue", "job 9".into()));
-    // While it waits, another has all the time that it needs.
+    // While it waits, another one has all the time that it needs.
     for _ in 0..20 {
         assert!(futures_util::poll!(&mut save).is_pending());
-        let load = tokio::time::timeout(PATIENCE, store.load("queue")).await;
+        let load = tokio::time::timeout(TIMEOUT, store.load("queue")).await;
         let load = load.expect("a load does not wait for a lock");
         assert_eq!(load.unwrap().unwrap(), "job 7, job 8");
     }
     assert_eq!(folder.names(), ["lock", "state-queue"]);
     drop(lock);
-    tokio::time::timeout(PATIENCE, save).await.unwrap().unwrap();
+    tokio::time::timeout(TIMEOUT, save).await.unwrap().unwrap();
     assert_eq!(store.load("queue").await.unwrap().unwrap(), "job 9");
 }
 
@@ -618,6 +618,6 @@ fn a_save_that_waits_for_a_lock_does_not_hold_up_the_end_of_the_runtime() {
         drop(runtime);
         ended.send(()).unwrap();
     });
-    end.recv_timeout(PATIENCE).expect("the runtime ends");
+    end.recv_timeout(TIMEOUT).expect("the runtime ends");
     assert_eq!(folder.names(), ["lock"]);
 }

@@ -1,6 +1,6 @@
-//! The folder of a `FileStore`: who has it, whether it can be written, and what its files are named.
+//! The folder of a `FileStore`: its lock, its write check, and its file names.
 //!
-//! No test here starts a process: until it runs its program, it would hold copies of our locks.
+//! No test here starts a child process: until `exec`, it would hold copies of the locks.
 
 use std::collections::HashSet;
 use std::error::Error;
@@ -13,12 +13,12 @@ use tower_lifecycle::store::{FileStore, StateStore};
 
 use crate::support::store::Folder;
 
-/// How long anything may take before a test fails.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// The time limit of a step.
+const TIMEOUT: Duration = Duration::from_secs(20);
 
-// ===== its own thread =====
+// ===== a separate thread =====
 
-/// As with a health check that hangs and has leaked a thread a probe.
+/// Like a hanging health check, which leaks one thread for each probe.
 #[test]
 fn a_store_needs_no_thread_of_the_runtimes_blocking_pool() {
     let folder = Folder::new();
@@ -35,16 +35,16 @@ fn a_store_needs_no_thread_of_the_runtimes_blocking_pool() {
             store.save("queue", "job 7".into()).await.unwrap();
             store.load("queue").await.unwrap().unwrap()
         };
-        let loaded = tokio::time::timeout(PATIENCE, work).await;
+        let loaded = tokio::time::timeout(TIMEOUT, work).await;
         drop(release);
         assert!(hung.await.unwrap().is_err(), "it hung until now");
         assert_eq!(loaded.expect("neither waits for the pool"), "job 7");
     });
 }
 
-// ===== whether it can be written =====
+// ===== write checks =====
 
-/// In `/proc` not even root can make a file.
+/// Even root cannot create a file in `/proc`.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_folder_that_cannot_be_written_is_found_out_at_the_start() {
@@ -122,7 +122,7 @@ async fn nobody_else_saves_to_an_exclusive_folder_and_everybody_loads() {
     assert_eq!(plain.load("queue").await.unwrap().unwrap(), "job 4");
 }
 
-/// In turn with saves, of which each holds the folder for its own time.
+/// In turn with saves, each of which locks the folder for its own time.
 #[tokio::test]
 async fn a_folder_is_free_as_soon_as_its_last_store_is_gone() {
     let folder = Folder::new();
@@ -138,8 +138,8 @@ async fn a_folder_is_free_as_soon_as_its_last_store_is_gone() {
 async fn a_successor_waits_until_its_predecessor_has_gone() {
     let folder = Folder::new();
     let predecessor = open(&folder).exclusive().unwrap();
-    let mut successor = Box::pin(open(&folder).exclusive_within(PATIENCE));
-    // Long enough for it to be refused many times over.
+    let mut successor = Box::pin(open(&folder).exclusive_within(TIMEOUT));
+    // Long enough to be refused many times.
     for _ in 0..20 {
         assert!(futures_util::poll!(&mut successor).is_pending());
         predecessor.save("queue", "jobs".into()).await.unwrap();
@@ -157,7 +157,7 @@ async fn a_successor_waits_no_longer_than_it_was_told_to() {
     for limit in [Duration::ZERO, Duration::from_millis(50)] {
         let began = Instant::now();
         let successor = open(&folder).exclusive_within(limit);
-        let error = tokio::time::timeout(PATIENCE, successor).await.unwrap();
+        let error = tokio::time::timeout(TIMEOUT, successor).await.unwrap();
         let error = error.unwrap_err();
         assert!(error.is_in_use());
         assert!(began.elapsed() >= limit);
@@ -175,10 +175,10 @@ async fn a_successor_that_is_dropped_takes_nothing() {
     drop(successor);
     drop(predecessor);
     // Its thread may be at its last attempt.
-    open(&folder).exclusive_within(PATIENCE).await.unwrap();
+    open(&folder).exclusive_within(TIMEOUT).await.unwrap();
 }
 
-/// The lock that a save of another holds is not the lock of who has the folder for itself.
+/// The lock of another store's save is not the lock of an exclusive store.
 #[tokio::test]
 async fn a_save_of_another_is_waited_for_and_then_no_more_are_made() {
     let folder = Folder::new();
@@ -187,7 +187,7 @@ async fn a_save_of_another_is_waited_for_and_then_no_more_are_made() {
     let error = open(&folder).exclusive().unwrap_err();
     assert!(error.is_in_use());
 
-    let mut owner = Box::pin(open(&folder).exclusive_within(PATIENCE));
+    let mut owner = Box::pin(open(&folder).exclusive_within(TIMEOUT));
     assert!(futures_util::poll!(&mut owner).is_pending());
     drop(lock);
     let _owner = owner.await.unwrap();
@@ -197,7 +197,7 @@ async fn a_save_of_another_is_waited_for_and_then_no_more_are_made() {
 
 // ===== names =====
 
-/// What a file system that ignores case and trailing dots makes of a name.
+/// The name in a file system that ignores case and trailing dots.
 fn folded(name: &str) -> String {
     name.trim_end_matches(['.', ' ']).to_lowercase()
 }

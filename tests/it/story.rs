@@ -1,5 +1,5 @@
 //! The original story (STORY-CORE-005, LocalZure): its acceptance criteria, what its implementation
-//! does right, and each of its defects, which must not be here.
+//! does right, and each of its defects, which must not occur here.
 
 use std::convert::Infallible;
 use std::future::pending;
@@ -30,7 +30,7 @@ const fn millis(n: u64) -> Duration {
     Duration::from_millis(n)
 }
 
-/// What happened, in its order.
+/// What happened, in order.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<String>>>);
 
@@ -48,7 +48,7 @@ fn config() -> ShutdownConfig {
     ShutdownConfig::default().late_for(Duration::ZERO)
 }
 
-/// Asks for the health; gives the status and the body.
+/// Requests the health. Returns the status and the body.
 async fn health(ctl: &ShutdownController) -> (StatusCode, Value) {
     let health = HealthService::new(ctl.clone()).version("0.1.0");
     let response = health.oneshot(Request::new(String::new())).await.unwrap();
@@ -59,9 +59,9 @@ async fn health(ctl: &ShutdownController) -> (StatusCode, Value) {
 
 // ===== acceptance criteria =====
 
-// AC1, that a signal begins the shutdown, is in `process/alone.rs`: it needs a process of its own.
+// AC1, a signal begins the shutdown, is in `process/alone.rs`: it needs a separate process.
 
-/// AC2: tell the services of the shutdown, with the time they have.
+/// AC2: notify the services of the shutdown, with the remaining time.
 #[tokio::test(start_paused = true)]
 async fn ac2_services_hooks_and_tasks_are_told_with_figures() {
     let config = config()
@@ -139,7 +139,7 @@ async fn ac3_requests_in_flight_complete() {
     assert_eq!(began.elapsed(), secs(3));
 }
 
-/// AC4: important state is kept.
+/// AC4: important state is saved.
 #[tokio::test(start_paused = true)]
 async fn ac4_state_is_kept_over_a_restart() {
     let store = MemoryStore::new();
@@ -180,7 +180,7 @@ async fn ac4_state_is_kept_over_a_restart() {
     assert_eq!(log.events(), [each, each, each].concat());
 }
 
-/// What can be no key is told where it is asked for, and not while stopping.
+/// An invalid key is reported when it is registered, not while stopping.
 #[tokio::test]
 async fn ac4_a_bad_key_is_an_error_that_names_it_and_the_place() {
     let ctl = controller(config());
@@ -221,7 +221,7 @@ async fn ac5_the_timeout_is_configurable() {
     }
 }
 
-/// AC6: what exceeds the timeout is forced, and that is told.
+/// AC6: work that exceeds the timeout is forced, and that is reported.
 #[tokio::test(start_paused = true)]
 async fn ac6_what_exceeds_the_timeout_is_cut() {
     let ctl = controller(config());
@@ -239,7 +239,7 @@ async fn ac6_what_exceeds_the_timeout_is_cut() {
     assert_eq!(ctl.state(), LifecycleState::Stopped);
 }
 
-/// AC7: a start-up that fails is rolled back.
+/// AC7: a failed start-up is rolled back.
 #[tokio::test(start_paused = true)]
 async fn ac7_a_failed_start_up_stops_what_was_started() {
     let log = Log::default();
@@ -304,8 +304,8 @@ fn states_and_reasons_have_the_original_names() {
     assert_eq!(reasons, ["signal SIGINT", "manual", "error", "timeout"]);
 }
 
-/// Callbacks are called after the move, in the order of their registration, and one that fails keeps
-/// nobody from being told.
+/// Callbacks run after the change, in the order of registration, and a failing one does not stop
+/// the others.
 #[tokio::test(start_paused = true)]
 async fn state_callbacks_are_told_of_each_move_in_order() {
     let startup = Startup::new(config()).unwrap();
@@ -371,7 +371,8 @@ async fn a_hook_that_times_out_or_fails_stops_no_other() {
     assert!(!report.is_graceful());
 }
 
-/// Rollback: in reverse, an error of one stop is noted and the next goes on, and a retry is allowed.
+/// Rollback: in reverse; an error of one stop is recorded and the next one runs, and a retry is
+/// allowed.
 #[tokio::test(start_paused = true)]
 async fn a_rollback_goes_on_after_an_error_and_allows_a_retry() {
     let log = Log::default();
@@ -466,7 +467,7 @@ async fn health_has_the_original_statuses_and_fields() {
         "in_flight_requests",
         "timestamp",
     ];
-    expected.sort_unstable(); // as `Value` has them
+    expected.sort_unstable(); // as `Value` sorts them
     assert_eq!(fields, expected);
     assert_eq!(body["status"], "draining");
     assert_eq!(body["version"], "0.1.0");
@@ -478,9 +479,9 @@ async fn health_has_the_original_statuses_and_fields() {
     assert_eq!(body["services"], json!({ "db": { "status": "stopped" } }));
 }
 
-// ===== its defects =====
+// ===== defects of the original =====
 
-/// There, a second holder of the same id was not counted.
+/// The original did not count a second holder of the same id.
 #[tokio::test(start_paused = true)]
 async fn no_two_requests_are_taken_for_one() {
     let ctl = controller(config());
@@ -497,7 +498,7 @@ async fn no_two_requests_are_taken_for_one() {
     assert_eq!(began.elapsed(), secs(2));
 }
 
-/// There, a runtime that was stopped and started again said `running` behind a closed gate.
+/// In the original, a runtime that was stopped and restarted was `running` with a closed gate.
 #[tokio::test(start_paused = true)]
 async fn running_is_never_said_behind_a_closed_gate() {
     let ctl = controller(config().lame_duck(secs(5)));
@@ -516,7 +517,7 @@ async fn running_is_never_said_behind_a_closed_gate() {
     assert!(again.try_admit().is_ok());
 }
 
-/// There, every state could follow every other.
+/// In the original, every state could follow every other.
 #[tokio::test(start_paused = true)]
 async fn no_call_makes_an_illegal_move() {
     let ctl = controller(config());
@@ -542,7 +543,7 @@ async fn no_call_makes_an_illegal_move() {
     );
 }
 
-/// There, a drain was polled for each half second.
+/// The original polled the drain every half second.
 #[tokio::test(start_paused = true)]
 async fn the_end_of_the_drain_is_noticed_at_once() {
     let ctl = controller(config());
@@ -556,7 +557,7 @@ async fn the_end_of_the_drain_is_noticed_at_once() {
     assert_eq!(began.elapsed(), millis(10));
 }
 
-/// There, hooks were cancelled before their first step after a forced drain.
+/// The original cancelled hooks before their first step after a forced drain.
 #[tokio::test(start_paused = true)]
 async fn hooks_have_their_reserve_after_a_forced_drain() {
     let ctl = controller(config());
@@ -571,7 +572,7 @@ async fn hooks_have_their_reserve_after_a_forced_drain() {
     assert!(report.hooks()[0].is_completed(), "{report}");
 }
 
-/// There, a timeout of zero failed with nothing in flight, and ran no hook.
+/// In the original, a timeout of zero failed with nothing in flight, and ran no hook.
 #[tokio::test(start_paused = true)]
 async fn a_timeout_of_zero_still_begins_the_hooks() {
     let ctl = controller(config().shutdown_timeout(Duration::ZERO));
@@ -587,7 +588,7 @@ async fn a_timeout_of_zero_still_begins_the_hooks() {
     assert!(report.is_graceful(), "{report}");
 }
 
-/// There, each hook had remaining / N, and what one left was lost.
+/// In the original, each hook had remaining / N, and unused time was lost.
 #[tokio::test(start_paused = true)]
 async fn what_one_hook_leaves_is_there_for_the_next() {
     let ctl = controller(
@@ -597,7 +598,7 @@ async fn what_one_hook_leaves_is_there_for_the_next() {
     );
     for (phase, took) in [(1, 1), (2, 1), (3, 9)] {
         let hook = Hook::new(format!("hook {phase}"), move |_| async move {
-            sleep(secs(took)).await; // the last longer than a third
+            sleep(secs(took)).await; // the last one takes longer than a third
             Ok(())
         });
         ctl.add_hook(hook.phase(phase)).unwrap();
@@ -606,13 +607,13 @@ async fn what_one_hook_leaves_is_there_for_the_next() {
     assert!(report.is_graceful(), "{report}");
 }
 
-/// There, a callback that blocked overran its time, and that counted as success.
+/// In the original, a blocking callback exceeded its time, and that counted as success.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hook_that_blocks_its_thread_is_told_of() {
     let ctl = controller(config());
     let (release, blocked) = std::sync::mpsc::channel::<()>();
     let hook = Hook::new("block", move |_| async move {
-        sleep(millis(10)).await; // so that it is woken by who looks after the timers
+        sleep(millis(10)).await; // so that the thread that drives the timers wakes it
         let _ = blocked.recv();
         Ok(())
     });
@@ -626,7 +627,7 @@ async fn a_hook_that_blocks_its_thread_is_told_of() {
     drop(release);
 }
 
-/// There, two shutdowns at once ran all callbacks twice.
+/// In the original, two concurrent shutdowns ran all callbacks twice.
 #[tokio::test(start_paused = true)]
 async fn two_shutdowns_at_once_are_one() {
     let ctl = controller(config());
@@ -646,7 +647,7 @@ async fn two_shutdowns_at_once_are_one() {
     assert_eq!(reasons, [ShutdownReason::Timeout; 2]);
 }
 
-/// There, a cancellation that came out of a callback left the state at `stopping` for ever.
+/// In the original, a cancellation from a callback left the state at `stopping` forever.
 #[tokio::test(start_paused = true)]
 async fn a_hook_that_is_cancelled_or_panics_does_not_leave_stopping() {
     let ctl = controller(config());
@@ -660,7 +661,7 @@ async fn a_hook_that_is_cancelled_or_panics_does_not_leave_stopping() {
         .unwrap();
     let waiter = tokio::spawn(ctl.shutdown(ShutdownReason::Manual));
     tokio::task::yield_now().await;
-    waiter.abort(); // nor does the one who waits, when he is cancelled
+    waiter.abort(); // nor does a waiter that is cancelled
     ctl.stopped().await;
     assert_eq!(ctl.state(), LifecycleState::Stopped);
     let report = ctl.shutdown(ShutdownReason::Manual).await;
@@ -670,7 +671,7 @@ async fn a_hook_that_is_cancelled_or_panics_does_not_leave_stopping() {
     assert!(!report.is_graceful(), "there, an error counted as success");
 }
 
-/// There, `/health` said healthy while stopping, and 200 after it.
+/// In the original, `/health` was healthy while stopping, and 200 after it.
 #[tokio::test(start_paused = true)]
 async fn health_is_red_while_stopping_and_after() {
     let ctl = controller(config());
@@ -694,8 +695,8 @@ async fn health_is_red_while_stopping_and_after() {
     );
 }
 
-/// There, nobody noted what was started, so that the rollback had nothing to do; nor had it a limit,
-/// nor did anybody learn of its errors.
+/// The original did not record what was started, so the rollback did nothing. It also had no time
+/// limit and did not report errors.
 #[tokio::test(start_paused = true)]
 async fn a_rollback_really_runs_within_a_limit_and_tells_of_it() {
     let mut startup = Startup::new(config()).unwrap();
@@ -741,8 +742,8 @@ async fn a_rollback_really_runs_within_a_limit_and_tells_of_it() {
     assert_eq!(health(&ctl).await.0, 503);
 }
 
-/// There, a request was over when its response object was made; and the refusal said neither when to
-/// come again nor to leave.
+/// In the original, a request was over when its response object was made; and the refusal had
+/// neither `Retry-After` nor `Connection: close`.
 #[tokio::test(start_paused = true)]
 async fn a_request_ends_with_its_body_and_a_refusal_says_when_to_come_again() {
     let ctl = controller(config());

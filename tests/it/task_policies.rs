@@ -1,4 +1,4 @@
-//! What the end of a task means: for the shutdown, the report, the exit code and health.
+//! The effect of a task's end on the shutdown, the report, the exit code and health.
 
 use std::future::{Future, pending};
 use std::time::Duration;
@@ -48,7 +48,7 @@ impl How {
     }
 }
 
-/// The ways in which a task is made, of those that run on their own.
+/// The ways to spawn a task.
 fn made(role: &str, future: impl Future<Output = Result<(), BoxError>> + Send + 'static) -> Task {
     match role {
         "task" => Task::new("consumer", future),
@@ -63,14 +63,15 @@ fn with(task: Task, policy: TaskPolicy) -> Task {
     task.on_end(policy).on_error(policy).on_panic(policy)
 }
 
-/// Waits for the report of a shutdown that somebody else begins.
+/// Waits for the report of a shutdown that began elsewhere.
 async fn shut_down(ctl: &ShutdownController) -> ShutdownReport {
     let over = timeout(Duration::from_secs(3_600), ctl.stopped()).await;
     over.expect("nobody began a shutdown");
     ctl.shutdown(MANUAL).await
 }
 
-/// Each task of a report: its name, its outcome, and whether it ended during the shutdown.
+/// Returns for each task of a report: its name, its outcome, and whether it ended during the
+/// shutdown.
 fn ends(report: &ShutdownReport) -> Vec<(&str, String, bool)> {
     let tasks = report.tasks().iter();
     let end = |task: &_| {
@@ -295,7 +296,7 @@ mod health {
 
     use super::*;
 
-    /// The code, the status and the services of a probe.
+    /// Returns the code, the status and the services of a probe.
     pub(super) async fn probe(ctl: &ShutdownController) -> (u16, String, Value) {
         let health = HealthService::new(ctl.clone());
         let response = health.oneshot(Request::new(())).await.unwrap();

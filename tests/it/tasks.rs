@@ -1,4 +1,4 @@
-//! Background tasks, and the notice that tells them of the end.
+//! Background tasks, and the notice that tells them to end.
 
 use std::fmt;
 use std::future::{Future, pending, ready};
@@ -25,29 +25,30 @@ use crate::support::runtime::{one_thread, threads};
 use crate::support::shutdown::{Dropped, controller, ms, settle, ten_seconds};
 
 const MANUAL: ShutdownReason = ShutdownReason::Manual;
-/// How many bad ends a report names.
+/// The maximum number of bad ends in a report.
 const NAMED: usize = 64;
 
-/// A short one, by the real clock.
+/// A short shutdown, in real time.
 fn short() -> ShutdownConfig {
     ShutdownConfig::default()
         .shutdown_timeout(ms(400))
         .cleanup_reserve(ms(200))
 }
 
-/// Waits, and fails when it takes for ever.
+/// Waits, and fails after a time limit.
 fn in_time<F: Future>(wait: F) -> F::Output {
     let limit = Duration::from_secs(30);
     let result = one_thread().block_on(async { tokio::time::timeout(limit, wait).await });
     result.expect("it takes for ever")
 }
 
-/// With a type, for tasks give one.
+/// Panics. Its type is `()`, which tasks require.
 fn panic_as(message: &str) {
     panic!("{message}");
 }
 
-/// Each task of a report: its name, its outcome, and whether it ended during the shutdown.
+/// Returns for each task of a report: its name, its outcome, and whether it ended during the
+/// shutdown.
 fn ends(report: &ShutdownReport) -> Vec<(String, String, bool)> {
     let tasks = report.tasks().iter();
     tasks
@@ -66,7 +67,7 @@ fn is(flag: &AtomicBool) -> bool {
     flag.load(Ordering::SeqCst)
 }
 
-// ===== counted apart, and waited for =====
+// ===== counted separately, and waited for =====
 
 #[tokio::test(start_paused = true)]
 async fn a_task_is_counted_apart_from_requests() {
@@ -255,7 +256,7 @@ async fn a_task_that_is_spawned_too_late_is_cut_before_its_first_poll() {
     assert_eq!(ctl.metrics().tasks, 0);
 }
 
-// The runtime that drives the shutdown does not run, so `force` alone has been here.
+// The runtime that drives the shutdown does not run, so only `force` acts here.
 #[test]
 fn a_task_that_is_spawned_after_a_force_is_never_polled() {
     let driving = one_thread();
@@ -272,7 +273,7 @@ fn a_task_that_is_spawned_after_a_force_is_never_polled() {
     assert_eq!(ends(&report), [end("late", "cut", true)]);
 }
 
-// Its runtime does not run: who was never polled cannot block anything.
+// Its runtime does not run: a task that was never polled cannot block anything.
 #[tokio::test(start_paused = true)]
 async fn a_task_that_is_cut_before_its_first_poll_is_not_abandoned() {
     let ctl = controller(ten_seconds());
@@ -414,7 +415,7 @@ async fn of_very_many_bad_ends_the_first_are_named_and_the_rest_is_counted() {
 
 // ===== leaks =====
 
-/// An error that keeps `T`, and so says whether the report is gone.
+/// An error that holds `T`, to show whether the report is dropped.
 struct Holding<T>(#[allow(dead_code)] T);
 
 impl<T> fmt::Debug for Holding<T> {
@@ -448,7 +449,7 @@ fn tasks_that_hold_the_controller_do_not_keep_it_alive_after_the_end() {
                 }
             });
         }
-        // The core keeps the report, and that the error.
+        // The core holds the report, and the report holds the error.
         let error = Holding(Arc::clone(&alive));
         let fails = Task::new("fails", ready(Err::<(), _>(error)));
         ctl.spawn_task(fails.on_error(Note)).await.unwrap();
@@ -459,7 +460,7 @@ fn tasks_that_hold_the_controller_do_not_keep_it_alive_after_the_end() {
         let report = ctl.shutdown(MANUAL).await;
         assert_eq!(report.tasks().len(), 2);
     });
-    // The runtime is there still: nothing may depend on its end.
+    // The runtime still exists: nothing may depend on its end.
     runtime.block_on(settle_real());
     wait_until(|| Arc::strong_count(&alive) == 1);
 }
@@ -470,7 +471,7 @@ async fn settle_real() {
     }
 }
 
-/// For what another thread is about to do, which tells nobody.
+/// Polls a condition that another thread will set without signalling.
 fn wait_until(holds: impl Fn() -> bool) {
     let began = std::time::Instant::now();
     while !holds() {
@@ -496,11 +497,11 @@ fn tasks_that_hold_the_controller_go_with_their_runtime() {
             .unwrap();
     });
     drop(runtime);
-    // The failure began a shutdown: the threads that watch it and that log go, too.
+    // The failure began a shutdown: its watchdog and log threads end, too.
     wait_until(|| Arc::strong_count(&alive) == 1);
 }
 
-// ===== where it runs =====
+// ===== the runtime =====
 
 #[test]
 fn a_foreign_thread_spawns_on_the_runtime_of_the_controller() {
@@ -667,14 +668,14 @@ async fn a_foreign_thread_is_told_by_the_paused_clock() {
             (notice.drain_remaining(), notice.time_remaining())
         })
     });
-    // An hour by this clock, and no time at all by a thread's own.
+    // An hour on this clock, and no time on a thread's own.
     advance(Duration::from_secs(3_600)).await;
     let _busy = ctl.track();
     ctl.trigger(MANUAL);
     advance(ms(2_000)).await;
     for thread in threads {
         let (drain, all) = thread.join().unwrap();
-        // One of them may have looked before the clock was set forward.
+        // One of them may have checked before the clock was advanced.
         assert!(
             [Some(ms(6_000)), Some(ms(8_000))].contains(&drain),
             "{drain:?}"

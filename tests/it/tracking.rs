@@ -1,4 +1,4 @@
-//! `RequestTrackingLayer`: everything is counted, nothing is refused, nothing is cut.
+//! `RequestTrackingLayer`: every request is counted, none is refused, none is cut.
 
 use std::task::Poll;
 
@@ -161,7 +161,7 @@ async fn force_waits_shortly_for_what_ends_by_itself() {
     stage.ctl.force();
     let report = stage.ctl.shutdown(MANUAL).await;
     release.await.unwrap();
-    // Whoever drops what has not ended has cut it.
+    // Dropping an unfinished request cuts it, no matter who drops it.
     assert_eq!((report.aborted(), report.abandoned()), (1, 0));
     assert_eq!(report.in_flight_at_force(), 2);
 }
@@ -211,7 +211,7 @@ fn until_response_leaves_the_body_alone() {
     drop(response);
 }
 
-// The mock panics when it is called without having been ready.
+// The mock panics when it is called without being ready.
 #[test]
 #[should_panic(expected = "service not ready")]
 fn a_clone_does_not_inherit_readiness() {

@@ -1,4 +1,4 @@
-//! A Unix socket that takes its file with it, and never that of another.
+//! A Unix socket that removes its own file, and never another's.
 
 use std::fs;
 use std::io;
@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 use tower_lifecycle::server::UnixSocket;
 use tower_lifecycle::{ShutdownController, ShutdownReason, ShutdownReport, serve};
 
-/// A path of its own, removed at the end.
+/// A unique path, removed at the end.
 struct Place(PathBuf);
 
 impl Place {
@@ -54,7 +54,7 @@ async fn get_hello(place: &Place) -> io::Result<String> {
 async fn the_file_is_removed_at_the_end() {
     let (ctl, place) = (ShutdownController::new(), Place::new());
     let server = start(&ctl, UnixSocket::bind(&place.0).unwrap());
-    // Its permissions are the application's.
+    // The application sets its permissions.
     fs::set_permissions(&place.0, fs::Permissions::from_mode(0o600)).unwrap();
     assert!(get_hello(&place).await.unwrap().ends_with("hello"));
     assert!(place.exists());

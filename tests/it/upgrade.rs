@@ -1,4 +1,4 @@
-//! Upgrades: in flight, as one, from the handshake to the end of the socket.
+//! Upgrades: in flight as one request, from the handshake to the end of the socket.
 
 mod tunnels;
 
@@ -44,13 +44,13 @@ const MANUAL: ShutdownReason = ShutdownReason::Manual;
 
 type Text = Full<Bytes>;
 
-/// A handler that is answered by the test, which is handed the guard that it found.
+/// A handler whose response comes from the test, which receives the guard.
 struct Exchange {
     guard: Option<UpgradeGuard>,
     respond: oneshot::Sender<Response<Text>>,
 }
 
-/// Polls the future of such a handler, and panics if the test lets it.
+/// Polls the future of such a handler, and panics if the test tells it to.
 type Handler = Pin<Box<dyn Future<Output = Result<Response<Text>, Broken>> + Send>>;
 
 fn handler(
@@ -87,7 +87,7 @@ fn answer(status: u16) -> Response<Text> {
     response
 }
 
-/// A service with the layer, and one call that the handler has been entered for.
+/// A service with the layer, and one call that has reached the handler.
 struct Call<F: Future> {
     ctl: ShutdownController,
     future: task::Spawn<F>,
@@ -97,7 +97,7 @@ struct Call<F: Future> {
 
 type Answer = Result<Response<ResponseBody<Text>>, Broken>;
 
-/// Calls through this layer, after which so many are in flight.
+/// Calls through this layer, after which this many are in flight.
 fn call_through(
     layer: &DrainLayer,
     ctl: &ShutdownController,
@@ -123,7 +123,7 @@ fn call(request: Request<String>) -> Call<impl Future<Output = Answer>> {
     call_through(&DrainLayer::new(ctl.clone()), &ctl, request, 1)
 }
 
-/// A call whose upgrade has been answered, and its guard.
+/// A call whose upgrade was accepted, and its guard.
 fn upgraded() -> (Call<impl Future<Output = Answer>>, UpgradeGuard) {
     let mut call = call(websocket());
     let guard = call.guard();
@@ -191,7 +191,7 @@ async fn a_handler_that_does_not_keep_it_is_counted_as_long_as_anybody_holds_the
             let (mut head, body) = response.into_parts();
             drop(body);
             assert_eq!(ctl.in_flight(), 1);
-            // As a server does that closes the socket later.
+            // Like a server that closes the socket later.
             let guard = head.extensions.remove::<UpgradeGuard>().unwrap();
             drop(head);
             assert_eq!(ctl.in_flight(), 1);
@@ -222,7 +222,7 @@ async fn an_answer_that_is_no_upgrade_counts_to_the_end_of_its_body_and_no_longe
         assert!(response.extensions().get::<UpgradeGuard>().is_none());
         assert_eq!(call.ctl.in_flight(), 1);
         assert!(assert_ready!(frame(response.body_mut())).is_some());
-        // The text was its last frame, whoever holds a guard that counts nothing.
+        // The text was its last frame; the guard that is left counts nothing.
         assert_eq!(call.ctl.in_flight(), 0);
         call.ctl.force();
         drop((response, guard));
@@ -271,7 +271,7 @@ async fn an_answer_of_known_length_to_an_upgrade_is_of_no_class() {
 async fn what_is_no_upgrade_carries_no_guard() {
     let plain = || Request::get("/").body(String::new()).unwrap();
     assert!(call(plain()).guard.is_none());
-    // HTTP/1.0 has none (RFC 9110 §7.8), and HTTP/2 has only those by CONNECT.
+    // HTTP/1.0 has no upgrades (RFC 9110 §7.8), and HTTP/2 only has CONNECT.
     for version in [
         Version::HTTP_09,
         Version::HTTP_10,
@@ -289,7 +289,7 @@ async fn what_is_no_upgrade_carries_no_guard() {
     }
 }
 
-// ===== when something goes wrong =====
+// ===== failures =====
 
 #[tokio::test(start_paused = true)]
 async fn a_future_that_is_dropped_releases_whoever_holds_the_guard() {
@@ -450,7 +450,7 @@ async fn force_before_the_response_answers_503_and_drops_the_handler() {
             settle().await;
             assert!(call.future.is_woken());
         } else {
-            // Answered too late: force is looked at first.
+            // Too late: force is checked first.
             call.respond.take().unwrap().send(answer(101)).unwrap();
             call.ctl.force();
         }
@@ -501,7 +501,7 @@ fn poll_body(body: &mut task::Spawn<ResponseBody<Script>>) -> Polled {
     body.enter(|cx, body| http_body::Body::poll_frame(body, cx))
 }
 
-/// Answers a CONNECT with a body in which a server may have the tunnel.
+/// Responds to a CONNECT with a body through which a server may pass the tunnel.
 fn tunnel_in_body(stage: &Stage, step: Step) -> ResponseBody<Script> {
     let mut service = DrainLayer::new(stage.ctl.clone()).layer(app());
     let mut request = stage.request(stage.body([Step::Data("a"), step]).into());
@@ -562,7 +562,7 @@ fn nobody_is_woken_for_the_body_of_an_upgrade_that_is_gone() {
     let nobody = Arc::new(Nobody);
     let waker = Waker::from(Arc::clone(&nobody));
     let mut cx = Context::from_waker(&waker);
-    let stage = Stage::new(); // which keeps the place of the waker
+    let stage = Stage::new(); // holds the waker's slot
     let mut body = tunnel_in_body(&stage, Step::Stall);
     let mut poll = || http_body::Body::poll_frame(Pin::new(&mut body), &mut cx);
     assert!(poll().is_ready());
@@ -576,7 +576,7 @@ fn nobody_is_woken_for_the_body_of_an_upgrade_that_is_gone() {
 
 type Client = tokio_tungstenite::WebSocketStream<tokio_tungstenite::MaybeTlsStream<TcpStream>>;
 
-/// Echoes until draining begins, and then says so, as the documentation has it.
+/// Echoes until draining begins, and then signals that, as in the documentation.
 async fn echo(mut socket: WebSocket, guard: UpgradeGuard, ended: Event) {
     let _ended = Ended(ended);
     loop {
@@ -620,7 +620,7 @@ fn sockets(ended: &Event) -> Router {
     Router::new().route("/socket", any(accept))
 }
 
-/// A server, a client that has been echoed, and what happens at the end of its socket.
+/// A server, a client that got an echo, and an event for the end of its socket.
 async fn greeted() -> (ShutdownController, Server, Client, Event) {
     let (ctl, ended) = (ShutdownController::new(), Event::new());
     let server = Server::start(Kind::Axum, &ctl, sockets(&ended)).await;
@@ -643,7 +643,7 @@ async fn a_websocket_is_closed_with_1001_and_the_shutdown_is_graceful() {
             panic!("{close:?}")
         };
         assert_eq!(u16::from(close.code), 1001);
-        // Its answer to that is sent as the client reads on, to the end of the connection.
+        // The close reply is sent while the client reads on, to the end of the connection.
         while let Some(Ok(_)) = client.next().await {}
         ended.happened().await;
         let report = server.report().await;
@@ -671,7 +671,7 @@ async fn a_websocket_whose_client_does_not_answer_is_cut_by_force() {
     in_time(async {
         let (ctl, server, mut client, ended) = greeted().await;
         ctl.trigger(MANUAL);
-        // It reads nothing, so it does not answer the close.
+        // It reads nothing, so it does not respond to the close.
         ctl.force();
         ended.happened().await;
         let report = server.report().await;
@@ -738,7 +738,7 @@ async fn an_extended_connect_of_http_2_is_counted_to_the_end_of_its_task() {
         *request.uri_mut() = "http://a/socket".parse().unwrap();
         let protocol = hyper::ext::Protocol::from_static("websocket");
         request.extensions_mut().insert(protocol);
-        // The server's settings, which allow it, may still be on their way.
+        // The server's SETTINGS, which allow it, may still be on their way.
         let response = loop {
             match sender.send_request(request.clone()).await {
                 Ok(response) => break response,

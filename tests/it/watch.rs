@@ -1,4 +1,4 @@
-//! Connections of an accept loop of one's own, under `watch`, by a paused clock.
+//! Connections of a custom accept loop, with `watch` and a paused clock.
 
 use std::convert::Infallible;
 use std::future::pending;
@@ -24,7 +24,7 @@ use tower_lifecycle::{
 
 use crate::support::shutdown::ms;
 
-/// Two seconds, of which the drain has 1.5.
+/// Two seconds, of which 1.5 are for the drain.
 fn two_seconds() -> ShutdownController {
     let config = ShutdownConfig::default().shutdown_timeout(ms(2_000));
     ShutdownController::with_config(config).unwrap()
@@ -56,7 +56,7 @@ async fn get_path(client: &mut DuplexStream, path: &str) {
     client.write_all(head.as_bytes()).await.unwrap();
 }
 
-/// Reads what there is until a pause.
+/// Reads the available data until a pause.
 async fn read_some(client: &mut DuplexStream) -> String {
     let mut bytes = vec![0; 64 * 1024];
     let count = client.read(&mut bytes).await.unwrap();
@@ -124,7 +124,7 @@ async fn one_that_comes_while_draining_is_answered() {
     let ctl = two_seconds();
     let work = ctl.track();
     ctl.trigger(ShutdownReason::Manual);
-    sleep(ms(300)).await; // idle ones are closed
+    sleep(ms(300)).await; // idle connections are closed
 
     let (mut client, pipe) = duplex(1024);
     let connection = watched(&ctl, pipe);
@@ -134,7 +134,7 @@ async fn one_that_comes_while_draining_is_answered() {
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     connection.await.unwrap().unwrap();
 
-    // One that says nothing is not waited for: half of what is left of the drain.
+    // A silent one is waited for only half of the rest of the drain.
     let (mut silent, pipe) = duplex(1024);
     let began = Instant::now();
     let connection = watched(&ctl, pipe);
@@ -163,7 +163,7 @@ async fn what_is_under_way_is_finished_and_closed() {
     connection.await.unwrap().unwrap();
 }
 
-/// A service that tells when it is dropped, with its connection.
+/// A service that signals when it is dropped, with its connection.
 #[derive(Clone)]
 struct Detector(Arc<AtomicBool>);
 
@@ -224,7 +224,7 @@ async fn a_connection_is_no_server_whose_end_would_end_all() {
     connection.await.unwrap().unwrap();
     assert_eq!(ctl.state(), LifecycleState::Running);
 
-    // Nor does it cut the lame duck short.
+    // It does not shorten the lame duck either.
     let began = Instant::now();
     ctl.trigger(ShutdownReason::Manual);
     ctl.draining().await;

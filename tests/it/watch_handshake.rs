@@ -1,5 +1,4 @@
-//! Connections of an accept loop of one's own, counted from before their handshake, by a paused
-//! clock.
+//! Connections of a custom accept loop, counted from before their handshake, with a paused clock.
 
 use std::future::{Pending, pending, ready};
 use std::io;
@@ -35,7 +34,7 @@ where
 
 type Endless = Pending<io::Result<Http1<DuplexStream>>>;
 
-/// A handshake that does not end.
+/// A handshake that never completes.
 fn endless(ctl: &ShutdownController) -> WatchedHandshake<Endless, Http1<DuplexStream>> {
     ctl.watch_handshake(pending())
 }

@@ -1,5 +1,5 @@
-//! HTTP/2 connections of an accept loop of one's own, under `watch`: who says nothing is not waited
-//! for, and who is only slow is.
+//! HTTP/2 connections of a custom accept loop, with `watch`: the drain does not wait for silent
+//! peers, and does wait for slow ones.
 
 use std::io;
 use std::net::SocketAddr;
@@ -19,25 +19,25 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 use tower_lifecycle::{DrainLayer, ShutdownController, ShutdownReason, ShutdownReport};
 
-/// More than the buffers of two sockets take.
+/// More than the buffers of two sockets hold.
 const LARGE: usize = 16 * 1024 * 1024;
-/// More than the window of a stream takes, of HTTP/2.
+/// More than an HTTP/2 stream's window.
 const MEDIUM: usize = 512 * 1024;
-/// Longer than an idle connection and a silent peer are waited for, together.
+/// Longer than the waits for an idle connection and for a silent peer together.
 const A_WHILE: Duration = Duration::from_millis(2_500);
 /// Much less than the drain, and much more than the grace.
 const SOON: Duration = Duration::from_secs(10);
 
-/// The preface, and SETTINGS without any (RFC 9113 §3.4).
+/// The preface, and empty SETTINGS (RFC 9113 §3.4).
 const HELLO: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
-/// `GET /slow` on stream 1: HEADERS, with the whole of its path as a literal (RFC 7541 §6.2.2).
+/// `GET /slow` on stream 1: HEADERS, with its path as a literal (RFC 7541 §6.2.2).
 const GET_SLOW: &[u8] = b"\0\0\x09\x01\x05\0\0\0\x01\x82\x86\x04\x05/slow";
 
 #[derive(Debug, Clone, Copy)]
 enum Protocol {
     Http1,
     Http2,
-    /// Told by the first bytes; hyper itself looks whether peers are there.
+    /// Detected from the first bytes; hyper itself pings its peers.
     Auto,
 }
 
@@ -95,7 +95,7 @@ async fn serve(
     (address, tokio::spawn(ctl.run(accept_loop)))
 }
 
-/// Shuts down, and sees that it is soon over, whatever the clients do.
+/// Shuts down, and asserts that it ends soon, whatever the clients do.
 async fn ends_soon(ctl: &ShutdownController, server: JoinHandle<ShutdownReport>) {
     let began = Instant::now();
     ctl.trigger(ShutdownReason::Manual);
@@ -104,7 +104,7 @@ async fn ends_soon(ctl: &ShutdownController, server: JoinHandle<ShutdownReport>)
     assert!(began.elapsed() < SOON, "{:?}", began.elapsed());
 }
 
-/// Connects, says `words`, and reads what the server has to say to that.
+/// Connects, sends `words`, and reads the server's response to that.
 async fn client(address: SocketAddr, words: &[u8]) -> TcpStream {
     let mut client = TcpStream::connect(address).await.unwrap();
     client.write_all(words).await.unwrap();
@@ -113,7 +113,7 @@ async fn client(address: SocketAddr, words: &[u8]) -> TcpStream {
     client
 }
 
-/// The client says this, and no more.
+/// The client sends only this.
 async fn assert_not_waited_for(protocol: Protocol, said: &[u8]) {
     let ctl = ShutdownController::new();
     let (address, server) = serve(&ctl, protocol, app()).await;
@@ -172,7 +172,7 @@ async fn a_client_that_answers_nothing_gets_the_answer_that_is_under_way() {
     assert!(server.await.unwrap().is_graceful());
 }
 
-/// A client of HTTP/2 that answers, and its request.
+/// An HTTP/2 client that responds to PINGs, and its request.
 async fn get_over_http2(address: SocketAddr, path: &str) -> JoinHandle<bytes::Bytes> {
     let stream = TcpStream::connect(address).await.unwrap();
     let (mut requests, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
@@ -231,7 +231,7 @@ async fn a_slow_reader_of_a_large_http1_answer_gets_all_of_it() {
         sleep(Duration::from_millis(1)).await;
     }
 
-    // hyper holds the rest of the answer, of which nobody's count knows.
+    // hyper holds the rest of the response, which is not counted.
     ctl.trigger(ShutdownReason::Manual);
     assert!(timeout(A_WHILE, ctl.stopped()).await.is_err(), "too early");
     let mut answer = Vec::new();
@@ -254,7 +254,7 @@ async fn a_slow_reader_of_an_http2_answer_gets_all_of_it() {
     drop(requests);
     let mut body = answer.await.unwrap().into_body();
 
-    // All of the body is in hyper, behind the window of the stream, which is not opened.
+    // All of the body is in hyper, waiting for the stream's window, which stays closed.
     while ctl.in_flight() > 0 {
         sleep(Duration::from_millis(1)).await;
     }

@@ -25,7 +25,7 @@ use crate::support::shutdown::{Dropped, ends, ms, settle, shut_down};
 
 const MANUAL: ShutdownReason = ShutdownReason::Manual;
 
-/// A total of 10 s: 5 s of drain, 3 s for workers, 2 s for the clean-up.
+/// A total of 10 s: 5 s for the drain, 3 s for workers, 2 s for the clean-up.
 fn ten_seconds() -> ShutdownConfig {
     ShutdownConfig::default()
         .shutdown_timeout(ms(10_000))
@@ -37,7 +37,7 @@ fn controller() -> ShutdownController {
     ShutdownController::with_config(ten_seconds()).unwrap()
 }
 
-/// Spawns a worker that says when it is told to stop, and does this then.
+/// Spawns a worker that signals when it is told to stop, and then does this.
 fn spawn_and_then(
     ctl: &ShutdownController,
     then: impl Future<Output = ()> + Send + 'static,
@@ -51,14 +51,14 @@ fn spawn_and_then(
     stopped_at
 }
 
-/// Shuts down, which is graceful and takes so long.
+/// Shuts down, asserts a graceful end, and checks how long it took.
 async fn assert_graceful_in(ctl: &ShutdownController, expected: Duration) {
     let began = Instant::now();
     assert!(shut_down(ctl).await.is_graceful());
     assert_eq!(began.elapsed(), expected);
 }
 
-/// Registers a hook that fails if this is not gone yet.
+/// Registers a hook that fails if this has not ended yet.
 fn look_in_a_hook(ctl: &ShutdownController, gone: Arc<AtomicBool>) {
     ctl.on_shutdown("look", move |_| async move {
         let is_gone = gone.load(Ordering::SeqCst);
@@ -67,11 +67,11 @@ fn look_in_a_hook(ctl: &ShutdownController, gone: Arc<AtomicBool>) {
     .unwrap();
 }
 
-// ===== nothing that was acknowledged is lost =====
+// ===== acknowledged jobs are never lost =====
 
 type Jobs = mpsc::UnboundedReceiver<u64>;
 
-/// Does each job as it comes, until it is told to stop and there is none.
+/// Does each job as it comes, until the worker is told to stop and the queue is empty.
 async fn work_off(mut stop: Wait, mut jobs: Jobs, done: Arc<AtomicU64>) {
     loop {
         tokio::select! {
@@ -84,8 +84,8 @@ async fn work_off(mut stop: Wait, mut jobs: Jobs, done: Arc<AtomicU64>) {
     }
 }
 
-/// Twenty requests, one each 100 ms, which enqueue a job each and are acknowledged; the shutdown
-/// begins in the middle. Gives how many jobs were done of how many.
+/// Twenty requests, one each 100 ms, each of which enqueues a job and is acknowledged; the shutdown
+/// begins in the middle. Returns how many jobs were done, and how many were acknowledged.
 async fn done_of_acknowledged(
     spawn: impl FnOnce(&ShutdownController, Jobs, Arc<AtomicU64>),
 ) -> (u64, u64) {
@@ -121,7 +121,7 @@ async fn a_worker_does_all_that_was_acknowledged() {
     assert_eq!(result.await, (20, 20));
 }
 
-/// Why there are workers: a task that ends when it is told of the shutdown loses what comes after.
+/// The reason for workers: a task that ends with the notice loses the jobs that come afterwards.
 #[tokio::test(start_paused = true)]
 async fn a_plain_task_that_ends_when_draining_begins_loses_some() {
     let result = done_of_acknowledged(|ctl, jobs, done| {
@@ -132,7 +132,7 @@ async fn a_plain_task_that_ends_when_draining_begins_loses_some() {
 }
 
 /// The same with requests through a layer: half of them before the trigger, and half of them late.
-/// Each takes 300 ms, enqueues its job, and is answered.
+/// Each takes 300 ms, enqueues its job, and gets a response.
 async fn done_of_answered(
     spawn: impl FnOnce(&ShutdownController, Jobs, Arc<AtomicU64>),
 ) -> (u64, u64) {
@@ -182,9 +182,9 @@ async fn a_worker_does_what_late_requests_have_enqueued() {
     assert_eq!(result.await, (20, 20));
 }
 
-// ===== when they are told =====
+// ===== the time of the notice =====
 
-/// What happened, in its order.
+/// What happened, in order.
 #[derive(Clone, Default)]
 struct Log(Arc<std::sync::Mutex<Vec<&'static str>>>);
 
@@ -255,7 +255,7 @@ async fn workers_stop_after_requests_servers_and_tasks_and_before_the_hooks() {
     assert!(report.is_graceful(), "{report}");
 }
 
-/// It takes no notice of the end, and might feed a worker as long as it is polled.
+/// It ignores the notice, and might feed a worker as long as it is polled.
 #[tokio::test(start_paused = true)]
 async fn a_server_that_has_to_be_dropped_is_gone_when_workers_are_told() {
     let ctl = controller();
@@ -422,7 +422,7 @@ async fn a_worker_that_hangs_is_cut_at_the_end_of_its_share_before_the_hooks() {
     assert!(worker.await.unwrap_err().is_cancelled());
 }
 
-/// Requests, workers and hooks that hang: each has its own share, and the whole its total.
+/// Requests, workers and hooks that hang: each has its own share, within the total.
 #[tokio::test(start_paused = true)]
 async fn the_total_holds_when_everything_hangs() {
     for lame_duck in [0, 2_000] {
@@ -461,7 +461,7 @@ async fn the_total_holds_when_everything_hangs() {
 #[tokio::test(start_paused = true)]
 async fn what_cannot_be_cut_takes_from_the_workers_share_and_not_from_the_total() {
     let ctl = controller();
-    let _stuck = ctl.track(); // takes no notice of the force
+    let _stuck = ctl.track(); // ignores the force
     let mut stopped_at = spawn_and_then(&ctl, pending());
     ctl.add_hook(Hook::new("hangs", |_| pending())).unwrap();
     settle().await;
@@ -514,7 +514,7 @@ async fn a_force_cuts_requests_and_leaves_workers_their_share() {
     let report = shut_down(&ctl).await;
     assert_eq!(stopped_at.try_recv().unwrap(), forced);
     assert_eq!(ends(&report), ["task: cut"], "the worker was not");
-    // The clean-up has its reserve, from the workers' end on.
+    // The clean-up has its reserve, counted from the workers' end.
     assert_eq!(forced.elapsed(), ms(2_900 + 2_000));
 }
 
@@ -545,7 +545,7 @@ async fn a_late_force_leaves_workers_what_the_total_has() {
     drop(request);
     shut_down(&ctl).await;
     assert_eq!(stopped_at.try_recv().unwrap() - began, ms(4_990));
-    // 10 ms are saved of the drain; the workers have 3 s, and the clean-up 2 s, from then on.
+    // The drain saves 10 ms; from then on the workers have 3 s, and the clean-up 2 s.
     assert_eq!(began.elapsed(), ms(9_990));
 }
 
@@ -592,7 +592,7 @@ async fn a_force_after_that_cuts_the_clean_up() {
     assert!(matches!(report.hooks()[0].outcome(), Outcome::Cut));
 }
 
-// ===== what does not end, and what comes too late =====
+// ===== hanging tasks, and late tasks =====
 
 #[tokio::test(start_paused = true)]
 async fn a_worker_that_is_spawned_while_draining_is_stopped_like_the_others() {
@@ -648,10 +648,10 @@ fn a_worker_that_blocks_its_thread_is_abandoned_and_counted() {
     drop(release);
 }
 
-/// What a worker has spawned is cut with it, and gone before the hooks.
+/// A worker's spawned task is cut with it, and gone before the hooks.
 #[test]
 fn a_task_of_a_worker_is_gone_before_the_clean_up() {
-    /// Takes a while to be dropped.
+    /// Takes a while to drop.
     struct Slow(Arc<AtomicBool>);
 
     impl Drop for Slow {

@@ -1,4 +1,4 @@
-//! Tests that look at the whole process, or could end it. Each runs alone in one of its own.
+//! Tests that inspect the whole process, or could end it. Each runs alone in a separate process.
 
 use std::any::type_name;
 use std::convert::Infallible;
@@ -18,10 +18,10 @@ use tokio::runtime::Builder;
 use tower::{Layer, Service, service_fn};
 use tower_lifecycle::{DrainLayer, ShutdownConfig, ShutdownController, ShutdownReason};
 
-/// Says to a child that it is one.
+/// Marks a child process.
 const ALONE: &str = "TOWER_LIFECYCLE_TEST_ALONE";
 
-/// Whether this process runs nothing but `test`. If not, it has been run in one that does.
+/// Returns whether this process runs only `test`. If not, the test was run in such a process.
 #[track_caller]
 fn alone<T>(_test: &T) -> bool {
     if std::env::var_os(ALONE).is_some() {
@@ -36,13 +36,13 @@ fn alone<T>(_test: &T) -> bool {
         .unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
     let errors = String::from_utf8_lossy(&output.stderr);
-    // A name that is nobody's succeeds, too.
+    // A name that matches no test succeeds, too.
     let ran = output.status.success() && said.contains("1 passed");
     assert!(ran, "{}: {said}{errors}", output.status);
     false
 }
 
-// ===== signals to oneself =====
+// ===== signals to the own process =====
 
 #[cfg(all(unix, feature = "signal"))]
 mod signals {
@@ -69,7 +69,7 @@ mod signals {
 
         let notice = ctl.triggered().await;
         assert_eq!(notice.reason(), ShutdownReason::Signal("SIGTERM"));
-        ctl.draining().await; // nobody else had to begin it
+        ctl.draining().await; // nothing else had to begin it
         assert_eq!(ctl.metrics().signal_received, Some("SIGTERM"));
         drop(request);
         let report = ctl.shutdown(ShutdownReason::Manual).await;
@@ -102,7 +102,7 @@ mod signals {
 
 // ===== a panic in a drop =====
 
-/// Panics when it is dropped, as whoever catches a panic does with what it was thrown with.
+/// A panic payload that panics when it is dropped.
 struct Payload;
 
 impl Drop for Payload {
@@ -125,7 +125,7 @@ impl Drop for BadDrop {
     }
 }
 
-/// Alone, for a panic that leaves the drop of a guard ends the process.
+/// Alone, because a panic that escapes the drop of a guard ends the process.
 #[test]
 fn the_drop_of_a_waker_does_not_end_the_process() {
     if !alone(&the_drop_of_a_waker_does_not_end_the_process) {
@@ -141,7 +141,7 @@ fn the_drop_of_a_waker_does_not_end_the_process() {
     assert!(service.poll_ready(cx).is_ready());
     let mut request = Box::pin(service.call(Request::new(Empty::new())));
     assert!(request.as_mut().poll(cx).is_pending());
-    // The one that is left is the layer's.
+    // The remaining reference is the layer's.
     assert!(catch_unwind(AssertUnwindSafe(|| drop(waker))).is_ok());
     let _ = catch_unwind(AssertUnwindSafe(|| drop(request)));
     assert_eq!(ctl.in_flight(), 0);
@@ -182,7 +182,7 @@ fn rounds_of_trigger_and_resume_leave_nothing_behind() {
         for round in 0..ROUNDS {
             assert!(ctl.trigger(ShutdownReason::Manual));
             if round % 3 == 0 {
-                // Some have begun to be driven, and others not.
+                // Some are already driven, and others are not.
                 tokio::task::yield_now().await;
             }
             ctl.resume().unwrap();
@@ -196,7 +196,7 @@ fn rounds_of_trigger_and_resume_leave_nothing_behind() {
     assert_eq!(tasks, 0);
     #[cfg(target_os = "linux")]
     until(|| watching() == 0);
-    // What drove them and watched them held the controller.
+    // The tasks that drove and watched them held the controller.
     drop((ctl, runtime));
     until(|| Arc::strong_count(&held) == 1);
 }
@@ -206,13 +206,13 @@ fn drop_ok<T>(value: T) -> Result<(), tower_lifecycle::BoxError> {
     Ok(())
 }
 
-/// How many threads of this process watch a deadline, or drive a shutdown.
+/// Returns how many threads of this process watch a deadline, or drive a shutdown.
 #[cfg(target_os = "linux")]
 fn watching() -> usize {
     let threads = std::fs::read_dir("/proc/self/task").unwrap();
     let names = threads.filter_map(|thread| {
         let comm = thread.ok()?.path().join("comm");
-        // It may end meanwhile.
+        // The thread may end meanwhile.
         std::fs::read_to_string(comm).ok()
     });
     names
@@ -220,7 +220,7 @@ fn watching() -> usize {
         .count()
 }
 
-/// Waits for what another thread is about to do, which tells nobody.
+/// Polls a condition that another thread will set without signalling.
 fn until(holds: impl Fn() -> bool) {
     let began = Instant::now();
     while !holds() {

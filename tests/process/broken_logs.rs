@@ -1,5 +1,5 @@
-//! A log that panics or blocks: a closed pipe, a full disk, a terminal that nobody reads. State,
-//! hooks, report, deadline and exit code are as without one.
+//! A log that panics or blocks: a closed pipe, a full disk, a terminal without a reader. State,
+//! hooks, report, deadline and exit code are the same as with a working log.
 
 mod support;
 
@@ -32,15 +32,15 @@ use tower_lifecycle::{
 
 use support::{Fault, Messages, listen, told};
 
-/// What the child is to do, with which log, and what its output is.
+/// What the child does, with which log, and to which output.
 const ROLE: &str = "TOWER_LIFECYCLE_BROKEN_LOG";
-/// Where the child says what it has done: not on its output, which is broken.
+/// Where the child writes its results: not to its output, which is broken.
 const OUTPUT: &str = "TOWER_LIFECYCLE_BROKEN_LOG_OUTPUT";
 const NOTES: &str = "TOWER_LIFECYCLE_BROKEN_LOG_NOTES";
 
 // ===== in one process: each message panics in turn =====
 
-/// A life with everything in it that is told, on the paused clock.
+/// A shutdown with every kind of event, on the paused clock.
 async fn eventful() -> Vec<String> {
     let notes = Notes::default();
     let config = ShutdownConfig::default()
@@ -108,7 +108,7 @@ async fn eventful() -> Vec<String> {
     drop(stuck);
     notes.add(format!("{:?}", store.load("state").await.unwrap()));
     let report_text = report.to_string();
-    // Tasks are timed by the system's clock.
+    // The system's clock measures tasks.
     let lines = report_text.lines().filter(|line| !line.contains("  task "));
     notes.add(lines.collect::<Vec<_>>().join("\n"));
     notes.add(format!(
@@ -200,7 +200,7 @@ async fn forced_cleanup() -> Vec<String> {
     notes.take()
 }
 
-/// Requests that are cut where they are.
+/// Requests that are cut in different places.
 async fn cut_requests() -> Vec<String> {
     let notes = Notes::default();
     let ctl = ShutdownController::new();
@@ -246,7 +246,7 @@ fn request() -> Request<Empty<Bytes>> {
     Request::new(Empty::new())
 }
 
-/// Tasks that end as they should not, a worker and an admin server that do not end at all.
+/// Tasks that end badly, and a worker and an admin server that do not end.
 async fn background() -> Vec<String> {
     let notes = Notes::default();
     let ctl = ShutdownController::new();
@@ -272,7 +272,7 @@ async fn background() -> Vec<String> {
     notes.take()
 }
 
-/// One in which nothing goes wrong.
+/// A shutdown without problems.
 async fn calm() -> Vec<String> {
     let notes = Notes::default();
     let ctl = ShutdownController::new();
@@ -283,7 +283,7 @@ async fn calm() -> Vec<String> {
     notes.take()
 }
 
-/// One whose server is told of nothing.
+/// A shutdown whose server is not told to stop.
 async fn forgotten() -> Vec<String> {
     let notes = Notes::default();
     let ctl = ShutdownController::new();
@@ -306,7 +306,7 @@ async fn lives() -> Vec<Vec<String>> {
     ]
 }
 
-/// What is told only where a socket, a signal or a system that fails is part of it.
+/// Messages that need a socket, a signal or a failing system.
 const ELSEWHERE: &[&str] = &[
     "SIGHUP left to another handler",
     "cannot accept connections; trying again",
@@ -389,7 +389,7 @@ fn a_shutdown_that_is_given_up_while_its_thread_unwinds_may_be_told_to_a_log_tha
     assert_eq!(ctl.state(), LifecycleState::Stopped);
 }
 
-// ===== in a process of its own =====
+// ===== in a separate process =====
 
 #[test]
 fn a_log_that_panics_at_any_message_changes_nothing_for_a_signal() {
@@ -516,13 +516,13 @@ fn child() {
     report.exit()
 }
 
-/// Has what is written to stdout and stderr go there, from now on: libtest has to write a line before.
+/// Redirects stdout and stderr from now on: libtest has to write a line before.
 fn redirect(output: OwnedFd) {
     dup2_stdout(&output).unwrap();
     dup2_stderr(&output).unwrap();
 }
 
-/// Fills a pipe, so that what comes then waits for ever.
+/// Fills a pipe, so that later writes block forever.
 fn fill(mut pipe: File) {
     let written = Arc::new(Mutex::new(Instant::now()));
     let last = Arc::clone(&written);
@@ -616,7 +616,7 @@ impl Life {
         let began = Instant::now();
         for nth in 0..self.signals {
             if nth > 0 {
-                // Longer than signals have to be apart to count as two.
+                // Longer than the minimum between two counted signals.
                 thread::sleep(Duration::from_millis(700));
             }
             nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
@@ -648,9 +648,9 @@ fn wait_for(mut condition: impl FnMut() -> bool) {
     }
 }
 
-// ===== what a life leaves =====
+// ===== what a run leaves behind =====
 
-/// What was seen in a life, in its order.
+/// The observed events, in order.
 #[derive(Clone, Default)]
 struct Notes(Arc<Mutex<Vec<String>>>);
 

@@ -1,4 +1,4 @@
-//! A server in a process that may open few files.
+//! A server in a process with a low limit on open files.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -10,7 +10,7 @@ use axum::routing::get;
 use tokio::net::TcpListener;
 use tower_lifecycle::{DrainLayer, ShutdownController, ShutdownReason, serve};
 
-/// The process that has few file descriptors, in the next test.
+/// The child process of the next test.
 #[test]
 #[ignore = "not a test of its own"]
 fn a_server_that_runs_out_of_file_descriptors() {

@@ -1,14 +1,14 @@
-//! What the settings are in a process that was given them in its environment.
+//! The settings of a process, from its environment.
 
 use std::process::Command;
 
 use tower_lifecycle::ShutdownConfig;
 
-/// Tells the child process of a test that it is one.
+/// Marks the child process of a test.
 const CHILD: &str = "TOWER_LIFECYCLE_TEST_CHILD";
 
-/// Runs this test binary again with a clean environment and `variables`, and returns what
-/// [`reads_the_environment_of_a_child`] wrote there.
+/// Runs this test binary again with a clean environment and `variables`. Returns what
+/// [`reads_the_environment_of_a_child`] printed there.
 fn read_in_child(variables: &[(&str, &std::ffi::OsStr)]) -> String {
     let output = Command::new(std::env::current_exe().unwrap())
         .args([

@@ -1,4 +1,4 @@
-//! The process ends when it said it would, whatever still blocks its runtime. Time is real here.
+//! The process ends at the configured time, even if its runtime is blocked. Time is real here.
 
 use std::io::{BufRead, BufReader, Lines, Write};
 use std::process::{Child, ChildStderr, Command, Stdio};
@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 use tower_lifecycle::{ShutdownConfig, ShutdownController, ShutdownReason};
 
 const ROLE: &str = "TOWER_LIFECYCLE_EXIT_ROLE";
-/// How long what blocks the runtime goes on. Nothing may take that long.
+/// How long the runtime stays blocked. Nothing may take that long.
 const BLOCKED: Duration = Duration::from_secs(20);
 const SOON: Duration = Duration::from_secs(10);
 
-// ===== what blocks the drop of a runtime =====
+// ===== blocked runtime drops =====
 
 #[test]
 fn work_on_the_blocking_pool_that_a_handler_awaits_does_not_hold_the_process() {
@@ -42,7 +42,7 @@ fn a_shutdown_that_gives_no_report_does_not_hold_the_process() {
     assert!(took < SOON, "{took:?}");
 }
 
-/// What runs at the end of a process writes the rest of stdout, for one.
+/// Code that runs at the end of a process, such as the flush of stdout.
 #[cfg(feature = "signal")]
 #[test]
 fn an_end_that_hangs_itself_does_not_hold_the_process() {
@@ -51,7 +51,7 @@ fn an_end_that_hangs_itself_does_not_hold_the_process() {
     assert!(took < SOON, "{took:?}");
 }
 
-// ===== what does not need it =====
+// ===== processes that end in time =====
 
 #[test]
 fn a_process_that_ends_by_itself_is_let_alone() {
@@ -125,7 +125,7 @@ impl Process {
     }
 }
 
-/// Gives the exit code, how long after the trigger it came, and what was said.
+/// Returns the exit code, how long after the trigger it came, and the output.
 fn run(role: &str) -> (Option<i32>, Duration, Vec<String>) {
     let mut child = Process::start(role);
     child.says("triggered");
@@ -201,7 +201,7 @@ async fn live(role: &str, config: ShutdownConfig) -> tower_lifecycle::ShutdownRe
             tokio::task::yield_now().await;
         }
         "no report" => {
-            // It is dropped by whoever gives the shutdown up, since its runtime does nothing.
+            // The thread that gives up the shutdown drops it, since its runtime is blocked.
             let blocks = Blocks;
             ctl.on_shutdown("never run", |_| async move {
                 drop(blocks);
@@ -230,7 +230,7 @@ fn say(what: &str) {
     let _ = writeln!(std::io::stderr(), "{what}");
 }
 
-/// Has stdout hold some text that it cannot write.
+/// Makes stdout hold some text that it cannot write.
 fn fill_stdout() {
     let mut pipe = std::fs::File::create("/dev/stdout").unwrap();
     nix::fcntl::fcntl(

@@ -1,4 +1,4 @@
-//! A process that does not run for a while, across its deadline: what it does when it is woken.
+//! A process that is stopped for a while, past its deadline: what it does when it continues.
 
 use std::io::{BufRead, BufReader, Lines};
 use std::process::{Child, ChildStderr, Command, Stdio};
@@ -10,7 +10,7 @@ use nix::unistd::Pid;
 use tower_lifecycle::store::MemoryStore;
 use tower_lifecycle::{Hook, ShutdownConfig, ShutdownController};
 
-/// Set for the child: in which phase it is to be stopped.
+/// Set for the child: the phase in which it is stopped.
 const STOPPED_IN: &str = "TOWER_LIFECYCLE_STOPPED_IN";
 
 /// How long a hook of the child takes, and its save: all fit into its reserve of a second.
@@ -106,7 +106,7 @@ impl Frozen {
         nix::sys::signal::kill(pid, signal).unwrap();
     }
 
-    /// Stops it until 3 s are over, which is after its deadline; gives what it has said at its end.
+    /// Stops it for 3 s, past its deadline. Returns its output.
     fn freeze(mut self) -> (Vec<String>, Duration) {
         self.send(SIGSTOP);
         thread::sleep(Duration::from_secs(3));
@@ -121,7 +121,7 @@ impl Frozen {
     }
 }
 
-/// The worker and all hooks, in their order, begun and done.
+/// The worker and all hooks, in order, begun and done.
 fn assert_cleaned_up(said: &[String]) {
     let is_part = |line: &&str| line.starts_with("hook ") || line.starts_with("worker");
     let parts: Vec<_> = said.iter().map(String::as_str).filter(is_part).collect();
@@ -137,8 +137,8 @@ fn assert_cleaned_up(said: &[String]) {
     assert!(said.iter().any(|line| line == "saved"), "{said:#?}");
 }
 
-/// Freezes five children beside each other, each when it has said this; gives what they say and how
-/// long they take when they are woken.
+/// Stops five children in parallel, each after this line of output. Returns their output and how
+/// long they take after they continue.
 fn freeze_five(phase: &'static str, when: &'static str) -> Vec<(Vec<String>, Duration)> {
     let freeze = move || {
         let mut child = Frozen::start(phase);

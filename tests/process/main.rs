@@ -1,7 +1,8 @@
-//! Tests of whole processes: signals, exit codes, limits, the environment, deaths in the middle of a write.
+//! Tests of whole processes: signals, exit codes, limits, the environment, kills in the middle of a
+//! write.
 //!
-//! Their processes are this program once more, running one test of it: the `child` of a file, as a
-//! rule. Apart from `it`, whose sockets and locks a child that is just being started would hold open.
+//! Their processes are this program again, running one test of it: usually the test `child` of a
+//! file. Separate from `it`, whose sockets and locks a starting child would hold open.
 #![allow(clippy::unwrap_used)]
 
 #[path = "../support"]
@@ -35,7 +36,7 @@ mod signals;
 #[cfg(all(unix, feature = "persist"))]
 mod store_kill;
 
-/// Ends this process, which is a child, if it lives that long: nobody may be left to end it.
+/// Ends this process, which is a child, after its maximum lifetime, if its parent cannot.
 #[cfg(all(unix, any(feature = "persist", feature = "signal")))]
 fn end_after(life: std::time::Duration) {
     std::thread::spawn(move || {

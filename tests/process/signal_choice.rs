@@ -1,7 +1,7 @@
-//! Which signals begin a shutdown, which force it, and which do nothing meanwhile.
+//! Which signals begin a shutdown, which force it, and which have no effect meanwhile.
 //!
-//! A child is this test binary once more, running only the test `child`, which says on stderr what
-//! happens to it, one word a line.
+//! A child is this test binary again, running only the test `child`, which prints its events to
+//! stderr, one word a line.
 
 use std::io::{BufRead, BufReader, Lines};
 use std::os::unix::process::ExitStatusExt;
@@ -19,14 +19,14 @@ use tower_lifecycle::{
 };
 
 const ROLE: &str = "TOWER_LIFECYCLE_SIGNAL_ROLE";
-/// How long a child lives, whatever happens.
+/// The maximum lifetime of a child.
 const LIFE: Duration = Duration::from_secs(25);
 /// How long the clean-up of a child takes.
 const CLEANUP: Duration = Duration::from_millis(1_200);
-/// By which systemd is told to halt, and containers with it in them.
+/// Tells systemd to halt, including systemd in a container.
 const SIGRTMIN_PLUS_3: i32 = 37;
 
-// ===== one stop that is delivered twice =====
+// ===== one stop signal, delivered twice =====
 
 #[test]
 fn a_signal_that_comes_twice_at_once_is_one() {
@@ -52,7 +52,7 @@ fn a_signal_that_comes_later_forces_and_so_does_one_after_an_early_one() {
     assert_eq!(child.exit().code(), Some(1));
 }
 
-// ===== which begin it =====
+// ===== signals that begin a shutdown =====
 
 #[test]
 fn those_that_were_chosen_begin_a_shutdown() {
@@ -73,7 +73,7 @@ fn those_that_were_not_chosen_kill_before_a_shutdown() {
     }
 }
 
-// ===== which do nothing meanwhile =====
+// ===== signals without effect =====
 
 #[test]
 fn none_kills_during_a_shutdown_and_each_does_after_it() {
@@ -87,7 +87,7 @@ fn none_kills_during_a_shutdown_and_each_does_after_it() {
     for signal in known {
         child.send(signal);
     }
-    // By its number, for nix does not know real-time signals.
+    // By number, because nix does not support real-time signals.
     child.send_number(SIGRTMIN_PLUS_3);
     child.says("graceful");
     assert!(child.has_said("signal ignored during the shutdown signal=\"SIGHUP\""));
@@ -105,7 +105,7 @@ fn none_kills_during_a_shutdown_and_each_does_after_it() {
     );
 }
 
-/// As by systemd with `SendSIGHUP=yes`, which sends SIGHUP right after SIGTERM.
+/// Like systemd with `SendSIGHUP=yes`, which sends SIGHUP right after SIGTERM.
 #[test]
 fn a_hangup_that_comes_with_the_stop_does_not_kill() {
     for round in 0..10 {
@@ -117,13 +117,13 @@ fn a_hangup_that_comes_with_the_stop_does_not_kill() {
     }
 }
 
-/// Not even when it comes before the shutdown, for it cannot be told whether somebody handles it.
+/// Not even before the shutdown, because a handler elsewhere cannot be detected.
 #[test]
 fn a_hangup_that_the_user_handles_since_later_comes_to_the_user_alone() {
     let mut child = Process::start("handles SIGHUP late and lingers", &[]);
     child.send(SIGHUP);
     child.says("handled");
-    // Longer than it is waited for a stop.
+    // Longer than the wait for a stop signal.
     std::thread::sleep(Duration::from_millis(500));
     child.send(SIGTERM);
     child.says("cleaning up");
@@ -197,7 +197,7 @@ fn after_a_resume_they_kill_again() {
     assert_eq!(child.exit().signal(), Some(SIGHUP as i32));
 }
 
-// ===== where the parent has a hand in it =====
+// ===== settings of the parent process =====
 
 #[test]
 fn a_signal_that_the_parent_has_blocked_is_heard() {
@@ -218,7 +218,7 @@ fn a_signal_that_the_parent_has_blocked_is_heard() {
     assert_eq!(child.exit().signal(), Some(SIGTERM as i32), "the third");
 }
 
-/// For `sigwait` or a signalfd, which nobody else may take it from.
+/// For `sigwait` or a signalfd, from which nothing else may take it.
 #[test]
 fn a_signal_that_is_blocked_and_was_not_chosen_stays_blocked() {
     let mut child = Process::start("serve", &["env", "--block-signal=HUP"]);
@@ -229,7 +229,7 @@ fn a_signal_that_is_blocked_and_was_not_chosen_stays_blocked() {
     assert_eq!(child.exit().code(), Some(0));
 }
 
-/// As a container's only process. Needs to make a PID namespace, which root may.
+/// As a container's only process. Needs permission to make a PID namespace, which root may have.
 #[test]
 fn as_pid_1_the_third_signal_ends_with_its_number() {
     let unshare = ["unshare", "--pid", "--fork", "--kill-child"];
@@ -243,7 +243,7 @@ fn as_pid_1_the_third_signal_ends_with_its_number() {
         return;
     }
     let mut child = Process::start("hang", &unshare);
-    // `unshare` passes nothing on: the signal goes to its child.
+    // `unshare` forwards nothing: the signal goes to its child.
     let inner = child.inner();
     let send = |signal| nix::sys::signal::kill(inner, signal).unwrap();
     send(SIGTERM);
@@ -275,7 +275,7 @@ struct Process {
 }
 
 impl Process {
-    /// Starts a child by the program `by`, if there is one.
+    /// Starts a child with the program `by`, if given.
     fn start(role: &str, by: &[&str]) -> Self {
         let own = std::env::current_exe().unwrap();
         let mut command = match by {
@@ -324,7 +324,7 @@ impl Process {
         panic!("the child has ended without `{text}`");
     }
 
-    /// Whether there was such a line in what it has said so far.
+    /// Returns whether its output so far has such a line.
     fn has_said(&self, text: &str) -> bool {
         self.said.iter().any(|line| line.contains(text))
     }
@@ -379,7 +379,7 @@ async fn be(role: &str) {
     let config = ShutdownConfig::default().shutdown_timeout(LIFE);
     let config = match role {
         "resume" => config.lame_duck(CLEANUP),
-        // So that a busy machine does not make two of it.
+        // So that a busy machine does not count one signal as two.
         "serve, patiently" => config.force_after(LIFE),
         _ => config,
     };

@@ -1,7 +1,7 @@
 //! Real signals to real processes.
 //!
-//! A child is this test binary once more, running only the test `child`, which serves on a port of
-//! its own and says on stderr what happens to it, one word a line.
+//! A child is this test binary again, running only the test `child`, which serves on its own port
+//! and prints its events to stderr, one word a line.
 
 use std::future::pending;
 use std::os::unix::process::ExitStatusExt;
@@ -24,11 +24,11 @@ use tower_lifecycle::{
 
 use crate::support::sockets::{Event, Held, Protocol, client, in_time};
 
-/// Says to the child what to do.
+/// Tells the child what to do.
 const ROLE: &str = "TOWER_LIFECYCLE_TEST_ROLE";
-/// Has the child count every second signal.
+/// Makes the child count every second signal.
 const AT_ONCE: Duration = Duration::ZERO;
-/// How long a child lives, whatever happens.
+/// The maximum lifetime of a child.
 const LIFE: Duration = Duration::from_secs(25);
 /// The child's `shutdown_timeout`.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -94,7 +94,7 @@ async fn sigterm_under_load_lets_everybody_finish_and_exits_with_0() {
             assert_eq!(response.text().await.unwrap(), Held::ANSWER);
         }
 
-        // Nothing is counted any more, but one client has yet to begin to read.
+        // Nothing is counted any more, but one client has not started to read.
         child.says("drained").await;
         let mut received = 0;
         while let Some(chunk) = big.chunk().await.unwrap() {
@@ -448,7 +448,7 @@ fn child() {
             let (ctl, second) = (ctl(), threads());
             let first = Builder::new_current_thread().enable_all().build().unwrap();
             first.block_on(async { ctl.listen_for_signals().unwrap() });
-            // The first listener may still be about to end when the second begins.
+            // The first listener may still be ending when the second begins.
             drop(first);
             serve(ctl, &second).exit()
         }
@@ -482,7 +482,7 @@ fn config() -> ShutdownConfig {
     ShutdownConfig::default().shutdown_timeout(DEADLINE)
 }
 
-/// One whose listener stays open while draining, and refuses.
+/// A controller whose listener stays open while draining, and refuses.
 fn refusing_ctl() -> ShutdownController {
     let config = config().force_after(AT_ONCE);
     ShutdownController::with_config(config.refuse_for(Duration::from_millis(200))).unwrap()
@@ -493,7 +493,7 @@ fn threads() -> Runtime {
     builder.worker_threads(3).enable_all().build().unwrap()
 }
 
-/// Serves until the end, and tells it.
+/// Serves until the end, and prints that.
 fn serve(ctl: ShutdownController, runtime: &Runtime) -> ShutdownReport {
     let report = runtime.block_on(async {
         ctl.listen_for_signals().unwrap();
@@ -527,7 +527,7 @@ fn app(ctl: &ShutdownController) -> Router {
         released.happens(); // for the next one
         Held::ANSWER
     };
-    // Long enough for the test to see that nobody listens, while it runs.
+    // Long enough for the test to see that the listener is closed.
     let slow = async || {
         eprintln!("entered");
         tokio::time::sleep(Duration::from_secs(2)).await;
@@ -557,7 +557,7 @@ fn app(ctl: &ShutdownController) -> Router {
         .layer(DrainLayer::new(ctl.clone()).exempt_paths(["/release"]))
 }
 
-/// Keeps the thread, and with it whatever else would be done by it.
+/// Blocks the thread, and with it everything else that it would run.
 fn sleep_for_ever() {
     std::thread::sleep(LIFE * 2);
 }

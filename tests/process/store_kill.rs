@@ -1,7 +1,8 @@
-//! Processes that die in the middle of a save, save at the same time, or may not write on.
+//! Processes that are killed in the middle of a save, save at the same time, or reach a file size
+//! limit.
 //!
-//! A child is this test binary once more, running only the test `child`. It saves ever new states
-//! and says on stdout which of them are saved.
+//! A child is this test binary again, running only the test `child`. It keeps saving new states and
+//! prints on stdout which of them are saved.
 
 use std::error::Error;
 use std::hash::{BuildHasher, RandomState};
@@ -16,17 +17,17 @@ use tower_lifecycle::store::{FileStore, StateStore};
 
 use crate::support::store::{Folder, check_whole, made_state, mix};
 
-/// Say to the child what to do, and where.
+/// Tell the child what to do, and where.
 const ROLE: &str = "TOWER_LIFECYCLE_TEST_ROLE";
 const FOLDER: &str = "TOWER_LIFECYCLE_TEST_FOLDER";
-/// How long a child lives, whatever happens.
+/// The maximum lifetime of a child.
 const LIFE: Duration = Duration::from_secs(20);
 const KILLS: u32 = 200;
-/// The longest time from a child's first word to its death, in microseconds.
+/// The maximum time from a child's first output to its kill, in microseconds.
 const LONGEST: u64 = 60_000;
-/// The longest state.
+/// The maximum length of a state.
 const MOST: u64 = 3 << 20;
-/// What tells the states of a second writer from those of the first.
+/// Distinguishes the states of a second writer from those of the first.
 const SECOND: u64 = 1 << 32;
 
 // ===== the tests =====
@@ -42,11 +43,11 @@ fn a_process_killed_while_it_saves_leaves_the_last_acknowledged_state_or_a_later
     for kill in 0..KILLS {
         let mut child = Child::start("go on", folder.path());
         random = mix(random);
-        // Some of them before they have said anything.
+        // Some of them before their first output.
         if random % 16 != 0 {
             child.says("ready");
         }
-        // Real time is the point: it may be anywhere in a save.
+        // In real time: it may be anywhere in a save.
         std::thread::sleep(Duration::from_micros(mix(random) % LONGEST));
         let acknowledged = child.kill().unwrap_or(least);
         assert!(acknowledged >= least);
@@ -63,7 +64,7 @@ fn a_process_killed_while_it_saves_leaves_the_last_acknowledged_state_or_a_later
         let names = folder.names();
         let left = names.iter().any(|name| name == "tmp-queue");
         in_the_middle += u32::from(left);
-        // A child may be killed while it finds out whether the folder can be written.
+        // A child may be killed while it checks whether the folder can be written.
         let ours = ["lock", "probe", "state-queue", "tmp-queue"];
         assert!(
             names.iter().all(|name| ours.contains(&&**name)),
@@ -79,7 +80,7 @@ fn a_process_killed_while_it_saves_leaves_the_last_acknowledged_state_or_a_later
         "no kill came while it saved"
     );
 
-    // And what the last one left is no obstacle, and goes.
+    // The remains of the last one are no obstacle, and are removed.
     let store = FileStore::new(folder.path()).unwrap();
     let state = made_state(least + 1, 10).into();
     runtime.block_on(store.save("queue", state)).unwrap();
@@ -114,7 +115,7 @@ fn a_save_that_may_not_write_on_leaves_the_earlier_state_and_nothing_else() {
     assert!(child.process.wait().unwrap().success());
 }
 
-/// As two instances of a service, of which the first is killed.
+/// Like two instances of a service, of which the first is killed.
 #[test]
 fn an_exclusive_folder_is_free_when_its_process_is_killed() {
     let folder = Folder::new();
@@ -141,13 +142,13 @@ fn runtime() -> Runtime {
 struct Child {
     process: std::process::Child,
     lines: BufReader<ChildStdout>,
-    /// The number of the last state of which it said that it is saved.
+    /// The number of the last state that it reported as saved.
     acknowledged: Option<u64>,
 }
 
 impl Child {
     fn start(role: &str, folder: &Path) -> Self {
-        // The shell lowers what may be written to one file, for the one role, and is gone.
+        // For one role the shell lowers the file size limit, and then is replaced.
         let limit = match role {
             "limited" => "trap '' XFSZ; ulimit -f 512;",
             _ => "",
@@ -170,12 +171,12 @@ impl Child {
         }
     }
 
-    /// Reads one more line that was said to its end.
+    /// Reads one more complete line.
     fn line(&mut self) -> Option<String> {
         let mut line = String::new();
         self.lines.read_line(&mut line).unwrap();
         line.ends_with('\n').then_some(())?;
-        // The test harness begins lines of its own, and does not end them.
+        // The test harness starts lines of its own, and does not end them.
         if let Some((_, number)) = line.trim_end().rsplit_once("saved ") {
             self.acknowledged = Some(number.parse().unwrap());
         }
@@ -193,7 +194,7 @@ impl Child {
         }
     }
 
-    /// Kills it, and gives the number of the last state that it has acknowledged, if any.
+    /// Kills it. Returns the number of the last state that it has acknowledged, if any.
     fn kill(mut self) -> Option<u64> {
         self.process.kill().unwrap();
         let status = self.process.wait().unwrap();
@@ -237,7 +238,7 @@ fn child() {
     }
 }
 
-/// Saves states with ever higher numbers.
+/// Saves states with increasing numbers.
 async fn save_for_ever(store: &FileStore, mut number: u64) {
     println!("ready");
     loop {
@@ -250,7 +251,7 @@ async fn save_for_ever(store: &FileStore, mut number: u64) {
     }
 }
 
-/// Saves a state that a process with a limit on the length of its files cannot write.
+/// Saves a state that exceeds the process's file size limit.
 async fn save_too_much(store: &FileStore, folder: &Path) {
     store
         .save("queue", made_state(1, 1000).into())

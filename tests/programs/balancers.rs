@@ -1,9 +1,9 @@
-//! Deploys behind balancers that others wrote: three processes, each restarted twice in turn.
+//! Deploys behind third-party load balancers: three processes, each restarted twice in turn.
 //!
-//! A balancer has its default retries, and its clients keep the ledger: whatever the balancer does
-//! not answer whole is lost, since they do not retry. The servers say which orders they execute.
+//! A load balancer has its default retries. Its clients keep a ledger: any incomplete response is a
+//! loss, because they do not retry. The servers report which orders they execute.
 //!
-//! The table of all cases, with at least so many requests in each:
+//! The table of all cases, with at least this many requests in each:
 //!
 //! ```text
 //! TOWER_LIFECYCLE_TEST_REQUESTS=100000 cargo test --all-features --test programs -- \
@@ -22,12 +22,12 @@ use support::load::{Ledger, Load};
 use support::process::{APP, Balancer, CHECK, Executed, Kind, LIFE, PORT, Server, free_ports};
 use support::random;
 
-/// How many requests our own server gets at least, and each of the two that are compared.
+/// The minimum number of requests for this crate's server, and for each of the two compared.
 const REQUESTS: u64 = 100_000;
 const COMPARED: u64 = 20_000;
-/// What may be lost by chance: one at a time, or a few at once.
+/// How many requests may be lost by chance: one at a time, or a few at once.
 const CHANCE: u64 = 16;
-/// Twice each of three, in turn.
+/// Each of three servers twice, in turn.
 const RESTARTS: u64 = 6;
 
 #[test]
@@ -61,7 +61,8 @@ fn deploy_all(kind: Kind) {
     );
 }
 
-/// Restarts the servers in turn while at least so many requests are sent; gives the clients' ledger.
+/// Restarts the servers in turn while at least this many requests are sent. Returns the clients'
+/// ledger.
 fn deploy(kind: Kind, app: App, requests: u64) -> Ledger {
     let began = Instant::now();
     let executed = Executed::default();
@@ -77,7 +78,7 @@ fn deploy(kind: Kind, app: App, requests: u64) -> Ledger {
     servers.iter().for_each(Server::wait_for_an_order);
     for restart in 0..RESTARTS {
         load.wait_for_sent(requests / RESTARTS * restart);
-        // Any moment between two looks of the balancer.
+        // At any moment between two health checks of the load balancer.
         std::thread::sleep(CHECK.mul_f64(random() as f64 / u64::MAX as f64));
         let server = &mut servers[restart as usize % 3];
         check(server.restart());
@@ -87,7 +88,7 @@ fn deploy(kind: Kind, app: App, requests: u64) -> Ledger {
     let ledger = load.end();
     drop(balancer);
     servers.iter_mut().map(Server::stop).for_each(check);
-    // Also what they said last has been read then.
+    // Then their last output has been read, too.
     drop(servers);
 
     println!(

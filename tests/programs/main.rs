@@ -1,6 +1,8 @@
-//! Tests that need programs which others wrote: clients that load a drain, balancers before a deploy.
+//! Tests that need third-party programs: clients that load a drain, load balancers in front of a
+//! deploy.
 //!
-//! Apart from the others, which need nothing installed. `.ci/run` installs the programs, and runs these.
+//! Separate from the other tests, which need nothing installed. `.ci/run` installs the programs,
+//! and runs these.
 #![allow(clippy::unwrap_used)]
 
 #[path = "../support"]

@@ -1,8 +1,9 @@
-//! Whole drains under the load of programs that others wrote.
+//! Whole drains under the load of third-party programs.
 //!
-//! Most programs do not know what to do when nobody listens. So in most of these the listener stays
-//! open and refuses until the program has ended, and whatever it complains of is our doing. The last
-//! ones have the default configuration: the listener closes, and late requests are served.
+//! Most programs do not handle a refused connection. So in most of these tests the listener stays
+//! open and refuses until the program has ended, and any complaint of the program is a fault of
+//! this crate. The last ones have the default configuration: the listener closes, and late requests
+//! are served.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use tower_lifecycle::{
 
 use crate::support::sockets::{Held, Kind, Server, in_time};
 
-/// Counts the responses by their status, and says so at the end.
+/// Counts the responses by status, and prints the counts at the end.
 const WRK_SCRIPT: &str = r#"
 local threads = {}
 function setup(thread) table.insert(threads, thread) end
@@ -135,12 +136,12 @@ async fn curl_is_refused_in_every_way_that_it_may_ask() {
         assert!(output.contains("\n503 1\n"));
         assert!(!output.to_lowercase().contains("connection:"));
 
-        // On HTTP/1 a connection for each.
+        // With HTTP/1 a connection for each.
         let output = curl(&["-I", &url, &url]).await;
         assert_eq!(output.matches("\n503 1\n").count(), 2);
         assert!(output.to_lowercase().contains("connection: close"));
 
-        // Curl waits for 100 Continue before so large an upload, and gets 503 at once.
+        // Curl waits for 100 Continue before such a large upload, and gets 503 at once.
         let upload = Path::new(env!("CARGO_TARGET_TMPDIR")).join("upload");
         std::fs::write(&upload, vec![b'u'; 8 << 20]).unwrap();
         let upload = format!("@{}", upload.display());
@@ -165,7 +166,7 @@ async fn curl_is_refused_in_every_way_that_it_may_ask() {
     .await;
 }
 
-// ===== our own server, in round after round =====
+// ===== this crate's server, in many rounds =====
 
 #[cfg(feature = "server")]
 mod own_server {
@@ -181,7 +182,7 @@ mod own_server {
 
     const ROUNDS: usize = 8;
     const LAME_DUCK: Duration = Duration::from_millis(300);
-    /// Each that wrk sends is for another of these.
+    /// Each request that wrk sends is one of these.
     const WRK_REQUESTS: &str = r#"
 request = function()
     local dice = math.random(10)
@@ -208,7 +209,7 @@ end
         for lame_duck in [Duration::ZERO, LAME_DUCK] {
             let config = Service::config().lame_duck(lame_duck);
             let tally = play_with(&config, wrk).await;
-            // Told to leave by its last answer, each finds nobody.
+            // Each was asked to close by its last response, and cannot connect.
             assert!(tally.turned_away > 0, "no round met the drain");
             assert_eq!(tally.refused, 0);
         }
@@ -228,7 +229,7 @@ end
         Tally {
             answered: number(&output, "ok "),
             refused: number(&output, "refused "),
-            // It finds out that a connection was refused when it writes to it.
+            // It notices a refused connection when it writes to it.
             turned_away: number(&output, "connect ") + number(&output, "write "),
             // It stops in the middle of them.
             unknown: CONNECTIONS,
@@ -279,7 +280,7 @@ end
             let url = service.url("/wait/[1-20]");
             let mut clients = JoinSet::new();
             for _ in 0..4 {
-                clients.spawn(curl_until_nobody_listens(url.clone()));
+                clients.spawn(curl_until_connection_refused(url.clone()));
             }
             clients.join_all().await.into_iter().sum()
         })
@@ -287,16 +288,16 @@ end
         assert!(tally.turned_away > 0, "no round met the drain");
     }
 
-    /// What a program counted.
+    /// The counts of a program.
     #[derive(Debug, Default)]
     struct Tally {
         answered: u64,
-        /// As the server has counted them.
+        /// As counted by the server.
         late: u64,
         refused: u64,
-        /// Not sent, for nobody listened.
+        /// Not sent, because the connection was refused.
         turned_away: u64,
-        /// Up to so many were sent, and not waited for.
+        /// Up to this many were sent, and not waited for.
         unknown: u64,
     }
 
@@ -313,7 +314,7 @@ end
     }
 
     impl Tally {
-        /// Fails if the server's books say something else.
+        /// Panics if the server's counts differ.
         fn check(&self, report: &ShutdownReport) {
             let may_be = |sure: u64| -> RangeInclusive<u64> { sure..=sure + self.unknown };
             let admitted = report.admitted() - 1; // the guard is not a request
@@ -323,7 +324,7 @@ end
         }
     }
 
-    /// Plays with a listener that stays open and refuses.
+    /// Runs with a listener that stays open and refuses.
     async fn play(program: impl AsyncFn(&Service) -> Tally) {
         let config = Service::config()
             .lame_duck(LAME_DUCK)
@@ -332,8 +333,8 @@ end
         assert!(tally.refused > 0, "no round met the drain");
     }
 
-    /// Shuts a server down at a random moment of a program's work, again and again; the drain is
-    /// held open until the program has ended.
+    /// Shuts a server down at a random moment of a program's run, repeatedly; the drain is held
+    /// until the program has ended.
     async fn play_with(config: &ShutdownConfig, program: impl AsyncFn(&Service) -> Tally) -> Tally {
         let mut sum = Tally::default();
         for _ in 0..ROUNDS {
@@ -358,7 +359,7 @@ end
         sum
     }
 
-    /// Runs h2load until it is refused, or finds nobody. It does not come back by itself after a GOAWAY.
+    /// Runs h2load until it is refused, or cannot connect. It does not reconnect after a GOAWAY.
     async fn h2load(service: &Service, args: &[&str]) -> Tally {
         let (mut answered, mut refused) = (0, 0);
         while refused == 0 && TcpStream::connect(service.address).await.is_ok() {
@@ -367,7 +368,7 @@ end
                 h2load.arg(service.url(path));
             }
             let output = output_of(h2load.args(args)).await;
-            // What it counts as failed and not as 5xx, it has not sent.
+            // Requests that it counts as failed and not as 5xx were not sent.
             assert_eq!(number(&output, " started,"), number(&output, " done,"));
             for none in [" timeout", " 3xx,", " 4xx,"] {
                 assert_eq!(number(&output, none), 0, "{none}");
@@ -382,9 +383,9 @@ end
         }
     }
 
-    /// Runs one curl after the other, as below, until nobody listens any more. That curl says so, and of
-    /// its requests those that were answered before are counted.
-    async fn curl_until_nobody_listens(url: String) -> Tally {
+    /// Runs one curl after another, as below, until the connection is refused. The last curl
+    /// reports that, and its requests that got a response before are counted.
+    async fn curl_until_connection_refused(url: String) -> Tally {
         let mut tally = Tally::default();
         while tally.turned_away == 0 {
             let output = curl_for(&url).output().await.unwrap();
@@ -395,7 +396,7 @@ end
             let count = |what| text.matches(what).count() as u64;
             tally.answered += count("status 200 ");
             tally.refused += count("status 503 ");
-            // It goes on to the next after each that it could not send.
+            // It continues after each request that it could not send.
             tally.turned_away += count("status 000 ");
             let of_these =
                 count("Could not connect to server") + count("Couldn't connect to server");
@@ -415,12 +416,12 @@ end
         curl
     }
 
-    /// Runs one curl after the other, each with many requests for as few connections as may be.
+    /// Runs one curl after another, each with many requests for as few connections as possible.
     async fn curl_until_refused(url: String) -> Tally {
         let (mut answered, mut refused, mut on_old_connections) = (0, 0, 0);
         while refused == 0 {
             let output = output_of(&mut curl_for(&url)).await;
-            // So it says when it sends a request again that may have been served.
+            // It would print this when it retries a request that may have been served.
             assert!(!output.contains("retrying a fresh connect"));
             let count = |what| output.matches(what).count() as u64;
             answered += count("status 200 ");
@@ -438,16 +439,16 @@ end
 
 // ===== helpers =====
 
-/// How long the listener is open while draining, at least; a guard keeps it open for longer.
+/// The minimum time that the listener is open while draining; a guard keeps it open for longer.
 const REFUSE_FOR: Duration = Duration::from_millis(200);
 
-/// A controller whose listener stays open while draining, and whose layers refuse what arrives.
+/// A controller whose listener stays open while draining, and whose layers refuse all requests.
 fn refusing(config: ShutdownConfig) -> ShutdownController {
     ShutdownController::with_config(config.refuse_for(REFUSE_FOR)).unwrap()
 }
 
-/// A server that triggers the shutdown when it has answered so many, and a guard that keeps it
-/// from ending.
+/// A server that triggers the shutdown after this many responses, and a guard that keeps it from
+/// ending.
 async fn serve_and_trigger_at(count: u64, ctl: &ShutdownController) -> (Server, InFlightGuard) {
     let answered = Arc::new(AtomicU64::new(0));
     let trigger = ctl.clone();
@@ -471,7 +472,7 @@ async fn draining() -> (ShutdownController, Server, InFlightGuard) {
     (ctl, server, at_work)
 }
 
-/// Runs a program to its end, and gives what it wrote.
+/// Runs a program to its end, and returns its output.
 async fn output_of(command: &mut Command) -> String {
     let output = command.kill_on_drop(true).output().await.unwrap();
     let text = [output.stdout, output.stderr].concat();
@@ -481,7 +482,7 @@ async fn output_of(command: &mut Command) -> String {
     text
 }
 
-/// Finds the number that stands beside `word`: after it if it ends with a space, else before it.
+/// Finds the number next to `word`: after it if it ends with a space, otherwise before it.
 fn number(output: &str, word: &str) -> u64 {
     let is_digit = |c: char| c.is_ascii_digit();
     let digits = if word.ends_with(' ') {

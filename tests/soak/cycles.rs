@@ -1,7 +1,8 @@
-//! A hundred servers, one after another, on both kinds of runtime, with clients of every kind and a
-//! shutdown that goes in any way: nobody is lost, the report is true, and nothing is left in the process.
+//! A hundred servers, one after another, on both kinds of runtime, with clients of every kind and
+//! every kind of shutdown: no request is lost, the report is correct, and nothing is left in the
+//! process.
 //!
-//! `SOAK_SEED` and `SOAK_CYCLES` choose the run; a failure names its cycle.
+//! `SOAK_SEED` and `SOAK_CYCLES` select the run; a failure names its cycle.
 
 use std::env;
 use std::fs;
@@ -36,18 +37,18 @@ use tower_lifecycle::{
 static ALLOCATOR: PeakAlloc = PeakAlloc;
 
 const MANUAL: ShutdownReason = ShutdownReason::Manual;
-/// How long anything may take: the machine may be slow.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// The time limit of a step, for a slow machine.
+const TIMEOUT: Duration = Duration::from_secs(30);
 const BIG: usize = 4 << 20;
 const PANIC: &str = "a handler that panics";
-/// By how much memory may differ after as many cycles once more.
+/// The allowed difference in memory after twice as many cycles.
 const SPARE: usize = 512 << 10;
 
 const fn ms(n: u64) -> Duration {
     Duration::from_millis(n)
 }
 
-// ===== chance =====
+// ===== random choices =====
 
 /// SplitMix64, so that a seed gives the same plan everywhere.
 #[derive(Clone)]
@@ -73,15 +74,15 @@ impl Chance {
 
 // ===== the service =====
 
-/// What the application has counted by itself.
+/// The application's own counts.
 #[derive(Default)]
-struct Books {
+struct Counts {
     called: AtomicU64,
     ended: AtomicU64,
 }
 
-/// One request, until its future and its body are gone.
-struct One(Arc<Books>);
+/// One request, until its future and its body are dropped.
+struct One(Arc<Counts>);
 
 impl Drop for One {
     fn drop(&mut self) {
@@ -89,9 +90,9 @@ impl Drop for One {
     }
 }
 
-async fn count(State(books): State<Arc<Books>>, request: Request, next: Next) -> Response {
-    books.called.fetch_add(1, Ordering::SeqCst);
-    let one = One(books);
+async fn count(State(counts): State<Arc<Counts>>, request: Request, next: Next) -> Response {
+    counts.called.fetch_add(1, Ordering::SeqCst);
+    let one = One(counts);
     let (head, body) = next.run(request).await.into_parts();
     let body = body.into_data_stream().map(move |chunk| {
         let _one = &one;
@@ -100,7 +101,7 @@ async fn count(State(books): State<Arc<Books>>, request: Request, next: Next) ->
     Response::from_parts(head, Body::from_stream(body))
 }
 
-fn app(ctl: &ShutdownController, books: &Arc<Books>) -> Router {
+fn app(ctl: &ShutdownController, counts: &Arc<Counts>) -> Router {
     let chunk = || Ok::<_, io::Error>(Bytes::from(vec![b'x'; 16 * 1024]));
     let big = move || stream::repeat_with(chunk).take(BIG / (16 * 1024));
     let spawner = ctl.clone();
@@ -124,7 +125,7 @@ fn app(ctl: &ShutdownController, books: &Arc<Books>) -> Router {
             }),
         )
         .route("/tunnel", get(tunnel))
-        .layer(from_fn_with_state(Arc::clone(books), count))
+        .layer(from_fn_with_state(Arc::clone(counts), count))
         .layer(DrainLayer::new(ctl.clone()))
         .with_state(())
 }
@@ -152,13 +153,13 @@ async fn tunnel(Extension(guard): Extension<UpgradeGuard>, mut request: Request)
 
 // ===== clients =====
 
-/// What became of the requests of the polite clients.
+/// The outcomes of the polite clients' requests.
 #[derive(Debug, Default)]
 struct Ledger {
     sent: u64,
     answered: u64,
     refused: u64,
-    /// Broken off, or without an answer, on a connection that was in use.
+    /// Broken off, or without a response, on a connection that was in use.
     broken: Vec<String>,
 }
 
@@ -193,8 +194,8 @@ async fn polite(address: SocketAddr, mut chance: Chance) -> Ledger {
                 ledger.sent -= 1;
                 return ledger;
             }
-            // HTTP/1 cannot tell an idle client that its connection is being closed. Nobody is idle
-            // here for as long as a server waits, unless the machine was.
+            // HTTP/1 cannot tell an idle client that its connection is being closed. No client here
+            // is idle as long as a server waits, unless the machine was.
             Err(_) if was_idle_for > ms(100) || began.elapsed() > ms(1500) => ledger.sent -= 1,
             Err(error) => ledger.broken.push(format!("{path}: {error:?}")),
         }
@@ -203,7 +204,7 @@ async fn polite(address: SocketAddr, mut chance: Chance) -> Ledger {
     }
 }
 
-/// Does what no client should, and goes when the server has closed the connection, or after a while.
+/// Misbehaves, and ends when the server has closed the connection, or after a while.
 async fn rude(address: SocketAddr, mut chance: Chance) {
     let Ok(mut io) = TcpStream::connect(address).await else {
         return;
@@ -231,7 +232,7 @@ async fn rude(address: SocketAddr, mut chance: Chance) {
         return;
     }
     match chance.below(3) {
-        // Goes at once, with what it has not read.
+        // Disconnects at once, with unread data.
         0 => sleep(ms(chance.below(30))).await,
         // Reads nothing, and stays.
         1 => {
@@ -249,7 +250,7 @@ async fn rude(address: SocketAddr, mut chance: Chance) {
 
 // ===== one cycle =====
 
-/// How the server comes to its end.
+/// How the server ends.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum End {
     Trigger,
@@ -268,7 +269,7 @@ const ENDS: [End; 6] = [
     End::DropTheServer,
 ];
 
-/// What one hook does, and how it has to be reported.
+/// What a hook does, and its expected report.
 const HOOKS: [(&str, &str); 4] = [
     ("succeeds", "completed"),
     ("fails", "failed: no"),
@@ -299,7 +300,7 @@ fn add_hooks(ctl: &ShutdownController) {
     }
 }
 
-async fn cycle(chance: &mut Chance, clients: &Handle, books: &Arc<Books>) -> Came {
+async fn cycle(chance: &mut Chance, clients: &Handle, counts: &Arc<Counts>) -> Came {
     let config = ShutdownConfig::default()
         .shutdown_timeout(ms(900 + chance.below(600)))
         .lame_duck(ms(chance.one_of(&[0, 0, 20, 60])))
@@ -309,7 +310,7 @@ async fn cycle(chance: &mut Chance, clients: &Handle, books: &Arc<Books>) -> Cam
     add_hooks(&ctl);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let server = tokio::spawn(serve(listener, app(&ctl, books), ctl.clone()).into_future());
+    let server = tokio::spawn(serve(listener, app(&ctl, counts), ctl.clone()).into_future());
 
     let polite: Vec<JoinHandle<Ledger>> = (0..3)
         .map(|_| clients.spawn(polite(address, Chance(chance.next()))))
@@ -329,7 +330,7 @@ async fn cycle(chance: &mut Chance, clients: &Handle, books: &Arc<Books>) -> Cam
             _ => {
                 ctl.trigger(MANUAL);
                 sleep(ms(chance.below(10))).await;
-                // Not if there is no lame duck, or no more.
+                // Fails if there is no lame duck, or no longer one.
                 let _ = ctl.resume();
             }
         }
@@ -351,20 +352,20 @@ async fn cycle(chance: &mut Chance, clients: &Handle, books: &Arc<Books>) -> Cam
         End::Force => ctl.force(),
         End::DropTheServer => server.abort(),
     }
-    let report = timeout(PATIENCE, ctl.shutdown(MANUAL))
+    let report = timeout(TIMEOUT, ctl.shutdown(MANUAL))
         .await
         .expect("it ends");
-    if let Ok(of_the_server) = timeout(PATIENCE, server).await.expect("the server ends") {
+    if let Ok(of_the_server) = timeout(TIMEOUT, server).await.expect("the server ends") {
         assert_eq!(of_the_server.to_string(), report.to_string());
     }
     assert_eq!(ctl.state(), LifecycleState::Stopped);
     assert_eq!(ctl.in_flight(), report.abandoned());
     let mut ledgers = Vec::new();
     for client in polite {
-        ledgers.push(timeout(PATIENCE, client).await.expect("it goes").unwrap());
+        ledgers.push(timeout(TIMEOUT, client).await.expect("it goes").unwrap());
     }
     for client in rude {
-        timeout(PATIENCE, client).await.expect("it goes").unwrap();
+        timeout(TIMEOUT, client).await.expect("it goes").unwrap();
     }
     Came {
         end,
@@ -373,18 +374,18 @@ async fn cycle(chance: &mut Chance, clients: &Handle, books: &Arc<Books>) -> Cam
     }
 }
 
-/// Holds what the report says against what the application and the clients have counted.
-fn check(came: &Came, books: &Books) {
+/// Compares the report with the counts of the application and the clients.
+fn check(came: &Came, counts: &Counts) {
     let Came {
         end,
         report,
         ledgers,
     } = came;
-    let called = books.called.load(Ordering::SeqCst);
+    let called = counts.called.load(Ordering::SeqCst);
     assert_eq!(report.admitted(), called, "{end:?}: {report}");
     assert_eq!(report.abandoned(), 0, "{end:?}: {report}");
     assert_eq!(
-        books.ended.load(Ordering::SeqCst),
+        counts.ended.load(Ordering::SeqCst),
         called,
         "{end:?}: {report}"
     );
@@ -399,7 +400,7 @@ fn check(came: &Came, books: &Books) {
         );
         assert_ne!(*end, End::Force, "{report}");
     }
-    // A hook that fails is enough for that.
+    // A failed hook is enough for that.
     assert!(!report.is_graceful());
     assert_eq!(
         format!("{:?}", report.exit_code()),
@@ -427,12 +428,12 @@ fn check(came: &Came, books: &Books) {
     }
 }
 
-/// Waits until the runtime has no task any more.
+/// Waits until the runtime has no tasks.
 fn no_task_is_left(runtime: &Runtime) {
     let began = std::time::Instant::now();
     while runtime.metrics().num_alive_tasks() > 0 {
         let alive = runtime.metrics().num_alive_tasks();
-        assert!(began.elapsed() < PATIENCE, "{alive} tasks are left");
+        assert!(began.elapsed() < TIMEOUT, "{alive} tasks are left");
         runtime.block_on(async { sleep(ms(1)).await });
     }
 }
@@ -454,7 +455,7 @@ impl Process {
         }
     }
 
-    /// Waits until the process has no more than it had: threads take a moment to be gone.
+    /// Waits until the process has no more than before: threads take a moment to end.
     fn is_back(&self) {
         let began = std::time::Instant::now();
         loop {
@@ -462,7 +463,7 @@ impl Process {
             if now.descriptors <= self.descriptors && now.threads <= self.threads {
                 return;
             }
-            assert!(began.elapsed() < PATIENCE, "{now:?} instead of {self:?}");
+            assert!(began.elapsed() < TIMEOUT, "{now:?} instead of {self:?}");
             std::thread::sleep(ms(10));
         }
     }
@@ -496,7 +497,7 @@ fn a_hundred_servers_leave_nothing_behind() {
     for number in 0..cycles {
         println!("cycle {number}");
         let mut chance = Chance(seed.wrapping_add(number << 32));
-        let books = Arc::<Books>::default();
+        let counts = Arc::<Counts>::default();
         let runtime = match number % 2 {
             0 => Builder::new_multi_thread()
                 .worker_threads(2)
@@ -505,13 +506,13 @@ fn a_hundred_servers_leave_nothing_behind() {
             _ => Builder::new_current_thread().enable_all().build(),
         };
         let runtime = runtime.unwrap();
-        let came = runtime.block_on(cycle(&mut chance, clients.handle(), &books));
-        check(&came, &books);
+        let came = runtime.block_on(cycle(&mut chance, clients.handle(), &counts));
+        check(&came, &counts);
         no_task_is_left(&runtime);
         drop(runtime);
         sent += came.ledgers.iter().map(|ledger| ledger.sent).sum::<u64>();
         forced += u64::from(came.report.is_forced());
-        // What is made once is made after some cycles: threads for the log, for names, and so on.
+        // Global state is created in the first cycles: threads for the log, for names, and so on.
         match &before {
             Some(process) => Process::is_back(process),
             None if number >= 5 => before = Some(Process::now()),

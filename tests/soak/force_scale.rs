@@ -19,7 +19,7 @@ use tower_lifecycle::{
 
 use crate::support::server::{Alive, Frame, Http1, Http2, Watched, in_time, pipes};
 
-/// What is alive of a server, as its clean-up and its caller find it.
+/// What is alive of a server, as seen by its clean-up and its caller.
 #[derive(Debug, PartialEq)]
 struct Left {
     connections: usize,
@@ -36,12 +36,12 @@ enum Kind {
     Sleeping,
     Streaming,
     Upgraded,
-    /// Ten requests that sleep on each connection.
+    /// Ten sleeping requests on each connection.
     Http2,
 }
 
-/// Has a server with so many connections forced. Gives what was left when its hook began, and when it
-/// had returned, and the report.
+/// Forces a server with this many connections. Returns what was left when its hook began, and when
+/// the hook had returned, and the report.
 async fn force(kind: Kind, connections: usize) -> (Left, Left, ShutdownReport) {
     let (sockets, handlers) = (Alive::default(), Alive::default());
     let left = {

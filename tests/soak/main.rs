@@ -1,13 +1,13 @@
-//! Many connections, and many servers: what takes a minute, or both cores.
+//! Many connections, and many servers: tests that take a minute, or both cores.
 //!
-//! These tests are apart from `it`: they would disturb those beside them, and they look at the whole
+//! Separate from `it`: they would disturb tests that run in parallel, and they inspect the whole
 //! process, its descriptors, threads and memory.
 #![cfg(feature = "server")]
 #![allow(clippy::unwrap_used)]
 
 #[path = "../support"]
 mod support {
-    #[allow(dead_code)] // Only a part of it is needed here.
+    #[allow(dead_code)] // Only a part of it is used here.
     pub mod server;
 }
 

@@ -1,4 +1,4 @@
-//! Probes, and checks that say how often they were run.
+//! Probes, and checks that count their runs.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -32,7 +32,7 @@ pub async fn get(health: &HealthService) -> (StatusCode, Value) {
     (status, serde_json::from_slice(&body).unwrap())
 }
 
-/// A check that counts its runs, its ends and its drops, and does in turn what it is told.
+/// A check that counts its starts, ends and drops, and takes its results from the test.
 #[derive(Clone, Default)]
 pub struct Counted {
     begun: Arc<AtomicUsize>,
@@ -49,7 +49,7 @@ impl Drop for CountsDrop {
 }
 
 impl Counted {
-    /// The check; `run` is told how many runs there were before.
+    /// Returns the check. `run` receives the number of earlier runs.
     pub fn check<Fut>(
         &self,
         run: impl Fn(usize) -> Fut + Send + Sync + 'static,
@@ -92,7 +92,7 @@ impl Counted {
 
 pub type CheckFuture = Pin<Box<dyn Future<Output = Result<(), BoxError>> + Send>>;
 
-/// A service that shows results again for a second.
+/// A service that caches results for a second.
 pub fn cached(check: impl Fn() -> CheckFuture + Send + Sync + 'static) -> HealthService {
     HealthService::new(ShutdownController::new())
         .check("db", check)

@@ -1,5 +1,5 @@
-//! What the tests of the layers share: a service that does as its request tells it, a body that
-//! follows a script, and a log of when each was polled and dropped.
+//! Shared code for tests of the layers: a service whose requests say how it responds, a scripted
+//! body, and a log of polls and drops.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -21,7 +21,7 @@ use tower::{Service, service_fn};
 use tower_lifecycle::error::Forced;
 use tower_lifecycle::{ShutdownConfig, ShutdownController};
 
-/// The inner service of most tests: its requests say what becomes of them.
+/// The inner service of most tests: its requests say how it responds.
 pub type App = ServiceFn<fn(Request<Handler>) -> Handler>;
 
 pub fn app() -> App {
@@ -32,13 +32,13 @@ pub fn app() -> App {
     })
 }
 
-/// A controller whose layers refuse all that arrives while draining.
+/// A controller whose layers refuse all requests while draining.
 pub fn refusing() -> ShutdownController {
     let config = ShutdownConfig::default().late_for(Duration::ZERO);
     ShutdownController::with_config(config).expect("a valid configuration")
 }
 
-/// Asks for readiness, which must be there, and calls.
+/// Polls readiness, which must be ready, and calls.
 pub fn send<S: Service<R>, R>(service: &mut S, request: R) -> S::Future {
     let ready = std::future::poll_fn(|cx| service.poll_ready(cx)).now_or_never();
     assert!(matches!(ready, Some(Ok(()))), "the service is not ready");
@@ -47,12 +47,12 @@ pub fn send<S: Service<R>, R>(service: &mut S, request: R) -> S::Future {
 
 type FrameOf<B> = Result<Frame<<B as Body>::Data>, <B as Body>::Error>;
 
-/// Polls a body once, with nobody to wake.
+/// Polls a body once, with a no-op waker.
 pub fn frame<B: Body + Unpin>(body: &mut B) -> Poll<Option<FrameOf<B>>> {
     Pin::new(body).poll_frame(&mut Context::from_waker(Waker::noop()))
 }
 
-/// Reads a body that has all of its data at hand.
+/// Reads a body whose data is all available.
 pub fn text<B>(body: B) -> Bytes
 where
     B: Body<Error: fmt::Debug>,
@@ -71,14 +71,14 @@ pub fn headers<B>(response: &Response<B>) -> Vec<(&str, &str)> {
     pairs
 }
 
-/// Whether force is what `error` comes from, however often it was wrapped.
+/// Returns whether `error` was caused by force, at any depth of its sources.
 pub fn comes_from_force(error: &(dyn Error + 'static)) -> bool {
     error.is::<Forced>() || error.source().is_some_and(comes_from_force)
 }
 
 // ===== the log =====
 
-/// A controller, with a log of what happens to the futures and bodies made here.
+/// A controller, with a log of the futures and bodies made here.
 #[derive(Debug, Clone)]
 pub struct Stage {
     pub ctl: ShutdownController,
@@ -91,7 +91,8 @@ struct Seen {
     drops: Vec<Dropped>,
 }
 
-/// What was dropped, how many were in flight just then, and whether it was where it was polled.
+/// The name of what was dropped, the number in flight at that time, and whether it had moved since
+/// it was polled.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dropped {
     pub what: &'static str,
@@ -99,7 +100,7 @@ pub struct Dropped {
     pub in_place: bool,
 }
 
-/// The drop that P2 asks for: in place, and before the guard.
+/// The drop that P2 requires: in place, and before the guard.
 pub fn dropped_first(what: &'static str) -> Dropped {
     Dropped {
         what,
@@ -123,7 +124,7 @@ impl Stage {
         Request::new(Handler { plan, witness })
     }
 
-    /// A body that does not know its length.
+    /// A body without a known length.
     pub fn body(&self, steps: impl IntoIterator<Item = Step>) -> Script {
         Script {
             steps: steps.into_iter().collect(),
@@ -133,7 +134,7 @@ impl Stage {
         }
     }
 
-    /// A body that knows its length, and so its end.
+    /// A body with a known length, and so a known end.
     pub fn exact_body(&self, steps: impl IntoIterator<Item = Step>) -> Script {
         Script {
             exact: true,
@@ -141,7 +142,7 @@ impl Stage {
         }
     }
 
-    /// How often futures and bodies were polled.
+    /// Returns how many times futures and bodies were polled.
     pub fn polls(&self) -> usize {
         self.seen.lock().expect("no panic").polls
     }
@@ -159,7 +160,7 @@ impl Stage {
     }
 }
 
-/// Writes into the log when it is polled and when it is dropped.
+/// Logs when it is polled and dropped.
 #[derive(Debug)]
 struct Witness {
     what: &'static str,
@@ -196,14 +197,14 @@ impl Drop for Witness {
 
 // ===== the response future =====
 
-/// What becomes of a request.
+/// What the handler does with a request.
 #[derive(Debug)]
 pub enum Plan {
     Respond(Box<Response<Script>>),
     Fail,
-    /// Waits for ever.
+    /// Stays pending forever.
     Stall,
-    /// Wakes itself and waits, for ever.
+    /// Wakes itself and stays pending, forever.
     Spin,
     PanicInCall,
     PanicInPoll,
@@ -248,7 +249,7 @@ impl Future for Handler {
     }
 }
 
-/// As a request body it is empty.
+/// An empty body, when used as a request body.
 impl Body for Handler {
     type Data = Bytes;
     type Error = Infallible;
@@ -267,21 +268,21 @@ impl Body for Handler {
 
 // ===== the response body =====
 
-/// What one poll of a [`Script`] gives.
+/// The result of one poll of a [`Script`].
 #[derive(Debug, Clone, Copy)]
 pub enum Step {
     Data(&'static str),
     Trailers,
     Fail,
-    /// Nothing yet, once.
+    /// Pending, once.
     Wait,
-    /// The same data, for ever.
+    /// The same data, forever.
     Flood,
-    /// Nothing, for ever.
+    /// Pending, forever.
     Stall,
 }
 
-/// A body that follows a script, and may not be polled after its end.
+/// A body that follows a script. It must not be polled after its end.
 #[derive(Debug)]
 pub struct Script {
     steps: VecDeque<Step>,

@@ -1,4 +1,5 @@
-//! A service, under [`serve`] or another server, and the ledger in which its clients note what became of each request.
+//! A service, under [`serve`] or another server, and a ledger of what its clients see of each
+//! request.
 #![allow(dead_code)] // Each of the programs uses a part of it.
 
 use std::convert::Infallible;
@@ -25,12 +26,12 @@ use tower_lifecycle::{
     DrainLayer, ShutdownConfig, ShutdownController, ShutdownReport, UpgradeGuard, serve,
 };
 
-/// The body of a refusal.
+/// The body of a refusal response.
 pub const REFUSED: &str = r#"{"error":"service is shutting down"}"#;
 pub const STREAM_SIZE: usize = 1 << 20;
 pub const UPLOAD_SIZE: usize = 8 << 20;
 
-/// A number that nobody has chosen: each map of the standard library has other keys.
+/// Returns a random number, from the random keys of the standard library's maps.
 pub fn random(range: Range<u64>) -> u64 {
     let bits = RandomState::new().build_hasher().finish();
     range.start + bits % (range.end - range.start)
@@ -42,27 +43,27 @@ pub fn random_millis(range: Range<u64>) -> Duration {
 
 // ===== the service =====
 
-/// Whose accept loop it is.
+/// The accept loop to test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     Ours,
-    /// `axum::serve` with our layer, under `run`.
+    /// `axum::serve` with the layer, under `run`.
     Axum,
     /// `axum::serve` with its own graceful shutdown, which begins with the drain.
     PlainAxum,
 }
 
-/// A server that answers in each of the ways that matter to its end.
+/// A server with a route for each kind of response that matters to its end.
 pub struct Service {
     pub ctl: ShutdownController,
     pub address: SocketAddr,
-    /// Events and messages that it has sent.
+    /// The number of events and messages that it has sent.
     pieces: Arc<AtomicU64>,
     run: JoinHandle<ShutdownReport>,
 }
 
 impl Service {
-    /// A short drain, so that there may be many; the rest of the time is for slow machines.
+    /// A short drain, to allow many of them; the rest of the time is for slow machines.
     pub fn config() -> ShutdownConfig {
         ShutdownConfig::default().shutdown_timeout(Duration::from_secs(10))
     }
@@ -110,23 +111,23 @@ impl Service {
         format!("http://{}{path}", self.address)
     }
 
-    /// Waits for its end.
+    /// Waits for the end of the server.
     pub async fn report(self) -> ShutdownReport {
-        self.books().await.report
+        self.counts().await.report
     }
 
-    /// Waits for its end, and gives all that it has counted.
-    pub async fn books(self) -> Books {
-        Books {
+    /// Waits for the end of the server. Returns its counts.
+    pub async fn counts(self) -> Counts {
+        Counts {
             report: self.run.await.unwrap(),
             pieces: self.pieces.load(Ordering::Relaxed),
         }
     }
 }
 
-/// What the server says of itself.
+/// The server's own counts.
 #[derive(Debug)]
-pub struct Books {
+pub struct Counts {
     pub report: ShutdownReport,
     pieces: u64,
 }
@@ -150,7 +151,7 @@ async fn upload(body: Body) -> String {
     format!("{received} bytes")
 }
 
-/// Counts, without end.
+/// Sends numbered events, without end.
 async fn events(
     State(pieces): State<Arc<AtomicU64>>,
 ) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
@@ -166,7 +167,7 @@ async fn events(
     Sse::new(ticks)
 }
 
-/// Returns whether these are the first so many events, all of them whole, and how many they are.
+/// Returns whether these are the first events, all complete, and how many they are.
 pub fn first_events(body: &[u8]) -> (bool, u64) {
     let expected = |number| format!("data: {number}\n\n");
     let (mut rest, mut count) = (body, 0);
@@ -176,7 +177,7 @@ pub fn first_events(body: &[u8]) -> (bool, u64) {
     (rest.is_empty(), count)
 }
 
-/// Sends messages back until draining begins, and then takes leave.
+/// Echoes messages until draining begins, and then closes.
 async fn echo(
     ws: WebSocketUpgrade,
     State(pieces): State<Arc<AtomicU64>>,
@@ -198,51 +199,51 @@ async fn echo(
             reason: "".into(),
         };
         let _ = socket.send(Message::Close(Some(going_away))).await;
-        // What the client says before it has seen that is for another instance.
+        // Messages that the client sent before it saw the close frame are for another instance.
         while let Some(Ok(_)) = socket.recv().await {}
     })
 }
 
 // ===== the ledger =====
 
-/// What became of a request.
+/// The outcome of a request.
 #[derive(Debug)]
 pub enum Fate {
-    /// 200, and all of the body.
+    /// 200, and the whole body.
     Answered,
-    /// The same, of a request that was sent while draining.
+    /// The same, for a request sent while draining.
     AnsweredLate,
     /// 503 with `Retry-After`.
     Refused,
-    /// Past the last stream that a GOAWAY names, or reset as a stream that nobody has looked at.
+    /// Past the last stream in a GOAWAY, or reset as an unprocessed stream.
     Unprocessed,
-    /// It was not sent, for its connection had been closed; it goes to another one.
+    /// Not sent, because its connection was closed; sent again on another one.
     Unsent,
-    /// It was not sent, for nobody listened.
+    /// Not sent, because the connection was refused.
     TurnedAway,
-    /// It was sent on an idle connection of HTTP/1 that the server was closing by then: the one case
-    /// that the protocol leaves open (RFC 9112 §9.6).
+    /// Sent on an idle HTTP/1 connection while the server was closing it: the one race that the
+    /// protocol leaves open (RFC 9112 §9.6).
     Crossed(String),
-    /// Anything else: the client cannot know what became of it.
+    /// Anything else: the client cannot know the outcome.
     Lost(String),
 }
 
-/// How many met which fate.
+/// Counts requests by outcome.
 #[derive(Default)]
 pub struct Ledger(Mutex<Entries>);
 
 #[derive(Debug, Default, Clone)]
 pub struct Entries {
-    /// Events and messages that clients received.
+    /// The number of events and messages that clients received.
     pub pieces: u64,
     pub answered: u64,
-    /// How many of them were surely sent while draining.
+    /// How many of them were certainly sent while draining.
     pub late: u64,
     pub refused: u64,
     pub unprocessed: u64,
     pub unsent: u64,
     pub turned_away: u64,
-    /// Ambiguous as what is lost is, but none that the server can have seen in time.
+    /// Ambiguous like lost requests, but the server cannot have seen them in time.
     pub crossed: Vec<String>,
     pub lost: Vec<String>,
 }
@@ -275,15 +276,15 @@ impl Ledger {
 }
 
 impl Entries {
-    /// Fails if a request was lost, or if the server's books say something else.
+    /// Panics if a request was lost, or if the server's counts differ.
     #[track_caller]
-    pub fn check(&self, books: &Books) {
-        let Books { report, pieces } = books;
+    pub fn check(&self, counts: &Counts) {
+        let Counts { report, pieces } = counts;
         assert!(self.lost.is_empty(), "{self}\n{report}");
         let ours = (self.answered, self.refused, self.pieces);
         let theirs = (report.admitted(), report.refused(), *pieces);
         assert_eq!(ours, theirs, "{self}\n{report}");
-        // Some were sent before, and arrived later.
+        // Some were sent before draining, and arrived later.
         assert!(self.late <= report.late_requests(), "{self}\n{report}");
         assert!(report.is_graceful(), "{report}");
     }
@@ -334,9 +335,9 @@ impl fmt::Display for Entries {
     }
 }
 
-// ===== what clients make of it =====
+// ===== what clients see =====
 
-/// Judges a response that has been read to its end.
+/// Classifies a response that was read to its end.
 pub fn fate_of(response: &Response<Bytes>, is_whole: impl FnOnce(&Bytes) -> bool) -> Fate {
     let body = response.body();
     let may_be_retried = response.headers().contains_key("retry-after");
@@ -350,7 +351,7 @@ pub fn fate_of(response: &Response<Bytes>, is_whole: impl FnOnce(&Bytes) -> bool
     }
 }
 
-/// All that is said of an error.
+/// Returns the whole chain of errors.
 pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();

@@ -1,4 +1,4 @@
-//! What is logged, for the thread that listens.
+//! Captures the log of the current thread.
 #![allow(dead_code)] // Each of the programs uses a part of it.
 
 use std::io;
@@ -8,23 +8,24 @@ use tracing::subscriber::{DefaultGuard, NoSubscriber, set_default};
 use tracing::{Dispatch, Subscriber};
 use tracing_subscriber::fmt::MakeWriter;
 
-/// Has `subscriber` listen to this thread until the guard is dropped.
+/// Makes `subscriber` receive this thread's events until the guard is dropped.
 ///
-/// While a single subscriber is alive, tracing has the thread that is the first to reach a message say
-/// for all whether somebody wants it; a thread of another test has no subscriber, and says no. With a
-/// second one alive, all are asked. This one wants nothing.
+/// With a single live subscriber, tracing caches the interest of the first thread that reaches a
+/// callsite, for all threads. A thread of another test has no subscriber, and would disable the
+/// callsite. With a second live subscriber, tracing asks every subscriber. The second one here is
+/// interested in nothing.
 pub fn listen(subscriber: impl Subscriber + Send + Sync + 'static) -> DefaultGuard {
     static SECOND: OnceLock<Dispatch> = OnceLock::new();
     SECOND.get_or_init(|| Dispatch::new(NoSubscriber::default()));
     set_default(subscriber)
 }
 
-/// The lines that were logged.
+/// The logged lines.
 #[derive(Debug, Clone, Default)]
 pub struct Lines(Arc<Mutex<Vec<u8>>>);
 
 impl Lines {
-    /// Listens to this thread until the guard is dropped.
+    /// Captures this thread's events until the guard is dropped.
     pub fn listen(&self) -> DefaultGuard {
         let subscriber = tracing_subscriber::fmt()
             .with_writer(self.clone())

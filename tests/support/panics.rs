@@ -1,11 +1,11 @@
-//! Panics that are part of a plan.
+//! Panics that tests cause on purpose.
 
 use std::fmt;
 use std::sync::Once;
 
-/// What is planned is not worth a word on stderr. The hook is the whole program's, and leaves all
-/// other panics as they are.
-pub fn hush_scripted_panics() {
+/// Hides panics that tests cause from stderr. The hook is global, and leaves all other panics
+/// alone.
+pub fn silence_scripted_panics() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         let hook = std::panic::take_hook();
@@ -17,7 +17,7 @@ pub fn hush_scripted_panics() {
     });
 }
 
-/// An error that cannot be shown.
+/// An error whose `Display` panics.
 #[derive(Debug)]
 pub struct Unspeakable;
 

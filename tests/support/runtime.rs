@@ -1,4 +1,4 @@
-//! Runtimes, and a limit for tests that may block one.
+//! Runtimes, and a time limit for tests that may block.
 
 use std::sync::mpsc;
 use std::thread;
@@ -6,11 +6,10 @@ use std::time::Duration;
 
 use tokio::runtime::{Builder, Runtime};
 
-/// How long anything may take before a test fails.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+/// The time limit of a test.
+pub const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Runs a test on a thread of its own, and fails if it takes for ever, also if that is because the
-/// thread is blocked.
+/// Runs a test on a separate thread, and fails if it exceeds the time limit, even when it blocks.
 pub fn in_time<T: Send + 'static>(test: impl FnOnce() -> T + Send + 'static) -> T {
     let (over, end) = mpsc::channel();
     let thread = thread::spawn(move || {
@@ -18,7 +17,7 @@ pub fn in_time<T: Send + 'static>(test: impl FnOnce() -> T + Send + 'static) -> 
         over.send(()).unwrap();
         result
     });
-    if let Err(mpsc::RecvTimeoutError::Timeout) = end.recv_timeout(PATIENCE) {
+    if let Err(mpsc::RecvTimeoutError::Timeout) = end.recv_timeout(TIMEOUT) {
         panic!("it takes for ever");
     }
     thread
@@ -30,7 +29,7 @@ pub fn one_thread() -> Runtime {
     Builder::new_current_thread().enable_all().build().unwrap()
 }
 
-/// One whose clock moves only when everybody waits.
+/// A runtime with a paused clock.
 pub fn paused() -> Runtime {
     let mut builder = Builder::new_current_thread();
     builder.enable_all().start_paused(true).build().unwrap()

@@ -1,4 +1,4 @@
-//! A server on pipes or sockets, and clients that speak byte by byte.
+//! A server on pipes or sockets, and clients that work on bytes and frames.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -20,24 +20,24 @@ use tokio::time::{Instant, sleep};
 use tower_lifecycle::server::{App, Listener, Serve};
 use tower_lifecycle::{ShutdownController, ShutdownReason, ShutdownReport, serve};
 
-/// How long anything may take before a test fails: of the paused clock, or else of the real one.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+/// The time limit of a step, on the paused clock or the real one.
+pub const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The length of what `/big` answers.
+/// The length of the response to `/big`.
 pub const BIG: usize = 200 * 1024;
 
 pub const REFUSED: &str = r#"{"error":"service is shutting down"}"#;
 pub const CUT: &str = r#"{"error":"service stopped before the request was finished"}"#;
 
-/// Fails the test if `future` takes for ever.
+/// Fails the test if `future` exceeds the time limit.
 pub async fn in_time<F: Future>(future: F) -> F::Output {
-    let output = tokio::time::timeout(PATIENCE, future).await;
+    let output = tokio::time::timeout(TIMEOUT, future).await;
     output.expect("it should not take this long")
 }
 
 // ===== servers =====
 
-/// A listener without any socket, which does what the test says.
+/// A listener without a socket, controlled by the test.
 pub struct Pipes<I = DuplexStream> {
     steps: mpsc::UnboundedReceiver<io::Result<I>>,
     accepted: u32,
@@ -78,7 +78,7 @@ impl<I> Connector<I> {
 }
 
 impl Connector {
-    /// Connects by a pipe that holds this many bytes in each direction.
+    /// Connects a pipe with this capacity in each direction.
     pub fn pipe(&self, size: usize) -> DuplexStream {
         let (client, server) = duplex(size);
         self.accept(Ok(server));
@@ -136,7 +136,7 @@ impl Server {
 
 // ===== HTTP/1 =====
 
-/// A client that says what the test says, to the letter.
+/// A client that sends exactly what the test writes.
 pub struct Http1<T> {
     pub io: T,
     buffer: Vec<u8>,
@@ -160,18 +160,18 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Http1<T> {
         in_time(self.io.write_all(bytes.as_ref())).await.unwrap();
     }
 
-    /// Sends a GET and reads the answer.
+    /// Sends a GET and reads the response.
     pub async fn get(&mut self, path: &str) -> Answer {
         self.send(get(path)).await;
         self.answer().await
     }
 
-    /// Reads one answer.
+    /// Reads one response.
     pub async fn answer(&mut self) -> Answer {
         self.answer_to("GET").await
     }
 
-    /// Reads one answer to a request of this method.
+    /// Reads one response to a request with this method.
     pub async fn answer_to(&mut self, method: &str) -> Answer {
         let head = self.through(b"\r\n\r\n").await;
         let head = String::from_utf8(head).unwrap().to_lowercase();
@@ -196,7 +196,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Http1<T> {
         Answer { status, head, body }
     }
 
-    /// Reads until the server closes, which is no error.
+    /// Reads until the server closes, without an error.
     pub async fn end(&mut self) -> Vec<u8> {
         let mut rest = std::mem::take(&mut self.buffer);
         in_time(self.io.read_to_end(&mut rest)).await.unwrap();
@@ -236,7 +236,7 @@ impl Answer {
         std::str::from_utf8(&self.body).unwrap()
     }
 
-    /// It is the refusal of a server that drains.
+    /// Asserts that this is the refusal of a draining server.
     #[track_caller]
     pub fn assert_refused(&self) {
         assert_eq!((self.status, self.text()), (503, REFUSED));
@@ -316,7 +316,7 @@ impl Frame {
         matches!(self.kind, DATA | HEADERS) && self.flags & END_STREAM != 0
     }
 
-    /// The last stream and the error of a GOAWAY.
+    /// Returns the last stream and the error code of a GOAWAY.
     #[track_caller]
     pub fn goaway(&self) -> (u32, u32) {
         assert_eq!(self.kind, GOAWAY, "{self:?}");
@@ -339,15 +339,15 @@ impl fmt::Debug for Frame {
     }
 }
 
-/// A client that sends and gets frames.
+/// A client that sends and receives frames.
 pub struct Http2<T> {
     pub io: T,
-    /// What came about the connection while an answer was read.
+    /// Frames of the connection that were received while reading a response.
     aside: VecDeque<Frame>,
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Http2<T> {
-    /// Speaks first, with the payload of the SETTINGS.
+    /// Sends the preface, and SETTINGS with this payload.
     pub async fn new(mut io: T, settings: &[u8]) -> Self {
         let settings = Frame::new(SETTINGS, 0, 0, settings).bytes();
         io.write_all(PREFACE.as_bytes()).await.unwrap();
@@ -355,7 +355,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Http2<T> {
         Self::after_preface(io)
     }
 
-    /// One whose preface and SETTINGS have been sent.
+    /// A client whose preface and SETTINGS have been sent.
     pub fn after_preface(io: T) -> Self {
         let aside = VecDeque::new();
         Self { io, aside }
@@ -370,7 +370,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Http2<T> {
         in_time(self.io.write_all(&frame.bytes())).await.is_ok()
     }
 
-    /// Reads the next frame that is not about settings or windows; `None` when the server has
+    /// Reads the next frame that is not SETTINGS or WINDOW_UPDATE; `None` when the server has
     /// closed.
     pub async fn next(&mut self) -> Option<Frame> {
         match self.aside.pop_front() {
@@ -408,7 +408,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Http2<T> {
         Ok(Some(Frame::new(head[3], head[4], stream, &payload)))
     }
 
-    /// Reads the answer on this stream; `None` if it is reset. Of other streams nothing may come.
+    /// Reads the response on this stream; `None` if it is reset. Frames of other streams must not
+    /// come.
     pub async fn answer(&mut self, stream: u32) -> Option<Vec<u8>> {
         let mut body = Vec::new();
         loop {
@@ -435,7 +436,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Http2<T> {
         String::from_utf8(self.answer(stream).await.unwrap()).unwrap()
     }
 
-    /// Reads the goodbye: the announcement, and 50 ms later the same again, with a PING, which is given.
+    /// Reads the two GOAWAY frames, 50 ms apart, and the PING, which is returned.
     #[track_caller]
     pub fn goodbye(&mut self) -> impl Future<Output = Frame> {
         let caller = std::panic::Location::caller();
@@ -457,7 +458,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Http2<T> {
         }
     }
 
-    /// Reads to the end what the server sends, and acknowledges nothing; gives what came.
+    /// Reads all frames until the server closes, without acknowledging any. Returns them.
     pub async fn end(&mut self) -> Vec<Frame> {
         let mut frames = Vec::new();
         while let Some(frame) = self.next().await {
@@ -469,7 +470,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Http2<T> {
 
 // ===== order =====
 
-/// Something that happens, any number of times; each is waited for once.
+/// Something that happens, any number of times; each occurrence is waited for once.
 #[derive(Debug, Clone)]
 pub struct Event(Arc<Semaphore>);
 
@@ -486,21 +487,21 @@ impl Event {
         in_time(self.0.acquire()).await.unwrap().forget();
     }
 
-    /// As `happened`, for handlers: without a limit.
+    /// Like `happened`, but without a time limit, for handlers.
     pub async fn wait(&self) {
         self.0.acquire().await.unwrap().forget();
     }
 }
 
-/// Begins the shutdown, and returns when. A moment later than what was done before: who comes in
-/// the same moment is new to the server.
+/// Begins the shutdown, and returns the time. It waits a moment first, because a connection that
+/// arrives in the same moment is new to the server.
 pub async fn trigger(ctl: &ShutdownController) -> Instant {
     sleep(Duration::from_millis(1)).await;
     assert!(ctl.trigger(ShutdownReason::Manual));
     Instant::now()
 }
 
-/// It is now so long after that. The clock is paused, but timers go by whole milliseconds.
+/// Asserts the time since then. The clock is paused, but timers are rounded to milliseconds.
 #[track_caller]
 pub fn assert_at(since: Instant, expected: Duration) {
     let now = since.elapsed();
@@ -510,11 +511,11 @@ pub fn assert_at(since: Instant, expected: Duration) {
     );
 }
 
-/// Counts what lives.
+/// Counts live values.
 #[derive(Debug, Clone, Default)]
 pub struct Alive(Arc<AtomicUsize>);
 
-/// One that lives.
+/// A counted value.
 #[derive(Debug)]
 pub struct Life(Alive);
 
@@ -541,10 +542,10 @@ impl Drop for Life {
     }
 }
 
-/// A socket that is counted while it lives.
+/// A socket that is counted until it is dropped.
 pub struct Watched<I> {
     io: I,
-    /// Takes several buffers in one write; if not, hyper copies all into one of its own.
+    /// Whether it supports vectored writes; if not, hyper copies all buffers into one.
     pub vectored: bool,
     _life: Life,
 }

@@ -1,4 +1,4 @@
-//! What tests of a shutdown share: controllers, their times, and how tasks ended.
+//! Shared code for tests of the shutdown: controllers, their times, and the outcomes of tasks.
 #![allow(dead_code)] // Each of the programs uses a part of it.
 
 use std::sync::Arc;
@@ -13,7 +13,7 @@ pub const fn ms(n: u64) -> Duration {
     Duration::from_millis(n)
 }
 
-/// A total of 10 s, of which 2 s are reserved.
+/// A total of 10 s, with a reserve of 2 s.
 pub fn ten_seconds() -> ShutdownConfig {
     ShutdownConfig::default()
         .shutdown_timeout(ms(10_000))
@@ -24,36 +24,36 @@ pub fn controller(config: ShutdownConfig) -> ShutdownController {
     ShutdownController::with_config(config).unwrap()
 }
 
-/// A controller whose listener stays open while draining, and whose layers refuse whatever arrives.
+/// A controller whose listener stays open while draining, and whose layers refuse all requests.
 pub fn refusing() -> ShutdownController {
     controller(ShutdownConfig::default().refuse_for(ms(200)))
 }
 
-/// Lets every other task run until it waits. The clock is paused, so no real time passes.
+/// Lets every other task run until it is idle. The clock is paused, so no real time passes.
 pub async fn settle() {
     sleep(ms(1)).await;
 }
 
-/// Waits for the report; fails when it takes for ever.
+/// Waits for the report; fails after a time limit.
 pub async fn shut_down(ctl: &ShutdownController) -> ShutdownReport {
     let shutdown = ctl.shutdown(ShutdownReason::Manual);
     let report = timeout(Duration::from_secs(3_600), shutdown).await;
     report.expect("it never ends")
 }
 
-/// Each task of a report: its name and its outcome.
+/// Returns the name and the outcome of each task of a report.
 pub fn ends(report: &ShutdownReport) -> Vec<String> {
     let end = |task: &TaskReport| format!("{}: {}", task.name(), task.outcome());
     report.tasks().iter().map(end).collect()
 }
 
-/// How each hook of a report ended.
+/// Returns the outcome of each hook of a report.
 pub fn hook_outcomes(report: &ShutdownReport) -> Vec<String> {
     let outcome = |hook: &HookReport| hook.outcome().to_string();
     report.hooks().iter().map(outcome).collect()
 }
 
-/// Says when it is dropped.
+/// Records that it was dropped.
 pub struct Dropped(Arc<AtomicBool>);
 
 impl Dropped {

@@ -1,4 +1,4 @@
-//! Servers on loopback, and what tests need to put events in order.
+//! Servers on loopback, and ways to order events in tests.
 #![allow(dead_code)] // Each of the programs uses a part of it.
 
 use std::convert::Infallible;
@@ -26,10 +26,10 @@ use tower::{Layer, Service};
 use tower_lifecycle::layers::ResponseBody;
 use tower_lifecycle::{DrainLayer, ShutdownController, ShutdownReport};
 
-/// How long anything may take before a test fails.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+/// The time limit of a step.
+pub const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Whose accept loop it is.
+/// The accept loop to test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     Axum,
@@ -42,7 +42,7 @@ pub enum Protocol {
     Http2,
 }
 
-/// Runs a test with either server.
+/// Runs a test with each server.
 pub async fn with_each_server(test: impl AsyncFn(Kind)) {
     for kind in [Kind::Axum, Kind::Hyper] {
         println!("{kind:?}");
@@ -50,7 +50,7 @@ pub async fn with_each_server(test: impl AsyncFn(Kind)) {
     }
 }
 
-/// Runs a test with either server and either protocol.
+/// Runs a test with each server and each protocol.
 pub async fn with_each_server_and_protocol(test: impl AsyncFn(Kind, Protocol)) {
     for protocol in [Protocol::Http1, Protocol::Http2] {
         println!("{protocol:?}");
@@ -58,13 +58,13 @@ pub async fn with_each_server_and_protocol(test: impl AsyncFn(Kind, Protocol)) {
     }
 }
 
-/// Fails the test if `future` takes for ever.
+/// Fails the test if `future` exceeds the time limit.
 pub async fn in_time<F: Future>(future: F) -> F::Output {
-    let output = tokio::time::timeout(PATIENCE, future).await;
+    let output = tokio::time::timeout(TIMEOUT, future).await;
     output.expect("it should not take this long")
 }
 
-/// Waits for what nobody tells.
+/// Polls a condition that nothing signals.
 pub async fn eventually(condition: impl Fn() -> bool) {
     while !condition() {
         tokio::time::sleep(Duration::from_millis(1)).await;
@@ -73,7 +73,7 @@ pub async fn eventually(condition: impl Fn() -> bool) {
 
 // ===== order =====
 
-/// Something that happens, any number of times; each is waited for once.
+/// Something that happens, any number of times; each occurrence is waited for once.
 #[derive(Debug, Clone)]
 pub struct Event(Arc<Semaphore>);
 
@@ -91,7 +91,7 @@ impl Event {
     }
 }
 
-/// A handler that tells when it was entered, and answers when it is released.
+/// A handler that signals when it is entered, and responds when it is released.
 #[derive(Debug, Clone)]
 pub struct Held {
     pub entered: Event,
@@ -118,10 +118,10 @@ impl Held {
     }
 }
 
-/// Feeds a response body; dropping it ends the body.
+/// The sender of a response body. Dropping it ends the body.
 pub type Feed = mpsc::UnboundedSender<&'static str>;
 
-/// A handler that answers with what the test feeds it, and the feeds, one for each request.
+/// Returns a handler whose response bodies the test sends, and a receiver of their feeds.
 pub fn fed() -> (MethodRouter, mpsc::UnboundedReceiver<Feed>) {
     let (new_feed, feeds) = mpsc::unbounded_channel();
     let route = get(move || async move {
@@ -173,7 +173,7 @@ impl Server {
     }
 }
 
-/// The plain hyper server of the documentation.
+/// The plain hyper server from the documentation.
 async fn accept_loop<S>(listener: TcpListener, service: S, stop: impl Future<Output = ()>)
 where
     S: Service<Request<Incoming>, Response = Response<ResponseBody<Body>>, Error = Infallible>,
@@ -195,13 +195,13 @@ where
     }
     drop(listener);
     graceful.shutdown().await;
-    // A connection's error is its client's concern, not the server's.
+    // A connection's error does not concern the server.
     while connections.join_next().await.is_some() {}
 }
 
 // ===== clients =====
 
-/// A client that keeps its connections.
+/// A client that reuses its connections.
 pub fn client(protocol: Protocol) -> reqwest::Client {
     let client = reqwest::Client::builder().no_proxy();
     match protocol {

@@ -1,4 +1,4 @@
-//! Services that say when they are started and stopped.
+//! Services that record when they are started and stopped.
 #![allow(dead_code)] // Each of the programs uses a part of it.
 
 use std::future::{Future, pending};
@@ -28,7 +28,7 @@ pub enum Stop {
     Hangs,
 }
 
-/// What happened, in its order, and when.
+/// What happened, in order, and when.
 #[derive(Clone)]
 pub struct Log {
     entries: Arc<Mutex<Vec<(String, Duration)>>>,
@@ -48,7 +48,7 @@ impl Log {
         self.entries.lock().unwrap().push(entry);
     }
 
-    /// A start that takes `takes` milliseconds, and notes `+name` when it is done.
+    /// A start that takes `takes` milliseconds, and records `+name` at its end.
     pub fn up(
         &self,
         name: Name,
@@ -64,7 +64,7 @@ impl Log {
         }
     }
 
-    /// A stop that notes `-name` when it begins.
+    /// A stop that records `-name` when it begins.
     pub fn down(&self, how: Stop) -> impl FnOnce(Name) -> Stopping + Send + use<> {
         let log = self.clone();
         move |name| {
@@ -84,7 +84,7 @@ impl Log {
         }
     }
 
-    /// Starts, at once, a service that is stopped at once.
+    /// Starts a service whose start and stop complete immediately.
     pub async fn start(&self, startup: &mut Startup, name: Name) {
         self.start_with(startup, name, Stop::After(0)).await;
     }
@@ -102,7 +102,7 @@ impl Log {
         self.entries().into_iter().map(|(what, _)| what).collect()
     }
 
-    /// Records every move of the state as `old -> new`.
+    /// Records every change of the state as `old -> new`.
     pub fn observe(&self, startup: &Startup) {
         let log = self.clone();
         startup
@@ -116,7 +116,7 @@ pub fn outcomes(services: &[ServiceReport]) -> Vec<String> {
     services.iter().map(outcome).collect()
 }
 
-/// As `outcomes`, and how long each took.
+/// Like `outcomes`, with the time that each took.
 pub fn timed_outcomes(services: &[ServiceReport]) -> Vec<String> {
     let outcome = |service: &ServiceReport| {
         let (name, outcome) = (service.name(), service.outcome());

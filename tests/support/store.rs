@@ -1,11 +1,11 @@
-//! Folders that go away, and states that show whether they are whole.
+//! Temporary folders, and states that show whether they are complete.
 #![allow(dead_code)] // Each of the programs uses a part of it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// The path of a folder that does not exist yet; what is there at the end is removed.
+/// The path of a folder that does not exist yet; it is removed at the end.
 pub struct Folder(PathBuf);
 
 impl Folder {
@@ -23,7 +23,7 @@ impl Folder {
         &self.0
     }
 
-    /// The names of all that is in it, sorted.
+    /// Returns the sorted names of all files in the folder.
     pub fn names(&self) -> Vec<String> {
         let entries = fs::read_dir(&self.0).unwrap();
         let mut names: Vec<_> = entries
@@ -37,11 +37,11 @@ impl Folder {
 impl Drop for Folder {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
-        let _ = fs::remove_file(&self.0); // where a test has put a file in its place
+        let _ = fs::remove_file(&self.0); // if a test has put a file in its place
     }
 }
 
-/// Makes a state of `length` bytes and a few, every one of which follows from `number`.
+/// Makes a state of slightly more than `length` bytes, all of them derived from `number`.
 pub fn made_state(number: u64, length: usize) -> Vec<u8> {
     let mut state = Vec::with_capacity(16 + length);
     state.extend(number.to_le_bytes());
@@ -55,7 +55,7 @@ pub fn made_state(number: u64, length: usize) -> Vec<u8> {
     state
 }
 
-/// Checks that a state is one of [`made_state`], all of it, and gives its number.
+/// Checks that a state is a complete [`made_state`], and returns its number.
 #[track_caller]
 pub fn check_whole(state: &[u8]) -> u64 {
     let number = |at: usize| u64::from_le_bytes(state[at..at + 8].try_into().unwrap());

@@ -1,4 +1,4 @@
-//! The other side: real HTTP clients, with a runtime of their own.
+//! The HTTP clients, on their own runtime.
 
 use std::error::Error;
 use std::io;
@@ -14,17 +14,17 @@ use tokio::time::sleep;
 
 use crate::ledger::{Ledger, Outcome};
 
-/// What a client asks for, again and again.
-struct Errand {
+/// A request that a client repeats.
+struct Load {
     path: String,
-    /// What the whole answer is.
+    /// The complete response body.
     expected: String,
     pause: Duration,
-    /// It comes back although it was asked to leave, until nobody listens any more.
-    stubborn: bool,
+    /// Keeps sending after `Connection: close`, until the listener is closed.
+    ignores_close: bool,
 }
 
-/// Runs all clients to their end, one of which comes only after the server's.
+/// Runs all clients to their end. The last one starts after the server has ended.
 pub fn run(
     address: SocketAddr,
     stuck: bool,
@@ -33,36 +33,36 @@ pub fn run(
 ) -> io::Result<()> {
     tokio::runtime::Runtime::new()?.block_on(async {
         let mut clients = JoinSet::new();
-        let errands = (0..140)
-            .map(Errand::quick)
-            .chain((0..60).map(Errand::slow))
-            .chain((0..40).map(Errand::stream))
+        let loads = (0..140)
+            .map(Load::quick)
+            .chain((0..60).map(Load::slow))
+            .chain((0..40).map(Load::stream))
             .chain(
                 ["/stuck", "/endless"]
-                    .map(Errand::hopeless)
+                    .map(Load::unending)
                     .into_iter()
                     .filter(|_| stuck),
             );
-        for errand in errands {
-            clients.spawn(errand.run(address, Arc::clone(ledger)));
+        for load in loads {
+            clients.spawn(load.run(address, Arc::clone(ledger)));
         }
         clients.spawn(probe(address, Arc::clone(ledger)));
         while clients.join_next().await.is_some() {}
 
-        // The sender only ever drops its end.
+        // The sender is only dropped, never used.
         let _ = server_ended.await;
-        Errand::quick(0).run(address, Arc::clone(ledger)).await;
+        Load::quick(0).run(address, Arc::clone(ledger)).await;
     });
     Ok(())
 }
 
-impl Errand {
+impl Load {
     fn quick(n: u64) -> Self {
         Self {
             path: "/quick".to_owned(),
             expected: "quick\n".to_owned(),
             pause: Duration::from_millis(50 + n % 100),
-            stubborn: true,
+            ignores_close: true,
         }
     }
 
@@ -72,7 +72,7 @@ impl Errand {
             path: format!("/slow/{millis}"),
             expected: format!("slow, {millis} ms\n"),
             pause: Duration::from_millis(20),
-            stubborn: false,
+            ignores_close: false,
         }
     }
 
@@ -82,17 +82,17 @@ impl Errand {
             path: format!("/stream/{lines}"),
             expected: (1..=lines).map(|line| format!("line {line}\n")).collect(),
             pause: Duration::from_millis(20),
-            stubborn: false,
+            ignores_close: false,
         }
     }
 
-    /// There is no end of it that could be right.
-    fn hopeless(path: &str) -> Self {
+    /// No response to this request can be complete.
+    fn unending(path: &str) -> Self {
         Self {
             path: path.to_owned(),
             expected: String::new(),
             pause: Duration::ZERO,
-            stubborn: false,
+            ignores_close: false,
         }
     }
 
@@ -102,7 +102,8 @@ impl Errand {
         loop {
             ledger.begin();
             let (outcome, asked_to_leave) = self.send(&client, &url).await;
-            let stays = matches!(outcome, Outcome::Answered) && (self.stubborn || !asked_to_leave);
+            let stays =
+                matches!(outcome, Outcome::Answered) && (self.ignores_close || !asked_to_leave);
             ledger.end(outcome);
             if !stays {
                 return;
@@ -111,7 +112,7 @@ impl Errand {
         }
     }
 
-    /// Sends one request, and tells what became of it and whether the client was asked to leave.
+    /// Sends one request. Returns its outcome, and whether the client was asked to leave.
     async fn send(&self, client: &Client, url: &str) -> (Outcome, bool) {
         let response = match client.get(url).send().await {
             Ok(response) => response,
@@ -136,7 +137,7 @@ impl Errand {
     }
 }
 
-/// Asks for the readiness, as a load balancer does, until it is red or nobody answers.
+/// Polls readiness, as a load balancer does, until it is red or the connection fails.
 async fn probe(address: SocketAddr, ledger: Arc<Ledger>) {
     let client = client();
     let url = format!("http://{address}/health");
@@ -155,10 +156,10 @@ fn client() -> Client {
         .no_proxy()
         .timeout(Duration::from_secs(8))
         .build();
-    client.expect("nothing in it that could fail")
+    client.expect("a valid configuration")
 }
 
-/// The whole chain: what a client of HTTP says first is never what happened.
+/// Returns the whole chain of errors: the outermost error never names the cause.
 fn describe(error: &reqwest::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();

@@ -1,4 +1,4 @@
-//! What became of each request, as its client saw it.
+//! The outcome of each request, as its client saw it.
 
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -10,13 +10,13 @@ use tower_lifecycle::ShutdownReport;
 pub enum Outcome {
     /// 200, and the whole body.
     Answered,
-    /// 503 with `Retry-After`: it was never begun, and can be sent to another instance.
+    /// 503 with `Retry-After`: never started, can be sent to another instance.
     Refused,
-    /// It says that it is incomplete: 503 without `Retry-After`, or a body that ends in an error.
+    /// Marked as incomplete: 503 without `Retry-After`, or a body that ends in an error.
     Cut,
-    /// There was no connection to send it on, and it can be sent to another instance.
+    /// No connection: can be sent to another instance.
     NeverSent,
-    /// Anything else: the client cannot know what became of it.
+    /// Anything else: the client cannot know the outcome.
     Lost(String),
 }
 
@@ -36,7 +36,7 @@ pub struct Entries {
 }
 
 impl Ledger {
-    /// Returns what has been entered so far.
+    /// Returns a copy of the current entries.
     pub fn read(&self) -> Entries {
         self.entries().clone()
     }
@@ -60,7 +60,7 @@ impl Ledger {
         }
     }
 
-    /// Notes that a probe found the readiness red.
+    /// Records that a probe found the readiness red.
     pub fn red(&self) {
         self.entries().first_red.get_or_insert_with(Instant::now);
     }
@@ -71,8 +71,8 @@ impl Ledger {
 }
 
 impl Entries {
-    /// Returns whether nothing was lost, all was accounted for, and the server's books say the
-    /// same as the clients'.
+    /// Returns whether nothing was lost, every request has an outcome, and the server's counts are
+    /// the same as the clients'.
     pub fn agree_with(&self, report: &ShutdownReport) -> bool {
         self.lost.is_empty()
             && self.sent == self.answered + self.refused + self.cut
@@ -81,7 +81,7 @@ impl Entries {
             && self.cut == report.aborted()
     }
 
-    /// Says how long after `signal` readiness was seen red, and the first client found nobody.
+    /// Returns how long after `signal` a probe first saw red, and a client first failed to connect.
     pub fn order(&self, signal: Instant) -> Option<String> {
         let red = self.first_red?.saturating_duration_since(signal);
         let closed = self.first_unsent?.saturating_duration_since(signal);
@@ -104,7 +104,7 @@ impl fmt::Display for Entries {
             self.lost.len(),
             self.never_sent
         )?;
-        // A few will do to see what went wrong.
+        // A few are enough to see what went wrong.
         for why in self.lost.iter().take(5) {
             write!(f, "\n  lost          {why}")?;
         }

@@ -1,28 +1,28 @@
-//! A server is terminated in the middle of its work, and nothing is lost.
+//! A server under load is terminated, and no request is lost.
 //!
 //! ```text
 //! cargo run -p demo
 //! cargo run -p demo -- --stuck
 //! ```
 //!
-//! An axum app under `serve` and 240 HTTP clients run in one process, each side on a runtime of its own. After
-//! a second and a half the process sends itself a real SIGTERM. Then it shows:
+//! An axum app under `serve` and 240 HTTP clients run in one process, each side on its own runtime.
+//! After a second and a half the process sends itself a real SIGTERM. Then it shows:
 //!
-//! - *lame duck*: the readiness probe turns red, everything is still served, and responses ask
-//!   clients to leave by `Connection: close`;
-//! - *draining*: the listener is closed, requests that still come on open connections are served and
-//!   asked to leave, slow and streaming ones are finished;
-//! - *stopping*: the hook cleans up, and the runtime of the server is dropped, as the end of its
-//!   process would do;
-//! - the report, and the clients' ledger: `sent = answered in full + refused + lost`, lost 0, with
-//!   the same figures as in the server's books.
+//! - *lame duck*: the readiness probe turns red, all requests are still served, and responses ask
+//!   clients to leave with `Connection: close`;
+//! - *draining*: the listener is closed, requests that arrive on open connections are served and
+//!   their clients asked to leave, slow and streaming responses are completed;
+//! - *stopping*: the hook cleans up, and the server's runtime is dropped, as at the end of a
+//!   process;
+//! - the report, and the clients' counts: `sent = answered in full + refused + lost`, lost 0, equal
+//!   to the server's counts.
 //!
-//! With `--stuck` there are besides a handler and a body that never end. They are cut when their
-//! time is up, the report says so, and the ledger counts them apart. A server would then exit with
-//! 1, by `report.exit_code()`.
+//! With `--stuck` the app also has a handler and a body that never end. They are cut when their
+//! time is up, the report says so, and the clients count them separately. A server would then exit
+//! with 1, from `report.exit_code()`.
 //!
-//! The demo itself ends within ten seconds, and exits with 1 only if something was lost or the two
-//! books differ.
+//! The demo ends within ten seconds, and exits with 1 only if something was lost or the counts of
+//! the clients and the server differ.
 
 mod clients;
 mod ledger;
@@ -51,7 +51,7 @@ use tower_lifecycle::{
 use crate::ledger::Ledger;
 
 /// The time between two lines of a stream.
-const BEAT: Duration = Duration::from_millis(100);
+const LINE_INTERVAL: Duration = Duration::from_millis(100);
 
 fn main() -> ExitCode {
     let stuck = match std::env::args().skip(1).collect::<Vec<_>>().as_slice() {
@@ -72,7 +72,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Gives whether all went as promised.
+/// Returns whether the shutdown kept its guarantees.
 fn demo(stuck: bool) -> io::Result<bool> {
     let ledger = Arc::new(Ledger::default());
     let runtime = Runtime::new()?;
@@ -85,7 +85,7 @@ fn demo(stuck: bool) -> io::Result<bool> {
         move || clients::run(address, stuck, &ledger, server_ended)
     });
     let (report, triggered_at) = runtime.block_on(serve(listener, stuck, &ledger));
-    // What the server has not written by now, nobody will ever read.
+    // After this the server can write nothing more to its clients.
     drop(runtime);
     drop(server_lives);
     clients.join().expect("no panic in the clients")?;
@@ -112,7 +112,7 @@ async fn serve(
     stuck: bool,
     ledger: &Arc<Ledger>,
 ) -> (ShutdownReport, Instant) {
-    // The longest stream takes three seconds, so a healthy service is never forced.
+    // The longest stream takes three seconds, so a shutdown without `--stuck` is never forced.
     let total = Duration::from_secs(if stuck { 5 } else { 8 });
     let config = ShutdownConfig::default()
         .shutdown_timeout(total)
@@ -153,10 +153,10 @@ async fn stream(Path(count): Path<usize>) -> Body {
     Body::from_stream(lines().take(count))
 }
 
-/// Numbered lines, without end.
+/// Yields numbered lines, without end.
 fn lines() -> impl Stream<Item = Result<Bytes, Infallible>> {
     stream::unfold(1, |number| async move {
-        sleep(BEAT).await;
+        sleep(LINE_INTERVAL).await;
         Some((Ok(Bytes::from(format!("line {number}\n"))), number + 1))
     })
 }

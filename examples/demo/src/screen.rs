@@ -1,4 +1,4 @@
-//! What is in flight, live: a bar on a terminal, else a line now and then.
+//! Shows the requests in flight: a progress bar on a terminal, otherwise a line twice a second.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::ledger::Ledger;
 
 const STYLE: &str = "{spinner} {prefix:10} {bar:30} {pos:>3} in flight  {msg}";
 
-/// Shows the phases until the last one is over.
+/// Shows each state until the shutdown has ended.
 pub async fn show(ctl: ShutdownController, ledger: Arc<Ledger>) {
     let began = Instant::now();
     let bar = ProgressBar::new(1);

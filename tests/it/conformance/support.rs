@@ -1,5 +1,4 @@
-//! Scripts of raw bytes, the servers that they are played to, and the page that shows what came of
-//! it.
+//! Scripts of raw bytes, the servers that they are sent to, and the page that shows the results.
 
 pub mod frames;
 pub mod http1;
@@ -29,54 +28,53 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tower_lifecycle::{DrainLayer, ShutdownConfig, ShutdownController, ShutdownReport, serve};
 
-/// How long a server may be silent before it is taken not to have more to say. Only a script that
-/// does not do what its row says waits for so long.
+/// How long a server may be silent before it is considered idle. Only a script that does not behave
+/// as its row says waits this long.
 pub const QUIET: Duration = Duration::from_secs(5);
 
 // ===== rows =====
 
-/// A script, and what servers do with it.
+/// A script, and the results from the servers.
 ///
-/// What they do is a text: the answers in their order, joined by ` + `, and how it ends. `open` is
-/// a connection on which another request is answered, `closed` one that the server has closed,
+/// A result is a text: the responses in order, joined by ` + `, and the final state. `open` is a
+/// connection on which another request gets a response, `closed` one that the server has closed,
 /// `waits` one on which the server waits for more, and `gone` one that the client has closed.
 pub struct Row {
     pub name: &'static str,
     pub steps: Vec<Step>,
-    /// Completes what the server waits for, so that it does something.
+    /// Completes the input that the server waits for.
     pub rest: Step,
-    /// The answer to the first request has no body whatever its head says.
+    /// The response to the first request has no body, whatever its head says.
     pub is_head: bool,
-    /// Only what is said of the connection counts, for what becomes of each request depends on who
-    /// comes first.
+    /// Compares only the state of the connection, because the outcome of each request is a race.
     pub is_of_connection: bool,
-    /// What both do if the first byte comes alone, and that makes a difference.
+    /// The result for both, if it differs when the first byte arrives alone.
     pub apart: Option<&'static str>,
     pub serve: &'static str,
     pub axum: &'static str,
-    /// Why the two differ, or why it is so.
+    /// Why the two differ, or the reason for the result.
     pub note: &'static str,
 }
 
 #[derive(Debug, Clone)]
 pub enum Step {
     Send(Vec<u8>),
-    /// The same, many times over.
+    /// The same bytes, repeated.
     Flood(Vec<u8>, usize),
-    /// Byte by byte, each in a packet of its own.
+    /// Byte by byte, each in a separate packet.
     Drip(Vec<u8>),
-    /// Waits for one more answer.
-    Hear,
-    /// Says that no more will come.
+    /// Waits for one more response.
+    Receive,
+    /// Shuts down the write side.
     HalfClose,
-    /// Closes the socket, in order or by a reset.
+    /// Closes the socket, cleanly or by a reset.
     Leave {
         resets: bool,
     },
 }
 
 impl Row {
-    /// A row of which both servers make the same.
+    /// A row with the same result for both servers.
     pub fn new(name: &'static str, steps: Vec<Step>, both: &'static str) -> Self {
         Self {
             name,
@@ -91,7 +89,7 @@ impl Row {
         }
     }
 
-    /// What axum's server does, and why ours does something else.
+    /// The result of axum's server, and why this crate's server differs.
     pub fn but_axum(mut self, axum: &'static str, why: &'static str) -> Self {
         self.axum = axum;
         self.note = why;
@@ -118,7 +116,7 @@ impl Row {
         self
     }
 
-    /// How much is sent.
+    /// Returns how many bytes are sent.
     pub fn length(&self) -> usize {
         let length = |step: &Step| match step {
             Step::Send(bytes) | Step::Drip(bytes) => bytes.len(),
@@ -134,7 +132,7 @@ impl Row {
     }
 }
 
-/// The answers of a text, and the end.
+/// Splits a result into responses and final state.
 pub fn parts(text: &str) -> (Vec<&str>, &str) {
     let Some((answers, end)) = text.split_once(", ") else {
         return (Vec::new(), text);
@@ -162,35 +160,35 @@ fn join(answers: &[String], end: &str) -> String {
 
 // ===== clients =====
 
-/// Makes answers out of what the server sends.
-pub trait Ear: Send {
-    fn hear(&mut self, bytes: &mut BytesMut);
+/// Parses the server's output into responses.
+pub trait Parser: Send {
+    fn parse(&mut self, bytes: &mut BytesMut);
     fn answers(&self) -> &[String];
-    /// The request that tells whether the connection is still of use.
+    /// The request that tests whether the connection still works.
     fn probe(&self) -> Vec<u8>;
-    /// Whether that has been answered.
+    /// Whether that request got its response.
     fn is_probe_answered(&self) -> bool;
 }
 
-/// What came of a script.
+/// The result of a script.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seen {
     pub text: String,
-    /// The server has reset the connection, also if that was while the client was sending, after
-    /// all that was to be read. A client that reads late may have lost the answer by it.
+    /// The server has reset the connection, possibly while the client was sending, after all of its
+    /// output. A client that reads late may lose the response.
     pub is_reset: bool,
-    /// How many bytes have come.
+    /// How many bytes were received.
     pub received: usize,
 }
 
-/// Plays the steps of a script, of which so many bytes were sent before, and gives what came of it.
+/// Runs the steps of a script, of which this many bytes were already sent. Returns the result.
 ///
-/// What is expected says how many answers are waited for before the connection is put to the test.
+/// The expected result says how many responses to wait for before the connection is tested.
 pub async fn play(
     socket: TcpStream,
     row: &Row,
     sent: usize,
-    ear: &mut impl Ear,
+    parser: &mut impl Parser,
     expected: &str,
 ) -> Seen {
     socket.set_nodelay(true).unwrap();
@@ -199,18 +197,18 @@ pub async fn play(
     let (mut reader, writer) = socket.into_split();
     let (told, heard) = watch::channel(0);
     let mut writing = pin!(write(writer, &row.steps, sent, heard));
-    let mut writer: Option<Writer> = None; // given back when all is written
+    let mut writer: Option<Writer> = None; // returned when everything is written
     let mut buffer = BytesMut::new();
     let mut is_overdue = false;
     let mut tested_after = None;
     let mut is_reset = false;
     let mut received = 0;
     let end = loop {
-        let has_all = ear.answers().len() >= expected.len();
+        let has_all = parser.answers().len() >= expected.len();
         let is_due = is_overdue || (has_all && expected_end != "closed");
         if let (Some(writer), true, None) = (&mut writer, is_due, tested_after) {
-            tested_after = Some(ear.answers().len());
-            let probe = Step::Send(ear.probe());
+            tested_after = Some(parser.answers().len());
+            let probe = Step::Send(parser.probe());
             writer.take(if waits { &row.rest } else { &probe }).await;
         }
         let event = async {
@@ -224,11 +222,11 @@ pub async fn play(
             Ok(Event::Written(half)) => writer = half,
             Ok(Event::Read(Ok(count))) if count > 0 => {
                 received += count;
-                ear.hear(&mut buffer);
-                told.send_replace(ear.answers().len());
+                parser.parse(&mut buffer);
+                told.send_replace(parser.answers().len());
                 match tested_after {
-                    _ if ear.is_probe_answered() => break "open",
-                    Some(before) if waits && ear.answers().len() > before => break "waits",
+                    _ if parser.is_probe_answered() => break "open",
+                    Some(before) if waits && parser.answers().len() > before => break "waits",
                     _ => {}
                 }
             }
@@ -246,14 +244,14 @@ pub async fn play(
                     _ => "closed",
                 };
             }
-            // It does something else than expected.
+            // The server behaves differently from what is expected.
             Err(_) if tested_after.is_none() && writer.is_some() => is_overdue = true,
             Err(_) => break "waits",
         }
     };
     let answers = match (end, tested_after) {
-        ("waits", Some(before)) => &ear.answers()[..before],
-        _ => ear.answers(),
+        ("waits", Some(before)) => &parser.answers()[..before],
+        _ => parser.answers(),
     };
     Seen {
         text: join(answers, end),
@@ -269,11 +267,11 @@ enum Event {
 
 struct Writer {
     half: OwnedWriteHalf,
-    /// The server has not taken all.
+    /// The server has not accepted everything.
     is_refused: bool,
 }
 
-/// Takes all steps; gives the socket back, unless the client leaves.
+/// Runs all steps. Returns the socket, unless the client closes it.
 async fn write(
     half: OwnedWriteHalf,
     steps: &[Step],
@@ -285,7 +283,7 @@ async fn write(
     let mut to_hear = 0;
     for (number, step) in steps.iter().enumerate() {
         match step {
-            Step::Hear => {
+            Step::Receive => {
                 to_hear += 1;
                 let _ = heard.wait_for(|heard| *heard >= to_hear).await;
             }
@@ -308,7 +306,7 @@ async fn write(
 }
 
 impl Writer {
-    /// Sends.
+    /// Runs a step.
     async fn take(&mut self, step: &Step) {
         let result = match step {
             Step::Send(bytes) => self.half.write_all(bytes).await,
@@ -321,7 +319,9 @@ impl Writer {
                 Ok(())
             }
             Step::HalfClose => self.half.shutdown().await,
-            Step::Hear | Step::Leave { .. } => unreachable!("{step:?} is not about what is sent"),
+            Step::Receive | Step::Leave { .. } => {
+                unreachable!("{step:?} is not about what is sent")
+            }
         };
         self.is_refused |= result.is_err();
     }
@@ -329,7 +329,7 @@ impl Writer {
 
 // ===== servers =====
 
-/// Whose server it is.
+/// The server to test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     Serve,
@@ -348,9 +348,9 @@ impl Kind {
 pub struct Server {
     pub ctl: ShutdownController,
     pub address: SocketAddr,
-    /// How many requests have come to the application.
+    /// How many requests have reached the application.
     handled: Arc<AtomicU64>,
-    /// Lets one request go that is held.
+    /// Releases one held request.
     pub release: Arc<Semaphore>,
     run: JoinHandle<ShutdownReport>,
 }
@@ -382,7 +382,7 @@ impl Server {
         }
     }
 
-    /// Sends a request that is held, and waits until it has come.
+    /// Sends a request that is held, and waits until it has reached the application.
     pub async fn hold(&self) -> TcpStream {
         let before = self.handled();
         let mut socket = self.connect().await;
@@ -402,7 +402,7 @@ impl Server {
         self.handled.load(Ordering::SeqCst)
     }
 
-    /// Asserts that others are served.
+    /// Asserts that other clients are served.
     pub async fn assert_alive(&self, after: &str) {
         let request = "GET /probe HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n";
         let mut socket = self.connect().await;
@@ -422,7 +422,7 @@ impl Server {
     }
 }
 
-/// Answers in each of the ways that matter.
+/// An application with a route for each relevant kind of response.
 fn app(handled: &Arc<AtomicU64>, release: &Arc<Semaphore>) -> Router {
     let release = Arc::clone(release);
     let held = async move || {
@@ -433,7 +433,7 @@ fn app(handled: &Arc<AtomicU64>, release: &Arc<Semaphore>) -> Router {
         handled.fetch_add(1, Ordering::SeqCst);
         request
     };
-    // Of a length that is known before, so that it is not lost by a HEAD.
+    // With a known length, so that HEAD keeps it.
     let echo =
         async |request: Request| match axum::body::to_bytes(request.into_body(), 1 << 20).await {
             Ok(body) => (StatusCode::OK, body),
@@ -445,7 +445,7 @@ fn app(handled: &Arc<AtomicU64>, release: &Arc<Semaphore>) -> Router {
         .route("/echo", any(echo))
         .route("/held", get(held))
         .route("/never", any(std::future::pending::<()>))
-        // Takes no notice of the request's body.
+        // Ignores the request's body.
         .route("/early", any(async || "early"))
         .route(
             "/empty",

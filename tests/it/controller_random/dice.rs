@@ -1,9 +1,9 @@
-//! Any plan.
+//! Generates a plan.
 
 use super::*;
 
-/// What a number says, digit by digit: far cheaper than a strategy for each choice, and it shrinks
-/// towards the first of each.
+/// Choices from the digits of a number: much cheaper than a strategy for each choice, and it
+/// shrinks towards the first option of each.
 pub(super) struct Dice(pub(super) u64);
 
 impl Dice {
@@ -17,7 +17,7 @@ impl Dice {
         from[self.roll(from.len() as u64) as usize]
     }
 
-    /// Once in so many times.
+    /// Returns true once in this many calls.
     pub(super) fn once_in(&mut self, times: u64) -> bool {
         self.roll(times) == times - 1
     }
@@ -166,7 +166,8 @@ pub(super) fn any_plan() -> impl Strategy<Value = Plan> {
         let moves = moves.into_iter().map(|number| Dice(number).next_move());
         let mut moves: Vec<_> = moves.collect();
         if times.drain == 0 {
-            // What ends at the trigger or at the force may be cut just before: how is open.
+            // Whatever ends at the trigger or at the force may be cut just before, with either
+            // outcome.
             for Move { op, .. } in &mut moves {
                 match op {
                     Op::Spawn(when @ (When::Triggered | When::Draining), _) => *when = When::Never,
@@ -177,7 +178,7 @@ pub(super) fn any_plan() -> impl Strategy<Value = Plan> {
             }
         }
         for Move { op, then, .. } in &mut moves {
-            // Who waits for the force does so already when it comes.
+            // Tasks that wait for the force must already wait when it comes.
             let waits = matches!(
                 op,
                 Op::Lend(Lease::UntilForced) | Op::Request { hangs: true, .. }

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// What must be, as plain values.
+/// The expected state, as plain values.
 #[derive(Debug)]
 pub(super) struct Model {
     pub(super) times: Times,
@@ -16,7 +16,7 @@ pub(super) struct Model {
     pub(super) admitted: u64,
     pub(super) refused: u64,
     pub(super) aborted: u64,
-    /// Requests that came in the lame duck, and when the last one did.
+    /// The number of requests in the lame duck, and the time of the last one.
     pub(super) arrivals: (u64, Option<u64>),
     /// Requests that arrive now are served as late ones.
     pub(super) serves_late: bool,
@@ -24,22 +24,22 @@ pub(super) struct Model {
     pub(super) drained: bool,
     pub(super) forced: bool,
     pub(super) stop_accepting: bool,
-    /// Somebody has asked when to close the listener.
+    /// `stop_accepting` was called.
     pub(super) listener: bool,
-    /// Tasks that come now are cut.
+    /// New tasks are cut.
     pub(super) tasks_closed: bool,
     pub(super) tasks: Vec<Task>,
     pub(super) spawned: usize,
     pub(super) ended: Vec<EndedTask>,
-    /// How many had ended before what runs now.
+    /// How many had ended before the current shutdown.
     pub(super) ended_before: usize,
     pub(super) hooks: Vec<HookPlan>,
-    /// Those that came after a trigger, and have not come again before one.
+    /// Hooks that were added after a trigger, and not added again before one.
     pub(super) late_hooks: Vec<HookPlan>,
     pub(super) jobs: Vec<Job>,
     pub(super) in_cleanup: bool,
     pub(super) cleanup_cut: bool,
-    /// What each will still do.
+    /// What each observer will still do.
     pub(super) observers: Vec<React>,
     pub(super) untold: VecDeque<(LifecycleState, LifecycleState)>,
     pub(super) is_telling: bool,
@@ -47,7 +47,7 @@ pub(super) struct Model {
     pub(super) waiters: Vec<Waiter>,
     pub(super) in_flight_at_force: Option<u64>,
     pub(super) abandoned: u64,
-    /// What is dropped from now on has been counted as abandoned.
+    /// Whatever is dropped from now on has been counted as abandoned.
     pub(super) is_counted: bool,
     pub(super) report: Option<Report>,
 }
@@ -99,7 +99,7 @@ pub(super) struct Task {
 pub(super) struct EndedTask {
     pub(super) name: String,
     pub(super) outcome: &'static str,
-    /// It ended while it was being cut: it may have been cut.
+    /// It ended while it was being cut: either outcome is possible.
     pub(super) or_cut: bool,
     pub(super) shutdown: Option<usize>,
 }
@@ -115,14 +115,14 @@ pub(super) struct Job {
 #[derive(Debug)]
 pub(super) struct Waiter {
     pub(super) kind: Kind,
-    /// For `idle`, which is about any moment since.
+    /// For `idle`, which resolves if any moment since the call was idle.
     pub(super) was_idle: bool,
 }
 
-/// To whom, when, and of which move.
+/// The observer, the time, and the change.
 pub(super) type Told = (usize, u64, LifecycleState, LifecycleState);
 
-/// As of the end.
+/// At the end.
 #[derive(Debug)]
 pub(super) struct Report {
     pub(super) admitted: u64,
@@ -214,7 +214,7 @@ impl Model {
         self.look();
     }
 
-    /// Tells all of one move before anybody of the next, also when one of them makes that.
+    /// Calls all observers for one change before the next, even when an observer causes the next.
     pub(super) fn tell(&mut self) {
         if mem::replace(&mut self.is_telling, true) {
             return;
@@ -236,7 +236,7 @@ impl Model {
         self.is_telling = false;
     }
 
-    /// Whether nothing is in flight while nothing is admitted.
+    /// Checks whether nothing is in flight while nothing is admitted.
     pub(super) fn look(&mut self) {
         if self.in_flight() == 0 && (self.paused || self.is_closed()) {
             self.waiters.iter_mut().for_each(|w| w.was_idle = true);
@@ -244,7 +244,7 @@ impl Model {
         }
     }
 
-    // ----- what is asked for -----
+    // ----- operations -----
 
     pub(super) fn trigger(&mut self, reason: ShutdownReason) -> bool {
         let begins = self.announce(reason);
@@ -321,7 +321,7 @@ impl Model {
         unpauses
     }
 
-    /// Gives whether it is admitted, or else whether the refusal is that of a pause.
+    /// Returns whether it is admitted; an error says whether the refusal is because of a pause.
     pub(super) fn admit(&mut self) -> Result<(), bool> {
         if self.is_closed() || self.paused {
             self.refused += 1;
@@ -339,7 +339,7 @@ impl Model {
         }
     }
 
-    /// Gives whether it is served.
+    /// Returns whether it is served.
     pub(super) fn request(&mut self, layer: Through) -> bool {
         match layer {
             Through::Drain if !self.serves_late => self.admit().is_ok(),
@@ -366,7 +366,7 @@ impl Model {
         }
     }
 
-    // ----- what comes of it -----
+    // ----- effects -----
 
     pub(super) fn pass(&mut self, time: u64) {
         let until = self.now + time;
@@ -404,7 +404,7 @@ impl Model {
             .min()
     }
 
-    /// Lets all run that can.
+    /// Runs everything that can run.
     pub(super) fn settle(&mut self) {
         self.ended_before = self.ended.len();
         loop {
@@ -480,7 +480,7 @@ impl Model {
         let stage = shutdown.stage;
         self.drive_on(&mut shutdown);
         let moved = shutdown.stage != stage;
-        // What is told, and who ends, is of this shutdown.
+        // The report covers only this shutdown.
         self.shutdown = Some(shutdown);
         match self.shutdown.as_ref().map(|s| s.stage) {
             Some(Stage::CutRefusing | Stage::Unwinding) if moved => self.cut_tasks(),
@@ -583,7 +583,7 @@ impl Model {
         shutdown.stage = Stage::Hooks;
     }
 
-    /// Runs what is to run now; gives whether anything has changed.
+    /// Runs the current hooks. Returns whether anything has changed.
     pub(super) fn run_hooks(&mut self) -> bool {
         let now = self.now;
         let running = |job: &&mut Job| job.began.is_some() && job.ends > now;
@@ -600,7 +600,7 @@ impl Model {
             let deadline = self.shutdown.as_ref().unwrap().cleanup_deadline;
             let left = deadline.saturating_sub(now);
             if let (Some(first), Some(last)) = (phases.first(), phases.last()) {
-                // With no time left, all of them come as far as they can.
+                // With no time left, each hook runs as far as it can.
                 let last = if left == 0 { last } else { first };
                 let waits = |job: &&mut Job| job.began.is_none() && job.plan.phase <= *last;
                 let share = left.div_ceil(phases.len() as u64);
@@ -626,7 +626,7 @@ impl Model {
         true
     }
 
-    // ----- who waits -----
+    // ----- waiters -----
 
     pub(super) fn wait(&mut self, kind: Kind) {
         match kind {

@@ -1,10 +1,10 @@
-//! What is done.
+//! The operations of a plan.
 
 use super::*;
 
-/// All times are milliseconds. What is done is done at multiples of twenty, and the deadlines, the
-/// ends of guards and those of tasks each have a remainder of their own, so that no two things that
-/// exclude each other happen at the same moment.
+/// All times are in milliseconds. Operations happen at multiples of twenty. Deadlines, ends of
+/// guards and ends of tasks each have a different remainder, so that no two events that exclude
+/// each other happen at the same time.
 #[derive(Debug, Clone)]
 pub(super) struct Plan {
     pub(super) times: Times,
@@ -24,7 +24,7 @@ pub(super) struct Times {
 #[derive(Debug, Clone)]
 pub(super) struct Move {
     pub(super) op: Op,
-    /// Those who wait are polled before anything else can run.
+    /// Polls the waiters before anything else can run.
     pub(super) poll: bool,
     pub(super) then: Then,
     pub(super) poll_then: bool,
@@ -34,7 +34,7 @@ pub(super) struct Move {
 pub(super) enum Then {
     /// No task runs before the next operation.
     Nothing,
-    /// All that can run does, and no time passes.
+    /// All ready tasks run, and no time passes.
     Settle,
     Sleep(u64),
 }
@@ -48,12 +48,12 @@ pub(super) enum Op {
     Unpause,
     Admit,
     Track,
-    /// Its handler answers at once, or never.
+    /// Its handler responds immediately, or never.
     Request {
         layer: Through,
         hangs: bool,
     },
-    /// The client of one that hangs goes away.
+    /// The client of a pending request disconnects.
     HangUp(usize),
     Release(usize),
     Lend(Lease),
@@ -64,7 +64,7 @@ pub(super) enum Op {
     Observe(React),
 }
 
-/// What an observer does itself, at the first move to a lame duck, or back.
+/// What an observer does at the first change to a lame duck, or back.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum React {
     Not,
@@ -85,22 +85,22 @@ impl React {
     }
 }
 
-/// Which layer a request comes through.
+/// The layer of a request.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Through {
     /// Refuses, and cuts.
     Drain,
-    /// Counts, also what comes late.
+    /// Counts, including late requests.
     Tracking,
 }
 
-/// How long a guard is held by a task of its own.
+/// How long a task holds a guard.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Lease {
     For(u64),
     AfterDraining(u64),
     UntilForced,
-    /// It waits for the force half of the time, no longer, and goes on.
+    /// It waits for the force half of the time, then continues.
     Impatient(u64),
 }
 

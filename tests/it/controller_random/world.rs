@@ -9,11 +9,11 @@ pub(super) struct World {
     pub(super) requests: Vec<Hanging>,
     pub(super) waiters: Vec<Real>,
     pub(super) told: Arc<Mutex<Vec<Told>>>,
-    /// Which hook has begun, when, by which notice.
+    /// The hooks that have begun: which, when, and with which notice.
     pub(super) hooks: Arc<Mutex<Vec<(usize, u64, ShutdownNotice)>>>,
 }
 
-/// A request under way, until it ends or its client goes.
+/// A pending request, until it ends or its client disconnects.
 pub(super) struct Hanging {
     pub(super) layer: Through,
     pub(super) answer: Shared,
@@ -26,7 +26,7 @@ pub(super) struct Real {
     pub(super) was_pending: bool,
 }
 
-/// What a future has told.
+/// The result of a future.
 pub(super) enum Answer {
     Nothing,
     State(LifecycleState),
@@ -57,7 +57,7 @@ impl World {
         (at - self.since).as_millis().try_into().unwrap()
     }
 
-    /// Gives the status of the answer, and whether it asks the client to leave.
+    /// Returns the status of the response, and whether it asks the client to close.
     pub(super) fn request(&mut self, layer: Through, hangs: bool) -> Option<(u16, bool)> {
         let handler = service_fn(move |_: Request<Full<Bytes>>| async move {
             if hangs {
@@ -108,7 +108,7 @@ impl World {
         None
     }
 
-    /// Drops one of the requests that hang; gives what layer that one came through.
+    /// Drops one of the pending requests. Returns its layer.
     pub(super) fn hang_up(&mut self, which: usize) -> Option<Through> {
         self.requests
             .retain(|request| request.answer.lock().unwrap().is_some());
@@ -152,7 +152,7 @@ impl World {
             }
             end(how)
         };
-        // What begins a shutdown is the trigger's, and the force's.
+        // A task that ends does not begin a shutdown here: only the trigger and the force do.
         let task = tower_lifecycle::Task::new(name, task);
         drop((self.ctl).spawn_task(task.on_error(Note).on_panic(Note)));
     }
@@ -244,7 +244,7 @@ pub(super) fn end(how: How) -> Result<(), BoxError> {
     }
 }
 
-/// Lets all run that can, without time passing.
+/// Runs all ready tasks, without time passing.
 pub(super) async fn settle() {
     for _ in 0..24 {
         yield_now().await;

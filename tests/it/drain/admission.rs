@@ -22,7 +22,7 @@ async fn a_request_is_in_flight_from_its_call_to_the_end_of_its_body() {
     assert_eq!(ctl.in_flight(), 0);
 }
 
-// P1: nothing is admitted once `trigger` has returned, and what was admitted runs on.
+// P1: nothing is admitted after `trigger` has returned, and admitted requests continue.
 #[tokio::test(start_paused = true)]
 async fn nothing_is_admitted_from_the_trigger_on_and_what_was_admitted_ends_whole() {
     let ctl = refusing();

@@ -83,7 +83,7 @@ async fn any_service_is_cut_with_an_error() {
     assert_eq!((report.aborted(), report.abandoned()), (2, 0));
 }
 
-// The mock panics when it is called without having been ready.
+// The mock panics when it is called without being ready.
 #[tokio::test(start_paused = true)]
 async fn any_service_is_never_called_unready() {
     let ctl = ShutdownController::new();

@@ -31,7 +31,7 @@ async fn tunnels_are_left_as_they_are() {
     for status in [StatusCode::OK, StatusCode::NO_CONTENT] {
         assert_eq!(connection(connect, status).await, ["keep-alive"; 3]);
     }
-    // A tunnel that did not come to be.
+    // A tunnel that was not established.
     let seen = connection(connect, StatusCode::FORBIDDEN).await;
     assert_eq!(seen, ["keep-alive", "close", "close"]);
 }

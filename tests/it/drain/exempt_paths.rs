@@ -66,7 +66,7 @@ async fn exempt_paths_match_exactly() {
     ] {
         let response = assert_ready_ok!(task::spawn(send(&mut service, request(path))).poll());
         assert_eq!(response.status(), status, "{path}");
-        // Also where the body's length is known.
+        // Also if the body's length is known.
         assert_eq!(response.headers()["connection"], "close", "{path}");
     }
 }

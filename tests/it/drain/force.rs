@@ -63,7 +63,7 @@ async fn what_is_left_at_the_drain_deadline_is_cut() {
 
 #[tokio::test(start_paused = true)]
 async fn the_cut_answer_is_in_the_clients_protocol() {
-    /// A request of this method, version and content type, cut before it had an answer.
+    /// A request with this method, version and content type, cut before it had a response.
     fn cut(method: Method, version: Version, content_type: &str) -> Response<ResponseBody<Script>> {
         let stage = Stage::new();
         let mut service = DrainLayer::new(stage.ctl.clone()).layer(app());
@@ -109,8 +109,8 @@ async fn the_cut_answer_is_in_the_clients_protocol() {
     }
 }
 
-// P5: force is looked at before the inner is polled, for one that is woken anyway would outrun the
-// wake-up.
+// P5: force is checked before the inner future is polled, because a future that is woken anyway
+// would be faster than the wake-up.
 #[tokio::test(start_paused = true)]
 async fn a_handler_that_wakes_itself_is_not_polled_again_after_force() {
     let stage = Stage::new();
@@ -141,8 +141,8 @@ async fn a_handler_that_has_not_been_polled_is_cut_too() {
     assert_eq!(stage.ctl.shutdown(MANUAL).await.aborted(), 1);
 }
 
-/// A handler whose poll brings force about, and then waits: the wake-up is over by the time that
-/// it would be registered.
+/// A handler whose poll causes the force, and then is pending: the wake-up is over before the waker
+/// is registered.
 #[tokio::test(start_paused = true)]
 async fn force_during_the_first_poll_of_a_handler_cuts_it() {
     let ctl = ShutdownController::new();
@@ -161,7 +161,7 @@ async fn force_during_the_first_poll_of_a_handler_cuts_it() {
     assert_eq!(ctl.in_flight(), 0);
 }
 
-// P5: 3 GB flowed on after a force that was looked for only when the inner was pending.
+// P5: 3 GB were sent after a force that was checked only when the inner body was pending.
 #[tokio::test(start_paused = true)]
 async fn a_body_that_is_at_its_end_is_not_cut() {
     let stage = Stage::new();
@@ -211,7 +211,7 @@ async fn a_body_that_is_always_pending_is_woken_and_ends_with_an_error_at_force(
     assert_eq!((report.aborted(), report.abandoned()), (1, 0));
 }
 
-// P5: the place among the wakers goes from the future to the body, and follows the task.
+// P5: the registered waker moves from the future to the body, and follows the task.
 #[tokio::test(start_paused = true)]
 async fn force_wakes_the_task_that_polled_last() {
     let stage = Stage::new();
@@ -263,7 +263,7 @@ async fn every_cut_is_counted_and_what_ended_by_itself_is_not() {
     stage.ctl.force();
     settle().await;
     drop(ends);
-    // Not by its own end, so that was a cut, too.
+    // It did not end by itself, so this is also a cut.
     drop(handlers.pop());
     drop(bodies.pop());
     for handler in &mut handlers {
@@ -284,7 +284,7 @@ async fn every_cut_is_counted_and_what_ended_by_itself_is_not() {
 async fn what_does_not_let_itself_be_cut_is_reported_abandoned() {
     let stage = Stage::new();
     let mut service = DrainLayer::new(stage.ctl.clone()).layer(app());
-    // Nobody polls it, as if its thread were blocked.
+    // It is not polled, as if its thread were blocked.
     let stuck = send(&mut service, stage.request(Plan::Stall));
     stage.ctl.force();
     let report = stage.ctl.shutdown(MANUAL).await;

@@ -120,7 +120,7 @@ async fn a_task_parked_in_readiness_is_woken_by_a_pause_and_served_after_it() {
     assert_eq!((request.uri().path(), ctl.in_flight()), ("/served", 1));
 }
 
-/// It was told to come and be refused: by the time it calls, nothing says why any more.
+/// It was ready to be refused: when it calls, the reason for the refusal is gone.
 #[tokio::test(start_paused = true)]
 async fn who_was_ready_to_be_refused_by_a_pause_is_told_of_it_also_after_its_end() {
     let ctl = ShutdownController::new();

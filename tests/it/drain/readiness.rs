@@ -36,14 +36,14 @@ async fn readiness_while_draining_does_not_ask_the_inner() {
     let ctl = ShutdownController::new();
     let (mut service, mut handle) = mocked(DrainLayer::new(ctl.clone()));
     ctl.trigger(MANUAL);
-    // It would say so, if it were asked.
+    // It would return this error, if it were polled.
     handle.send_error(Broken);
     assert_ready_ok!(service.poll_ready());
     assert!(is_refused(&mut service, "/"));
     assert_pending!(handle.poll_request());
 }
 
-// The mock panics when it is called without having been ready.
+// The mock panics when it is called without being ready.
 #[tokio::test(start_paused = true)]
 async fn a_clone_does_not_inherit_readiness() {
     let ctl = ShutdownController::new();
@@ -51,7 +51,7 @@ async fn a_clone_does_not_inherit_readiness() {
     assert_ready_ok!(service.poll_ready());
     let mut clone = service.clone();
     assert!(is_refused(&mut clone, "/"));
-    // The guard was handed back.
+    // The guard was released.
     assert_eq!(ctl.in_flight(), 0);
     assert_pending!(handle.poll_request());
 
@@ -81,7 +81,7 @@ async fn draining_may_begin_between_readiness_and_call() {
     ctl.trigger(MANUAL);
     assert!(is_refused(&mut service, "/"));
     assert_pending!(handle.poll_request());
-    // The readiness was real, so the exempt path is served.
+    // The readiness came from the inner service, so the exempt path is served.
     let _future = other.call(request("/exempt"));
     assert!(assert_ready!(handle.poll_request()).is_some());
     assert_eq!(ctl.in_flight(), 0);
@@ -96,7 +96,7 @@ async fn a_task_parked_in_readiness_is_woken_when_draining_begins_and_refused_af
     ctl.trigger(MANUAL);
     settle().await;
     assert!(service.is_woken());
-    // It was not polled meanwhile, so it has held nothing up.
+    // It was not polled meanwhile, so it has not held the drain.
     assert!(ctl.state() > LifecycleState::Draining);
     assert_ready_ok!(service.poll_ready());
     assert!(is_refused(&mut service, "/"));
@@ -173,7 +173,7 @@ async fn refusals_do_not_wait_for_a_concurrency_limit_but_who_waited_before_does
     assert_eq!(report.late_requests(), 0);
 }
 
-// Over a `ConcurrencyLimit`, which panics when it is called without a permit.
+// Around a `ConcurrencyLimit`, which panics when it is called without a permit.
 #[tokio::test(start_paused = true)]
 async fn an_exempt_path_is_refused_while_the_inner_is_not_ready_and_served_once_it_is() {
     let ctl = refusing();
@@ -185,7 +185,7 @@ async fn an_exempt_path_is_refused_while_the_inner_is_not_ready_and_served_once_
     assert_ready_ok!(service.poll_ready());
     assert!(is_refused(&mut service, "/exempt"));
 
-    // Its permit is free again, but whoever was not told so is not ready.
+    // Its permit is free again, but a service that was not told so is not ready.
     assert_ready_ok!(service.poll_ready());
     drop(admitted);
     assert!(is_refused(&mut service, "/exempt"));
@@ -208,7 +208,7 @@ async fn an_error_of_readiness_turns_into_a_refusal_of_exempt_paths_while_draini
     assert_pending!(handle.poll_request());
 }
 
-// `Buffer` panics when it is called without a slot of its queue.
+// `Buffer` panics when it is called without a reserved slot.
 #[tokio::test(start_paused = true)]
 async fn refusals_do_not_wait_for_a_full_buffer_and_what_is_queued_is_served() {
     let ctl = refusing();

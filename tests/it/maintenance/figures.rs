@@ -29,8 +29,8 @@ async fn the_figures_are_exact_over_pauses() {
     assert_eq!((report.admitted(), report.refused()), (admitted, refused));
 }
 
-/// A refusal that has counted itself and not yet taken itself out again may outlast the pause, and
-/// meet the next closing.
+/// A refusal that has counted itself and not yet removed itself may outlast the pause, and meet the
+/// next close of the gate.
 #[test]
 fn a_refusal_that_outlasts_its_pause_is_not_admitted() {
     const ROUNDS: u64 = 200;

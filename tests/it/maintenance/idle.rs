@@ -50,7 +50,7 @@ async fn what_is_tracked_during_a_pause_is_counted_and_holds_idle() {
     assert!(idle.is_woken());
     assert_ready!(idle.poll());
 
-    // Also when it was idle once.
+    // Also if it was idle once.
     let later = ctl.track();
     let mut again = task::spawn(ctl.idle());
     assert_pending!(again.poll());
@@ -87,7 +87,7 @@ async fn idle_of_an_earlier_pause_is_not_taken_for_this_ones() {
     let mut early = task::spawn(ctl.idle());
     assert_pending!(early.poll());
     ctl.unpause();
-    drop(first); // nothing is in flight, but anything may begin
+    drop(first); // nothing is in flight, but new work may begin
     assert_pending!(early.poll());
     let guard = ctl.try_admit().unwrap();
     ctl.pause();
@@ -96,7 +96,8 @@ async fn idle_of_an_earlier_pause_is_not_taken_for_this_ones() {
     assert_ready!(early.poll());
 }
 
-/// It has been idle since the call: what begins between that and the poll is not waited for.
+/// It has been idle since the call: work that begins between the call and the poll is not waited
+/// for.
 #[tokio::test(start_paused = true)]
 async fn who_was_woken_as_idle_is_told_so_whatever_begins_before_its_poll() {
     let ctl = controller(ten_seconds());

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// A small generator: nothing here needs more than to differ.
+/// A small random generator.
 struct Dice(u64);
 
 impl Dice {
@@ -14,13 +14,13 @@ impl Dice {
     }
 }
 
-/// What the threads have done, to be compared with what the controller says.
+/// What the threads have done, for comparison with the controller's counts.
 #[derive(Default)]
 struct Ledger {
     admitted: AtomicU64,
     refused: AtomicU64,
     tracked: AtomicU64,
-    /// Alive, of those that `try_admit` admitted.
+    /// Live guards from `try_admit`.
     alive: AtomicI64,
     over: AtomicBool,
 }
@@ -36,11 +36,11 @@ impl Ledger {
             }
             let Ok(guard) = ctl.try_admit() else {
                 self.refused.fetch_add(1, Ordering::Relaxed);
-                // Else there is hardly a moment without a refusal that comes and goes.
+                // Otherwise there is almost always a refusal in progress.
                 thread::yield_now();
                 continue;
             };
-            // Relaxed, as in `parallel.rs`: the gate alone is to order these.
+            // Relaxed, as in `parallel.rs`: only the gate may order these.
             self.alive.fetch_add(1, Ordering::Relaxed);
             self.admitted.fetch_add(1, Ordering::Relaxed);
             if dice.below(16) == 0 {
@@ -77,7 +77,7 @@ fn nothing_that_was_admitted_is_alive_once_it_is_idle_and_every_figure_adds_up()
                     for _ in 0..dice.below(2_000) {
                         std::hint::spin_loop();
                     }
-                    // Too late once `main` has forced it.
+                    // Fails once `main` has forced it.
                     let _ = ctl.resume();
                 }
             });
@@ -123,7 +123,7 @@ fn nothing_that_was_admitted_is_alive_once_it_is_idle_and_every_figure_adds_up()
     );
 }
 
-/// The report is made when all is quiet, and says what the threads know.
+/// The report is made when all threads are done, and equals their counts.
 #[test]
 fn the_report_has_the_sums_of_the_threads() {
     const WORKERS: u64 = 4;

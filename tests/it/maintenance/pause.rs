@@ -67,7 +67,7 @@ async fn who_waited_before_the_pause_is_not_told_of_a_shutdown() {
     assert_pending!(drained.poll());
 }
 
-/// Readiness goes by `is_paused`, and is red no later than the first refusal.
+/// Readiness depends on `is_paused`, and is red no later than the first refusal.
 #[test]
 fn a_pause_shows_no_later_than_its_first_refusal_and_no_longer_than_its_last() {
     const ROUNDS: u64 = 20_000;
@@ -78,7 +78,7 @@ fn a_pause_shows_no_later_than_its_first_refusal_and_no_longer_than_its_last() {
             for round in 1..=ROUNDS {
                 while ctl.try_admit().is_ok() {}
                 let was_paused = ctl.is_paused();
-                // Told first: else who waits for it would do so for ever.
+                // Signalled first: otherwise a waiter would wait forever.
                 refused.store(round, Ordering::Release);
                 while ctl.is_paused() {}
                 let was_admitted = ctl.try_admit().is_ok();

@@ -33,7 +33,7 @@ async fn a_shutdown_during_a_pause_goes_its_way_and_ends_the_pause() {
                 assert!(told.is_woken());
             }
             drop(told);
-            // From here on a pause is nothing to begin or to end.
+            // From here on a pause can neither begin nor end.
             assert!(!ctl.is_paused() && !ctl.unpause() && !ctl.pause());
             assert!(!ctl.is_paused());
             assert!(!ctl.try_admit().unwrap_err().is_paused());

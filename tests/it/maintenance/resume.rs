@@ -21,7 +21,7 @@ async fn resume_in_the_lame_duck_makes_all_as_it_was() {
         *moves.lock().unwrap(),
         [(Running, LameDuck), (LameDuck, Running)]
     );
-    // Long after what would have been its end.
+    // Long after its former end.
     advance(ms(60_000)).await;
     settle().await;
     assert_eq!((ctl.state(), moves.lock().unwrap().len()), (Running, 2));
@@ -120,7 +120,7 @@ async fn the_next_shutdown_is_a_whole_new_one() {
     assert_eq!(notice.drain_deadline(), Some(start + ms(8_000)));
     assert_eq!(notice.final_deadline(), Some(start + ms(10_000)));
 
-    // The lame duck is as long as ever, whatever the old timer says.
+    // The lame duck has its full length, whatever the old timer says.
     advance(ms(2_990)).await;
     settle().await;
     assert_eq!(ctl.state(), LameDuck);
@@ -148,7 +148,7 @@ async fn the_next_shutdown_is_a_whole_new_one() {
     drop(guard);
 }
 
-/// The deadline of the first one passes in real time, while the second one is under way.
+/// The deadline of the first shutdown passes in real time, during the second one.
 #[test]
 fn the_thread_that_watched_the_old_deadline_does_not_end_the_new_shutdown() {
     let config = ShutdownConfig::default()
@@ -156,7 +156,7 @@ fn the_thread_that_watched_the_old_deadline_does_not_end_the_new_shutdown() {
         .lame_duck(ms(200))
         .cleanup_reserve(ms(20));
     let ctl = one_thread().block_on(async { controller(config) });
-    // A thread drives each, for the runtime has ended.
+    // A thread drives each, because the runtime has ended.
     ctl.trigger(MANUAL);
     thread::sleep(ms(150));
     ctl.resume().unwrap();
@@ -213,7 +213,7 @@ async fn futures_made_before_the_resume_go_on_to_the_next_shutdown() {
     drained.await;
     idle.await;
     stop_accepting.await;
-    let draining = ms(3_001); // `settle` took the last of it
+    let draining = ms(3_001); // the rest passed in `settle`
     assert_eq!(start.elapsed(), draining, "nothing was in flight");
     assert_eq!(run.await.reason(), ERROR);
     assert_eq!(ended.await.reason(), ERROR);
@@ -227,7 +227,7 @@ async fn assert_pending_until_draining(ctl: &ShutdownController, mut draining: t
     assert!(draining.poll().is_pending(), "in {}", ctl.state());
     draining.await;
     assert_eq!(ctl.state(), Draining);
-    // The sequence wakes the guards, after those who wait.
+    // The sequence wakes the guards after the waiters.
     settle().await;
 }
 
@@ -281,7 +281,7 @@ async fn an_observer_may_call_the_shutdown_off() {
     assert_pending!(triggered.poll());
 }
 
-/// As `run` promises: a server that has ended is not replaced by anybody.
+/// As documented for `run`: a server that has ended is not replaced.
 #[tokio::test(start_paused = true)]
 async fn a_shutdown_is_not_called_off_once_the_last_server_has_ended() {
     let ctl = lame_duck();
@@ -294,8 +294,8 @@ async fn a_shutdown_is_not_called_off_once_the_last_server_has_ended() {
     assert_eq!(resumed.unwrap_err().state(), LameDuck);
 }
 
-/// Of a force and a resume at the same time one comes first: the shutdown is off and a new one is
-/// forced, or the resume comes too late. Never half.
+/// A force and a resume at the same time have an order: either the shutdown is cancelled and a new
+/// one is forced, or the resume comes too late. Never half of each.
 #[test]
 fn a_force_and_a_resume_at_the_same_time_do_not_mix() {
     const ROUNDS: usize = 400;
@@ -318,7 +318,7 @@ fn a_force_and_a_resume_at_the_same_time_do_not_mix() {
             let results = threads.into_iter().map(|thread| thread.join().unwrap());
             results.filter(Result::is_ok).count()
         });
-        // Force is given a guard's time to be heeded, which a busy machine may use up.
+        // Force gives guards time to end, which a busy machine may use up.
         assert!(ctl.state() >= Draining, "{resumed} resumed");
         assert!(ctl.try_admit().is_err());
         within_a_minute(guard.forced());
@@ -336,13 +336,13 @@ fn a_force_and_a_resume_at_the_same_time_do_not_mix() {
     );
 }
 
-/// A thread of its own drives each shutdown then, and that one's runtime goes with the first.
+/// Then a separate thread drives each shutdown, and the runtime ends with the first.
 #[test]
 fn without_a_runtime_a_resume_does_not_interrupt_the_next_shutdown() {
     for round in 0..200_u32 {
         let ctl = lame_duck();
         ctl.trigger(MANUAL);
-        // From before the thread has begun until after.
+        // From before the start of the thread until after it.
         thread::sleep(Duration::from_micros(u64::from(round) * 5));
         ctl.resume().unwrap();
         ctl.trigger(ERROR);
@@ -354,7 +354,7 @@ fn without_a_runtime_a_resume_does_not_interrupt_the_next_shutdown() {
     }
 }
 
-/// As the second signal does: it forces what is under way, and there may be nothing any more.
+/// As the second signal does: it forces the current shutdown, and there may be none any more.
 #[test]
 fn triggers_and_resumes_from_many_threads_are_each_whole() {
     const THREADS: u64 = 4;
@@ -367,8 +367,9 @@ fn triggers_and_resumes_from_many_threads_are_each_whole() {
             let (ctl, triggered, resumed) = (&ctl, &triggered, &resumed);
             scope.spawn(move || {
                 let mut rounds = 0;
-                // Who resumes goes on until one has, also when the others begin late: each of
-                // them triggers at least once, and then there is a lame duck to call off.
+                // Resuming threads continue until one has succeeded, even when the others start
+                // late: each of them triggers at least once, and then there is a lame duck to
+                // cancel.
                 while rounds < ROUNDS || thread % 2 == 1 && resumed.load(Ordering::Relaxed) == 0 {
                     rounds += 1;
                     if thread % 2 == 0 {

@@ -13,7 +13,8 @@ fn a_hook_that_cannot_be_dropped_without_a_runtime_does_not_keep_the_end_away() 
         Ok(())
     })
     .unwrap();
-    // The only worker is blocked past the deadline: the watching thread gives up, outside a runtime.
+    // The only worker is blocked past the deadline: the watchdog thread gives up, outside a
+    // runtime.
     runtime.block_on(async {
         ctl.trigger(ShutdownReason::Manual);
         std::thread::sleep(Duration::from_millis(600));
@@ -44,7 +45,7 @@ async fn an_observer_whose_drop_panics_does_not_keep_the_end_away() {
         let _ = &guard;
     });
     let begun = std::time::Instant::now();
-    // `timeout` polls once more at its end, when the milestone is there: what counts is the wake-up.
+    // `timeout` polls once more at its end, when it is resolved: only the wake-up counts.
     let _ = timeout(Duration::from_secs(3), ctl.shutdown(ShutdownReason::Manual)).await;
     let took = begun.elapsed();
     assert!(

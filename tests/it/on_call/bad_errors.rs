@@ -83,7 +83,7 @@ async fn a_hook_that_is_never_run_and_panics_in_its_drop_harms_only_itself() {
     let ctl = ShutdownController::new();
     let clone = ctl.clone();
     ctl.on_shutdown("first", |_| async move {
-        clone.force(); // as by the second and third signal
+        clone.force(); // like the second and third signal
         clone.force();
         pending().await
     })

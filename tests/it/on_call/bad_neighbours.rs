@@ -119,7 +119,7 @@ async fn a_clone_that_panics_does_not_leave_its_service_running() {
     assert!(stopped.load(Ordering::SeqCst));
 }
 
-/// The runtime ends at any moment of a shutdown: whoever waits is told.
+/// The runtime ends at any moment of a shutdown: all waiters are woken.
 #[test]
 fn stress_of_runtimes_that_end() {
     let waits = one_thread();
@@ -189,8 +189,8 @@ fn stress_of_runtimes_that_end() {
     assert_none(&odd);
 }
 
-/// "Cuts admitted work now … The clean-up gets its reserve": one `force` while running, with nothing in
-/// flight, must not cut the clean-up that it has begun itself.
+/// "Cuts admitted work now … The clean-up gets its reserve": one `force` while running, with
+/// nothing in flight, must not cut the clean-up that it starts.
 #[test]
 fn one_force_while_running_does_not_cut_the_clean_up() {
     let runtime = threads(2);
@@ -198,7 +198,7 @@ fn one_force_while_running_does_not_cut_the_clean_up() {
     for round in 0..3000 {
         let ctl = runtime.block_on(async { ShutdownController::new() });
         ctl.on_shutdown("flush", |_| async {
-            tokio::task::yield_now().await; // any wait
+            tokio::task::yield_now().await; // any await
             Ok(())
         })
         .unwrap();
@@ -211,7 +211,7 @@ fn one_force_while_running_does_not_cut_the_clean_up() {
     assert!(cut.is_empty(), "{} of 3000: {}", cut.len(), cut[0]);
 }
 
-/// The same without luck: whoever is told of the move makes the window as wide as it takes.
+/// The same without luck: an observer of the change makes the window as wide as needed.
 #[test]
 fn one_force_while_running_does_not_cut_the_clean_up_whoever_is_told() {
     let runtime = threads(2);
@@ -267,7 +267,7 @@ async fn the_report_of_a_server_says_the_root_of_the_failure() {
     assert!(report.contains("permission denied"), "{report}");
 }
 
-/// The wake-up of one waiter is not lost by the panic of another's waker.
+/// A panic of one waiter's waker does not lose the wake-up of another.
 #[tokio::test]
 async fn a_waker_that_panics_does_not_lose_the_wake_ups_of_others() {
     struct Bad;

@@ -27,7 +27,7 @@ fn a_force_from_a_start_up_lets_the_stops_run() {
     assert!(bad.is_empty(), "{} of 2000: {}", bad.len(), bad[0]);
 }
 
-/// What is not awaited: a start-up error that is dropped by `select!`.
+/// Code that is not awaited: a start-up error that `select!` drops.
 #[tokio::test(start_paused = true)]
 async fn a_rollback_that_nobody_waits_for_goes_on() {
     static STOPPED: AtomicBool = AtomicBool::new(false);
@@ -48,7 +48,7 @@ async fn a_rollback_that_nobody_waits_for_goes_on() {
     assert!(STOPPED.load(Ordering::SeqCst));
 }
 
-/// `ready().await`, then wait for a job, then `call`: readiness that was given during a pause.
+/// `ready().await`, then waiting for a job, then `call`: the readiness is from a pause.
 #[tokio::test]
 async fn a_service_that_was_ready_in_a_pause_does_not_say_afterwards_that_it_shuts_down() {
     use tower::{Service, ServiceExt};
@@ -85,7 +85,7 @@ async fn over_http_it_says_so_too_and_accuses_nobody() {
     ctl.pause();
     let ready = app.ready().await.unwrap();
     ctl.unpause();
-    // It panics by the subscriber: the caller did call `poll_ready`.
+    // It panics through the subscriber, although the caller did call `poll_ready`.
     let response = ready.call(http::Request::new(String::new())).await.unwrap();
     let body = http_body_util::BodyExt::collect(response.into_body())
         .await
@@ -97,7 +97,8 @@ async fn over_http_it_says_so_too_and_accuses_nobody() {
     );
 }
 
-/// `wait_for` and `lame_duck` of a consumer that is told twice: a resume in between is not lost.
+/// `wait_for` and `lame_duck` of a consumer that is notified twice: a resume in between is not
+/// lost.
 #[tokio::test(start_paused = true)]
 async fn a_task_that_was_told_of_a_shutdown_that_is_off_can_be_told_of_the_next() {
     let ctl = ShutdownController::with_config(lame()).unwrap();
@@ -123,7 +124,7 @@ async fn a_task_that_was_told_of_a_shutdown_that_is_off_can_be_told_of_the_next(
     );
 }
 
-/// A check that is asked for by many, in a cache, whose runtime has ended.
+/// A cached check that many probes request, whose runtime has ended.
 #[test]
 fn a_cached_run_that_was_lost_with_its_runtime_is_begun_again() {
     use tower::ServiceExt;

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// Everything at once, and each life has to end.
+/// Everything at once, and each shutdown must end.
 #[test]
 fn stress_of_everything_at_once() {
     let runtime = threads(3);

@@ -11,7 +11,7 @@ async fn a_job_that_may_fail_does_not_taint_the_shutdown() {
     let job = Task::new("job", async { Err::<(), _>("one bad job") });
     let _ = ctl.spawn_task(job.on_error(TaskPolicy::Ignore)).await;
     ctl.resume().unwrap();
-    tokio::time::sleep(Duration::from_secs(86_400)).await; // a day of good service
+    tokio::time::sleep(Duration::from_secs(86_400)).await; // a day of service
     let report = ctl.shutdown(ShutdownReason::Manual).await;
     assert!(report.is_graceful(), "{report}");
 }
@@ -58,7 +58,7 @@ fn wait_for_gives_a_state_that_is_at_or_past_the_one_waited_for() {
     assert_eq!(wrong.load(Ordering::Relaxed), 0);
 }
 
-/// Runs a program that leaves its start-up by a question mark, and ends the runtime.
+/// Runs a program that returns from its start-up with `?`, and ends the runtime.
 fn leave_a_startup(runtime: Runtime) {
     async fn program(stopped: Arc<AtomicBool>) -> Result<(), BoxError> {
         let mut startup = Startup::new(ShutdownConfig::default())?;
@@ -67,7 +67,7 @@ fn leave_a_startup(runtime: Runtime) {
                 stopped.store(true, Ordering::SeqCst);
             })
             .await?;
-        "no number".parse::<u32>()?; // some other part of main fails
+        "no number".parse::<u32>()?; // another part of main fails
         startup.finish().await?;
         Ok(())
     }
@@ -77,7 +77,7 @@ fn leave_a_startup(runtime: Runtime) {
     assert!(stopped.load(Ordering::SeqCst), "db was not stopped");
 }
 
-/// What `#[tokio::main]` makes of it.
+/// What `#[tokio::main]` expands to.
 #[test]
 fn a_startup_that_is_left_by_a_question_mark_stops_what_it_had_started() {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
@@ -100,7 +100,7 @@ async fn a_rollback_holds_no_clone_of_what_it_stops() {
             Ok::<_, BoxError>((jobs, Arc::new(Mutex::new(Some(worker)))))
         },
         |(jobs, worker)| async move {
-            drop(jobs); // the last: the worker ends
+            drop(jobs); // the last sender: the worker ends
             let worker = worker.lock().unwrap().take();
             worker.unwrap().await
         },
@@ -166,7 +166,7 @@ async fn two_hooks_that_panic_in_their_drops_do_not_abort_the_process() {
 async fn a_task_that_fails_while_shutting_down_is_never_graceful() {
     let ctl = ShutdownController::new();
     for _ in 0..64 {
-        // A job now and then that failed, in a long life.
+        // An occasional job that failed, in a long run.
         let job = Task::new("job", async { Err::<(), _>("bad job") });
         let _ = ctl.spawn_task(job.on_error(TaskPolicy::Ignore)).await;
     }

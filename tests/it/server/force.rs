@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// What may be left behind.
+/// What could be left behind.
 #[derive(Clone, Default)]
 struct Remains {
     handlers: Alive,
@@ -108,7 +108,7 @@ where
     clients
 }
 
-/// All are closed already; what was sent before that is still to be read.
+/// All are already closed; the data sent before can still be read.
 async fn assert_closed<T: tokio::io::AsyncRead + Unpin>(clients: Vec<(&str, T)>) {
     for (name, mut client) in clients {
         let mut piece = vec![0; 64 * 1024];
@@ -134,7 +134,7 @@ async fn when_a_forced_server_has_returned_nothing_of_it_is_left() {
     assert_eq!(remains.counts()[..4], [0; 4], "{report}");
     assert!(report.is_forced());
     assert_eq!(report.abandoned(), 0, "{report}");
-    // The task of the tunnel is the application's own. It is told.
+    // The task of the tunnel belongs to the application. It is notified.
     tokio::task::yield_now().await;
     assert_eq!(remains.tasks.count(), 0);
     assert_closed(clients).await;
@@ -182,7 +182,7 @@ async fn a_server_that_is_dropped_closes_all_its_connections() {
     let server = tokio::spawn(serve(pipes, remains.app(&ctl), ctl.clone()).into_future());
     let mut clients = never_ending(async || watched_pipe(&connector, &remains.sockets)).await;
     sleep(100 * MS).await;
-    clients.retain(|(name, _)| *name != "upgraded"); // a test of its own
+    clients.retain(|(name, _)| *name != "upgraded"); // has its own test
     server.abort();
     assert!(server.await.unwrap_err().is_cancelled());
     sleep(MS).await;
@@ -208,8 +208,8 @@ async fn a_server_that_is_dropped_closes_its_tunnels() {
     assert_eq!((remains.sockets.count(), remains.tasks.count()), (0, 0));
 }
 
-/// An application whose `/blocks` says that it is entered, and blocks its thread until the sender is
-/// dropped: at the end of the test, whatever it is.
+/// An application whose `/blocks` signals when it is entered, and blocks its thread until the
+/// sender is dropped: at the end of the test, even on failure.
 fn blocking(ctl: &ShutdownController) -> (Router, Event, std::sync::mpsc::Sender<()>) {
     let entered = Event::new();
     let (release, released) = std::sync::mpsc::channel();
@@ -282,7 +282,7 @@ async fn who_is_cut_is_told_before_its_connection_is_closed() {
         }
         let since = Instant::now();
         ctl.force();
-        // Who comes only now.
+        // A client that comes only now.
         let mut late = connector.http1();
         late.get("/").await.assert_refused();
         let mut late_2 = connector.http2().await;

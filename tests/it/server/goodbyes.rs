@@ -1,4 +1,4 @@
-//! The goodbye of HTTP/2.
+//! HTTP/2's GOAWAY.
 
 use super::*;
 
@@ -14,13 +14,13 @@ async fn http_2_is_said_goodbye_in_two_steps_and_loses_nothing_that_is_on_its_wa
     let ping = client.goodbye().await;
     assert_eq!((ping.kind, ping.flags), (PING, 0));
 
-    // Sent before the client knew.
+    // Sent before the client saw the GOAWAY.
     assert_eq!(client.get(3, "/").await, REFUSED);
     client.send(ping.ack()).await;
     let goodbye = client.next().await.unwrap();
     assert_eq!(goodbye.goaway(), (3, NO_ERROR));
 
-    // Sent although the client knows.
+    // Sent although the client saw the GOAWAY.
     client.send(Frame::get(5, "/")).await;
     sleep(5 * SECOND).await;
     assert_eq!(ctl.state(), LifecycleState::Draining);
@@ -48,7 +48,7 @@ async fn in_a_lame_duck_http_2_is_still_served_after_the_goodbye() {
     assert_eq!(client.end().await, []);
     assert_eq!(ctl.state(), LifecycleState::LameDuck);
 
-    // Others still come.
+    // Other clients still connect.
     assert_eq!(connector.http1().get("/").await.text(), "ok");
     server.graceful().await;
 }
@@ -121,7 +121,7 @@ async fn http_2_accepted_while_draining_is_refused_for_a_while_and_then_said_goo
     let since = Instant::now();
     sleep(500 * MS).await;
     assert_eq!(asking.get(1, "/").await, REFUSED);
-    // It may go on to be refused until the grace is over.
+    // It may keep being refused until the grace is over.
     assert_eq!(asking.get(3, "/").await, REFUSED);
     let ping = asking.goodbye().await;
     assert_at(since, SECOND + 50 * MS);

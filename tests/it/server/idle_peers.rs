@@ -1,4 +1,4 @@
-//! Who has nothing in flight.
+//! Peers with nothing in flight.
 
 use super::*;
 
@@ -320,7 +320,7 @@ async fn nobody_who_has_nothing_in_flight_makes_the_shutdown_a_forced_one() {
     asked.get("/").await;
     asked.send("GE").await;
     let mut http2 = connector.http2().await;
-    assert_eq!(http2.get(1, "/").await, "ok"); // and does not answer the goodbye
+    assert_eq!(http2.get(1, "/").await, "ok"); // and does not acknowledge the PING
     let _silent_http2 = connector.http2().await;
     let since = trigger(&ctl).await;
     server.graceful().await;
@@ -383,7 +383,7 @@ async fn a_head_and_a_preface_have_a_time_limit() {
         let mut client = connector.http1();
         client.send(sent).await;
         client.end().await;
-        // A head is looked after four times in its time.
+        // A head's time limit is checked four times.
         let late = since.elapsed().checked_sub(3 * SECOND);
         assert!(late.is_some_and(|late| late <= 755 * MS), "{late:?}");
     }

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// Asks on a hundred connections, again and again, until each is asked to leave; gives when.
+/// Sends requests on a hundred connections until each is asked to close. Returns the times.
 async fn hundred_leave(ctl: &ShutdownController, connector: &Connector) -> Vec<Duration> {
     let mut clients = Vec::new();
     for _ in 0..100 {
@@ -31,7 +31,7 @@ async fn hundred_leave(ctl: &ShutdownController, connector: &Connector) -> Vec<D
     left
 }
 
-/// They fall evenly on the first ten seconds.
+/// They are spread evenly over the first ten seconds.
 #[track_caller]
 fn assert_even(mut moments: Vec<Duration>) {
     moments.sort();
@@ -69,7 +69,7 @@ async fn who_comes_in_a_lame_duck_is_served_and_not_asked_to_leave_before_its_mo
     trigger(&ctl).await;
     let mut asked = 0;
     for _ in 0..40 {
-        // The request is there before the connection is looked at.
+        // The request arrives before the connection is checked.
         let answer = connector.http1().get("/").await;
         assert_eq!((answer.status, answer.text()), (200, "ok"));
         asked += u32::from(answer.closes());
@@ -156,7 +156,7 @@ async fn after_resume_nobody_is_asked_to_leave_any_more() {
     sleep(5 * SECOND).await;
     ctl.resume().unwrap();
     sleep(20 * SECOND).await;
-    // Those whose moment had come have not asked since, and may stay, too.
+    // Connections whose moment had come have not sent since, and may also stay.
     for client in &mut clients {
         assert!(!client.get("/").await.closes());
     }
@@ -173,7 +173,7 @@ async fn after_resume_nobody_is_asked_to_leave_any_more() {
     assert!((20..=30).contains(&stay), "{stay} of 50");
     drop(clients_2);
 
-    // And are asked in the next one.
+    // They are asked in the next lame duck.
     let mut others = clients;
     let since = trigger(&ctl).await;
     sleep(10 * SECOND + 100 * MS).await;

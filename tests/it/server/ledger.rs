@@ -2,13 +2,13 @@
 
 use super::*;
 
-/// What became of the requests of one client.
+/// The outcomes of one client's requests.
 #[derive(Debug, Default)]
 struct Ledger {
     answered: usize,
-    /// Those that may or may not have been served, on a connection that had worked.
+    /// Ambiguous requests, on a connection that had worked.
     lost: usize,
-    /// New connections whose first ones are lost.
+    /// New connections whose first requests are lost.
     lost_when_new: usize,
 }
 
@@ -20,7 +20,7 @@ async fn hammer_http1(address: SocketAddr) -> Ledger {
         let mut socket = socket;
         let mut answered_at = std::time::Instant::now();
         for nth in 0.. {
-            // After that the server may close at any moment; the machine has been busy.
+            // After that the server may close at any moment; the machine was busy.
             if nth > 0 && answered_at.elapsed() > REFUSE_FOR / 4 {
                 break;
             }
@@ -62,7 +62,8 @@ async fn hammer_http2(address: SocketAddr) -> Ledger {
     let mut ledger = Ledger::default();
     while let Ok(socket) = TcpStream::connect(address).await {
         let mut client = Http2::new(socket, &[]).await;
-        // Room for all answers: the window of a connection opens no more by itself than a stream's.
+        // Room for all responses: a connection's window does not grow by itself any more than a
+        // stream's.
         client.send(Frame::window(0, 1 << 30)).await;
         let (mut last, mut next) = (ALL_STREAMS, 1);
         let mut may_ask = true;
@@ -87,7 +88,7 @@ async fn hammer_http2(address: SocketAddr) -> Ledger {
                 Ok(None) | Err(_) => break,
             }
         }
-        // Those past the last one were not begun, and are safe to be sent again.
+        // Streams past the last one were not processed, and are safe to retry.
         let lost = open.iter().filter(|stream| **stream <= last).count();
         match next {
             1..=21 => ledger.lost_when_new += usize::from(lost > 0),
@@ -131,7 +132,7 @@ async fn no_request_is_lost_when_a_server_under_load_is_shut_down() {
             "{report} {answered}"
         );
     }
-    // Between the last look at the backlog and the close of the listener one may come.
+    // A connection may arrive between the last accept and the close of the listener.
     println!("{lost_when_new} lost in {rounds} rounds");
     assert!(lost_when_new <= rounds, "{lost_when_new}");
 }

@@ -74,7 +74,7 @@ async fn an_error_of_accepting_is_waited_out_longer_and_longer() {
         for nth in 0..errors {
             connector.accept(Err(kinds[nth % kinds.len()].into()));
         }
-        // A connection that is accepted begins the count anew.
+        // An accepted connection resets the count.
         assert_eq!(connector.http1().get("/").await.text(), "ok");
         let took = since.elapsed();
         let expected = Duration::from_millis(millis);

@@ -43,7 +43,7 @@ async fn several_servers_share_one_shutdown() {
     assert_eq!(idle.get("/").await.text(), "ok");
     let since = trigger(&ctl).await;
     sleep(5 * SECOND).await;
-    // Both go on refusing while one of them drains.
+    // Both keep refusing while one of them drains.
     first.http1().get("/").await.assert_refused();
     second.http1().get("/").await.assert_refused();
     held.released.happens();
@@ -131,7 +131,7 @@ async fn an_application_without_a_layer_is_drained_too() {
     assert!(!idle.get("/").await.closes());
     trigger(&ctl).await;
     sleep(MS).await;
-    // Nobody refuses, and nobody counts; but whoever is answered is asked to leave.
+    // Without a layer nothing is refused or counted, but responses still ask clients to close.
     let answer = idle.get("/").await;
     assert!(answer.closes() && answer.text() == "ok", "{answer:?}");
     assert_eq!(idle.end().await, b"");

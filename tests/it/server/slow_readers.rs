@@ -36,7 +36,7 @@ async fn a_slow_reader_gets_the_whole_answer_through_a_drain() {
                 assert!(server.is_running(), "at {} bytes", received.len());
             }
         }
-        // What has been read is an answer like any other.
+        // The data read is a normal response.
         let answer = read_again(&received).await;
         assert!(answer.body == big(), "{path}: {} bytes", answer.body.len());
         server.graceful().await;
@@ -63,7 +63,7 @@ async fn a_slow_reader_of_http_2_gets_the_whole_answer_through_a_drain() {
         let mut received = Vec::new();
         while let Some(frame) = answer.frame().await {
             received.extend_from_slice(&frame.unwrap().into_data().unwrap());
-            // The rest may have been taken by the client, and not be read yet.
+            // The client may have received the rest without reading it yet.
             if received.len() + (window as usize) < BIG {
                 assert!(server.is_running(), "at {} bytes", received.len());
             }
@@ -100,7 +100,7 @@ async fn a_body_under_way_at_the_trigger_ends_whole_and_its_connection_with_it()
     drop(feed);
     let answer = client.answer().await;
     assert_eq!((answer.text(), answer.closes()), ("before, after", false));
-    // The answer did not say that it is the last, so another request may be on its way.
+    // The response did not say that it is the last, so another request may be on its way.
     assert_eq!(client.end().await, b"");
     assert_at(since, 5400 * MS);
     server.graceful().await;

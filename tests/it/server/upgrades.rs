@@ -130,7 +130,7 @@ async fn an_upgrade_that_is_asked_for_and_not_granted_is_a_request_like_any_othe
     server.graceful().await;
 }
 
-/// A server of tunnels that send back what comes, and an open one on HTTP/2.
+/// A server of echoing tunnels, and an open tunnel over HTTP/2.
 async fn http2_tunnel(ctl: &ShutdownController) -> (Server, Http2<DuplexStream>) {
     let app = tower::service_fn(async |mut request: http::Request<hyper::body::Incoming>| {
         let upgrade = hyper::upgrade::on(&mut request);
@@ -180,7 +180,7 @@ async fn a_tunnel_of_http_2_that_has_ended_holds_nobody() {
     client.send(Frame::new(DATA, END_STREAM, 1, b"")).await;
     assert!(client.next().await.unwrap().ends());
     let since = trigger(&ctl).await;
-    // The client does not answer the goodbye.
+    // The client does not acknowledge the PING.
     server.graceful().await;
     assert!(since.elapsed() <= SECOND + 253 * MS);
 }

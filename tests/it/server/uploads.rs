@@ -63,7 +63,7 @@ async fn who_uploads_before_it_reads_gets_the_refusal_and_no_reset() {
     assert_eq!(report.refused(), 14);
 }
 
-/// A client in the middle of its upload that has its refusal; and when it got that.
+/// A client in the middle of its upload that has received its refusal, and the time of that.
 async fn refused_uploader(connector: &Connector) -> (DuplexStream, Instant) {
     let mut client = Http1::new(connector.pipe(4 * 1024));
     client
@@ -73,7 +73,7 @@ async fn refused_uploader(connector: &Connector) -> (DuplexStream, Instant) {
     (client.io, Instant::now())
 }
 
-/// Sends until the server closes; returns how much it took.
+/// Sends until the server closes. Returns how much it accepted.
 async fn send_until_closed(io: &mut DuplexStream, size: usize, pause: Duration) -> usize {
     let mut sent = 0;
     let sending = async {
@@ -122,7 +122,7 @@ async fn the_rest_of_an_upload_is_read_for_no_longer_than_the_limits() {
         since.elapsed()
     );
 
-    // Who closes is gone at once.
+    // A client that closes is gone at once.
     let (closing, since) = refused_uploader(&connector).await;
     drop(closing);
     drop(working);
@@ -172,6 +172,7 @@ async fn the_client_of_an_upload_may_take_a_second_to_close() {
     let since = trigger(&ctl).await;
     // The client takes its time to close.
     server.graceful().await;
-    // It said `connection: close`, and whether its upload was read to the end is hyper's secret.
+    // The response has `connection: close`; only hyper knows whether the upload was read to its
+    // end.
     assert!(since.elapsed() <= SECOND);
 }

@@ -1,4 +1,4 @@
-//! What comes on the wire.
+//! The bytes on the wire.
 
 use super::*;
 
@@ -54,7 +54,7 @@ async fn pipelined_requests_after_the_last_answer_do_not_reset_the_connection() 
 async fn http_1_is_spoken_in_all_its_forms() {
     let ctl = ShutdownController::new();
     let (connector, server) = start(&ctl, app(&ctl));
-    // Who wants to close is closed, and who does not is not.
+    // A client that asks to close is closed, others are not.
     for (request, status, body, stays) in [
         (
             "GET / HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n",
@@ -96,7 +96,7 @@ async fn http_1_is_spoken_in_all_its_forms() {
             if slowly {
                 for byte in request.bytes() {
                     if client.io.write_all(&[byte]).await.is_err() {
-                        break; // it has been refused already
+                        break; // it has already been refused
                     }
                     sleep(MS).await;
                 }
@@ -104,7 +104,7 @@ async fn http_1_is_spoken_in_all_its_forms() {
                 client.send(request).await;
             }
             if request.starts_with("PRI * HTTP/2.0") {
-                client.end().await; // hyper says nothing to it
+                client.end().await; // hyper sends nothing to it
                 continue;
             }
             let method = request.split(' ').next().unwrap();
@@ -127,7 +127,7 @@ async fn http_1_is_spoken_in_all_its_forms() {
     client.send("body").await;
     assert_eq!(client.answer().await.text(), "4");
 
-    drop(connector.pipe(10)); // says nothing, and is gone
+    drop(connector.pipe(10)); // sends nothing, and is gone
     let mut gone = connector.http1();
     gone.send("PRI * HT").await;
     drop(gone);

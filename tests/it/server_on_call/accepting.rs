@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// Has an error and a client in its backlog when the listener is to be closed.
+/// Has an error and a client in its backlog when the listener is about to close.
 struct Backlog {
     ctl: ShutdownController,
     results: Vec<io::Result<(DuplexStream, u32)>>,
@@ -38,7 +38,7 @@ async fn client_behind(error: Option<io::ErrorKind>) -> String {
     answer
 }
 
-/// "everything in the accept backlog gets a real answer", also behind one that has gone.
+/// "everything in the accept backlog gets a real answer", also behind a connection that has gone.
 #[tokio::test(start_paused = true)]
 async fn a_client_behind_one_that_has_gone_is_answered() {
     assert!(client_behind(None).await.ends_with(HELLO));
@@ -57,7 +57,7 @@ impl Listener for Failing {
     }
 }
 
-/// Errors of single connections, one after another without a pause: nobody else comes to his turn.
+/// Errors of single connections, one after another without a pause: nothing else gets to run.
 #[test]
 fn connections_that_fail_for_ever_do_not_stop_a_thread() {
     let report = in_a_thread(|| async {
@@ -70,7 +70,7 @@ fn connections_that_fail_for_ever_do_not_stop_a_thread() {
     assert!(report.is_graceful(), "{report}");
 }
 
-/// What is made of one peer's address harms that connection at most, not the server and all others.
+/// A panic about one peer's address affects only that connection, not the server and the others.
 #[tokio::test(start_paused = true)]
 async fn an_extension_that_panics_harms_one_connection() {
     let ctl = within(10_000);
@@ -89,7 +89,7 @@ async fn an_extension_that_panics_harms_one_connection() {
     assert!(ctl.notice().is_none(), "the server has ended");
 }
 
-/// an application that panics in its handler, or a handshake, harms its connection only.
+/// An application that panics in its handler, or in a handshake, affects only its connection.
 #[tokio::test(start_paused = true)]
 async fn a_handshake_or_a_builder_that_panics_harms_one_connection() {
     let ctl = within(10_000);

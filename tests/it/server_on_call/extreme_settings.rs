@@ -1,4 +1,4 @@
-//! Settings at their ends.
+//! Extreme settings.
 
 use super::*;
 
@@ -19,21 +19,21 @@ fn a_request_of_400_ms_with_a_grace_of(grace: Duration) -> (String, ShutdownRepo
     })
 }
 
-/// A busy connection looks again after `grace`, which is at once: the loop never ends.
+/// A busy connection checks again after `grace`, which is immediately: the loop never ends.
 #[test]
 fn no_grace_at_all_does_not_stop_a_thread() {
     let (answer, report) = a_request_of_400_ms_with_a_grace_of(Duration::ZERO);
     assert!(answer.ends_with("slow") && report.is_graceful(), "{report}");
 }
 
-/// As above: a look after an endless grace is none, and the deadline has passed.
+/// As above: a check after an infinite grace never comes, and the deadline passes.
 #[test]
 fn an_endless_grace_does_not_stop_a_thread() {
     let (answer, report) = a_request_of_400_ms_with_a_grace_of(Duration::MAX);
     assert!(answer.ends_with("slow") && report.is_graceful(), "{report}");
 }
 
-/// `now + time` overflows: the connection panics, and the client that is refused is reset.
+/// `now + time` overflows: the connection panics, and the refused client is reset.
 #[tokio::test(start_paused = true)]
 async fn lingering_without_a_limit_of_time() {
     let ctl = within(10_000);
@@ -50,7 +50,7 @@ async fn lingering_without_a_limit_of_time() {
     client.write_all(&[0; 1000]).await.unwrap();
 }
 
-/// A socket from which there is always something to be read, and no more than that.
+/// A socket that always has data to read, and never an end.
 struct Endless {
     head: &'static [u8],
 }
@@ -91,7 +91,7 @@ impl AsyncWrite for Endless {
     }
 }
 
-/// The limit of time is looked at only when there is nothing to be read.
+/// The time limit is checked only when there is nothing to read.
 #[test]
 fn lingering_ends_in_time_also_when_the_client_never_pauses() {
     let report = in_a_thread(|| async {
@@ -107,7 +107,7 @@ fn lingering_ends_in_time_also_when_the_client_never_pauses() {
     assert!(report.is_graceful(), "{report}");
 }
 
-/// the same on a real socket, whose client writes as fast as it can.
+/// The same on a real socket, whose client writes as fast as it can.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lingering_ends_in_time_on_a_socket_that_is_always_full() {
     let ctl = within(10_000);
@@ -129,8 +129,8 @@ async fn lingering_ends_in_time_on_a_socket_that_is_always_full() {
     assert!(took < ms(1_500), "{took:?}");
 }
 
-/// The look for idle connections takes one that reads and throws away for idle: an upload that was
-/// answered early is reset, though its limit of time is much longer.
+/// The check for idle connections treats one that reads and discards as idle: an upload with an
+/// early response is reset, although its time limit is much longer.
 #[tokio::test(start_paused = true)]
 async fn the_time_for_a_head_does_not_end_the_reading_of_an_upload() {
     let ctl = within(60_000);
@@ -150,7 +150,7 @@ async fn the_time_for_a_head_does_not_end_the_reading_of_an_upload() {
     }
 }
 
-/// a request head that takes no time at all, by a paused clock.
+/// A request head that takes no time, with a paused clock.
 #[test]
 fn no_time_for_a_head_does_not_stop_a_thread() {
     let answer = in_a_thread(|| async {

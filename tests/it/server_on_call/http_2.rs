@@ -2,14 +2,14 @@
 
 use super::*;
 
-/// The control of the one after it, and of the one in a short drain.
+/// The control of the next test, and of the one in a short drain.
 #[tokio::test(start_paused = true)]
 async fn a_silent_h2_client_does_not_hold_the_drain() {
     let report = end_with_silent_h2(30_000, h2_get()).await;
     assert!(report.is_graceful(), "{report}");
 }
 
-/// One stream that was a tunnel, and is over, makes the whole connection one for ever.
+/// One stream that was a tunnel, and is over, marks the whole connection as a tunnel forever.
 #[tokio::test(start_paused = true)]
 async fn a_silent_h2_client_that_once_had_a_tunnel_does_not_hold_the_drain() {
     let connect = http::Request::connect("a:1").body(Empty::new()).unwrap();
@@ -17,8 +17,8 @@ async fn a_silent_h2_client_that_once_had_a_tunnel_does_not_hold_the_drain() {
     assert!(report.is_graceful(), "{report}");
 }
 
-/// A socket that, when it is told to, holds its thread for a while at the end of a poll: as the
-/// scheduler of the operating system may at any time.
+/// A socket that can block its thread for a while at the end of a poll, as if the operating system
+/// had preempted it.
 struct Preempted {
     pipe: DuplexStream,
     armed: Arc<AtomicBool>,
@@ -47,7 +47,7 @@ impl AsyncWrite for Preempted {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.armed.swap(false, Ordering::Relaxed) {
             let release = Arc::clone(&self.release);
-            // By another thread: what this one wakes waits for it.
+            // From another thread: a task woken by this one would wait for it.
             std::thread::spawn(move || release.notify_one());
             std::thread::sleep(ms(100));
         }
@@ -59,8 +59,8 @@ impl AsyncWrite for Preempted {
     }
 }
 
-/// A stream's task ends between the connection's poll and the look at what is in flight: its answer is
-/// in hyper's queue, of which nobody knows any more, and the connection is cut.
+/// A stream's task ends between the connection's poll and the check of what is in flight: its
+/// response is in hyper's queue and is not counted, and the connection is cut.
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn an_h2_answer_that_comes_at_the_moment_of_the_look_is_not_lost() {
     let ctl = within(20_000);
@@ -87,8 +87,8 @@ async fn an_h2_answer_that_comes_at_the_moment_of_the_look_is_not_lost() {
     let before = tokio::spawn(sender.send_request(before.unwrap()));
     sleep(ms(100)).await;
     ctl.trigger(ShutdownReason::Manual);
-    // A late one: the goodbye has been said after 800 ms, and been answered; the next look is at
-    // 1,300 ms.
+    // A late request: the GOAWAY was sent after 800 ms and acknowledged; the next check is at 1,300
+    // ms.
     sleep(ms(100)).await;
     let answer = tokio::spawn(sender.send_request(h2_get()));
     assert!(before.await.unwrap().is_ok());

@@ -25,7 +25,7 @@ async fn is_freed(weak: &Weak<()>) -> bool {
     false
 }
 
-/// nothing of the application is left, awaited or not, dropped half way or ended.
+/// Nothing of the application is left, whether awaited or not, dropped half-way or ended.
 #[tokio::test(start_paused = true)]
 async fn an_application_is_freed_however_its_server_ends() {
     // Never awaited.
@@ -35,13 +35,13 @@ async fn an_application_is_freed_however_its_server_ends() {
     drop(serve(listener, app, ctl.clone()));
     assert!(is_freed(&weak).await);
 
-    // Made a future, never polled.
+    // Turned into a future, never polled.
     let (app, weak) = held_by(self::app(&ctl));
     let (_door, listener) = pipes();
     drop(serve(listener, app, ctl).into_future());
     assert!(is_freed(&weak).await);
 
-    // Dropped half way, with connections of every kind.
+    // Dropped half-way, with connections of every kind.
     let ctl = within(1_000);
     let (app, weak) = held_by(self::app(&ctl));
     let (door, server) = start(&ctl, app);
@@ -55,7 +55,7 @@ async fn an_application_is_freed_however_its_server_ends() {
     drop(ctl);
 }
 
-/// the runtime goes in the middle; whoever waits elsewhere is told.
+/// The runtime ends in the middle; waiters elsewhere are woken.
 #[test]
 fn a_runtime_that_goes_in_the_middle_ends_the_shutdown() {
     let ctl = within(2_000);

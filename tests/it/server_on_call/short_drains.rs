@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// The goodbye is followed by a whole grace, whatever is left of the drain.
+/// The GOAWAY is followed by a whole grace, no matter how much of the drain is left.
 #[tokio::test(start_paused = true)]
 async fn a_silent_h2_client_does_not_hold_a_short_drain() {
     let report = end_with_silent_h2(1_500, h2_get()).await;
@@ -19,7 +19,7 @@ async fn end_with_two_bytes(total: u64) -> ShutdownReport {
     server.await.unwrap()
 }
 
-/// The grace is over, and then the closing has another one.
+/// The grace is over, and then the closing takes another one.
 #[tokio::test(start_paused = true)]
 async fn two_bytes_do_not_hold_a_short_drain() {
     let report = end_with_two_bytes(2_000).await;
@@ -41,21 +41,22 @@ async fn answer_to_half_a_head() -> String {
     read_until(&mut client, HELLO).await
 }
 
-/// Half a head has its time on a connection that was in use, too. Not if it came in one piece with
-/// the request before it: then hyper has it, and does not tell.
+/// An incomplete head has its time limit on a reused connection, too. Not if it came in one piece
+/// with the request before it: then hyper has it, and does not report it.
 #[tokio::test(start_paused = true)]
 async fn half_a_head_behind_a_request_has_the_grace_too() {
     assert!(answer_to_half_a_head().await.ends_with(HELLO));
 }
 
-/// As above: two bytes have the grace, and not twice the grace.
+/// As above: two bytes have the grace, not twice the grace.
 #[tokio::test(start_paused = true)]
 async fn two_bytes_have_one_grace() {
     let took = end_with_two_bytes(30_000).await.duration();
     assert!(took < ms(1_100), "{took:?}");
 }
 
-/// "closed when that time is over, or up to a quarter of it later", and not after a grace of draining.
+/// "closed when that time is over, or up to a quarter of it later", and not after a grace of
+/// draining.
 #[tokio::test(start_paused = true)]
 async fn two_bytes_have_the_time_for_a_head() {
     let ctl = within(30_000);
@@ -83,21 +84,21 @@ async fn end_with_an_idle_client_after(request: &[u8], total: u64) -> ShutdownRe
     server.await.unwrap()
 }
 
-/// The control of the next.
+/// The control of the next test.
 #[tokio::test(start_paused = true)]
 async fn an_idle_client_is_gone_after_200_ms() {
     let took = end_with_an_idle_client_after(GET, 30_000).await.duration();
     assert!(took < ms(300), "{took:?}");
 }
 
-/// Its body was read to the end: there is nothing to be read and thrown away.
+/// Its body was read to the end: there is nothing to read and discard.
 #[tokio::test(start_paused = true)]
 async fn an_idle_client_whose_last_request_had_a_body_is_gone_as_soon() {
     let took = end_with_an_idle_client_after(POST, 30_000).await.duration();
     assert!(took < ms(300), "{took:?}");
 }
 
-/// As above, in a short drain: an idle client costs it its grace.
+/// As above, in a short drain: an idle client costs the drain its grace.
 #[tokio::test(start_paused = true)]
 async fn an_idle_client_does_not_hold_a_short_drain() {
     let report = end_with_an_idle_client_after(POST, 1_200).await;

@@ -1,8 +1,8 @@
-//! Storms.
+//! Repeated triggers and resumes.
 
 use super::*;
 
-/// triggers taken back while clients come and go; then a drain that loses none.
+/// Triggers are cancelled while clients come and go; then a drain loses no request.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_storm_of_triggers_taken_back_loses_nobody() {
     let ctl = ctl(ShutdownConfig::default()
@@ -54,7 +54,7 @@ async fn a_storm_of_triggers_taken_back_loses_nobody() {
     assert!(report.is_graceful(), "{report}");
 }
 
-/// one that begins when all is over, or nearly, ends with the same report.
+/// A server that starts when the shutdown is over, or nearly, ends with the same report.
 #[tokio::test(start_paused = true)]
 async fn a_server_that_comes_too_late_ends_at_once() {
     let ctl = within(2_000);

@@ -2,8 +2,8 @@
 
 use super::*;
 
-/// To shut the write side of a tunnel is its half-close (a proxy's `copy_bidirectional` does it). The
-/// wire takes it for the end of HTTP, and throws away what the client sends.
+/// Shutting down the write side of a tunnel is a half-close (a proxy's `copy_bidirectional` does
+/// it). The connection treats it as the end of HTTP, and discards what the client sends.
 #[tokio::test(start_paused = true)]
 async fn a_tunnel_that_is_closed_in_one_direction_loses_nothing_in_the_other() {
     let ctl = within(10_000);
@@ -40,7 +40,7 @@ async fn dropping_the_server_closes_its_tunnels_too() {
     assert!(is_closed(server_side).await, "the tunnel is open");
 }
 
-/// "then every socket is closed, whatever is on it", also when no time is kept for the clean-up.
+/// "then every socket is closed, whatever is on it", also without a reserve for the clean-up.
 #[tokio::test(start_paused = true)]
 async fn a_force_closes_tunnels_also_without_a_reserve() {
     let ctl = ctl(ShutdownConfig::default()
@@ -54,7 +54,7 @@ async fn a_force_closes_tunnels_also_without_a_reserve() {
     assert!(is_closed(server_side).await, "the tunnel is open");
 }
 
-/// a tunnel that is cut is one that was aborted, once, and none that was abandoned.
+/// A tunnel that is cut counts as aborted once, and not as abandoned.
 #[tokio::test(start_paused = true)]
 async fn a_tunnel_that_is_cut_is_counted_once() {
     let ctl = within(2_000);
@@ -70,7 +70,7 @@ async fn a_tunnel_that_is_cut_is_counted_once() {
     assert!(user.await.unwrap().is_err());
 }
 
-/// A socket whose drop panics, as one that asserts something may do.
+/// A socket whose drop panics, for example by an assertion.
 struct BadDrop(DuplexStream);
 
 impl Drop for BadDrop {
@@ -109,7 +109,7 @@ impl AsyncWrite for BadDrop {
     }
 }
 
-/// The one who waits for the hanging up is woken only after the socket's drop.
+/// The waiter for the disconnect is woken only after the socket's drop.
 #[tokio::test(start_paused = true)]
 async fn a_socket_whose_drop_panics_does_not_hold_the_server() {
     let ctl = within(10_000);
@@ -128,7 +128,7 @@ async fn a_socket_whose_drop_panics_does_not_hold_the_server() {
     assert!(report.is_graceful(), "{report}");
 }
 
-/// an upgrade for which nobody has asked, or which nobody takes, ends the connection.
+/// An upgrade that was not requested, or that is not used, ends the connection.
 #[tokio::test(start_paused = true)]
 async fn an_upgrade_that_is_none_does_not_hold_the_server() {
     let ctl = within(10_000);

@@ -1,4 +1,4 @@
-//! Work that was let in.
+//! Admitted work.
 
 use super::*;
 
@@ -58,7 +58,7 @@ async fn after_an_early_force_a_rollback_has_the_reserve_only() {
     let _stuck = ctl.track();
     ctl.force();
     let error = end(startup.finish()).await.unwrap_err();
-    // 2 s from the force on, of which 250 ms were given to what is stuck.
+    // 2 s from the force on, of which stuck work gets 250 ms.
     assert_eq!(timed_outcomes(error.rollback()), ["a: timed out 1.75s"]);
     assert_eq!(log.entries()[1].1, ms(250));
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// A start-up whose shutdown has little time, and a runtime for it.
+/// A start-up whose shutdown is short, and a runtime for it.
 fn soon_over() -> (Runtime, Startup) {
     let runtime = threads(2);
     let config = ShutdownConfig::default()
@@ -15,7 +15,7 @@ fn soon_over() -> (Runtime, Startup) {
     (runtime, startup)
 }
 
-/// A start that blocks its thread until it is let go, past the end of the rollback.
+/// A start that blocks its thread until it is released, past the end of the rollback.
 fn blocked_start() -> (Result<(), StartupError>, u32, StartupError) {
     in_time(|| {
         let (runtime, mut startup) = soon_over();
@@ -55,7 +55,7 @@ fn a_service_that_is_started_after_the_rollback_is_stopped_at_once() {
     assert!(is_triggered(&error), "{error}: {}", error.report());
 }
 
-/// As `a_start_that_ends_in_the_poll_in_which_the_shutdown_is_triggered_gives_the_error`.
+/// Like `a_start_that_ends_in_the_poll_in_which_the_shutdown_is_triggered_gives_the_error`.
 #[test]
 fn a_service_that_is_started_after_the_rollback_is_not_handed_out() {
     let (started, ..) = blocked_start();
@@ -137,14 +137,14 @@ async fn a_start_that_nobody_polls_holds_the_rollback_to_the_drain_deadline_only
     log.start(&mut startup, "a").await;
     let since = Instant::now();
     let start = startup.start("b", log.up("b", 0), log.down(Stop::After(0)));
-    // Not even begun: it is not waited for.
+    // Not started: it is not waited for.
     let unbegun = task::spawn(start.into_future());
     drop(unbegun);
     let start = startup.start("c", log.up("c", 5), log.down(Stop::After(0)));
     let mut start = task::spawn(start.into_future());
     assert_pending!(start.poll());
     end(ctl.shutdown(Manual)).await;
-    // Those that cannot be had have 250 ms more, if they are counted as work.
+    // Work that does not end gets 250 ms more, if it is counted.
     assert!((ms(8_000)..=ms(8_250)).contains(&since.elapsed()));
     assert!(is_triggered(&assert_ready!(start.poll()).unwrap_err()));
     assert_eq!(log.names(), ["+a", "-a"]);

@@ -1,4 +1,4 @@
-//! Futures and start-ups that are dropped.
+//! Dropped futures and start-ups.
 
 use super::*;
 
@@ -23,7 +23,7 @@ async fn dropping_a_start_drops_no_more_than_it() {
     assert!(report.is_graceful());
 }
 
-/// Such as one that was given up after a time, and is tried again.
+/// For example one that is dropped after a timeout, and retried.
 #[tokio::test(start_paused = true)]
 async fn a_start_that_was_dropped_may_be_tried_again_by_its_name() {
     let (mut startup, log) = (startup(), Log::new());
@@ -164,7 +164,8 @@ fn a_panic_of_main_rolls_back() {
     });
 }
 
-/// As with `#[tokio::main]`, where the runtime goes right after: the rollback has not yet begun.
+/// As with `#[tokio::main]`, where the runtime ends right afterwards: the rollback has not yet
+/// begun.
 #[test]
 fn a_start_up_that_is_dropped_right_before_its_runtime_is_rolled_back() {
     in_time(|| {

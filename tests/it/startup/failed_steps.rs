@@ -40,7 +40,7 @@ async fn a_step_that_fails_rolls_back_in_reverse_order() {
     };
     let cause = cause.downcast_ref::<io::Error>();
     assert_eq!(cause.unwrap().kind(), io::ErrorKind::ConnectionRefused);
-    // The text of the cause is in ours, so the chain goes on behind it.
+    // The error's text includes the cause's, so the chain continues after it.
     assert!(error.source().is_none());
     assert_eq!(
         timed_outcomes(error.rollback()),

@@ -1,4 +1,4 @@
-//! The shutdown of what was started.
+//! The shutdown of started services.
 
 use super::*;
 
@@ -14,7 +14,7 @@ async fn services_stop_after_the_hooks_which_leave_them_their_share() {
         .unwrap();
     let since = Instant::now();
     let report = end(ctl.shutdown(Manual)).await;
-    // 10 s for two phases of hooks and one of services, which share theirs.
+    // 10 s for two phases of hooks and one of services, whose stops share it.
     let hooks: Vec<_> = report.hooks().iter().map(|h| h.duration()).collect();
     let share = ms(3_333)..=ms(3_334);
     assert!(hooks.iter().all(|took| share.contains(took)), "{hooks:?}");

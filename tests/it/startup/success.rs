@@ -114,7 +114,7 @@ async fn a_start_may_borrow_and_its_future_may_be_sent() {
     let step = step("borrows too", start, |_| async {});
     assert_eq!(is_send(startup.start_all((step,))).await.unwrap().0, url);
 
-    // All of it in a task of its own.
+    // All of it in a separate task.
     let started = tokio::spawn(async move {
         let start = async { Ok::<_, BoxError>(1) };
         let one = startup.start("spawned", start, |_| async {}).await?;

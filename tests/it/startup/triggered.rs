@@ -1,4 +1,4 @@
-//! A shutdown that is triggered meanwhile.
+//! A shutdown that is triggered during the start-up.
 
 use super::*;
 
@@ -123,11 +123,11 @@ async fn a_force_during_a_step_rolls_back_as_well() {
     assert!(is_triggered(&error) && error.report().is_forced());
     assert_eq!(error.report().abandoned(), 1);
     assert_eq!(outcomes(error.rollback()), ["a: completed"]);
-    // What is in flight has 250 ms to unwind.
+    // Work in flight has 250 ms to end.
     assert_eq!(since.elapsed(), ms(300));
 }
 
-/// On real threads: the trigger falls anywhere between, in and after the steps.
+/// On real threads: the trigger comes at any point between, in and after the steps.
 #[test]
 fn no_race_with_a_trigger_loses_or_doubles_a_stop() {
     in_time(|| {
@@ -180,7 +180,7 @@ async fn a_start_that_triggers_the_shutdown_itself_is_rolled_back() {
     assert_eq!(log.names(), ["+a", "-a"]);
 }
 
-/// It is stopped as all the others are, so it must not be handed out as if it were there.
+/// It is stopped like all others, so it must not be returned as if it were running.
 #[tokio::test(start_paused = true)]
 async fn a_start_that_ends_in_the_poll_in_which_the_shutdown_is_triggered_gives_the_error() {
     let (mut startup, log) = (startup(), Log::new());

@@ -1,4 +1,4 @@
-//! Those who wait.
+//! Waiters.
 
 use super::*;
 
@@ -56,7 +56,7 @@ async fn a_server_that_does_not_end_keeps_no_rollback_from_ending() {
     let ctl = startup.controller();
     log.start(&mut startup, "a").await;
     let served = tokio::spawn(ctl.run(pending::<()>()));
-    // It is polled, and holds its post.
+    // It is polled, and holds its permit.
     sleep(ms(1)).await;
     let since = Instant::now();
     let error = fail(&mut startup).await;

@@ -1,8 +1,8 @@
-//! Tunnels of hyper's own, on sockets.
+//! Tunnels with hyper's own upgrade, on sockets.
 
 use super::*;
 
-/// hyper's own upgrade, by a handler that knows nothing but hyper and the guard.
+/// hyper's own upgrade, in a handler that uses only hyper and the guard.
 async fn tunnel(mut request: Request<Incoming>) -> Result<Response<Empty<Bytes>>, Infallible> {
     let guard = request.extensions_mut().remove::<UpgradeGuard>().unwrap();
     let connects = request.method() == Method::CONNECT;
@@ -51,14 +51,14 @@ pub(super) async fn serve_tunnel(ctl: &ShutdownController) -> std::net::SocketAd
     address
 }
 
-/// Has a byte echoed, and the tunnel closed by a shutdown.
+/// Gets one byte echoed, and has a shutdown close the tunnel.
 pub(super) async fn drain_tunnel<S>(ctl: &ShutdownController, stream: &mut S) -> ShutdownReport
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     stream.write_all(b"x").await.unwrap();
     assert_eq!(stream.read_u8().await.unwrap(), b'x');
-    // The response is long gone.
+    // The response was complete long before.
     assert_eq!(ctl.in_flight(), 1);
     ctl.trigger(MANUAL);
     let mut goodbye = String::new();

@@ -1,4 +1,4 @@
-//! Subscribers that break, and what the sources tell them.
+//! Faulty subscribers, and the messages in the sources.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -13,7 +13,7 @@ use tracing::span::{Attributes, Id, Record};
 use tracing::subscriber::DefaultGuard;
 use tracing::{Event, Metadata, Subscriber};
 
-/// What a subscriber does wrong.
+/// The fault of a subscriber.
 #[derive(Debug, Clone)]
 pub(crate) enum Fault {
     None,
@@ -23,7 +23,7 @@ pub(crate) enum Fault {
     BlockAt(String),
 }
 
-/// The messages that a subscriber was told.
+/// The messages that a subscriber received.
 #[derive(Clone, Default)]
 pub(crate) struct Messages(Arc<Mutex<BTreeSet<String>>>);
 
@@ -38,13 +38,13 @@ struct Broken {
     messages: Messages,
 }
 
-/// Listens to the calling thread until the guard is dropped.
+/// Subscribes the calling thread until the guard is dropped.
 pub(crate) fn listen(fault: Fault, messages: &Messages) -> DefaultGuard {
     let messages = messages.clone();
     crate::support::log::listen(Broken { fault, messages })
 }
 
-/// Listens to the whole process.
+/// Subscribes the whole process.
 pub(crate) fn init(fault: Fault, messages: &Messages) {
     let messages = messages.clone();
     tracing::subscriber::set_global_default(Broken { fault, messages }).unwrap();
@@ -73,7 +73,7 @@ impl Subscriber for Broken {
             Fault::BlockAt(_) if breaks => loop {
                 thread::park();
             },
-            // As `panic!`, without the many lines of the hook.
+            // Like `panic!`, without the output of the hook.
             _ if breaks => resume_unwind(Box::new("failed printing to stderr: Broken pipe")),
             _ => {}
         }
@@ -87,7 +87,7 @@ struct Message(String);
 
 impl Visit for Message {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        // All of them are formatted, as by any subscriber that writes them.
+        // Formats all fields, like any subscriber that writes them.
         let value = format!("{value:?}");
         if field.name() == "message" {
             self.0 = value;
@@ -95,7 +95,7 @@ impl Visit for Message {
     }
 }
 
-/// The messages that the crate's sources tell.
+/// Returns the messages in the crate's sources.
 pub(crate) fn told() -> BTreeSet<String> {
     let mut told = BTreeSet::new();
     find(
@@ -132,7 +132,7 @@ fn find(folder: &Path, told: &mut BTreeSet<String>) {
     }
 }
 
-/// The message of a call is the last text in it.
+/// Returns the message of a call: the last literal in it.
 fn message(call: &str) -> Option<String> {
     let mut quotes = call.match_indices('"').map(|(at, _)| at);
     let end = quotes.find(|at| call[at + 1..].trim_start().starts_with(')'))?;

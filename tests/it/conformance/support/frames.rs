@@ -1,4 +1,4 @@
-//! Frames of HTTP/2 (RFC 9113 §6), right or wrong, and header blocks of literal fields alone.
+//! HTTP/2 frames (RFC 9113 §6), valid or not, and header blocks of literal fields only.
 
 pub const DATA: u8 = 0;
 pub const HEADERS: u8 = 1;
@@ -19,7 +19,7 @@ pub const PRIORITIZED: u8 = 32;
 
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// What errors are called (RFC 9113 §7).
+/// The names of the error codes (RFC 9113 §7).
 const ERRORS: [&str; 14] = [
     "NO_ERROR",
     "PROTOCOL_ERROR",
@@ -54,7 +54,7 @@ pub fn error_name(code: u32) -> &'static str {
 
 // ===== header blocks =====
 
-/// A literal field that is not indexed (RFC 7541 §6.2.2), its texts as they are.
+/// A literal field that is not indexed (RFC 7541 §6.2.2), without Huffman coding.
 pub fn field(name: &str, value: impl AsRef<[u8]>) -> Vec<u8> {
     let value = value.as_ref();
     let mut bytes = vec![0];
@@ -65,7 +65,7 @@ pub fn field(name: &str, value: impl AsRef<[u8]>) -> Vec<u8> {
     bytes
 }
 
-/// An integer of seven bits in its first byte (RFC 7541 §5.1).
+/// An integer with a 7-bit prefix (RFC 7541 §5.1).
 fn push_length(bytes: &mut Vec<u8>, mut length: usize) {
     if length < 127 {
         return bytes.push(length as u8);
@@ -86,7 +86,7 @@ pub fn block(fields: &[(&str, &str)]) -> Vec<u8> {
         .collect()
 }
 
-/// The block of a request for `path`, and more fields after it.
+/// The header block of a request for `path`, with extra fields.
 pub fn request_block(method: &str, path: &str, more: &[(&str, &str)]) -> Vec<u8> {
     let mut bytes = block(&[
         (":method", method),
@@ -98,17 +98,17 @@ pub fn request_block(method: &str, path: &str, more: &[(&str, &str)]) -> Vec<u8>
     bytes
 }
 
-/// A whole GET.
+/// A complete GET.
 pub fn get(stream: u32, path: &str) -> Vec<u8> {
     headers(stream, &request_block("GET", path, &[]))
 }
 
-/// A whole request of this block.
+/// A complete request with this block.
 pub fn headers(stream: u32, block: &[u8]) -> Vec<u8> {
     frame(HEADERS, END_STREAM | END_HEADERS, stream, block)
 }
 
-/// The head of a POST that is echoed; its body is to come.
+/// The head of a POST that is echoed; its body follows.
 pub fn post(stream: u32, more: &[(&str, &str)]) -> Vec<u8> {
     let block = request_block("POST", "/echo", more);
     frame(HEADERS, END_HEADERS, stream, &block)
@@ -131,7 +131,7 @@ pub fn reset(stream: u32) -> Vec<u8> {
     frame(RST_STREAM, 0, stream, &CANCEL.to_be_bytes())
 }
 
-/// A priority that depends on this stream.
+/// A PRIORITY frame that depends on this stream.
 pub fn priority(stream: u32, on: u32) -> Vec<u8> {
     frame(
         PRIORITY,

@@ -2,22 +2,22 @@
 
 use bytes::{Buf, BytesMut};
 
-use super::Step::{Drip, Flood, HalfClose, Hear, Leave, Send};
-use super::{Ear, Row, Step};
+use super::Step::{Drip, Flood, HalfClose, Leave, Receive, Send};
+use super::{Parser, Row, Step};
 
-// ===== what comes back =====
+// ===== responses =====
 
-/// Tells answers by their statuses.
+/// Parses responses into their statuses.
 #[derive(Default)]
-pub struct Heard {
+pub struct Responses {
     answers: Vec<String>,
-    /// Heads of the answers.
+    /// The heads of the responses.
     pub heads: Vec<String>,
     is_probe_answered: bool,
     is_head: bool,
 }
 
-impl Heard {
+impl Responses {
     pub fn new(row: &Row) -> Self {
         Self {
             is_head: row.is_head,
@@ -25,7 +25,7 @@ impl Heard {
         }
     }
 
-    /// Takes one answer out of the bytes, if it is there as a whole.
+    /// Takes one response from the bytes, if it is complete.
     fn take(&mut self, bytes: &mut BytesMut) -> Option<()> {
         if !bytes.starts_with(&b"HTTP/1."[..bytes.len().min(7)]) {
             self.answers.push(format!("{:?}", bytes.split()));
@@ -58,8 +58,8 @@ impl Heard {
     }
 }
 
-impl Ear for Heard {
-    fn hear(&mut self, bytes: &mut BytesMut) {
+impl Parser for Responses {
+    fn parse(&mut self, bytes: &mut BytesMut) {
         while !bytes.is_empty() && self.take(bytes).is_some() {}
     }
 
@@ -76,10 +76,10 @@ impl Ear for Heard {
     }
 }
 
-/// What may become of a row while draining: the first answer is the last.
+/// The possible results of a row while draining: the first response is the last.
 ///
-/// One that the application would have made is a refusal, if it `refuses`. hyper's own are as
-/// before.
+/// A response of the application is a refusal, if it `refuses`. hyper's own responses are
+/// unchanged.
 pub fn while_draining(row: &Row, refuses: bool) -> Vec<String> {
     let columns = [Some(row.serve), row.apart].into_iter().flatten();
     columns.map(|column| last_answer(column, refuses)).collect()
@@ -109,7 +109,7 @@ fn row(name: &'static str, bytes: impl AsRef<[u8]>, both: &'static str) -> Row {
     Row::new(name, vec![send(bytes)], both)
 }
 
-/// A GET with this line among its headers.
+/// A GET with this header line.
 fn line(name: &'static str, line: &str, both: &'static str) -> Row {
     row(
         name,
@@ -118,18 +118,18 @@ fn line(name: &'static str, line: &str, both: &'static str) -> Row {
     )
 }
 
-/// A POST that is echoed, of these headers and this body, after which no more comes.
+/// A POST that is echoed, with these headers and this body, after which no more comes.
 fn post(name: &'static str, headers: &str, body: &str, both: &'static str) -> Row {
     let bytes = format!("POST /echo HTTP/1.1\r\nhost: test\r\n{headers}\r\n\r\n{body}");
     row(name, bytes, both)
 }
 
-/// The same, of a body in chunks.
+/// The same, with a chunked body.
 fn chunked(name: &'static str, body: &str, both: &'static str) -> Row {
     post(name, "transfer-encoding: chunked", body, both)
 }
 
-/// Of faults that are seen at once, if they come at once.
+/// For faults that are detected at once only if they arrive at once.
 const APART: &str = "in several packets it waits, for hyper then looks for the end of a head alone";
 
 pub fn rows() -> Vec<Row> {
@@ -555,7 +555,7 @@ fn conversations() -> Vec<Row> {
         ),
         Row::new(
             "the end of sending after an answer",
-            vec![send(get), Hear, HalfClose],
+            vec![send(get), Receive, HalfClose],
             "200, closed",
         ),
         Row::new(
@@ -566,7 +566,7 @@ fn conversations() -> Vec<Row> {
         .note("to hyper the client is gone, unless its `half_close` is set"),
         Row::new(
             "a body after 100 Continue",
-            vec![expecting("/echo", "100-continue"), Hear, send("abc")],
+            vec![expecting("/echo", "100-continue"), Receive, send("abc")],
             "100 + 200, open",
         ),
         Row::new(
@@ -634,7 +634,7 @@ fn conversations() -> Vec<Row> {
 }
 
 fn strangers() -> Vec<Row> {
-    // Its head, a random number, two ciphers, and no more.
+    // A ClientHello: its head, a random number, two ciphers, and no more.
     let mut hello = b"\x16\x03\x01\x00\x31\x01\x00\x00\x2d\x03\x03".to_vec();
     hello.extend([7; 32]);
     hello.extend(b"\x00\x00\x04\x13\x01\x13\x02\x01\x00\x00\x00");

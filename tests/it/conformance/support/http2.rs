@@ -4,25 +4,25 @@ use bytes::{Buf, BytesMut};
 
 use super::Step::{HalfClose, Send};
 use super::frames::*;
-use super::{Ear, Row, http2_requests};
+use super::{Parser, Row, http2_requests};
 
-/// The stream that tells whether the connection is still of use.
+/// The stream that tests whether the connection still works.
 const PROBE: u32 = 0x10_0001;
 
-// ===== what comes back =====
+// ===== responses =====
 
-/// Tells the answers, and the frames by which a server complains.
+/// Parses the responses, and the frames that report errors.
 #[derive(Default)]
-pub struct Heard {
+pub struct Responses {
     answers: Vec<String>,
-    /// The status on the stream of which the head has come, and not yet the end.
+    /// The status of the stream whose head has arrived, but not its end.
     statuses: Vec<(u32, String)>,
     is_probe_answered: bool,
-    /// Only what is said of the connection counts.
+    /// Compares only the state of the connection.
     is_of_connection: bool,
 }
 
-impl Heard {
+impl Responses {
     pub fn new(row: &Row) -> Self {
         Self {
             is_of_connection: row.is_of_connection,
@@ -54,8 +54,8 @@ impl Heard {
     }
 }
 
-impl Ear for Heard {
-    fn hear(&mut self, bytes: &mut BytesMut) {
+impl Parser for Responses {
+    fn parse(&mut self, bytes: &mut BytesMut) {
         if bytes.starts_with(b"HTTP/1.1 ") {
             self.answers.push(format!(
                 "HTTP/1.1 {}",
@@ -89,8 +89,8 @@ impl Ear for Heard {
     }
 }
 
-/// Reads the status, which comes first: an entry of the static table, or a literal of its digits by
-/// Huffman's code (RFC 7541, appendices A and B).
+/// Reads the status, which comes first: an entry of the static table, or a literal of its digits in
+/// the Huffman code (RFC 7541, appendices A and B).
 fn status(mut block: &[u8]) -> String {
     if let [0x20..=0x3f, rest @ ..] = block {
         block = rest; // the size of the dynamic table
@@ -128,7 +128,7 @@ fn digits(mut bits: &str) -> String {
 
 // ===== scripts =====
 
-/// What every client says first.
+/// The preface of every client.
 pub fn beginning() -> Vec<u8> {
     [PREFACE, &frame(SETTINGS, 0, 0, b"")].concat()
 }

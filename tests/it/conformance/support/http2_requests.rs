@@ -1,11 +1,11 @@
-//! Requests of HTTP/2 that are wrong, or too many.
+//! Invalid HTTP/2 requests, or too many of them.
 
 use super::Row;
 use super::Step::{Flood, Send};
 use super::frames::*;
 use super::http2::{CALM, PROTOCOL_ERROR, STREAM_ERROR, beginning, fields, row};
 
-/// A GET with one field more.
+/// A GET with an extra field.
 fn extra(name: &'static str, field: (&str, &str), both: &'static str) -> Row {
     fields(name, &request_block("GET", "/", &[field]), both)
 }
@@ -116,7 +116,7 @@ pub(super) fn requests() -> Vec<Row> {
     ]
 }
 
-/// A head in so many frames, which is too large for any request.
+/// A head in this many frames, too large for any request.
 fn large_head(name: &'static str, count: usize, both: &'static str) -> Row {
     let block = request_block("GET", "/", &[("x", &"y".repeat(15_000))]);
     let more = field("x", "y".repeat(15_000));

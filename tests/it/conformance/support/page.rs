@@ -1,4 +1,4 @@
-//! The tables as a page for people, `docs/conformance.md`.
+//! The tables as a page, `docs/conformance.md`.
 
 use super::{Row, Step, http1, http2};
 
@@ -55,14 +55,14 @@ fn push_notes(page: &mut String, rows: &[Row]) {
     }
 }
 
-/// The beginning of what is sent.
+/// The beginning of the bytes sent.
 fn bytes(row: &Row) -> String {
     let mut text = String::new();
     for step in &row.steps {
         let more = match step {
             Step::Send(bytes) | Step::Drip(bytes) => escaped(bytes),
             Step::Flood(bytes, times) => format!("{} × {times}", escaped(&bytes[..1])),
-            Step::Hear => " … ".to_owned(),
+            Step::Receive => " … ".to_owned(),
             Step::HalfClose => " FIN".to_owned(),
             Step::Leave { resets: false } => " close".to_owned(),
             Step::Leave { resets: true } => " RST".to_owned(),

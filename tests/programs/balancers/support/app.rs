@@ -1,4 +1,4 @@
-//! The app behind the balancers, in the ways of serving it that are compared.
+//! The app behind the load balancers, with each of the compared ways to serve it.
 
 use std::convert::Infallible;
 use std::net::Ipv4Addr;
@@ -23,18 +23,18 @@ pub const QUICK: &str = "quick";
 pub const STREAM_CHUNKS: u8 = 16;
 pub const STREAM_CHUNK: usize = 4096;
 
-/// How the app is served, and what becomes of it at SIGTERM.
+/// How the app is served, and what it does at SIGTERM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum App {
-    /// `axum::serve` with its graceful shutdown; nothing of ours.
+    /// `axum::serve` with its graceful shutdown, without this crate.
     Axum,
     /// The README's quick start.
     QuickStart,
-    /// Our own server.
+    /// This crate's server.
     Serve,
-    /// Dies at once: the control.
+    /// Exits immediately: the control.
     Exits,
-    /// Our own server, which says of each request with an id that it has begun.
+    /// This crate's server, which prints each request with an id that it has begun.
     Logs,
 }
 
@@ -57,7 +57,7 @@ impl App {
         }
     }
 
-    /// Serves on this port until SIGTERM; says on stdout what it does.
+    /// Serves on this port until SIGTERM, and prints its events to stdout.
     pub async fn run(self, port: u16) {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))
             .await
@@ -105,7 +105,7 @@ fn routes() -> Router {
         .route("/orders/{id}", post(order))
 }
 
-/// The layer and the probe as the quick start has them.
+/// The layer and the probe as in the quick start.
 fn drained(app: Router) -> (ShutdownController, Router) {
     let ctl = ShutdownController::new();
     ctl.listen_for_signals().unwrap();

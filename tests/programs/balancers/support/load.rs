@@ -1,4 +1,4 @@
-//! Clients of the balancer, and the ledger in which they note what became of each request.
+//! Clients of the load balancer, and the ledger in which they record the outcome of each request.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -24,10 +24,10 @@ use super::process::LIFE;
 use super::random;
 
 const CONNECTIONS: usize = 64;
-/// How long an answer may take. HAProxy's retries alone may take three seconds.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// The time limit of a response. HAProxy's retries alone may take three seconds.
+const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Clients that send one request after another, each on a connection that it keeps.
+/// Clients that send one request after another, each on a connection that it reuses.
 pub struct Load {
     runtime: Runtime,
     book: Arc<Book>,
@@ -41,15 +41,15 @@ struct Book {
     ends: AtomicBool,
 }
 
-/// What became of the requests.
+/// The outcomes of the requests.
 #[derive(Debug, Default)]
 pub struct Ledger {
     pub whole: u64,
     /// By what the client saw.
     pub failed: BTreeMap<String, u64>,
-    /// The orders that were answered.
+    /// The orders that got a response.
     pub orders: Vec<u64>,
-    /// The longest time until an answer.
+    /// The longest time until a response.
     pub longest: Duration,
 }
 
@@ -93,7 +93,7 @@ impl Load {
         }
     }
 
-    /// Waits until the clients have sent so many requests.
+    /// Waits until the clients have sent this many requests.
     pub fn wait_for_sent(&self, requests: u64) {
         let deadline = Instant::now() + LIFE;
         while self.book.sent.load(Ordering::Relaxed) < requests {
@@ -102,7 +102,7 @@ impl Load {
         }
     }
 
-    /// Lets the clients end what they have begun, and gives what they saw.
+    /// Lets the clients complete their current requests. Returns what they saw.
     pub fn end(mut self) -> Ledger {
         self.book.ends.store(true, Ordering::Relaxed);
         self.runtime.block_on(async {
@@ -126,7 +126,7 @@ async fn client(book: Arc<Book>) -> Ledger {
         let number = book.sent.fetch_add(1, Ordering::Relaxed);
         let wanted = Wanted::choose(number);
         let began = Instant::now();
-        let answer = timeout(PATIENCE, send(&mut connection, book.address, &wanted)).await;
+        let answer = timeout(TIMEOUT, send(&mut connection, book.address, &wanted)).await;
         ledger.longest = ledger.longest.max(began.elapsed());
         match answer.unwrap_or_else(|_| Err("nothing in time".into())) {
             Ok(()) => {
@@ -145,14 +145,14 @@ async fn client(book: Arc<Book>) -> Ledger {
     ledger
 }
 
-/// Sends a request and checks the answer. Only one that was never written is written again.
+/// Sends a request and checks the response. Only a request that was never written is written again.
 async fn send(
     connection: &mut Option<Connection>,
     balancer: SocketAddr,
     wanted: &Wanted,
 ) -> Result<(), String> {
     loop {
-        // The balancer may have closed it after an earlier answer.
+        // The load balancer may have closed it after an earlier response.
         let is_open = match connection {
             Some(kept) => kept.ready().await.is_ok(),
             None => false,
@@ -186,7 +186,7 @@ async fn connect(balancer: SocketAddr) -> Connection {
     connection
 }
 
-/// The cause of all, in its own words.
+/// Returns the root cause.
 fn root(error: &dyn Error) -> String {
     match error.source() {
         Some(source) => root(source),
@@ -194,12 +194,12 @@ fn root(error: &dyn Error) -> String {
     }
 }
 
-/// A request, and what it is to be answered with.
+/// A request, with its expected response.
 enum Wanted {
     Quick,
     Slow(u64),
     Stream,
-    /// With this id and so many bytes.
+    /// With this id and this many bytes.
     Order(u64, usize),
 }
 

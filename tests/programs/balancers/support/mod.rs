@@ -1,4 +1,4 @@
-//! Servers in processes of their own behind a balancer, and the load on it.
+//! Servers in separate processes behind a load balancer, and the load on it.
 
 pub mod app;
 pub mod load;
@@ -6,7 +6,7 @@ pub mod process;
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 
-/// A number that nobody has chosen: each map of the standard library has other keys.
+/// Returns a random number, from the random keys of the standard library's maps.
 pub fn random() -> u64 {
     RandomState::new().build_hasher().finish()
 }

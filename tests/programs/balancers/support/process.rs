@@ -1,4 +1,4 @@
-//! The processes: servers, which are this test binary once more, and the balancer before them.
+//! The processes: servers, which are this test binary again, and the load balancer before them.
 
 use std::collections::HashMap;
 use std::fmt::Write;
@@ -20,15 +20,15 @@ use super::random;
 /// Tell the child what to do.
 pub const APP: &str = "TOWER_LIFECYCLE_TEST_APP";
 pub const PORT: &str = "TOWER_LIFECYCLE_TEST_PORT";
-/// How long a process lives, whatever becomes of its parent.
+/// The maximum lifetime of a process, independent of its parent.
 pub const LIFE: Duration = Duration::from_secs(150);
-/// How long anything may take.
-const PATIENCE: Duration = Duration::from_secs(40);
-/// How often HAProxy looks at a server.
+/// The time limit of a step.
+const TIMEOUT: Duration = Duration::from_secs(40);
+/// How often HAProxy checks a server.
 pub const CHECK: Duration = Duration::from_millis(500);
 
-/// Finds free ports, below those that the system gives out for connections: a connection could
-/// otherwise take the port of a server while that is restarted.
+/// Finds free ports below the ephemeral range: a connection could otherwise take the port of a
+/// server while that is restarted.
 pub fn free_ports<const N: usize>() -> [u16; N] {
     let held: [TcpListener; N] = std::array::from_fn(|_| {
         let mut tries = (0..1000).map(|_| 10_000 + u16::try_from(random() % 20_000).unwrap());
@@ -40,7 +40,7 @@ pub fn free_ports<const N: usize>() -> [u16; N] {
 
 // ===== servers =====
 
-/// How often each order was executed, by whichever process.
+/// How often each order was executed, in any process.
 #[derive(Debug, Clone, Default)]
 pub struct Executed(Arc<Mutex<HashMap<u64, u32>>>);
 
@@ -49,14 +49,14 @@ impl Executed {
         self.0.lock().unwrap().get(&id).copied().unwrap_or(0)
     }
 
-    /// How many were executed more than once.
+    /// Returns how many were executed more than once.
     pub fn more_than_once(&self) -> usize {
         let executed = self.0.lock().unwrap();
         executed.values().filter(|times| **times > 1).count()
     }
 }
 
-/// A server that may be restarted.
+/// A server that can be restarted.
 pub struct Server {
     app: App,
     port: u16,
@@ -70,7 +70,7 @@ struct Process {
     reader: Option<JoinHandle<()>>,
 }
 
-/// What a server says for the first time.
+/// The first output of a server.
 #[derive(Debug, PartialEq)]
 enum Heard {
     Listening,
@@ -89,8 +89,8 @@ impl Server {
         }
     }
 
-    /// Sends SIGTERM and waits for the end, then starts it anew on its port. Gives how it ended, and
-    /// after how long.
+    /// Sends SIGTERM and waits for the end, then starts it again on its port. Returns how it ended,
+    /// and after how long.
     pub fn restart(&mut self) -> (ExitStatus, Duration) {
         let ended = self.stop();
         self.process = Process::start(self.app, self.port, &self.executed);
@@ -104,7 +104,7 @@ impl Server {
         (status, began.elapsed())
     }
 
-    /// Waits until the balancer sends it work.
+    /// Waits until the load balancer sends it work.
     pub fn wait_for_an_order(&self) {
         self.process.wait_for(&Heard::Order);
     }
@@ -134,17 +134,17 @@ impl Process {
     }
 
     fn wait_for(&self, wanted: &Heard) {
-        let heard = self.heard.recv_timeout(PATIENCE);
+        let heard = self.heard.recv_timeout(TIMEOUT);
         assert_eq!(heard.as_ref(), Ok(wanted));
     }
 }
 
-/// Notes what a server says, to the end.
+/// Records the output of a server, to the end.
 fn read(stdout: ChildStdout, executed: &Executed, says: &Sender<Heard>) {
     let mut has_order = false;
     for line in BufReader::new(stdout).lines() {
         let line = line.unwrap();
-        // The test harness begins lines of its own, and does not end them.
+        // The test harness starts lines of its own, and does not end them.
         if let Some((_, id)) = line.rsplit_once("executed ") {
             let id = id.parse().unwrap();
             *executed.0.lock().unwrap().entry(id).or_default() += 1;
@@ -174,7 +174,7 @@ fn terminate(child: &std::process::Child) {
 }
 
 fn wait(child: &mut std::process::Child) -> ExitStatus {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     loop {
         if let Some(status) = child.try_wait().unwrap() {
             return status;
@@ -201,7 +201,7 @@ impl Kind {
     }
 }
 
-/// A balancer before servers on these ports. Retries are as they come.
+/// A load balancer in front of servers on these ports, with default retries.
 pub struct Balancer {
     pub address: SocketAddr,
     process: std::process::Child,
@@ -212,7 +212,7 @@ impl Balancer {
         let [port] = free_ports();
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(kind.name());
         std::fs::create_dir_all(&folder).unwrap();
-        // It ends by itself, also when this test is killed.
+        // It ends by itself, even if this test is killed.
         let mut command = Command::new("timeout");
         command.args(["-k", "5", &LIFE.as_secs().to_string()]);
         match kind {
@@ -227,14 +227,14 @@ impl Balancer {
                 command.arg("-c").arg(file);
             }
         }
-        // Debian has them where only root looks.
+        // Debian installs them where only root has them in the PATH.
         let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin";
         let process = command.env("PATH", path).stdin(Stdio::null()).spawn();
         let mut balancer = Self {
             address: (Ipv4Addr::LOCALHOST, port).into(),
             process: process.unwrap(),
         };
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         while TcpStream::connect(balancer.address).is_err() {
             let ended = balancer.process.try_wait().unwrap();
             assert!(ended.is_none(), "the balancer has ended with {ended:?}");
@@ -247,7 +247,7 @@ impl Balancer {
 
 impl Drop for Balancer {
     fn drop(&mut self) {
-        // `timeout` hands it on.
+        // `timeout` forwards it.
         terminate(&self.process);
         let _ = self.process.wait();
     }
