@@ -216,24 +216,12 @@ impl Services {
 
     /// Returns the reports of the stops, in their order. Stops that have not begun will not run.
     pub(crate) fn reports(&self) -> Vec<ServiceReport> {
-        let reports = {
-            let inner = lock(&self.0);
-            inner
-                .services
-                .iter()
-                .rev()
-                .filter_map(Service::report)
-                .collect()
-        };
+        let inner = lock(&self.0);
+        let services = &inner.services;
+        let reports = services.iter().rev().filter_map(Service::report).collect();
+        let stops: Vec<_> = services.iter().filter_map(|s| s.stop().cloned()).collect();
+        drop(inner);
         // The stops hold user code, which is dropped outside the lock.
-        let stops: Vec<_> = {
-            let inner = lock(&self.0);
-            inner
-                .services
-                .iter()
-                .filter_map(|s| s.stop().cloned())
-                .collect()
-        };
         stops.iter().filter_map(Stop::take).for_each(panic::dropped);
         reports
     }
