@@ -18,11 +18,14 @@
 )]
 //! use axum::{Router, routing::get};
 //! use tokio::net::TcpListener;
-//! use tower_lifecycle::{DrainLayer, DrainListener, HealthService, ShutdownController};
+//! use tower_lifecycle::{
+//!     DrainLayer, DrainListener, HealthService, Platform, ShutdownConfig, ShutdownController,
+//! };
 //!
 //! #[tokio::main]
 //! async fn main() -> std::process::ExitCode {
-//!     let ctl = ShutdownController::new();
+//!     let config = ShutdownConfig::within(Platform::kubernetes()).unwrap(); // in 29 s of its 30 s
+//!     let ctl = ShutdownController::with_config(config).unwrap();
 //!     ctl.listen_for_signals().unwrap();
 //!     let app = Router::new()
 //!         .route("/", get(|| async { "hello" }))
@@ -39,7 +42,7 @@
 //! # The parts
 //!
 //! - [`ShutdownController`] is the handle: it begins the end, waits for it, and reports it.
-//!   [`ShutdownConfig`] says how long each part may take.
+//!   [`ShutdownConfig`] says how long each part may take, and [`Platform`] how long all of it.
 //! - [`DrainLayer`] admits, counts, refuses and cuts the requests of a service, of HTTP or not.
 //!   [`RequestTrackingLayer`] only counts them.
 //! - `serve` (feature `server`) is a server of our own, which looks after what a layer cannot see: idle
@@ -144,7 +147,7 @@ mod state;
 pub mod store;
 mod sync;
 
-pub use config::ShutdownConfig;
+pub use config::{Platform, ShutdownConfig};
 pub use controller::{ShutdownController, Task};
 pub use error::BoxError;
 #[cfg(feature = "health")]
