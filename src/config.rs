@@ -7,9 +7,14 @@ mod duration;
 mod env;
 mod error;
 mod field;
+mod fit;
+mod platform;
 #[cfg(feature = "serde")]
 mod serde;
 mod shutdown_config;
+#[cfg(feature = "signal")]
+mod surroundings;
 
 pub use self::error::ConfigError;
+pub use self::platform::Platform;
 pub use self::shutdown_config::ShutdownConfig;

@@ -10,6 +10,8 @@ pub mod times {}
 pub mod layer {}
 #[doc = include_str!("../docs/guide/balancers.md")]
 pub mod balancers {}
+#[doc = include_str!("../docs/guide/kubernetes.md")]
+pub mod kubernetes {}
 #[doc = include_str!("../docs/guide/server.md")]
 pub mod server {}
 #[doc = include_str!("../docs/guide/axum.md")]

@@ -22,11 +22,14 @@
 )]
 //! use axum::{Router, routing::get};
 //! use tokio::net::TcpListener;
-//! use tower_lifecycle::{DrainLayer, DrainListener, HealthService, ShutdownController};
+//! use tower_lifecycle::{
+//!     DrainLayer, DrainListener, HealthService, Platform, ShutdownConfig, ShutdownController,
+//! };
 //!
 //! #[tokio::main]
 //! async fn main() -> std::process::ExitCode {
-//!     let ctl = ShutdownController::new();
+//!     let config = ShutdownConfig::within(Platform::kubernetes()).unwrap(); // in 29 s of its 30 s
+//!     let ctl = ShutdownController::with_config(config).unwrap();
 //!     ctl.listen_for_signals().unwrap();
 //!     let app = Router::new()
 //!         .route("/", get(|| async { "hello" }))
@@ -43,7 +46,7 @@
 //! # The parts
 //!
 //! - [`ShutdownController`] is the handle. It begins the shutdown, waits for it and returns its report.
-//!   [`ShutdownConfig`] sets the time of each part.
+//!   [`ShutdownConfig`] sets the time of each part, and [`Platform`] the time of all of them.
 //! - [`DrainLayer`] admits, counts, refuses and cuts the requests of a service, HTTP or not.
 //!   [`RequestTrackingLayer`] only counts them.
 //! - `serve` (feature `server`) is a server. It takes care of what a layer cannot see: idle connections,
@@ -147,7 +150,7 @@ mod state;
 pub mod store;
 mod sync;
 
-pub use config::ShutdownConfig;
+pub use config::{Platform, ShutdownConfig};
 pub use controller::{ShutdownController, Task};
 pub use error::BoxError;
 #[cfg(feature = "health")]

@@ -4,7 +4,10 @@ use std::error::Error;
 use std::fmt::{self, Debug};
 use std::time::{Duration, TryFromFloatSecsError};
 
-/// An error for an invalid [`ShutdownConfig`](crate::ShutdownConfig).
+use super::platform::Platform;
+
+/// An error for a [`ShutdownConfig`](crate::ShutdownConfig) that is invalid, or that does not fit its
+/// [`Platform`](crate::Platform).
 ///
 /// It names the field, its value, and what is allowed. A value from outside is escaped, and
 /// truncated if it is long.
@@ -39,6 +42,16 @@ enum Allowed {
     /// At most what the total leaves after the fields that are reserved from it.
     AtMost {
         total: Duration,
+        kept: Vec<(&'static str, Duration)>,
+    },
+    /// At most what the grace of a platform leaves after what is kept of it.
+    BeforeKill {
+        platform: &'static str,
+        grace: Duration,
+        kept: Vec<(&'static str, Duration)>,
+    },
+    /// More than what is kept of it.
+    Above {
         kept: Vec<(&'static str, Duration)>,
     },
     /// Any valid duration.
@@ -76,6 +89,26 @@ impl ConfigError {
         Self::new(field, value, Allowed::AtMost { total, kept })
     }
 
+    pub(super) fn killed(
+        field: &'static str,
+        value: Duration,
+        platform: &Platform,
+        kept: &[(&'static str, Duration)],
+    ) -> Self {
+        let allowed = Allowed::BeforeKill {
+            platform: platform.name,
+            grace: platform.termination_grace,
+            kept: kept.to_vec(),
+        };
+        Self::new(field, value, allowed)
+    }
+
+    pub(super) fn nothing_left(platform: &Platform, kept: &[(&'static str, Duration)]) -> Self {
+        let kept = kept.to_vec();
+        let grace = platform.termination_grace;
+        Self::new("termination_grace", grace, Allowed::Above { kept })
+    }
+
     pub(super) fn bad_value(field: &'static str, value: impl Debug, cause: Option<Cause>) -> Self {
         Self {
             cause: cause.map(Cause::shortened).map(Box::new),
@@ -104,7 +137,8 @@ impl ConfigError {
     /// Returns the name of the field that has an invalid value.
     ///
     /// For an error of [`parse_duration`](crate::ShutdownConfig::parse_duration), which knows no
-    /// field, it is `duration`.
+    /// field, it is `duration`. For a [`Platform`](crate::Platform) that leaves no time, it is
+    /// `termination_grace`.
     pub fn field(&self) -> &'static str {
         self.field
     }
@@ -130,18 +164,29 @@ impl fmt::Display for ConfigError {
                 write!(f, "may be at most {total:?}, the shutdown_timeout")
             }
             Allowed::AtMost { total, kept } => {
-                let left = kept
-                    .iter()
-                    .fold(*total, |left, (_, time)| left.saturating_sub(*time));
+                let left = total.saturating_sub(sum(kept));
                 write!(
                     f,
                     "may be at most {left:?}, what the shutdown_timeout of {total:?} leaves beside"
                 )?;
-                for (index, (name, time)) in kept.iter().enumerate() {
-                    let and = if index == 0 { "" } else { " and" };
-                    write!(f, "{and} the {name} of {time:?}")?;
-                }
-                Ok(())
+                list(f, kept)
+            }
+            Allowed::BeforeKill {
+                platform,
+                grace,
+                kept,
+            } => {
+                let left = grace.saturating_sub(sum(kept));
+                write!(
+                    f,
+                    "may be at most {left:?}: {platform} kills after {grace:?}, which leaves no more \
+                     beside"
+                )?;
+                list(f, kept)
+            }
+            Allowed::Above { kept } => {
+                write!(f, "must be above {:?}: nothing is left beside", sum(kept))?;
+                list(f, kept)
             }
             Allowed::Duration => write!(f, "must be {ALLOWED}"),
         }
@@ -169,6 +214,20 @@ impl Cause {
         }
         self
     }
+}
+
+/// Returns how long these take together.
+pub(super) fn sum(kept: &[(&str, Duration)]) -> Duration {
+    let times = kept.iter().map(|(_, time)| *time);
+    times.fold(Duration::ZERO, Duration::saturating_add)
+}
+
+fn list(f: &mut fmt::Formatter<'_>, kept: &[(&str, Duration)]) -> fmt::Result {
+    for (index, (name, time)) in kept.iter().enumerate() {
+        let and = if index == 0 { "" } else { " and" };
+        write!(f, "{and} the {name} of {time:?}")?;
+    }
+    Ok(())
 }
 
 /// Formats a value from outside. It is escaped, so that it cannot break out of a log line, and

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::error::ConfigError;
 use super::field::{Field, Given};
+use super::platform::Platform;
 
 /// How long each part of a shutdown may take.
 ///
@@ -100,6 +101,8 @@ pub struct ShutdownConfig {
     pub exit_after: Option<Duration>,
     /// The fields that were given, for `merge`.
     pub(super) given: Given,
+    /// The platform that it was made for.
+    pub(super) platform: Option<Platform>,
 }
 
 // ===== impl ShutdownConfig =====
@@ -118,6 +121,7 @@ impl Default for ShutdownConfig {
             force_after: Duration::from_millis(500),
             exit_after: None,
             given: Given::default(),
+            platform: None,
         }
     }
 }
@@ -127,7 +131,7 @@ impl ShutdownConfig {
     ///
     /// Stay below the time after which the platform kills the process:
     /// `terminationGracePeriodSeconds` on Kubernetes (less the `preStop` hook), `TimeoutStopSec`
-    /// under systemd.
+    /// under systemd. [`within`](Self::within) does this, and [`fits`](Self::fits) checks it.
     ///
     /// # Examples
     ///
@@ -376,7 +380,8 @@ impl ShutdownConfig {
     /// a file, even if it equals the default. A value that was assigned to a field is given if it
     /// differs from the default. So in `file.merge(env).merge(cli)` the command line wins over the
     /// environment, and the environment wins over the file. A `cleanup_reserve`, `worker_reserve`
-    /// or `exit_after` of `None` is never given.
+    /// or `exit_after` of `None` is never given. If both were made [within](Self::within) a platform, that
+    /// of `over` wins.
     ///
     /// # Examples
     ///
@@ -394,10 +399,12 @@ impl ShutdownConfig {
     /// assert_eq!(config.lame_duck, Duration::ZERO);
     /// ```
     pub fn merge(self, over: Self) -> Self {
-        Field::ALL
+        let merged = Field::ALL
             .into_iter()
             .filter_map(|field| Some((field, over.given(field)?)))
-            .fold(self, |config, (field, value)| config.with(field, value))
+            .fold(self, |config, (field, value)| config.with(field, value));
+        let platform = over.platform.or(merged.platform);
+        Self { platform, ..merged }
     }
 
     /// Returns the value of `field` if it was given.

@@ -6,7 +6,9 @@ use super::choice::Signals;
 use super::error::{SignalError, SignalErrorKind};
 use super::listener::Listener;
 use super::platform;
+use crate::config::ShutdownConfig;
 use crate::controller::ShutdownController;
+use crate::log::tell;
 
 impl ShutdownController {
     /// Listens for the signals that ask a process to end.
@@ -67,6 +69,13 @@ impl ShutdownController {
     ///
     /// On Unix, the chosen signals are received even if the parent process had blocked them.
     ///
+    /// The first call also checks how long the platform waits before it kills the process. If a shutdown
+    /// that uses all of its time does not [fit](crate::ShutdownConfig::fits), it logs a warning with the
+    /// numbers. The platform is the one that the configuration was made [within](crate::ShutdownConfig::within).
+    /// Otherwise it is looked for, and its default grace is assumed: Kubernetes has set
+    /// `KUBERNETES_SERVICE_HOST`, Docker and Podman have made `/.dockerenv` or `/run/.containerenv`, and
+    /// systemd has set `INVOCATION_ID` or `NOTIFY_SOCKET`. The configuration itself is not changed.
+    ///
     /// Calling this method again, or after the end, does nothing.
     ///
     /// # Errors
@@ -103,6 +112,9 @@ impl ShutdownController {
             start,
         };
         listening.started(start, platform::listen(listener, &signals, &runtime))?;
+        if start == 1 {
+            warn_of_kill(self.config());
+        }
         if self.core().is_triggered() {
             listening.absorb();
             if self.state().is_terminal() {
@@ -110,5 +122,17 @@ impl ShutdownController {
             }
         }
         Ok(())
+    }
+}
+
+/// Warns if the platform kills the process before a shutdown that uses all of its time has ended.
+fn warn_of_kill(config: &ShutdownConfig) {
+    if let Err(cause) = config.fits_surroundings() {
+        tell!(
+            warn,
+            %cause,
+            "a long shutdown will be killed, and hooks may not run: set a shorter total, or, if the \
+             platform waits longer, say so by `ShutdownConfig::within`"
+        );
     }
 }

@@ -17,9 +17,9 @@ use tower_lifecycle::layers::{
 };
 use tower_lifecycle::report::{HookReport, Outcome, PhaseReport, TaskReport};
 use tower_lifecycle::{
-    BoxError, DrainLayer, Hook, InFlightGuard, LifecycleState, LongLived, RequestTrackingLayer,
-    ShutdownConfig, ShutdownController, ShutdownNotice, ShutdownReason, ShutdownReport, Task,
-    UpgradeGuard,
+    BoxError, DrainLayer, Hook, InFlightGuard, LifecycleState, LongLived, Platform,
+    RequestTrackingLayer, ShutdownConfig, ShutdownController, ShutdownNotice, ShutdownReason,
+    ShutdownReport, Task, UpgradeGuard,
 };
 
 fn is_all<T: Send + Sync + Unpin + Debug + 'static>() {}
@@ -36,6 +36,7 @@ type Service = tower::util::ServiceFn<fn(u32) -> Ready<Result<u32, BoxError>>>;
 fn the_handle_and_what_it_gives_are_send_and_sync() {
     is_all::<ShutdownController>();
     is_all::<ShutdownConfig>();
+    is_all::<Platform>();
     is_all::<ShutdownNotice>();
     is_all::<ShutdownReport>();
     is_all::<ShutdownReason>();

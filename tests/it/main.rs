@@ -68,6 +68,7 @@ mod newcomers;
 #[cfg(all(feature = "health", feature = "persist"))]
 mod on_call;
 mod parallel;
+mod platform;
 mod readiness;
 mod refused_uploads;
 mod rejection;

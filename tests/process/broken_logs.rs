@@ -309,6 +309,7 @@ async fn lives() -> Vec<Vec<String>> {
 /// Messages that need a socket, a signal or a failing system.
 const ELSEWHERE: &[&str] = &[
     "SIGHUP left to another handler",
+    "a long shutdown will be killed, and hooks may not run: set a shorter total, or, if the platform waits longer, say so by `ShutdownConfig::within`",
     "cannot accept connections; trying again",
     "cannot create a runtime for the shutdown",
     "cannot keep out new connections; they may be reset",

@@ -29,6 +29,8 @@ mod environment;
 mod exit_after;
 #[cfg(all(unix, feature = "persist", feature = "signal"))]
 mod frozen;
+#[cfg(all(unix, feature = "signal"))]
+mod platform;
 #[cfg(all(target_os = "linux", feature = "signal"))]
 mod signal_choice;
 #[cfg(all(unix, feature = "signal"))]
