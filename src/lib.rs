@@ -101,6 +101,7 @@
 //! | `server` | no | `serve`, `ShutdownController::watch` and `watch_handshake`, `UnixSocket` |
 //! | `serde` | yes | `ShutdownConfig` from and to the formats of serde, `Metrics` to them |
 //! | `signal` | yes | `ShutdownController::listen_for_signals` |
+//! | `systemd` | no | `ShutdownController::notify_systemd`, on Unix |
 //!
 //! # Comparison
 //!
@@ -116,7 +117,8 @@
         feature = "persist",
         feature = "serde",
         feature = "server",
-        feature = "signal"
+        feature = "signal",
+        feature = "systemd"
     ),
     doc = "The module [`guide`] answers one question after another."
 )]
@@ -143,6 +145,8 @@ mod state;
 #[cfg(feature = "persist")]
 pub mod store;
 mod sync;
+#[cfg(all(unix, feature = "systemd"))]
+pub mod systemd;
 
 pub use config::ShutdownConfig;
 pub use controller::{ShutdownController, Task};
@@ -178,7 +182,8 @@ pub mod future {
     feature = "persist",
     feature = "serde",
     feature = "server",
-    feature = "signal"
+    feature = "signal",
+    feature = "systemd"
 ))]
 pub mod guide;
 

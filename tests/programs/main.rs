@@ -19,3 +19,4 @@ mod support {
 ))]
 mod balancers;
 mod programs;
+mod units;
