@@ -28,6 +28,9 @@ pub mod streams {}
 pub mod grpc {}
 #[doc = include_str!("../docs/guide/startup.md")]
 pub mod startup {}
+#[cfg(unix)]
+#[doc = include_str!("../docs/guide/systemd.md")]
+pub mod systemd {}
 #[doc = include_str!("../docs/guide/logs.md")]
 pub mod logs {}
 #[doc = include_str!("../docs/guide/testing.md")]

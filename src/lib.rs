@@ -107,6 +107,7 @@
 //! | `server` | no | `serve`, `ShutdownController::watch` and `watch_handshake`, `UnixSocket` |
 //! | `serde` | yes | `ShutdownConfig` from and to the formats of serde, `Metrics` to them |
 //! | `signal` | yes | `ShutdownController::listen_for_signals` |
+//! | `systemd` | no | `ShutdownController::notify_systemd`, on Unix |
 //!
 //! # Comparison
 //!
@@ -122,7 +123,8 @@
         feature = "persist",
         feature = "serde",
         feature = "server",
-        feature = "signal"
+        feature = "signal",
+        feature = "systemd"
     ),
     doc = "See the module [`guide`] for more."
 )]
@@ -149,6 +151,8 @@ mod state;
 #[cfg(feature = "persist")]
 pub mod store;
 mod sync;
+#[cfg(all(unix, feature = "systemd"))]
+pub mod systemd;
 
 pub use config::{Platform, ShutdownConfig};
 pub use controller::{ShutdownController, Task};
@@ -184,7 +188,8 @@ pub mod future {
     feature = "persist",
     feature = "serde",
     feature = "server",
-    feature = "signal"
+    feature = "signal",
+    feature = "systemd"
 ))]
 pub mod guide;
 

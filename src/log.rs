@@ -94,6 +94,7 @@ pub(crate) const fn target(module: &str) -> &'static str {
         ("shutdown::services", "tower_lifecycle::startup"),
         ("signal", "tower_lifecycle::signal"),
         ("startup", "tower_lifecycle::startup"),
+        ("systemd", "tower_lifecycle::systemd"),
     ];
     let mut n = 0;
     while n < TARGETS.len() {

@@ -60,6 +60,9 @@ pub(crate) struct Core {
     listener_waits: AtomicBool,
     #[cfg(feature = "signal")]
     pub(crate) listening: Listening,
+    /// `true` once systemd is notified.
+    #[cfg(all(unix, feature = "systemd"))]
+    pub(crate) notifies_systemd: AtomicBool,
 }
 
 thread_local! {
@@ -112,6 +115,8 @@ impl Core {
             listener_waits: AtomicBool::new(false),
             #[cfg(feature = "signal")]
             listening: Listening::default(),
+            #[cfg(all(unix, feature = "systemd"))]
+            notifies_systemd: AtomicBool::new(false),
         });
         core.capture_runtime();
         core

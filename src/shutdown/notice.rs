@@ -125,6 +125,11 @@ impl ShutdownNotice {
         now(self.clock.as_ref())
     }
 
+    #[cfg(all(unix, feature = "systemd"))]
+    pub(crate) fn lame_duck_remaining(&self) -> Option<Duration> {
+        self.remaining(self.lame_duck_deadline)
+    }
+
     pub(crate) fn lame_duck_deadline(&self) -> Option<Instant> {
         self.lame_duck_deadline
     }

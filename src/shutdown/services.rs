@@ -5,6 +5,8 @@ use std::fmt;
 use std::future::{Future, ready};
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::cleanup::{Cleanup, Job, Note, Progress};
 use super::outcome::{Outcome, ServiceReport};
 use crate::log::{millis, tell};
@@ -20,6 +22,8 @@ struct Inner {
     services: Vec<Service>,
     /// How many steps of the start-up are starting services now.
     steps_running: u32,
+    /// When the current step ends at the latest. `None` if it has no limit, or there is no step.
+    step_deadline: Option<Instant>,
     /// `true` once the stops have begun. The caller has to stop a service that it starts later.
     closed: bool,
 }
@@ -68,8 +72,14 @@ pub(crate) struct ServiceHealth {
 // ===== impl Services =====
 
 impl Services {
-    /// Adds the services of one step, as starting. Returns the name as an error if it is taken.
-    pub(crate) fn begin_step(&self, step: u32, names: &[Arc<str>]) -> Result<(), Arc<str>> {
+    /// Adds the services of one step, as starting, which takes `limit` at most. Returns the name as an
+    /// error if it is taken.
+    pub(crate) fn begin_step(
+        &self,
+        step: u32,
+        names: &[Arc<str>],
+        limit: Option<Duration>,
+    ) -> Result<(), Arc<str>> {
         let mut inner = lock(&self.0);
         if !inner.closed {
             // A service that was not started may be started again.
@@ -92,12 +102,14 @@ impl Services {
             duration: Duration::ZERO,
         }));
         inner.steps_running += 1;
+        inner.step_deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
         Ok(())
     }
 
     pub(crate) fn end_step(&self) {
         let mut inner = lock(&self.0);
         inner.steps_running -= 1;
+        inner.step_deadline = None;
         for service in &mut inner.services {
             if matches!(service.status, Status::Starting) {
                 service.status = Status::NotStarted("its start was cut short".to_owned());
@@ -107,6 +119,14 @@ impl Services {
 
     pub(crate) fn is_starting(&self) -> bool {
         lock(&self.0).steps_running > 0
+    }
+
+    /// Returns how long the current step of the start-up takes from now, at most. Returns `None` if it has no
+    /// limit, or there is no step.
+    #[cfg(all(unix, feature = "systemd"))]
+    pub(crate) fn time_left(&self) -> Option<Duration> {
+        let deadline = lock(&self.0).step_deadline?;
+        Some(deadline.saturating_duration_since(Instant::now()))
     }
 
     /// Returns how many services are being started.

@@ -215,8 +215,11 @@ impl Startup {
         }
         self.steps += 1;
         let names: Vec<_> = steps.iter().map(|step| Arc::clone(&step.name)).collect();
+        // The longest of them, unless one has none.
+        let limits = steps.iter().map(|step| step.timeout);
+        let limit = limits.reduce(|a, b| a.zip(b).map(|(a, b)| a.max(b)));
         core.services
-            .begin_step(self.steps, &names)
+            .begin_step(self.steps, &names, limit.flatten())
             .map_err(|name| StartupFailure {
                 step: Some(name),
                 cause: StartupCause::Duplicate,

@@ -176,3 +176,9 @@ fn the_listener_for_axum_is_send() {
 fn the_unix_socket_is_send() {
     is_all::<tower_lifecycle::server::UnixSocket>();
 }
+
+#[cfg(all(unix, feature = "systemd"))]
+#[test]
+fn the_error_of_notifying_systemd_can_be_boxed() {
+    is_error::<tower_lifecycle::systemd::SystemdError>();
+}

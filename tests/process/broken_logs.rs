@@ -313,6 +313,7 @@ const ELSEWHERE: &[&str] = &[
     "cannot accept connections; trying again",
     "cannot create a runtime for the shutdown",
     "cannot keep out new connections; they may be reset",
+    "cannot notify systemd",
     "cannot remove the socket file",
     "cannot start a thread for the shutdown",
     "cannot start a thread to end the process",

@@ -37,9 +37,14 @@ mod signal_choice;
 mod signals;
 #[cfg(all(unix, feature = "persist"))]
 mod store_kill;
+#[cfg(all(unix, feature = "systemd"))]
+mod systemd;
 
 /// Ends this process, which is a child, after its maximum lifetime, if its parent cannot.
-#[cfg(all(unix, any(feature = "persist", feature = "signal")))]
+#[cfg(all(
+    unix,
+    any(feature = "persist", feature = "signal", feature = "systemd")
+))]
 fn end_after(life: std::time::Duration) {
     std::thread::spawn(move || {
         std::thread::sleep(life);

@@ -21,3 +21,4 @@ mod support {
 ))]
 mod balancers;
 mod programs;
+mod units;
