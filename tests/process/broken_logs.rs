@@ -309,6 +309,7 @@ async fn lives() -> Vec<Vec<String>> {
 /// What is told only where a socket, a signal or a system that fails is part of it.
 const ELSEWHERE: &[&str] = &[
     "SIGHUP left to another handler",
+    "as many connections as allowed",
     "cannot accept connections; trying again",
     "cannot create a runtime for the shutdown",
     "cannot keep out new connections; they may be reset",
