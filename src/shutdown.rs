@@ -45,7 +45,7 @@ pub(crate) use self::listening::Start;
 pub(crate) use self::notice::earlier;
 #[cfg(feature = "server")]
 pub(crate) use self::race::let_others_run;
-#[cfg(any(feature = "axum", all(unix, feature = "systemd")))]
+#[cfg(any(feature = "server", feature = "axum", all(unix, feature = "systemd")))]
 pub(crate) use self::race::until;
 pub(crate) use self::race::{Either, race};
 pub(crate) use self::servers::ServerError;

@@ -19,7 +19,7 @@ use super::streams;
 use crate::in_flight::{OpenConnection, event};
 use crate::log::{millis, tell};
 use crate::panic;
-use crate::shutdown::{Core, ENDED, Either, ShutdownNotice, Wait, race};
+use crate::shutdown::{Core, ENDED, Either, ShutdownNotice, Wait, race, until};
 use crate::state::LifecycleState;
 use crate::sync::Arc;
 
@@ -77,11 +77,12 @@ where
             self.accept_shared().await;
         } else {
             self.accept_until(stop_accepting).await;
+            let room_until = self.room_until();
             // The connections that wait in the backlog are served, too.
-            self.empty_backlog().await;
+            self.empty_backlog(Some(Instant::now())).await;
             self.listener.keep_out_newcomers();
-            // Also those that came before new ones were stopped.
-            self.empty_backlog().await;
+            // Also those that came before new ones were stopped, and those for which there was no room.
+            self.empty_backlog(room_until).await;
         }
         let Self {
             listener,
@@ -138,6 +139,9 @@ where
 
     /// Waits for the next connection, and reaps those that end. Returns `None` when `stop` resolves.
     async fn accept(&mut self, stop: &mut Wait) -> Option<io::Result<(L::Io, L::Addr)>> {
+        if let Either::Left(()) = race(&mut *stop, self.has_room()).await {
+            return None;
+        }
         let accept = self.listener.accept();
         let connections = &mut self.connections;
         let reap = poll_fn(|cx| {
@@ -152,9 +156,35 @@ where
         }
     }
 
-    async fn empty_backlog(&mut self) {
+    /// Waits until one more connection may be open.
+    async fn has_room(&mut self) {
+        let Some(most) = self.common.settings.max_connections else {
+            return;
+        };
+        if self.connections.len() >= most {
+            tell!(debug, connections = most, "as many connections as allowed");
+        }
+        while self.connections.len() >= most {
+            if let Some(result) = self.connections.join_next().await {
+                result.err().into_iter().for_each(streams::log);
+            }
+        }
+    }
+
+    /// Returns until when a full server waits for room for its backlog, from now. `None` means without limit.
+    fn room_until(&self) -> Option<Instant> {
+        let grace = Instant::now().checked_add(self.common.settings.grace);
+        let late = self.core.late_until(&self.core.notice()?);
+        late.zip(grace).map(|(late, grace)| late.max(grace))
+    }
+
+    /// Serves the connections that wait in the backlog, if there is room for them until `room_until`.
+    async fn empty_backlog(&mut self, room_until: Option<Instant>) {
         let mut backlog = Backlog::new();
-        while let Some(result) = backlog.next(self.listener.accept()).await {
+        while until(room_until, self.has_room()).await.is_some() {
+            let Some(result) = backlog.next(self.listener.accept()).await else {
+                return;
+            };
             match result {
                 Ok(connection) => self.spawn(connection),
                 Err(error) if is_of_one_connection(&error) => {}

@@ -1,6 +1,7 @@
 //! Tracks what is under way on one connection, to decide when it can be closed.
 
 use std::cell::Cell;
+use std::num::NonZeroUsize;
 use std::task::Waker;
 
 use tokio::time::Instant;
@@ -29,12 +30,16 @@ pub(super) struct Activity {
     received: AtomicBool,
     /// How many requests there have been.
     requests: AtomicUsize,
+    /// After how many requests the client is asked to leave. Zero means never.
+    last_request: usize,
+    /// How many streams of HTTP/2 have become tunnels and are still open.
+    tunnels: AtomicUsize,
     /// The client may still be sending after the last response: on HTTP/1 the rest of a request body, on
     /// HTTP/2 frames at any time.
     may_send: AtomicBool,
     /// All is written. What the client still sends is discarded.
     lingering: AtomicBool,
-    /// The connection has become a tunnel. Whether a tunnel is idle is unknown.
+    /// The HTTP/1 connection has become a tunnel. Whether a tunnel is idle is unknown.
     tunnel: AtomicBool,
     /// A [`Closing`], for the responses to come.
     closing: AtomicUsize,
@@ -78,6 +83,9 @@ pub(super) struct UnderWay {
     read_at: Cell<u32>,
 }
 
+/// An open tunnel on a stream of HTTP/2.
+pub(super) struct StreamTunnel(Arc<Activity>);
+
 /// Not a valid value of `writes`.
 const NEVER: u32 = u32::MAX;
 
@@ -92,6 +100,14 @@ fn part(is_owed: bool) -> u64 {
 // ===== impl Activity =====
 
 impl Activity {
+    /// `last_request` is after how many requests the client is asked to leave.
+    pub(super) fn new(last_request: Option<NonZeroUsize>) -> Self {
+        Self {
+            last_request: last_request.map_or(0, NonZeroUsize::get),
+            ..Self::default()
+        }
+    }
+
     /// Returns whether nothing is in flight and all responses have been written.
     #[inline]
     pub(super) fn is_quiet(&self) -> bool {
@@ -111,7 +127,10 @@ impl Activity {
 
     #[inline]
     pub(super) fn begin(self: &Arc<Self>, is_http1: bool, has_body: bool) -> UnderWay {
-        self.requests.fetch_add(1, Ordering::Relaxed);
+        let before = self.requests.fetch_add(1, Ordering::Relaxed);
+        if before.wrapping_add(1) == self.last_request {
+            self.set_closing(Closing::Now);
+        }
         if is_http1 {
             self.note_may_send(has_body);
         }
@@ -238,6 +257,11 @@ impl Activity {
         self.requests.load(Ordering::Relaxed)
     }
 
+    /// Returns whether there have been as many requests as the client may send before it is asked to leave.
+    pub(super) fn has_had_last_request(&self) -> bool {
+        self.last_request != 0 && self.requests() >= self.last_request
+    }
+
     #[inline]
     pub(super) fn note_may_send(&self, may_send: bool) {
         self.may_send.store(may_send, Ordering::Relaxed);
@@ -294,6 +318,18 @@ impl Activity {
     pub(super) fn become_tunnel(&self, upgrade: Option<UpgradeGuard>) {
         self.tunnel.store(true, Ordering::Relaxed);
         *lock(&self.upgrade) = upgrade;
+    }
+
+    /// Records that a stream of HTTP/2 has become a tunnel, until the result is dropped.
+    pub(super) fn stream_tunnel(self: &Arc<Self>) -> StreamTunnel {
+        self.tunnels.fetch_add(1, Ordering::Relaxed);
+        StreamTunnel(Arc::clone(self))
+    }
+
+    /// Returns whether the connection, or a stream of it, is a tunnel. The end of a stream's tunnel wakes the
+    /// waker of [`wake_when_quiet`](Self::wake_when_quiet).
+    pub(super) fn has_tunnel(&self) -> bool {
+        self.is_tunnel() || self.tunnels.load(Ordering::Relaxed) > 0
     }
 
     pub(super) fn take_upgrade(&self) -> Option<UpgradeGuard> {
@@ -358,5 +394,16 @@ impl std::ops::Deref for UnderWay {
 
     fn deref(&self) -> &Activity {
         &self.activity
+    }
+}
+
+// ===== impl StreamTunnel =====
+
+impl Drop for StreamTunnel {
+    fn drop(&mut self) {
+        self.0.tunnels.fetch_sub(1, Ordering::Relaxed);
+        // The lock orders it before a `has_tunnel` that comes after a later `wake_when_quiet`.
+        let waker = lock(&self.0.quiet).waker.take();
+        waker.into_iter().for_each(Waker::wake);
     }
 }

@@ -73,7 +73,7 @@ where
         number,
         open,
     } = accepted;
-    let activity = Arc::new(Activity::default());
+    let activity = Arc::new(Activity::new(settings.lifespan.requests));
     let mut orders = Orders::new(plans, &activity, number, settings);
 
     let handshake = within(settings.handshake_timeout, handshake.handshake(io));

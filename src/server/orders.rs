@@ -1,6 +1,7 @@
 //! Decides when one connection has to close, from the server's plan and the connection's activity.
 
 mod goodbye;
+mod lifetime;
 
 pub(super) use self::goodbye::ANNOUNCEMENT;
 
@@ -12,6 +13,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use self::goodbye::Goodbye;
+use self::lifetime::Lifetime;
 use super::activity::{Activity, Closing};
 use super::alarm::Alarm;
 use super::idle::{Idle, Times};
@@ -73,6 +75,7 @@ pub(super) struct Orders<'a> {
     /// When the client is asked to leave in the lame duck. `None` once that has been done.
     moment: Option<Instant>,
     goodbye: Goodbye,
+    lifetime: Lifetime,
     /// No stream was open before and after the last poll of the connection, so everything is written.
     is_settled: bool,
     /// When a connection that was busy at its deadline is checked again.
@@ -89,6 +92,7 @@ impl<'a> Orders<'a> {
         number: u32,
         settings: &Settings,
     ) -> Self {
+        let accepted_at = Instant::now();
         Self {
             plans,
             activity,
@@ -96,14 +100,15 @@ impl<'a> Orders<'a> {
             plan: Plan::Serve,
             protocol: Protocol::Handshake,
             number,
-            accepted_at: Instant::now(),
-            open_since: Instant::now(),
+            accepted_at,
+            open_since: accepted_at,
             grace: settings.grace,
             head_timeout: settings.header_read_timeout,
             http2_idle_timeout: settings.http2_idle_timeout,
             idle: None,
             moment: None,
             goodbye: Goodbye::default(),
+            lifetime: Lifetime::new(&settings.lifespan, number, accepted_at),
             is_settled: false,
             next_check: None,
             alarm: Alarm::default(),
@@ -183,8 +188,14 @@ impl<'a> Orders<'a> {
                 ready!(self.alarm.poll(self.goodbye.shutdown_due(), cx));
                 Poll::Ready(self.start_shutdown())
             }
-            Plan::Serve => self.poll_idle(cx),
+            Plan::Serve => match self.poll_lifetime(cx) {
+                Poll::Pending => self.poll_idle(cx),
+                order => order,
+            },
             Plan::Leave { since, .. } => {
+                if let Poll::Ready(order) = self.poll_lifetime(cx) {
+                    return Poll::Ready(order);
+                }
                 let has_come = self.poll_moment(cx).is_ready();
                 if has_come && self.protocol == Protocol::Http2 {
                     ready!(self.poll_leaving(since, cx));
@@ -246,6 +257,7 @@ impl<'a> Orders<'a> {
             _ => None,
         };
         self.activity.set_closing(match plan {
+            _ if self.is_over() => Closing::Now,
             Plan::Serve => Closing::None,
             Plan::Leave { .. } => Closing::NotYet,
             Plan::Drain(_) | Plan::Close => Closing::Now,

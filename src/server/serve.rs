@@ -3,6 +3,8 @@
 //! A layer sees requests and bodies. The rest needs access to the connection: closing it when it is idle,
 //! sending a GOAWAY on HTTP/2, following upgrades, and knowing when the last byte has been written.
 
+mod limits;
+
 use std::fmt;
 use std::future::{Future, IntoFuture};
 use std::io;

@@ -1,6 +1,7 @@
 //! The settings of a server.
 
 use std::fmt;
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use hyper::server::conn::{http1, http2};
@@ -17,8 +18,22 @@ pub(super) struct Settings {
     pub(super) lingering: Limits,
     /// Other processes accept from the listening socket, too.
     pub(super) is_shared: bool,
+    pub(super) lifespan: Lifespan,
+    /// How many connections may be open. `None` means without limit.
+    pub(super) max_connections: Option<usize>,
     http1: Vec<Setter<http1::Builder>>,
     http2: Vec<Setter<http2::Builder<StreamExecutor>>>,
+}
+
+/// How long connections live outside a drain. `None` means without limit.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Lifespan {
+    pub(super) age: Option<Duration>,
+    /// How long after its age a connection is closed even with requests in flight.
+    pub(super) grace: Option<Duration>,
+    pub(super) requests: Option<NonZeroUsize>,
+    /// Differs between servers. Part of the jitter of the age.
+    pub(super) seed: u32,
 }
 
 /// Configures one of hyper's builders.
@@ -66,6 +81,8 @@ impl Default for Settings {
             grace: Duration::from_secs(1),
             lingering: Limits::default(),
             is_shared: false,
+            lifespan: Lifespan::default(),
+            max_connections: None,
             http1: Vec::new(),
             http2: Vec::new(),
         }
@@ -81,6 +98,8 @@ impl fmt::Debug for Settings {
             .field("grace", &self.grace)
             .field("lingering", &self.lingering)
             .field("is_shared", &self.is_shared)
+            .field("lifespan", &self.lifespan)
+            .field("max_connections", &self.max_connections)
             .finish_non_exhaustive()
     }
 }

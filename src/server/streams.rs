@@ -73,13 +73,13 @@ where
             }
             let request = *tasks.request.get_or_insert(TypeId::of::<F>());
             // The response to a request counts itself as owed. A tunnel has no response.
-            let under_way = if request == TypeId::of::<F>() {
-                self.activity.not_owed()
+            let (under_way, tunnel) = if request == TypeId::of::<F>() {
+                (self.activity.not_owed(), None)
             } else {
-                self.activity.owed()
+                (self.activity.owed(), Some(self.activity.stream_tunnel()))
             };
             // The connection counts as open until the last of its tasks is gone.
-            let held = (Arc::clone(&self.open), under_way);
+            let held = (Arc::clone(&self.open), under_way, tunnel);
             tasks.set.spawn(async move {
                 let _held = held;
                 future.await;

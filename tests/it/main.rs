@@ -85,6 +85,8 @@ mod server_handover;
 #[cfg(feature = "server")]
 mod server_idle;
 #[cfg(feature = "server")]
+mod server_limits;
+#[cfg(feature = "server")]
 mod server_on_call;
 #[cfg(all(feature = "server", unix))]
 mod server_shared;

@@ -310,6 +310,7 @@ async fn lives() -> Vec<Vec<String>> {
 const ELSEWHERE: &[&str] = &[
     "SIGHUP left to another handler",
     "a long shutdown will be killed, and hooks may not run: set a shorter total, or, if the platform waits longer, say so by `ShutdownConfig::within`",
+    "as many connections as allowed",
     "cannot accept connections; trying again",
     "cannot create a runtime for the shutdown",
     "cannot keep out new connections; they may be reset",

@@ -164,24 +164,25 @@ impl Orders<'_> {
     }
 
     /// Returns whether a response has ended since the connection was asked to leave.
-    fn has_answered(&self) -> bool {
+    pub(super) fn has_answered(&self) -> bool {
         self.activity.requests() > 0 && self.activity.quiet_since().is_some()
     }
 
-    /// Returns how many requests there have been, if none is in flight and a shutdown is under way.
+    /// Returns how many requests there have been, if none is in flight and the client has been, or is about
+    /// to be, asked to leave.
     ///
     /// If it is the same before and after the connection is polled, everything has been written.
     #[inline]
     pub(super) fn settled(&self) -> Option<usize> {
         match self.plan {
-            Plan::Serve => None,
+            Plan::Serve if !self.is_over() => None,
             _ => self.activity.quiet_after(),
         }
     }
 
     /// Returns whether no stream is open and the last response is written. Otherwise the task is woken
     /// when that may have changed.
-    fn has_settled(&self, cx: &Context<'_>) -> bool {
+    pub(super) fn has_settled(&self, cx: &Context<'_>) -> bool {
         if !self.is_settled {
             self.activity.wake_when_quiet(cx.waker());
         }
