@@ -55,7 +55,8 @@ pub(super) async fn shut_down(
         return None;
     }
 
-    // Draining: nothing new is admitted. Admitted work has until the drain deadline.
+    // Draining: late requests are served for a while, then nothing new is admitted. Admitted work has
+    // until the drain deadline.
     drain::run(core, shutdown, &mut record).await;
     // No new work reaches the workers. They finish theirs in their own share of the time.
     workers::stop(core, shutdown, &mut record).await;

@@ -16,10 +16,10 @@ use crate::server::moment;
 use crate::server::settings::Lifespan;
 use crate::shutdown::earlier;
 
-/// How long the server waits for a moment in which asking the client to leave disturbs nothing. An idle
-/// HTTP/1 client may send a request that says so in its response; an HTTP/2 connection may have no stream
-/// open.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a connection that has reached a limit may take to end without a disturbance. An idle HTTP/1
+/// client may send one more request, whose response says `Connection: close`. An HTTP/2 connection gets
+/// its GOAWAY as soon as no stream is open.
+const QUIET_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The limits of one connection.
 #[derive(Debug)]
@@ -87,7 +87,7 @@ impl Orders<'_> {
             let due = if self.has_settled(cx) {
                 self.goodbye.due_when_leaving(self.has_answered())
             } else {
-                Some(since + PATIENCE)
+                Some(since + QUIET_TIMEOUT)
             };
             let due = earlier(due, self.lifetime.closed_at);
             ready!(self.lifetime.alarm.poll(due, cx));
@@ -123,13 +123,13 @@ impl Orders<'_> {
         Poll::Ready(now)
     }
 
-    /// Returns when an idle connection is closed that does not speak HTTP/2. The request that is awaited until then
-    /// would have been told in its response.
+    /// Returns when an idle connection is closed that does not speak HTTP/2. A request that arrives before
+    /// gets a response with `Connection: close`.
     fn idle_due(&self, since: Instant) -> Option<Instant> {
         let activity = self.activity;
         let is_idle = activity.is_quiet() && !activity.has_received() && !activity.is_lingering();
         let quiet = activity.quiet_since().unwrap_or(since);
-        is_idle.then(|| quiet.max(since) + PATIENCE)
+        is_idle.then(|| quiet.max(since) + QUIET_TIMEOUT)
     }
 
     /// Returns when an HTTP/2 connection is closed whose client has not responded to the GOAWAY, if no stream
