@@ -113,6 +113,8 @@ async fn work_ended(core: &Arc<Core>) {
 /// has ended.
 async fn work_ended_in_time(core: &Arc<Core>, end: Instant, at_most: Option<Instant>) -> bool {
     let mut ended = pin!(work_ended(core));
+    // Other servers do not show whether they make progress.
+    let shows_progress = core.served_connections() > 0;
     // Work that ended long before `end` does not show that more will end.
     let mut progress_at = Instant::now();
     if let Some(last_part) = end.checked_sub(stall_timeout(core)) {
@@ -125,8 +127,8 @@ async fn work_ended_in_time(core: &Arc<Core>, end: Instant, at_most: Option<Inst
     if until(Some(end), ended.as_mut()).await.is_some() {
         return true;
     }
-    // Other servers do not show whether they make progress.
-    while core.served_connections() > 0 {
+    // Closing the last connection is progress, too: its server has yet to end.
+    while shows_progress {
         let now = Instant::now();
         if mem::replace(&mut left, core.left()) > left {
             progress_at = now;

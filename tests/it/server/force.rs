@@ -304,3 +304,25 @@ async fn who_is_cut_is_told_before_its_connection_is_closed() {
         late_2.end().await;
     }
 }
+
+/// Seen on a busy machine with ten thousand connections: the last one was closed, and the server's own task
+/// had not been polled since.
+#[tokio::test(start_paused = true)]
+async fn a_server_whose_connections_have_just_closed_has_time_to_end() {
+    let (ctl, remains) = (ShutdownController::new(), Remains::default());
+    let (connector, pipes) = server::pipes();
+    let mut serving = serve(pipes, remains.app(&ctl), ctl.clone()).into_future();
+    let mut client = connector.http1();
+    client.send(server::get("/large")).await;
+    timeout(MS, &mut serving).await.unwrap_err();
+
+    ctl.force();
+    // Work that was cut has 250 ms to end. The server closes its connections after 210 ms, and is next
+    // polled after 280 ms.
+    sleep(209 * MS).await;
+    timeout(MS, &mut serving).await.unwrap_err();
+    sleep(70 * MS).await;
+    let report = serving.await;
+    assert_eq!(report.connections_cut(), 1, "{report}");
+    assert_eq!(report.abandoned(), 0, "{report}");
+}
