@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! cargo bench -p benches --bench instructions
+//! cargo bench -p benches --bench instructions -- --own       # without the peers' services
 //! cargo bench -p benches --bench instructions -- --record
 //! ```
 //!
@@ -128,21 +129,28 @@ fn main() -> ExitCode {
 
 /// Writes the figures to the file that later runs compare with.
 const RECORD: &str = "--record";
+/// Leaves out the services and servers that are only there for comparison.
+const OWN: &str = "--own";
+/// Selects the first five services in gungraun: the bare ones, the empty wrapper, and this crate's.
+const OWN_SERVICES: &str = "*_[0-4]";
 
 /// Runs gungraun, and compares.
 fn judge(mut args: Vec<String>) -> io::Result<ExitCode> {
     let is_to_record = args.iter().any(|arg| arg == RECORD);
-    args.retain(|arg| arg != RECORD);
+    let is_own = args.iter().any(|arg| arg == OWN);
+    args.retain(|arg| arg != RECORD && arg != OWN);
     // An argument that is not an option of gungraun selects the cases to measure.
-    let are_all = args.iter().all(|arg| arg.starts_with("--"));
+    let are_all = !is_own && args.iter().all(|arg| arg.starts_with("--"));
     if is_to_record && !are_all {
         return Err(io::Error::other("only all cases together are recorded"));
     }
 
     eprintln!("measuring; this takes two minutes, and one more to build the servers");
-    let mut cases = measure(&env::current_exe()?, &args, numbered)?;
+    let mut of_services = args.clone();
+    of_services.extend(is_own.then(|| OWN_SERVICES.to_owned()));
+    let mut cases = measure(&env::current_exe()?, &of_services, numbered)?;
     let mut of_servers = Vec::new();
-    for server in servers::build()? {
+    for server in servers::build(is_own)? {
         let name = |id: &str| (id.to_owned(), server.name.to_owned());
         of_servers.extend(measure(&server.path, &args, name)?);
     }

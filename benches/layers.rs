@@ -1,7 +1,7 @@
 //! The cost of a request in time, for each compared service; and the cost of single calls.
 //!
 //! ```text
-//! cargo bench -p benches --bench layers
+//! cargo bench -p benches --features page --bench layers
 //! ```
 //!
 //! Equal code may differ by some nanoseconds between two builds. `bare again` shows the difference

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! benches/run                                # measures everything, and then does this
-//! cargo bench -p benches --bench results                # shows the page
-//! cargo bench -p benches --bench results -- --write     # writes it to `benches/`
+//! cargo bench -p benches --features page --bench results                # shows the page
+//! cargo bench -p benches --features page --bench results -- --write     # writes it to `benches/`
 //! ```
 //!
 //! Everything that the page says about a figure is computed from it. The page says which figures

@@ -29,12 +29,12 @@ pub struct Program {
     pub path: PathBuf,
 }
 
-/// Builds all of the programs.
+/// Builds the programs: all, or only axum's and those with something of this crate.
 ///
 /// # Errors
 ///
 /// If cargo cannot be started, or fails. Cargo prints the reason.
-pub fn build() -> io::Result<Vec<Program>> {
+pub fn build(is_own: bool) -> io::Result<Vec<Program>> {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
     let mut command = Command::new(cargo);
     // Without cargo's variables for this package: build scripts would see them and run again.
@@ -48,9 +48,15 @@ pub fn build() -> io::Result<Vec<Program>> {
             command.env_remove(name);
         }
     }
+    let is_wanted = |(bench, _): &(&str, &str)| {
+        !is_own || !bench.contains("wrapper") && !bench.contains("gauge")
+    };
+    let servers: Vec<_> = SERVERS.into_iter().filter(is_wanted).collect();
+    let benches = servers.iter().flat_map(|(bench, _)| ["--bench", bench]);
     let output = command
         .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .args(["bench", "--bench", "hello_*", "--no-run"])
+        .args(["bench", "--no-run"])
+        .args(benches)
         .arg("--message-format=json-render-diagnostics")
         .stderr(Stdio::inherit())
         .output()?;
@@ -72,5 +78,5 @@ pub fn build() -> io::Result<Vec<Program>> {
             path: path.into(),
         })
     };
-    SERVERS.into_iter().map(find).collect()
+    servers.into_iter().map(find).collect()
 }
