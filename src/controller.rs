@@ -9,6 +9,7 @@ mod metrics;
 #[cfg(feature = "persist")]
 mod persist;
 mod readiness;
+mod reporting;
 mod run;
 mod spawn;
 mod supervised;

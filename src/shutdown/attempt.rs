@@ -6,13 +6,15 @@ use tokio::sync::watch;
 
 use super::notice::ShutdownNotice;
 use super::pulse::Pulse;
-use crate::sync::OnceLock;
+use crate::log::Spans;
+use crate::sync::{Arc, OnceLock};
 
 /// One shutdown, or the rollback of a start-up that failed.
 #[derive(Debug)]
 pub(crate) struct Shutdown {
     pub(crate) notice: ShutdownNotice,
     pub(crate) in_flight_at_trigger: u64,
+    pub(crate) spans: Arc<Spans>,
     pulse: Pulse,
     /// The exit code of the report.
     exit_code: OnceLock<u8>,
@@ -25,6 +27,7 @@ impl Shutdown {
     pub(crate) fn new(notice: ShutdownNotice, in_flight_at_trigger: u64) -> Self {
         Self {
             pulse: Pulse::start(|| notice.now()),
+            spans: Spans::new(notice.reason()),
             notice,
             in_flight_at_trigger,
             exit_code: OnceLock::new(),

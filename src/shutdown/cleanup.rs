@@ -15,6 +15,7 @@ use super::notice::{ShutdownNotice, earlier};
 use super::outcome::Outcome;
 use super::race::{Either, race, until};
 use crate::error::BoxError;
+use crate::log::Spans;
 use crate::panic;
 use crate::sync::Arc;
 
@@ -240,6 +241,7 @@ impl Job {
         let limit = earlier(phase_limit, own_limit);
         let (run, notice, note) = (self.run, notice.clone(), Arc::clone(note));
         let extension = extension.clone();
+        let spans = Spans::current();
         note(place, Progress::Running);
         Running {
             place,
@@ -255,7 +257,11 @@ impl Job {
                 });
                 let outcome = job.await.unwrap_or_else(|panic| Outcome::panicked(&panic));
                 // Reported by the job's own task: code that blocks another thread cannot prevent it.
-                note(place, Progress::Ended(outcome, started_at.elapsed()));
+                let ended = || note(place, Progress::Ended(outcome, started_at.elapsed()));
+                match &spans {
+                    Some(spans) => spans.within(ended),
+                    None => ended(),
+                }
             }),
         }
     }

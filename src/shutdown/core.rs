@@ -4,6 +4,7 @@ mod moves;
 
 use std::cell::Cell;
 use std::fmt;
+use std::mem;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -27,6 +28,7 @@ use crate::in_flight::Connections;
 use crate::in_flight::{Gate, LayerTables, Milestones, event};
 use crate::log;
 use crate::log::tell;
+use crate::panic;
 use crate::state::LifecycleState;
 use crate::sync::{Arc, AtomicBool, Mutex, OnceLock, Ordering, lock};
 
@@ -47,6 +49,8 @@ pub(crate) struct Core {
     life: Mutex<Life>,
     runtime: OnceLock<Handle>,
     report: OnceLock<ShutdownReport>,
+    /// Called with the report when it is stored.
+    receivers: Mutex<Vec<Receiver>>,
     /// `true` once the report is being published.
     reporting: AtomicBool,
     in_flight_at_force: OnceLock<u64>,
@@ -80,6 +84,8 @@ pub(crate) fn mark_driver_thread() {
 #[cfg(any(feature = "server", feature = "axum"))]
 const IDLE: Duration = Duration::from_millis(200);
 
+type Receiver = Box<dyn FnOnce(&ShutdownReport) + Send>;
+
 /// The end of a shutdown or of a start-up.
 pub(crate) const ENDED: u32 = event::STOPPED | event::FAILED;
 
@@ -107,6 +113,7 @@ impl Core {
             life: Mutex::default(),
             runtime: OnceLock::new(),
             report: OnceLock::new(),
+            receivers: Mutex::default(),
             reporting: AtomicBool::new(false),
             in_flight_at_force: OnceLock::new(),
             aborted: OnceLock::new(),
@@ -171,6 +178,18 @@ impl Core {
 
     pub(crate) fn report(&self) -> Option<&ShutdownReport> {
         self.report.get()
+    }
+
+    /// Calls `receiver` when the report is stored, or now if it is.
+    pub(crate) fn on_report(&self, receiver: Receiver) {
+        let mut receivers = lock(&self.receivers);
+        // Checked under the lock: `finish` stores the report before it takes the receivers.
+        let Some(report) = self.report.get() else {
+            receivers.push(receiver);
+            return;
+        };
+        drop(receivers);
+        deliver(receiver, report);
     }
 
     /// Returns how many known connections are open.
@@ -360,18 +379,28 @@ impl Core {
             // Before the end is visible: later signals are not for this controller.
             #[cfg(feature = "signal")]
             self.listening.stop();
-            if let Some(shutdown) = self.shutdown() {
-                shutdown.note_exit_code(report.status());
-            }
             // Before the end is visible: a task that sees it may exit the process.
             report.log();
+            if let Some(shutdown) = self.shutdown() {
+                shutdown.note_exit_code(report.status());
+                shutdown.spans.close();
+            }
             log::flush();
+            for receiver in mem::take(&mut *lock(&self.receivers)) {
+                deliver(receiver, &report);
+            }
             if !self.advance(LifecycleState::Stopped) {
                 self.advance(LifecycleState::Failed);
             }
             // The options of the layers may hold the controller.
             self.layers.close();
         }
+    }
+}
+
+fn deliver(receiver: Receiver, report: &ShutdownReport) {
+    if !panic::contained(|| receiver(report)) {
+        tell!(error, "a receiver of the report panicked");
     }
 }
 

@@ -144,7 +144,11 @@ struct Driver {
 
 impl Driver {
     async fn run(self) {
-        let Self { core, shutdown, .. } = &self;
+        self.shutdown.spans.of(self.drive()).await;
+    }
+
+    async fn drive(&self) {
+        let Self { core, shutdown, .. } = self;
         let report = if core.is_starting_up() {
             roll_back(core, shutdown).await
         } else {

@@ -351,6 +351,19 @@ impl fmt::Display for Outcome {
 }
 
 impl Outcome {
+    /// Returns the name in lower snake case, such as `timed_out`.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Completed => "completed",
+            Self::Failed(_) => "failed",
+            Self::Panicked(_) => "panicked",
+            Self::TimedOut => "timed_out",
+            Self::Cut => "cut",
+            Self::NotStarted => "not_started",
+            Self::Abandoned => "abandoned",
+        }
+    }
+
     pub(crate) fn panicked(payload: &panic::Payload) -> Self {
         Self::Panicked(panic::message(payload))
     }

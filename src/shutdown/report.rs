@@ -1,12 +1,15 @@
 //! The report of a shutdown.
 
+#[cfg(feature = "serde")]
+mod data;
+mod display;
+
 use std::fmt;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use super::outcome::{HookReport, Outcome, SaveReport, ServiceReport, TaskReport};
 use super::startup_failure::StartupFailure;
-use crate::error::Chain;
 use crate::in_flight::Arrivals;
 use crate::log::{millis, tell};
 use crate::panic;
@@ -536,21 +539,36 @@ impl ShutdownReport {
     /// Logs the result in one line.
     pub(crate) fn log(&self) {
         let (reason, took) = (self.reason(), self.duration());
+        let (admitted, refused) = (self.admitted(), self.refused());
         let (aborted, abandoned) = (self.aborted(), self.abandoned());
         if self.startup_failure().is_some() && self.is_graceful() {
             tell!(info, %reason, took_ms = millis(took), "start-up rolled back as requested");
         } else if self.startup_failure().is_some() {
             tell!(warn, %reason, took_ms = millis(took), aborted, abandoned, "start-up rolled back");
         } else if self.is_graceful() {
-            tell!(info, %reason, took_ms = millis(took), "shutdown complete");
+            tell!(info, %reason, took_ms = millis(took), admitted, refused, "shutdown complete");
         } else {
             let forced = self.is_forced();
-            tell!(warn, %reason, took_ms = millis(took), forced, aborted, abandoned, "shutdown not graceful");
+            tell!(warn, %reason, took_ms = millis(took), admitted, refused, forced, aborted, abandoned, "shutdown not graceful");
         }
     }
 
     pub(crate) fn status(&self) -> u8 {
         u8::from(!self.is_graceful())
+    }
+}
+
+impl ShutdownReport {
+    /// Returns how the shutdown ended, as a text and as a word for programs.
+    fn result(&self) -> (&'static str, &'static str) {
+        let facts = &*self.facts;
+        match (facts.interrupted, facts.forced, self.is_graceful()) {
+            (true, ..) => ("interrupted", "interrupted"),
+            _ if facts.startup_failure.is_some() => ("start-up rolled back", "rolled_back"),
+            (_, true, _) => ("forced", "forced"),
+            (.., true) => ("graceful", "graceful"),
+            (.., false) => ("drained, with errors", "with_errors"),
+        }
     }
 }
 
@@ -572,104 +590,6 @@ impl fmt::Debug for ShutdownReport {
             .field("services", &facts.services)
             .field("saves", &facts.saves)
             .finish_non_exhaustive()
-    }
-}
-
-impl fmt::Display for ShutdownReport {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let facts = &*self.facts;
-        let manner = match (facts.interrupted, facts.forced, self.is_graceful()) {
-            (true, ..) => "interrupted",
-            _ if facts.startup_failure.is_some() => "start-up rolled back",
-            (_, true, _) => "forced",
-            (.., true) => "graceful",
-            (.., false) => "drained, with errors",
-        };
-        write!(
-            f,
-            "shutdown: {manner} in {:.3?} (reason: {})",
-            self.duration(),
-            facts.reason
-        )?;
-        if let Some(failure) = &facts.startup_failure {
-            write!(f, "\n  start-up      {failure}")?;
-        }
-        for PhaseReport { state, duration } in &facts.phases {
-            write!(f, "\n  {state:<13} {duration:.3?}")?;
-        }
-        write!(
-            f,
-            "\n  requests      {} admitted, {} refused, {} in flight at the trigger",
-            facts.admitted, facts.refused, facts.in_flight_at_trigger
-        )?;
-        let late = facts.late_arrivals;
-        if let Some(last) = late.last {
-            let count = late.count;
-            write!(
-                f,
-                "\n  late requests {count} in the lame duck, the last {last:.3?} into it"
-            )?;
-            if late.lame_duck_was_too_short {
-                f.write_str(": the lame duck was too short")?;
-            }
-        }
-        if facts.late_requests > 0 {
-            write!(
-                f,
-                "\n  late requests {} while draining",
-                facts.late_requests
-            )?;
-        }
-        if facts.forced {
-            let gone = facts.aborted + facts.abandoned_requests;
-            write!(
-                f,
-                "\n  forced        {} in flight: {} cut, {} ended by themselves, {} abandoned",
-                facts.in_flight_at_force,
-                facts.aborted,
-                facts.in_flight_at_force.saturating_sub(gone),
-                facts.abandoned_requests,
-            )?;
-        }
-        if facts.connections_cut > 0 {
-            let closed = facts.connections_cut;
-            write!(f, "\n  connections   {closed} closed by force")?;
-        }
-        if facts.abandoned_starts > 0 {
-            let starts = facts.abandoned_starts;
-            write!(f, "\n  services      {starts} still being started")?;
-        }
-        if facts.abandoned_servers > 0 {
-            write!(
-                f,
-                "\n  servers       {} had not ended",
-                facts.abandoned_servers
-            )?;
-        }
-        if facts.abandoned_connections > 0 {
-            let open = facts.abandoned_connections;
-            write!(f, "\n  connections   {open} had not been closed")?;
-        }
-        for error in &facts.server_errors {
-            write!(f, "\n  server error  {}", Chain(&**error))?;
-        }
-        for task in &facts.tasks {
-            write!(f, "\n  task          {task}")?;
-        }
-        if facts.tasks_forgotten > 0 {
-            let more = facts.tasks_forgotten;
-            write!(f, "\n  tasks         {more} more did not end well")?;
-        }
-        for hook in &facts.hooks {
-            write!(f, "\n  hook          {hook}")?;
-        }
-        for service in &facts.services {
-            write!(f, "\n  service       {service}")?;
-        }
-        for save in &facts.saves {
-            write!(f, "\n  save          {save}")?;
-        }
-        Ok(())
     }
 }
 

@@ -62,6 +62,7 @@ pub(super) async fn shut_down(
     workers::stop(core, shutdown, &mut record).await;
     record.close_phase(LifecycleState::Draining);
     record.late_arrivals(core).tell(core.config.lame_duck);
+    record.tell_drained(core);
 
     // Stopping: the servers have ended or were dropped. The application cleans up.
     core.advance(LifecycleState::Stopping);

@@ -72,6 +72,7 @@ mod platform;
 mod readiness;
 mod refused_uploads;
 mod rejection;
+mod report;
 #[cfg(feature = "persist")]
 mod saves;
 #[cfg(feature = "server")]
@@ -94,6 +95,7 @@ mod server_shared;
 mod server_stuck;
 mod service_watch;
 mod sockets;
+mod spans;
 mod startup;
 mod startup_random;
 #[cfg(feature = "persist")]

@@ -310,6 +310,7 @@ async fn lives() -> Vec<Vec<String>> {
 const ELSEWHERE: &[&str] = &[
     "SIGHUP left to another handler",
     "a long shutdown will be killed, and hooks may not run: set a shorter total, or, if the platform waits longer, say so by `ShutdownConfig::within`",
+    "a receiver of the report panicked",
     "as many connections as allowed",
     "cannot accept connections; trying again",
     "cannot create a runtime for the shutdown",
@@ -319,6 +320,7 @@ const ELSEWHERE: &[&str] = &[
     "cannot start a thread for the shutdown",
     "cannot start a thread to end the process",
     "cannot start a thread to watch the deadline",
+    "cannot write the report of the shutdown",
     "connection closed: making its extensions or cloning the application panicked",
     "connection cut",
     "connection failed",

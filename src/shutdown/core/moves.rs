@@ -75,6 +75,11 @@ impl Core {
     /// Logs the first transitions and notifies of them. Must be called after the driver has started, so
     /// that no observer and no log can delay the shutdown.
     pub(crate) fn tell_beginning(&self, shutdown: &Shutdown) {
+        shutdown.spans.within(|| self.log_beginning(shutdown));
+        self.notify(BEGINNING);
+    }
+
+    fn log_beginning(&self, shutdown: &Shutdown) {
         let (reason, in_flight) = (shutdown.notice.reason(), shutdown.in_flight_at_trigger);
         let shutdown_timeout = self.config.shutdown_timeout;
         if self.is_starting_up() {
@@ -89,7 +94,6 @@ impl Core {
                 );
             }
         }
-        self.notify(BEGINNING);
     }
 
     /// Ends admission for good, and notifies. Returns `false` if `shutdown` was called off.
@@ -221,7 +225,11 @@ impl Core {
         let _reset = ResetNotifying(&self.life);
         while let Some((old, new)) = life.pending.pop_front() {
             let observers = life.observers.clone();
+            let shutdown = life.shutdown.clone();
             drop(life);
+            if let Some(shutdown) = shutdown {
+                shutdown.spans.enter(new);
+            }
             tell!(debug, from = %old, to = %new, "state changed");
             for observer in observers {
                 if !panic::contained(|| observer(old, new)) {

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::record::Record;
 use super::waiting::{cut_grace, log_progress, reached, stall_timeout, wake_shards};
 use crate::in_flight::{event, interest};
+use crate::log::{millis, tell};
 use crate::shutdown::attempt::Shutdown;
 use crate::shutdown::core::Core;
 use crate::shutdown::notice::{ShutdownNotice, earlier};
@@ -20,6 +21,13 @@ use crate::sync::Arc;
 /// Waits for admitted work until the drain deadline, and then cuts what is left.
 pub(super) async fn run(core: &Arc<Core>, shutdown: &Shutdown, record: &mut Record) {
     let notice = &shutdown.notice;
+    let (in_flight, drain) = (core.gate.in_flight(), notice.drain_remaining());
+    tell!(
+        info,
+        in_flight,
+        drain_ms = drain.map(millis),
+        "draining: waiting for work in flight"
+    );
     let late = refuse_late(core, notice);
     let cut_off = until(notice.drain_deadline(), reached(core, event::FORCED));
     let cut_off = race(cut_off, race(late, log_progress(core, notice)));

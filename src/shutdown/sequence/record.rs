@@ -82,6 +82,23 @@ impl Record {
         }
     }
 
+    /// Logs what became of the requests, before the hooks: one of them may flush the telemetry.
+    pub(super) fn tell_drained(&self, core: &Core) {
+        let gate = &core.gate;
+        let (admitted, refused) = (gate.admitted(), gate.refused());
+        let (aborted, abandoned) = (core.aborted(), self.abandoned_requests);
+        let late_requests = gate.late_requests();
+        tell!(
+            info,
+            admitted,
+            refused,
+            late_requests,
+            aborted,
+            abandoned,
+            "drained: cleaning up"
+        );
+    }
+
     /// Begins the clean-up, and returns its notice. After a force it has the reserve, but not the time that
     /// an early force has saved in the drain. A force during the clean-up cuts it.
     ///

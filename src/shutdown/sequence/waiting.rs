@@ -82,7 +82,7 @@ pub(super) async fn log_progress(core: &Arc<Core>, notice: &ShutdownNotice) {
             servers,
             connections,
             drain_remaining_ms = drain_remaining.map(millis),
-            "draining"
+            "still draining"
         );
     }
 }

@@ -317,7 +317,7 @@ async fn an_old_connection_is_told_in_a_lame_duck_and_also_after_it_is_called_of
     late.send(crate::support::server::get("/held")).await;
     sleep(MS).await;
     app.ctl.trigger(ShutdownReason::Manual);
-    sleep(OLDEST + PATIENCE).await;
+    sleep(OLDEST + PATIENCE + GOODBYE).await;
     assert_eq!(app.ctl.state(), LifecycleState::LameDuck);
     for _ in 0..3 {
         app.released.happens();
