@@ -108,9 +108,12 @@ pub(crate) fn told() -> BTreeSet<String> {
 fn find(folder: &Path, told: &mut BTreeSet<String>) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
+        if path.ends_with("src/log") || path.ends_with("src/log.rs") {
+            continue;
+        }
         if path.is_dir() {
             find(&path, told);
-        } else if !path.ends_with("src/log.rs") {
+        } else {
             let source = fs::read_to_string(&path).unwrap();
             // The macros are named nowhere else.
             assert!(
