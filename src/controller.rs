@@ -9,6 +9,8 @@ mod metrics;
 #[cfg(feature = "persist")]
 mod persist;
 mod readiness;
+#[cfg(feature = "metrics")]
+mod recorder;
 mod reporting;
 mod run;
 mod spawn;

@@ -33,6 +33,8 @@ pub mod startup {}
 pub mod systemd {}
 #[doc = include_str!("../docs/guide/logs.md")]
 pub mod logs {}
+#[doc = include_str!("../docs/guide/metrics.md")]
+pub mod metrics {}
 #[doc = include_str!("../docs/guide/testing.md")]
 pub mod testing {}
 #[doc = include_str!("../docs/guide/session.md")]

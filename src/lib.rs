@@ -103,6 +103,7 @@
 //! |---|---|---|
 //! | `axum` | no | `DrainListener`, a listener for `axum::serve`; `UnixSocket` |
 //! | `health` | yes | `HealthService`, `HealthLayer` |
+//! | `metrics` | no | `ShutdownController::record_metrics`, for the `metrics` facade |
 //! | `persist` | yes | `StateStore`, `FileStore`, `MemoryStore`, `ShutdownController::persist` |
 //! | `server` | no | `serve`, `ShutdownController::watch` and `watch_handshake`, `UnixSocket` |
 //! | `serde` | yes | `ShutdownConfig` from and to the formats of serde, `Metrics` to them |
@@ -120,6 +121,7 @@
     all(
         feature = "axum",
         feature = "health",
+        feature = "metrics",
         feature = "persist",
         feature = "serde",
         feature = "server",
@@ -185,6 +187,7 @@ pub mod future {
 #[cfg(all(
     feature = "axum",
     feature = "health",
+    feature = "metrics",
     feature = "persist",
     feature = "serde",
     feature = "server",

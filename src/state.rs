@@ -90,7 +90,7 @@ pub enum ShutdownReason {
 // ===== impl LifecycleState =====
 
 impl LifecycleState {
-    const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::Initializing,
         Self::Starting,
         Self::Running,

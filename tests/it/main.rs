@@ -70,6 +70,8 @@ mod on_call;
 mod parallel;
 mod platform;
 mod readiness;
+#[cfg(feature = "metrics")]
+mod recorder;
 mod refused_uploads;
 mod rejection;
 mod report;

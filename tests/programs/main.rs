@@ -21,4 +21,6 @@ mod support {
 ))]
 mod balancers;
 mod programs;
+#[cfg(feature = "metrics")]
+mod prometheus;
 mod units;
