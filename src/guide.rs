@@ -8,6 +8,14 @@ pub mod shutdown {}
 pub mod times {}
 #[doc = include_str!("../docs/guide/layer.md")]
 pub mod layer {}
+// Of two definitions of a link, the first one counts: those of the page lead to files.
+#[doc = "[choosing the times]: times"]
+#[doc = "[behind a balancer]: balancers"]
+#[doc = "[on Kubernetes]: kubernetes"]
+#[cfg_attr(unix, doc = "[under systemd]: systemd")]
+#[doc = "[what it logs]: logs\n"]
+#[doc = include_str!("../docs/guide/deploy.md")]
+pub mod deploy {}
 #[doc = include_str!("../docs/guide/balancers.md")]
 pub mod balancers {}
 #[doc = include_str!("../docs/guide/kubernetes.md")]

@@ -8,6 +8,7 @@ mod body;
 mod check;
 mod json;
 mod layer;
+mod prober;
 mod round;
 mod run;
 mod runs;

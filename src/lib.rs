@@ -174,7 +174,7 @@ pub use state::{LifecycleState, ShutdownReason};
 /// The parts of a [`ShutdownReport`].
 pub mod report {
     pub use crate::shutdown::{
-        HookReport, Outcome, PhaseReport, SaveReport, ServiceReport, TaskReport,
+        HookReport, LameDuckEnd, Outcome, PhaseReport, SaveReport, ServiceReport, TaskReport,
     };
 }
 

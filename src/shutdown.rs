@@ -11,6 +11,7 @@ pub(crate) mod driver;
 mod exit;
 mod hooks;
 mod into_result;
+mod lame_duck;
 #[cfg(feature = "signal")]
 mod listening;
 mod notice;
@@ -28,6 +29,7 @@ mod wait;
 
 pub use self::hooks::{Hook, HookError};
 pub use self::into_result::IntoResult;
+pub use self::lame_duck::LameDuckEnd;
 pub use self::notice::ShutdownNotice;
 pub use self::outcome::{HookReport, Outcome, SaveReport, ServiceReport, TaskReport};
 pub use self::report::{PhaseReport, ShutdownReport};

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 use tower_lifecycle::{ShutdownConfig, ShutdownController};
 
-use crate::{FIELDS, assert_error_showable, assert_showable};
+use crate::{FIELDS, PROBES, assert_error_showable, assert_showable};
 
 pub type Input = String;
 
@@ -108,6 +108,18 @@ fn each_alone(values: Map<String, Value>) {
                 }
                 (read, model) => panic!("{one}: {read:?} instead of {model:?}"),
             }
+        } else if key == PROBES {
+            match (read, number(&value)) {
+                (Ok(config), Some(number)) => {
+                    assert_eq!(config, ShutdownConfig::default().lame_duck_probes(number));
+                }
+                (Err(error), None) => {
+                    let text = error.to_string();
+                    assert!(text.contains(&key), "{text}");
+                    assert_showable(&text);
+                }
+                (read, model) => panic!("{one}: {read:?} instead of {model:?}"),
+            }
         } else {
             let text = read.expect_err("an unknown key").to_string();
             assert!(text.starts_with("unknown key"), "{text}");
@@ -131,6 +143,15 @@ fn duration(value: &Value) -> Option<Duration> {
     }
 }
 
+/// The whole number of a JSON value.
+fn number(value: &Value) -> Option<u32> {
+    match value {
+        Value::Number(number) => number.as_u64()?.try_into().ok(),
+        Value::String(text) => text.trim().parse().ok(),
+        _ => None,
+    }
+}
+
 /// Returns the defaults with one field set.
 pub(crate) fn only(field: &str, value: Duration) -> ShutdownConfig {
     set(ShutdownConfig::default(), field, value)
@@ -141,6 +162,7 @@ pub(crate) fn set(config: ShutdownConfig, field: &str, value: Duration) -> Shutd
     match field {
         "shutdown_timeout" => config.shutdown_timeout(value),
         "lame_duck" => config.lame_duck(value),
+        "lame_duck_quiet" => config.lame_duck_quiet(value),
         "late_for" => config.late_for(value),
         "refuse_for" => config.refuse_for(value),
         "cleanup_reserve" => config.cleanup_reserve(value),

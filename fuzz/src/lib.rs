@@ -19,10 +19,14 @@ pub mod store;
 use std::error::Error;
 use std::future::Future;
 
-/// The names of the configuration's fields.
-const FIELDS: [&str; 10] = [
+/// The only field of the configuration that is a number.
+const PROBES: &str = "lame_duck_probes";
+
+/// The names of the fields that are durations.
+const FIELDS: [&str; 11] = [
     "shutdown_timeout",
     "lame_duck",
+    "lame_duck_quiet",
     "late_for",
     "refuse_for",
     "cleanup_reserve",

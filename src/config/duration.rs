@@ -1,11 +1,12 @@
-//! Parses durations from numbers and text.
+//! Parses durations and numbers from text.
 
+use std::fmt::Debug;
 use std::time::Duration;
 
 use humantime::DurationError;
 
 use super::error::{Cause, ConfigError};
-use super::field::Field;
+use super::field::{Field, Value};
 use super::shutdown_config::ShutdownConfig;
 
 // ===== impl ShutdownConfig =====
@@ -45,8 +46,22 @@ impl ShutdownConfig {
 }
 
 impl Field {
-    pub(super) fn parse(self, text: &str) -> Result<Duration, ConfigError> {
-        parse(text).map_err(|cause| ConfigError::bad_value(self.name(), text, Some(cause)))
+    pub(super) fn parse(self, text: &str) -> Result<Value, ConfigError> {
+        if self.is_count() {
+            let count = text.trim().parse().map(Value::Count).map_err(Cause::Count);
+            return count.map_err(|cause| self.bad_value(text, Some(cause)));
+        }
+        let time = parse(text).map(Value::Time);
+        time.map_err(|cause| self.bad_value(text, Some(cause)))
+    }
+
+    /// Returns the error for `value`, which is not one of this field.
+    pub(super) fn bad_value(self, value: impl Debug, cause: Option<Cause>) -> ConfigError {
+        if self.is_count() {
+            ConfigError::bad_count(self.name(), value, cause)
+        } else {
+            ConfigError::bad_value(self.name(), value, cause)
+        }
     }
 }
 

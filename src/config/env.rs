@@ -18,6 +18,8 @@ impl ShutdownConfig {
     /// |---|---|
     /// | `MY_APP_SHUTDOWN_TIMEOUT` | [`shutdown_timeout`](#structfield.shutdown_timeout) |
     /// | `MY_APP_LAME_DUCK` | [`lame_duck`](#structfield.lame_duck) |
+    /// | `MY_APP_LAME_DUCK_PROBES` | [`lame_duck_probes`](#structfield.lame_duck_probes) |
+    /// | `MY_APP_LAME_DUCK_QUIET` | [`lame_duck_quiet`](#structfield.lame_duck_quiet) |
     /// | `MY_APP_LATE_FOR` | [`late_for`](#structfield.late_for) |
     /// | `MY_APP_REFUSE_FOR` | [`refuse_for`](#structfield.refuse_for) |
     /// | `MY_APP_CLEANUP_RESERVE` | [`cleanup_reserve`](#structfield.cleanup_reserve) |
@@ -27,7 +29,8 @@ impl ShutdownConfig {
     /// | `MY_APP_FORCE_AFTER` | [`force_after`](#structfield.force_after) |
     /// | `MY_APP_EXIT_AFTER` | [`exit_after`](#structfield.exit_after) |
     ///
-    /// and their values are parsed by [`parse_duration`](Self::parse_duration). A field keeps its
+    /// and their values are parsed by [`parse_duration`](Self::parse_duration), except that
+    /// `lame_duck_probes` is a whole number. A field keeps its
     /// default if its variable is not set. Other variables belong to the application and are not
     /// read.
     ///
@@ -67,11 +70,11 @@ impl ShutdownConfig {
         for field in Field::ALL {
             let name = format!("{prefix}{separator}{}", field.name().to_ascii_uppercase());
             let Some(value) = lookup(&name) else { continue };
-            let duration = match value.to_str() {
+            let value = match value.to_str() {
                 Some(text) => field.parse(text),
-                None => Err(ConfigError::bad_value(field.name(), value, None)),
+                None => Err(field.bad_value(value, None)),
             };
-            config = config.with(field, duration.map_err(|error| error.with_key(name))?);
+            config = config.with(field, value.map_err(|error| error.with_key(name))?);
         }
         Ok(config)
     }
@@ -99,6 +102,8 @@ mod tests {
             &[
                 ("APP_SHUTDOWN_TIMEOUT", "1m 30s"),
                 ("APP_LAME_DUCK", "2"),
+                ("APP_LAME_DUCK_PROBES", "3"),
+                ("APP_LAME_DUCK_QUIET", "0.3"),
                 ("APP_LATE_FOR", "3"),
                 ("APP_REFUSE_FOR", "0.25"),
                 ("APP_CLEANUP_RESERVE", "4s"),
@@ -112,6 +117,8 @@ mod tests {
         let expected = ShutdownConfig::default()
             .shutdown_timeout(Duration::from_secs(90))
             .lame_duck(Duration::from_secs(2))
+            .lame_duck_probes(3)
+            .lame_duck_quiet(Duration::from_millis(300))
             .late_for(Duration::from_secs(3))
             .refuse_for(Duration::from_millis(250))
             .cleanup_reserve(Duration::from_secs(4))
@@ -134,6 +141,8 @@ mod tests {
         let expected = [
             "APP_SHUTDOWN_TIMEOUT",
             "APP_LAME_DUCK",
+            "APP_LAME_DUCK_PROBES",
+            "APP_LAME_DUCK_QUIET",
             "APP_LATE_FOR",
             "APP_REFUSE_FOR",
             "APP_CLEANUP_RESERVE",
@@ -169,5 +178,14 @@ mod tests {
             "APP_RETRY_AFTER is \"\", but must be seconds such as 45 or 0.25, or units such as \
              1m 30s, at least zero and below 2^64 seconds"
         );
+
+        for value in ["", "two", "-1", "2.5", "2s", "4294967296"] {
+            let error = read("APP", &[("APP_LAME_DUCK_PROBES", value)]).unwrap_err();
+            let expected = format!(
+                "APP_LAME_DUCK_PROBES is {value:?}, but must be a whole number from 0 to 4294967295"
+            );
+            assert_eq!(error.to_string(), expected);
+            assert!(std::error::Error::source(&error).is_some());
+        }
     }
 }

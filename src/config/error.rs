@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::fmt::{self, Debug};
+use std::num::ParseIntError;
 use std::time::{Duration, TryFromFloatSecsError};
 
 use super::platform::Platform;
@@ -56,18 +57,24 @@ enum Allowed {
     },
     /// Any valid duration.
     Duration,
+    /// Any valid number.
+    Count,
 }
 
-/// Why a value from outside is not a duration.
+/// Why a value from outside is not one.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Cause {
     Seconds(TryFromFloatSecsError),
     Units(humantime::DurationError),
+    Count(ParseIntError),
 }
 
 /// What a duration from outside may be.
 pub(super) const ALLOWED: &str = "seconds such as 45 or 0.25, or units such as 1m 30s, at least \
                                   zero and below 2^64 seconds";
+
+/// What a number from outside may be.
+pub(super) const ALLOWED_COUNT: &str = "a whole number from 0 to 4294967295";
 
 /// The maximum number of characters that are shown of a value.
 const MAX_SHOWN: usize = 64;
@@ -113,6 +120,13 @@ impl ConfigError {
         Self {
             cause: cause.map(Cause::shortened).map(Box::new),
             ..Self::new(field, value, Allowed::Duration)
+        }
+    }
+
+    pub(super) fn bad_count(field: &'static str, value: impl Debug, cause: Option<Cause>) -> Self {
+        Self {
+            cause: cause.map(Box::new),
+            ..Self::new(field, value, Allowed::Count)
         }
     }
 
@@ -189,6 +203,7 @@ impl fmt::Display for ConfigError {
                 list(f, kept)
             }
             Allowed::Duration => write!(f, "must be {ALLOWED}"),
+            Allowed::Count => write!(f, "must be {ALLOWED_COUNT}"),
         }
     }
 }
@@ -198,6 +213,7 @@ impl Error for ConfigError {
         match self.cause.as_deref()? {
             Cause::Seconds(cause) => Some(cause),
             Cause::Units(cause) => Some(cause),
+            Cause::Count(cause) => Some(cause),
         }
     }
 }

@@ -1,12 +1,15 @@
-//! The fields, their names, and which of them were given.
+//! The fields, their names and values, and which of them were given.
 
 use std::fmt;
+use std::time::Duration;
 
 /// A field of the configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Field {
     ShutdownTimeout,
     LameDuck,
+    LameDuckProbes,
+    LameDuckQuiet,
     LateFor,
     RefuseFor,
     CleanupReserve,
@@ -17,6 +20,13 @@ pub(super) enum Field {
     ExitAfter,
 }
 
+/// The value of a field.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Value {
+    Time(Duration),
+    Count(u32),
+}
+
 /// The set of fields that were given, by any means.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Given(u16);
@@ -24,9 +34,11 @@ pub(super) struct Given(u16);
 // ===== impl Field =====
 
 impl Field {
-    pub(super) const ALL: [Self; 10] = [
+    pub(super) const ALL: [Self; 12] = [
         Self::ShutdownTimeout,
         Self::LameDuck,
+        Self::LameDuckProbes,
+        Self::LameDuckQuiet,
         Self::LateFor,
         Self::RefuseFor,
         Self::CleanupReserve,
@@ -41,6 +53,8 @@ impl Field {
     pub(super) const NAMES: [&str; Self::ALL.len()] = [
         "shutdown_timeout",
         "lame_duck",
+        "lame_duck_probes",
+        "lame_duck_quiet",
         "late_for",
         "refuse_for",
         "cleanup_reserve",
@@ -53,6 +67,43 @@ impl Field {
 
     pub(super) fn name(self) -> &'static str {
         Self::NAMES[self as usize]
+    }
+
+    /// Returns whether its values are whole numbers. All others are durations.
+    pub(super) fn is_count(self) -> bool {
+        matches!(self, Self::LameDuckProbes)
+    }
+}
+
+// ===== impl Value =====
+
+impl Value {
+    /// Returns the duration. A number is one of seconds, as in text without a unit.
+    pub(super) fn time(self) -> Duration {
+        match self {
+            Self::Time(time) => time,
+            Self::Count(count) => Duration::from_secs(count.into()),
+        }
+    }
+
+    /// Returns the number. Of a duration, it is that of the whole seconds.
+    pub(super) fn count(self) -> u32 {
+        match self {
+            Self::Time(time) => u32::try_from(time.as_secs()).unwrap_or(u32::MAX),
+            Self::Count(count) => count,
+        }
+    }
+}
+
+impl From<Duration> for Value {
+    fn from(time: Duration) -> Self {
+        Self::Time(time)
+    }
+}
+
+impl From<u32> for Value {
+    fn from(count: u32) -> Self {
+        Self::Count(count)
     }
 }
 
@@ -88,7 +139,7 @@ mod tests {
         assert_eq!(
             found,
             [
-                false, true, false, false, false, false, false, true, false, false
+                false, true, false, false, false, false, false, false, false, true, false, false
             ]
         );
         assert_eq!(format!("{given:?}"), "{LameDuck, ProgressInterval}");

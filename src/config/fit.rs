@@ -54,8 +54,8 @@ impl ShutdownConfig {
         let total = platform.left_beside(&platform.kept(None))?;
         let lame_duck = platform.routes_after_sigterm().min(total / 4);
         let mut config = Self::default()
-            .with(Field::ShutdownTimeout, total)
-            .with(Field::LameDuck, lame_duck);
+            .with(Field::ShutdownTimeout, total.into())
+            .with(Field::LameDuck, lame_duck.into());
         config.platform = Some(platform);
         Ok(config)
     }

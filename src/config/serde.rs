@@ -6,8 +6,8 @@ use std::time::Duration;
 use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, MapAccess, Visitor};
 use serde::ser::{Serialize, SerializeStruct, Serializer};
 
-use super::error::{ALLOWED, Cause, ConfigError, escaped};
-use super::field::Field;
+use super::error::{ALLOWED, ALLOWED_COUNT, Cause, escaped};
+use super::field::{Field, Value};
 use super::shutdown_config::ShutdownConfig;
 
 const NAME: &str = "ShutdownConfig";
@@ -16,8 +16,8 @@ struct ConfigVisitor;
 
 struct KeyVisitor;
 
-/// Deserializes the duration of a field. Its errors name the field, which few formats do.
-struct DurationOf(Field);
+/// Deserializes the value of a field. Its errors name the field, which few formats do.
+struct ValueOf(Field);
 
 // ===== impl ShutdownConfig =====
 
@@ -29,8 +29,9 @@ impl Serialize for ShutdownConfig {
         for (name, value) in fields {
             match value {
                 // As text, because no number type is exact for all durations in every format.
-                Some(value) => {
-                    let text = humantime::format_duration(value).to_string();
+                Some(Value::Count(count)) => out.serialize_field(name, &count)?,
+                Some(Value::Time(time)) => {
+                    let text = humantime::format_duration(time).to_string();
                     out.serialize_field(name, &text)?;
                 }
                 None => out.skip_field(name)?,
@@ -59,7 +60,7 @@ impl<'de> Visitor<'de> for ConfigVisitor {
             if config.given.contains(field) {
                 return Err(A::Error::duplicate_field(field.name()));
             }
-            config = config.with(field, map.next_value_seed(DurationOf(field))?);
+            config = config.with(field, map.next_value_seed(ValueOf(field))?);
         }
         Ok(config)
     }
@@ -93,55 +94,68 @@ impl Visitor<'_> for KeyVisitor {
     }
 }
 
-// ===== impl DurationOf =====
+// ===== impl ValueOf =====
 
-impl DurationOf {
-    fn whole_secs<N: TryInto<u64> + Debug + Copy, E: Error>(self, secs: N) -> Result<Duration, E> {
-        secs.try_into()
-            .map(Duration::from_secs)
-            .map_err(|_| E::custom(ConfigError::bad_value(self.0.name(), secs, None)))
+impl ValueOf {
+    fn whole<N, E: Error>(self, number: N) -> Result<Value, E>
+    where
+        N: TryInto<u32> + TryInto<u64> + Debug + Copy,
+    {
+        let value = if self.0.is_count() {
+            number.try_into().ok().map(Value::Count)
+        } else {
+            let secs = number.try_into().ok();
+            secs.map(|secs| Value::Time(Duration::from_secs(secs)))
+        };
+        value.ok_or_else(|| E::custom(self.0.bad_value(number, None)))
     }
 }
 
-impl<'de> DeserializeSeed<'de> for DurationOf {
-    type Value = Duration;
+impl<'de> DeserializeSeed<'de> for ValueOf {
+    type Value = Value;
 
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Duration, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
         deserializer.deserialize_any(self)
     }
 }
 
-impl Visitor<'_> for DurationOf {
-    type Value = Duration;
+impl Visitor<'_> for ValueOf {
+    type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} to be {ALLOWED}", self.0.name())
+        let allowed = if self.0.is_count() {
+            ALLOWED_COUNT
+        } else {
+            ALLOWED
+        };
+        write!(f, "{} to be {allowed}", self.0.name())
     }
 
-    fn visit_u64<E: Error>(self, secs: u64) -> Result<Duration, E> {
-        self.whole_secs(secs)
+    fn visit_u64<E: Error>(self, number: u64) -> Result<Value, E> {
+        self.whole(number)
     }
 
-    fn visit_i64<E: Error>(self, secs: i64) -> Result<Duration, E> {
-        self.whole_secs(secs)
+    fn visit_i64<E: Error>(self, number: i64) -> Result<Value, E> {
+        self.whole(number)
     }
 
-    fn visit_u128<E: Error>(self, secs: u128) -> Result<Duration, E> {
-        self.whole_secs(secs)
+    fn visit_u128<E: Error>(self, number: u128) -> Result<Value, E> {
+        self.whole(number)
     }
 
-    fn visit_i128<E: Error>(self, secs: i128) -> Result<Duration, E> {
-        self.whole_secs(secs)
+    fn visit_i128<E: Error>(self, number: i128) -> Result<Value, E> {
+        self.whole(number)
     }
 
-    fn visit_f64<E: Error>(self, secs: f64) -> Result<Duration, E> {
-        Duration::try_from_secs_f64(secs).map_err(|cause| {
-            let cause = Some(Cause::Seconds(cause));
-            E::custom(ConfigError::bad_value(self.0.name(), secs, cause))
-        })
+    fn visit_f64<E: Error>(self, secs: f64) -> Result<Value, E> {
+        if self.0.is_count() {
+            return Err(E::custom(self.0.bad_value(secs, None)));
+        }
+        let time = Duration::try_from_secs_f64(secs).map(Value::Time);
+        time.map_err(|cause| E::custom(self.0.bad_value(secs, Some(Cause::Seconds(cause)))))
     }
 
-    fn visit_str<E: Error>(self, text: &str) -> Result<Duration, E> {
+    fn visit_str<E: Error>(self, text: &str) -> Result<Value, E> {
         self.0.parse(text).map_err(E::custom)
     }
 }

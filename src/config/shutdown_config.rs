@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::error::ConfigError;
-use super::field::{Field, Given};
+use super::field::{Field, Given, Value};
 use super::platform::Platform;
 
 /// How long each part of a shutdown may take.
@@ -45,9 +45,9 @@ use super::platform::Platform;
 ///
 /// With the feature `serde`, a configuration can be read from any self-describing format, such as
 /// JSON, YAML and TOML. The keys are the names of the fields. A duration is a number of seconds or
-/// [text](Self::parse_duration). A missing key keeps the default. An unknown or duplicate key is an
-/// error, and so is a value that is not a duration, including `null`. All fields are written, as
-/// text that reads back to the same durations, including `Duration::MAX`. Only a `cleanup_reserve`,
+/// [text](Self::parse_duration); `lame_duck_probes` is a whole number. A missing key keeps the default. An unknown or duplicate key is an
+/// error, and so is any other value, including `null`. All fields are written, durations as text
+/// that reads back to the same durations, including `Duration::MAX`. Only a `cleanup_reserve`,
 /// `worker_reserve` or `exit_after` of `None` is left out.
 ///
 /// [`from_env`](Self::from_env) reads the environment, and [`merge`](Self::merge) overlays one
@@ -78,6 +78,11 @@ pub struct ShutdownConfig {
     pub shutdown_timeout: Duration,
     /// How long all requests are still served after readiness turns red. Default zero.
     pub lame_duck: Duration,
+    /// How often each prober must have seen readiness red for the lame duck to end early. Default
+    /// zero: it never does.
+    pub lame_duck_probes: u32,
+    /// How long no request may have come for the lame duck to end early. Default 500 ms.
+    pub lame_duck_quiet: Duration,
     /// How long requests that arrive while draining are still served. Default 1 s.
     pub late_for: Duration,
     /// How long the listener stays open and refuses requests after draining began. Default zero.
@@ -112,6 +117,8 @@ impl Default for ShutdownConfig {
         Self {
             shutdown_timeout: Duration::from_secs(30),
             lame_duck: Duration::ZERO,
+            lame_duck_probes: 0,
+            lame_duck_quiet: Duration::from_millis(500),
             late_for: Duration::from_secs(1),
             refuse_for: Duration::ZERO,
             cleanup_reserve: None,
@@ -144,7 +151,7 @@ impl ShutdownConfig {
     /// assert_eq!(config.shutdown_timeout, Duration::from_secs(25));
     /// ```
     pub fn shutdown_timeout(self, timeout: Duration) -> Self {
-        self.with(Field::ShutdownTimeout, timeout)
+        self.with(Field::ShutdownTimeout, timeout.into())
     }
 
     /// Sets how long all requests are still served after readiness turns red.
@@ -161,7 +168,66 @@ impl ShutdownConfig {
     /// // A probe every 2 s that has to fail twice, plus one second of margin.
     /// ```
     pub fn lame_duck(self, time: Duration) -> Self {
-        self.with(Field::LameDuck, time)
+        self.with(Field::LameDuck, time.into())
+    }
+
+    /// Ends the lame duck early, once each prober has seen readiness red this many times and it is
+    /// [quiet](Self::lame_duck_quiet). Zero, the default, turns this off.
+    ///
+    /// Choose the number of failed checks after which the load balancer stops sending requests: `fall`
+    /// of HAProxy, `unhealthy_threshold` of Envoy. [`lame_duck`](Self::lame_duck) is then
+    /// the longest time that it may take. The time that is saved goes to
+    /// the drain. Without a lame duck this has no effect.
+    ///
+    /// A prober is who asks a [`HealthService`](crate::HealthService) or a
+    /// [`HealthLayer`](crate::health::HealthLayer) for readiness: in the lame duck, or within the time
+    /// of one `lame_duck` before it. All of them must have seen it red this often since the trigger. So
+    /// the lame duck takes its full time if one of them probes no more, and if nobody probes. Probers
+    /// are told apart by their address, if the request has a `SocketAddr` or axum's
+    /// `ConnectInfo<SocketAddr>` in its extensions, and by their `User-Agent`. Those that cannot be told
+    /// apart count as one: give this many probes for all of them.
+    ///
+    /// What is not promised: a proxy between the balancer and this process hides who has probed, and a
+    /// platform that does not use the probe to route, such as Kubernetes when it deletes a pod, is not
+    /// waited for. Leave this off there. Probes by other means, such as gRPC, are not seen.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_lifecycle::ShutdownConfig;
+    ///
+    /// // HAProxy: `inter 500ms fall 2`.
+    /// let config = ShutdownConfig::default()
+    ///     .lame_duck(Duration::from_secs(3)) // at most
+    ///     .lame_duck_probes(2);
+    /// assert_eq!(config.lame_duck_probes, 2);
+    /// ```
+    pub fn lame_duck_probes(self, probes: u32) -> Self {
+        self.with(Field::LameDuckProbes, probes.into())
+    }
+
+    /// Sets how long no request may have come for the lame duck to end early.
+    ///
+    /// It has an effect only with [`lame_duck_probes`](Self::lame_duck_probes). A request is one that
+    /// counts as a [late arrival](crate::ShutdownReport::late_arrivals), or that a pause refuses. It is
+    /// checked four times in this time, and at least once a second. So a probe that passes through a
+    /// layer, whose path is not [exempt](crate::DrainLayer::exempt_paths), is a request.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_lifecycle::ShutdownConfig;
+    ///
+    /// let config = ShutdownConfig::default()
+    ///     .lame_duck(Duration::from_secs(3))
+    ///     .lame_duck_probes(2)
+    ///     .lame_duck_quiet(Duration::from_millis(300));
+    /// assert_eq!(config.lame_duck_quiet, Duration::from_millis(300));
+    /// ```
+    pub fn lame_duck_quiet(self, time: Duration) -> Self {
+        self.with(Field::LameDuckQuiet, time.into())
     }
 
     /// Sets how long HTTP requests that arrive while draining are still served.
@@ -183,7 +249,7 @@ impl ShutdownConfig {
     /// assert_eq!(config.late_for, Duration::from_secs(3));
     /// ```
     pub fn late_for(self, time: Duration) -> Self {
-        self.with(Field::LateFor, time)
+        self.with(Field::LateFor, time.into())
     }
 
     /// Sets how long the listener stays open and refuses requests after draining began.
@@ -208,7 +274,7 @@ impl ShutdownConfig {
     /// assert_eq!(config.refuse_for, Duration::from_millis(500));
     /// ```
     pub fn refuse_for(self, time: Duration) -> Self {
-        self.with(Field::RefuseFor, time)
+        self.with(Field::RefuseFor, time.into())
     }
 
     /// Sets the part of the total that is reserved for clean-up, however long the drain takes.
@@ -227,7 +293,7 @@ impl ShutdownConfig {
     /// assert_eq!(config.reserve(), Duration::from_secs(10));
     /// ```
     pub fn cleanup_reserve(self, reserve: Duration) -> Self {
-        self.with(Field::CleanupReserve, reserve)
+        self.with(Field::CleanupReserve, reserve.into())
     }
 
     /// Sets the part of the total that is reserved for workers, after the drain and before the
@@ -246,7 +312,7 @@ impl ShutdownConfig {
     /// // The longest queue takes ten seconds to drain.
     /// ```
     pub fn worker_reserve(self, reserve: Duration) -> Self {
-        self.with(Field::WorkerReserve, reserve)
+        self.with(Field::WorkerReserve, reserve.into())
     }
 
     /// Sets the `Retry-After` of refused requests.
@@ -264,7 +330,7 @@ impl ShutdownConfig {
     /// assert_eq!(config.retry_after, Duration::from_secs(3));
     /// ```
     pub fn retry_after(self, time: Duration) -> Self {
-        self.with(Field::RetryAfter, time)
+        self.with(Field::RetryAfter, time.into())
     }
 
     /// Sets how often progress is logged while draining.
@@ -281,7 +347,7 @@ impl ShutdownConfig {
     /// assert_eq!(config.progress_interval, Duration::from_secs(1));
     /// ```
     pub fn progress_interval(self, interval: Duration) -> Self {
-        self.with(Field::ProgressInterval, interval)
+        self.with(Field::ProgressInterval, interval.into())
     }
 
     /// Sets how long after the first signal a second one forces the shutdown.
@@ -301,7 +367,7 @@ impl ShutdownConfig {
     /// assert_eq!(config.force_after, Duration::from_secs(1));
     /// ```
     pub fn force_after(self, time: Duration) -> Self {
-        self.with(Field::ForceAfter, time)
+        self.with(Field::ForceAfter, time.into())
     }
 
     /// Terminates the process if it has not exited this long after the report.
@@ -325,7 +391,7 @@ impl ShutdownConfig {
     /// assert_eq!(config.exit_after, Some(Duration::from_secs(1)));
     /// ```
     pub fn exit_after(self, time: Duration) -> Self {
-        self.with(Field::ExitAfter, time)
+        self.with(Field::ExitAfter, time.into())
     }
 
     /// Returns the part of the total that is reserved for clean-up: as set, or the default.
@@ -408,40 +474,45 @@ impl ShutdownConfig {
     }
 
     /// Returns the value of `field` if it was given.
-    fn given(&self, field: Field) -> Option<Duration> {
+    fn given(&self, field: Field) -> Option<Value> {
         let value = self.value(field);
         let given = self.given.contains(field) || value != Self::default().value(field);
         value.filter(|_| given)
     }
 
-    pub(super) fn value(&self, field: Field) -> Option<Duration> {
-        match field {
-            Field::ShutdownTimeout => Some(self.shutdown_timeout),
-            Field::LameDuck => Some(self.lame_duck),
-            Field::LateFor => Some(self.late_for),
-            Field::RefuseFor => Some(self.refuse_for),
-            Field::CleanupReserve => self.cleanup_reserve,
-            Field::WorkerReserve => self.worker_reserve,
-            Field::RetryAfter => Some(self.retry_after),
-            Field::ProgressInterval => Some(self.progress_interval),
-            Field::ForceAfter => Some(self.force_after),
-            Field::ExitAfter => self.exit_after,
-        }
+    pub(super) fn value(&self, field: Field) -> Option<Value> {
+        let value = match field {
+            Field::ShutdownTimeout => self.shutdown_timeout.into(),
+            Field::LameDuck => self.lame_duck.into(),
+            Field::LameDuckProbes => self.lame_duck_probes.into(),
+            Field::LameDuckQuiet => self.lame_duck_quiet.into(),
+            Field::LateFor => self.late_for.into(),
+            Field::RefuseFor => self.refuse_for.into(),
+            Field::CleanupReserve => self.cleanup_reserve?.into(),
+            Field::WorkerReserve => self.worker_reserve?.into(),
+            Field::RetryAfter => self.retry_after.into(),
+            Field::ProgressInterval => self.progress_interval.into(),
+            Field::ForceAfter => self.force_after.into(),
+            Field::ExitAfter => self.exit_after?.into(),
+        };
+        Some(value)
     }
 
     /// Sets the value of `field`, and marks it as given.
-    pub(super) fn with(mut self, field: Field, value: Duration) -> Self {
+    pub(super) fn with(mut self, field: Field, value: Value) -> Self {
         match field {
-            Field::ShutdownTimeout => self.shutdown_timeout = value,
-            Field::LameDuck => self.lame_duck = value,
-            Field::LateFor => self.late_for = value,
-            Field::RefuseFor => self.refuse_for = value,
-            Field::CleanupReserve => self.cleanup_reserve = Some(value),
-            Field::WorkerReserve => self.worker_reserve = Some(value),
-            Field::RetryAfter => self.retry_after = value,
-            Field::ProgressInterval => self.progress_interval = value,
-            Field::ForceAfter => self.force_after = value,
-            Field::ExitAfter => self.exit_after = Some(value),
+            Field::ShutdownTimeout => self.shutdown_timeout = value.time(),
+            Field::LameDuck => self.lame_duck = value.time(),
+            Field::LameDuckProbes => self.lame_duck_probes = value.count(),
+            Field::LameDuckQuiet => self.lame_duck_quiet = value.time(),
+            Field::LateFor => self.late_for = value.time(),
+            Field::RefuseFor => self.refuse_for = value.time(),
+            Field::CleanupReserve => self.cleanup_reserve = Some(value.time()),
+            Field::WorkerReserve => self.worker_reserve = Some(value.time()),
+            Field::RetryAfter => self.retry_after = value.time(),
+            Field::ProgressInterval => self.progress_interval = value.time(),
+            Field::ForceAfter => self.force_after = value.time(),
+            Field::ExitAfter => self.exit_after = Some(value.time()),
         }
         self.given.insert(field);
         self

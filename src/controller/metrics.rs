@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::controller::ShutdownController;
-use crate::shutdown::Role;
+use crate::shutdown::{LameDuckEnd, Role};
 use crate::state::LifecycleState;
 
 /// A snapshot of the metrics, to be shown or exported.
@@ -41,6 +41,11 @@ pub struct Metrics {
     pub admitted: u64,
     /// The total number of refused requests and guards. It never decreases.
     pub refused: u64,
+    /// Why the lame duck of the latest shutdown ended: `None` until it has ended.
+    pub lame_duck_end: Option<LameDuckEnd>,
+    /// How long that lame duck lasted.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "optional_seconds"))]
+    pub lame_duck_lasted: Option<Duration>,
     /// The number of requests that arrived during the lame duck of the latest shutdown. See
     /// [`ShutdownReport::late_arrivals`](crate::ShutdownReport::late_arrivals).
     pub late_arrivals: u64,
@@ -89,12 +94,15 @@ impl ShutdownController {
     /// ```
     pub fn metrics(&self) -> Metrics {
         let core = self.core();
+        let lame_duck = core.shutdown().and_then(|shutdown| shutdown.lame_duck());
         Metrics {
             state: self.state(),
             paused: self.is_paused(),
             in_flight: core.gate.in_flight(),
             admitted: core.gate.admitted(),
             refused: core.gate.refused(),
+            lame_duck_end: lame_duck.map(|(end, _)| end),
+            lame_duck_lasted: lame_duck.map(|(_, lasted)| lasted),
             late_arrivals: core.gate.arrivals().0,
             late_requests: core.gate.late_requests(),
             aborted: core.aborted(),
@@ -117,4 +125,16 @@ fn name<S: serde::Serializer>(state: &LifecycleState, to: S) -> Result<S::Ok, S:
 #[cfg(feature = "serde")]
 fn seconds<S: serde::Serializer>(time: &Duration, to: S) -> Result<S::Ok, S::Error> {
     to.serialize_f64(time.as_secs_f64())
+}
+
+#[cfg(feature = "serde")]
+#[allow(clippy::ref_option, reason = "serde passes the field by reference")]
+fn optional_seconds<S: serde::Serializer>(
+    time: &Option<Duration>,
+    to: S,
+) -> Result<S::Ok, S::Error> {
+    match time {
+        Some(time) => to.serialize_some(&time.as_secs_f64()),
+        None => to.serialize_none(),
+    }
 }

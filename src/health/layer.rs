@@ -329,7 +329,7 @@ where
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
         let state = match self.probes.at(request.uri().path()) {
             Some(probe) => State::Probe {
-                answer: Box::new(probe.answer(request.method())),
+                answer: Box::new(probe.answer(&request)),
             },
             None => State::Waiting {
                 inner: self.inner.clone(),

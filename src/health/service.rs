@@ -19,6 +19,7 @@ use tower_service::Service;
 
 use super::check::{Check, Times};
 use super::json::{Payload, Services, timestamp};
+use super::prober::prober;
 use super::round::Round;
 use super::services;
 use super::step::Shown;
@@ -97,6 +98,8 @@ pub struct ResponseFuture {
     answer: Answer,
     settings: Arc<Settings>,
     ctl: ShutdownController,
+    /// The prober, if its probe is to be noted.
+    prober: Option<u64>,
     /// The status at the call. It decided whether checks are run.
     status_at_call: &'static str,
     round: Round,
@@ -397,23 +400,24 @@ impl HealthService {
         checks.push(check);
     }
 
-    /// Starts the response to a probe. Only the method of the request matters.
-    pub(super) fn answer(&self, method: &Method) -> ResponseFuture {
-        let answer = match *method {
+    /// Starts the response to a probe. Only the method of the request matters for it.
+    pub(super) fn answer<B>(&self, request: &Request<B>) -> ResponseFuture {
+        let answer = match *request.method() {
             Method::GET => Answer::Health { head: false },
             Method::HEAD => Answer::Health { head: true },
             _ => Answer::MethodNotAllowed,
         };
         let status = status(&self.ctl);
-        let runs_checks =
-            answer != Answer::MethodNotAllowed && !self.settings.liveness && status == HEALTHY;
-        let round = if runs_checks {
+        let is_readiness = answer != Answer::MethodNotAllowed && !self.settings.liveness;
+        let round = if is_readiness && status == HEALTHY {
             Round::start(&self.settings.checks, self.settings.times, &self.ctl)
         } else {
             Round::empty()
         };
+        let prober = is_readiness.then(|| self.ctl.core().prober(prober(request)));
         ResponseFuture {
             answer,
+            prober: prober.flatten(),
             settings: Arc::clone(&self.settings),
             ctl: self.ctl.clone(),
             status_at_call: status,
@@ -432,7 +436,7 @@ impl<B> Service<Request<B>> for HealthService {
     }
 
     fn call(&mut self, request: Request<B>) -> ResponseFuture {
-        self.answer(request.method())
+        self.answer(&request)
     }
 }
 
@@ -491,6 +495,9 @@ impl ResponseFuture {
         } else {
             matches!(status, "healthy" | "degraded")
         };
+        if let Some(prober) = self.prober {
+            self.ctl.core().note_probe(prober, !is_green);
+        }
         let payload = Payload {
             status,
             version: settings.version.as_deref().unwrap_or("unknown"),
@@ -594,7 +601,7 @@ mod tests {
     #[test]
     fn what_was_red_at_the_call_is_not_answered_green() {
         let health = HealthService::new(ShutdownController::new());
-        let mut future = health.answer(&Method::GET);
+        let mut future = health.answer(&Request::new(()));
         future.status_at_call = "starting";
         let mut cx = Context::from_waker(std::task::Waker::noop());
         let Poll::Ready(response) = future.poll_response(&mut cx) else {

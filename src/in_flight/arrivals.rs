@@ -28,23 +28,23 @@ pub(crate) fn note(shard: &Shard) {
 // ===== impl Arrivals =====
 
 impl Arrivals {
-    /// Returns the late arrivals of the shutdown that was triggered at `trigger`. Its lame duck was
-    /// planned to last `planned`, and lasted `lame_duck` if it has ended.
+    /// Returns the late arrivals of the shutdown that was triggered at `trigger`. Its lame duck lasted
+    /// `lame_duck` if it has ended, and was as long as planned, `full`, if nothing ended it early.
     pub(crate) fn of(
         gate: &Gate,
-        planned: Duration,
         trigger: Instant,
         lame_duck: Option<Duration>,
+        full: Option<Duration>,
     ) -> Self {
         let (count, last) = gate.arrivals();
         let last = Duration::from_nanos(last.saturating_sub(nanos(trigger)));
         // A request that came at the very end may have read the clock after it.
         let last = lame_duck.map_or(last, |lasted| last.min(lasted));
-        let ran_in_full = lame_duck.is_some_and(|lasted| lasted >= planned);
         Self {
             count,
             last: (count > 0).then_some(last),
-            lame_duck_was_too_short: count > 0 && ran_in_full && is_in_last_fifth(last, planned),
+            lame_duck_was_too_short: count > 0
+                && full.is_some_and(|full| is_in_last_fifth(last, full)),
         }
     }
 
@@ -114,7 +114,7 @@ mod tests {
         let gate = Gate::new(1, LifecycleState::Running.bit());
         let trigger = Instant::now();
         gate.shards()[0].note_arrival(nanos(trigger + millis(7)));
-        let last = |trigger, lame_duck| Arrivals::of(&gate, millis(7), trigger, lame_duck).last;
+        let last = |trigger, lame_duck| Arrivals::of(&gate, trigger, lame_duck, None).last;
         assert_eq!(last(trigger, None), Some(millis(7)));
         assert_eq!(last(trigger, Some(millis(5))), Some(millis(5)));
         // With a clock that is behind.

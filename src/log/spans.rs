@@ -19,11 +19,11 @@ use crate::sync::{Arc, Mutex, lock};
 /// parent.
 pub(crate) struct Spans {
     reason: ShutdownReason,
-    open: Mutex<Open>,
+    stage: Mutex<Stage>,
 }
 
 /// The spans that are open. Used on the log thread only.
-enum Open {
+enum Stage {
     NotYet,
     Open { shutdown: Span, phase: Span },
     Closed,
@@ -41,7 +41,7 @@ impl Spans {
     pub(crate) fn new(reason: ShutdownReason) -> Arc<Self> {
         Arc::new(Self {
             reason,
-            open: Mutex::new(Open::NotYet),
+            stage: Mutex::new(Stage::NotYet),
         })
     }
 
@@ -62,17 +62,17 @@ impl Spans {
                 LifecycleState::Draining => info_span!(target: TARGET, parent: parent, "draining"),
                 LifecycleState::Stopping => info_span!(target: TARGET, parent: parent, "stopping"),
                 _ => {
-                    spans.replace(Open::Closed);
+                    spans.replace(Stage::Closed);
                     return;
                 }
             };
-            spans.replace(Open::Open { shutdown, phase });
+            spans.replace(Stage::Open { shutdown, phase });
         });
     }
 
     /// Closes all spans.
     pub(crate) fn close(self: &Arc<Self>) {
-        self.on_log_thread(|spans| spans.replace(Open::Closed));
+        self.on_log_thread(|spans| spans.replace(Stage::Closed));
     }
 
     fn on_log_thread(self: &Arc<Self>, act: impl FnOnce(&Self) + Send + 'static) {
@@ -98,8 +98,8 @@ impl Spans {
     /// Logs an event. Called on the log thread.
     pub(super) fn log(&self, event: impl FnOnce()) {
         let shutdown = self.shutdown();
-        let phase = match &*lock(&self.open) {
-            Open::Open { phase, .. } if !phase.is_none() => phase.clone(),
+        let phase = match &*lock(&self.stage) {
+            Stage::Open { phase, .. } if !phase.is_none() => phase.clone(),
             _ => shutdown,
         };
         phase.in_scope(event);
@@ -107,15 +107,15 @@ impl Spans {
 
     /// Returns the span of the shutdown. Opens it, if it is not open yet.
     fn shutdown(&self) -> Span {
-        match &*lock(&self.open) {
-            Open::Open { shutdown, .. } => return shutdown.clone(),
-            Open::Closed => return Span::none(),
-            Open::NotYet => {}
+        match &*lock(&self.stage) {
+            Stage::Open { shutdown, .. } => return shutdown.clone(),
+            Stage::Closed => return Span::none(),
+            Stage::NotYet => {}
         }
         // Outside the lock, since it calls the subscriber. Only the log thread opens spans.
         let reason = self.reason;
         let shutdown = info_span!(target: TARGET, "shutdown", %reason);
-        self.replace(Open::Open {
+        self.replace(Stage::Open {
             shutdown: shutdown.clone(),
             phase: Span::none(),
         });
@@ -123,17 +123,17 @@ impl Spans {
     }
 
     /// Drops the former spans outside the lock, since that calls the subscriber.
-    fn replace(&self, open: Open) {
-        let before = mem::replace(&mut *lock(&self.open), open);
+    fn replace(&self, stage: Stage) {
+        let before = mem::replace(&mut *lock(&self.stage), stage);
         drop(before);
     }
 }
 
 impl Drop for Spans {
     fn drop(&mut self) {
-        let open = mem::replace(&mut *lock(&self.open), Open::Closed);
-        if let Open::Open { .. } = open {
-            enqueue(move || drop(open));
+        let stage = mem::replace(&mut *lock(&self.stage), Stage::Closed);
+        if let Stage::Open { .. } = stage {
+            enqueue(move || drop(stage));
         }
     }
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::lame_duck::LameDuckEnd;
 use super::notice::ShutdownNotice;
 use super::pulse::Pulse;
 use crate::log::Spans;
@@ -16,6 +17,8 @@ pub(crate) struct Shutdown {
     pub(crate) in_flight_at_trigger: u64,
     pub(crate) spans: Arc<Spans>,
     pulse: Pulse,
+    /// How the lame duck ended, and how long it lasted.
+    lame_duck: OnceLock<(LameDuckEnd, Duration)>,
     /// The exit code of the report.
     exit_code: OnceLock<u8>,
     /// Not a milestone: a task that is not polled between a `resume` and the next trigger still learns
@@ -30,6 +33,7 @@ impl Shutdown {
             spans: Spans::new(notice.reason()),
             notice,
             in_flight_at_trigger,
+            lame_duck: OnceLock::new(),
             exit_code: OnceLock::new(),
             called_off: watch::Sender::new(false),
         }
@@ -44,6 +48,16 @@ impl Shutdown {
     /// Returns how long the process did not run since the trigger, in total. Must be called every 10 ms.
     pub(crate) fn frozen(&self) -> Duration {
         self.pulse.beat(|| self.notice.now())
+    }
+
+    pub(crate) fn note_lame_duck(&self, end: LameDuckEnd, lasted: Duration) {
+        // Only the sequence notes it.
+        let _ = self.lame_duck.set((end, lasted));
+    }
+
+    /// Returns how the lame duck ended and how long it lasted, if there was one and it has ended.
+    pub(crate) fn lame_duck(&self) -> Option<(LameDuckEnd, Duration)> {
+        self.lame_duck.get().copied()
     }
 
     pub(crate) fn note_exit_code(&self, code: u8) {

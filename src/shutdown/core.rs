@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use self::moves::Life;
 use super::attempt::Shutdown;
 use super::hooks::{Hook, HookError, HookKind, Hooks};
+use super::lame_duck::{Probers, Witnesses};
 #[cfg(feature = "signal")]
 use super::listening::Listening;
 use super::notice::ShutdownNotice;
@@ -42,6 +43,7 @@ pub(crate) struct Core {
     pub(crate) servers: Servers,
     pub(crate) tasks: Tasks,
     pub(crate) readiness: ReadinessChanges,
+    pub(crate) probers: Probers,
     #[cfg(feature = "server")]
     pub(crate) connections: Arc<Connections>,
     pub(crate) layers: LayerTables,
@@ -105,6 +107,7 @@ impl Core {
             servers: Servers::default(),
             tasks: Tasks::default(),
             readiness: ReadinessChanges::default(),
+            probers: Probers::default(),
             #[cfg(feature = "server")]
             connections: Connections::new(&gate),
             layers: LayerTables::default(),
@@ -174,6 +177,31 @@ impl Core {
         life.shutdown
             .as_ref()
             .map(|shutdown| shutdown.notice.clone())
+    }
+
+    /// Returns the hash of what tells a prober of readiness from others, if probes matter.
+    #[cfg(feature = "health")]
+    pub(crate) fn prober(&self, prober: impl std::hash::Hash) -> Option<u64> {
+        let matters = self.config.lame_duck_probes > 0;
+        matters.then(|| self.probers.hash(prober))
+    }
+
+    /// Notes that readiness was probed by the prober with this hash, and whether the answer was red.
+    #[cfg(feature = "health")]
+    pub(crate) fn note_probe(&self, prober: u64, is_red: bool) {
+        self.probers.note(prober, is_red, self.config.lame_duck);
+    }
+
+    /// Returns who has seen readiness red, if it matters.
+    pub(crate) fn witnesses(&self, notice: &ShutdownNotice) -> Option<Witnesses> {
+        let (times, window) = (self.config.lame_duck_probes, self.config.lame_duck);
+        let trigger = notice.triggered_at();
+        (times > 0).then(|| self.probers.witnesses(times, trigger, window))
+    }
+
+    /// Returns how many requests have come in the lame duck, and how many were refused.
+    pub(crate) fn requests(&self) -> (u64, u64) {
+        (self.gate.arrivals().0, self.gate.refused())
     }
 
     pub(crate) fn report(&self) -> Option<&ShutdownReport> {

@@ -8,6 +8,7 @@ use std::fmt;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use super::lame_duck::LameDuckEnd;
 use super::outcome::{HookReport, Outcome, SaveReport, ServiceReport, TaskReport};
 use super::startup_failure::StartupFailure;
 use crate::in_flight::Arrivals;
@@ -73,6 +74,7 @@ pub(crate) struct Facts {
     pub(crate) forced: bool,
     pub(crate) phases: Vec<PhaseReport>,
     pub(crate) in_flight_at_trigger: u64,
+    pub(crate) lame_duck_end: Option<LameDuckEnd>,
     pub(crate) late_arrivals: Arrivals,
     pub(crate) late_requests: u64,
     pub(crate) in_flight_at_force: u64,
@@ -304,6 +306,31 @@ impl ShutdownReport {
     /// ```
     pub fn lame_duck_was_too_short(&self) -> bool {
         self.facts.late_arrivals.lame_duck_was_too_short
+    }
+
+    /// Returns why the lame duck ended. It is `None` if there was none, or if the shutdown was
+    /// [interrupted](ShutdownReason::Interrupted) in it.
+    ///
+    /// How long it lasted is in [`phases`](Self::phases).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_lifecycle::report::LameDuckEnd;
+    /// use tower_lifecycle::{ShutdownConfig, ShutdownController, ShutdownReason};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// # tokio::time::pause();
+    /// let config = ShutdownConfig::default().lame_duck(Duration::from_secs(5));
+    /// let ctl = ShutdownController::with_config(config).unwrap();
+    /// let report = ctl.shutdown(ShutdownReason::Manual).await;
+    /// assert_eq!(report.lame_duck_end(), Some(LameDuckEnd::InFull));
+    /// assert!(report.to_string().contains(", in full\n"));
+    /// # }
+    /// ```
+    pub fn lame_duck_end(&self) -> Option<LameDuckEnd> {
+        self.facts.lame_duck_end
     }
 
     /// Returns how many late requests were served: those that arrived while draining.

@@ -7,6 +7,7 @@
 
 mod admin;
 mod drain;
+mod lame_duck;
 mod record;
 mod waiting;
 mod workers;
@@ -20,12 +21,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use self::waiting::{none_left, reached, servers_have_ended, stall_timeout, wake_shards};
+use self::waiting::{none_left, reached, stall_timeout, wake_shards};
 use super::attempt::Shutdown;
 use super::cleanup::{Cleanup, Extension};
 use super::core::Core;
 use super::notice::{ShutdownNotice, earlier};
-use super::race::{race, until};
+use super::race::until;
 use super::report::ShutdownReport;
 use crate::in_flight::{event, interest};
 use crate::state::LifecycleState;
@@ -36,24 +37,16 @@ pub(super) async fn shut_down(
     core: &Arc<Core>,
     shutdown: &Arc<Shutdown>,
 ) -> Option<ShutdownReport> {
-    let notice = &shutdown.notice;
     let mut record = Record::new(shutdown);
 
     // Lame duck: the service is not ready, but still serves all requests.
     if core.state() == LifecycleState::LameDuck {
-        // Requests that wait for the readiness of an inner service are counted from now on.
-        wake_shards(core, interest::SHEDDING).await;
-        let early = race(reached(core, event::FORCED), servers_have_ended(core));
-        until(
-            notice.lame_duck_deadline(),
-            race(shutdown.called_off(), early),
-        )
-        .await;
-        record.close_phase(LifecycleState::LameDuck);
+        lame_duck::run(core, shutdown, &mut record).await;
     }
     if !core.begin_draining(shutdown) {
         return None;
     }
+    lame_duck::tell_end(core, shutdown);
 
     // Draining: late requests are served for a while, then nothing new is admitted. Admitted work has
     // until the drain deadline.

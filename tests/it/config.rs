@@ -15,6 +15,8 @@ fn the_defaults_stand() {
     let config = ShutdownConfig::default();
     assert_eq!(config.shutdown_timeout, secs(30));
     assert_eq!(config.lame_duck, Duration::ZERO);
+    assert_eq!(config.lame_duck_probes, 0);
+    assert_eq!(config.lame_duck_quiet, Duration::from_millis(500));
     assert_eq!(config.late_for, secs(1));
     assert_eq!(config.refuse_for, Duration::ZERO);
     assert_eq!(config.cleanup_reserve, None);
@@ -27,8 +29,10 @@ fn the_defaults_stand() {
 
 // ===== merge =====
 
-/// A configuration with all fields set, each to a different time.
-fn all_set(first: u64) -> ShutdownConfig {
+/// A configuration with all fields set, each to a different time or number.
+fn all_set(first: u32) -> ShutdownConfig {
+    let probes = first + 11;
+    let first = u64::from(first);
     ShutdownConfig::default()
         .shutdown_timeout(secs(first))
         .lame_duck(secs(first + 1))
@@ -40,6 +44,8 @@ fn all_set(first: u64) -> ShutdownConfig {
         .progress_interval(secs(first + 7))
         .force_after(secs(first + 8))
         .exit_after(secs(first + 9))
+        .lame_duck_quiet(secs(first + 10))
+        .lame_duck_probes(probes)
 }
 
 #[test]
@@ -49,7 +55,7 @@ fn merge_takes_what_was_given_and_keeps_the_rest() {
     assert_eq!(ShutdownConfig::default().merge(all_set(10)), all_set(10));
 
     type Set = fn(ShutdownConfig, Duration) -> ShutdownConfig;
-    let setters: [Set; 10] = [
+    let setters: [Set; 12] = [
         ShutdownConfig::shutdown_timeout,
         ShutdownConfig::lame_duck,
         ShutdownConfig::late_for,
@@ -60,6 +66,8 @@ fn merge_takes_what_was_given_and_keeps_the_rest() {
         ShutdownConfig::progress_interval,
         ShutdownConfig::force_after,
         ShutdownConfig::exit_after,
+        ShutdownConfig::lame_duck_quiet,
+        |config, time| config.lame_duck_probes(u32::try_from(time.as_secs()).unwrap()),
     ];
     for set in setters {
         let over = set(ShutdownConfig::default(), secs(99));
@@ -76,7 +84,9 @@ fn a_default_that_was_given_wins_over_another_value() {
         .refuse_for(Duration::ZERO)
         .retry_after(secs(1))
         .progress_interval(secs(5))
-        .force_after(Duration::from_millis(500));
+        .force_after(Duration::from_millis(500))
+        .lame_duck_quiet(Duration::from_millis(500))
+        .lame_duck_probes(0);
     assert_eq!(defaults, ShutdownConfig::default()); // equal, but not the same in a merge
 
     // Fields without a default are left out.
@@ -122,9 +132,9 @@ fn a_field_that_was_assigned_is_given_where_it_differs_from_the_default() {
 }
 
 #[test]
-fn equality_is_about_every_duration() {
+fn equality_is_about_every_field() {
     assert_eq!(all_set(10), all_set(10));
-    let others: [fn(&mut ShutdownConfig); 10] = [
+    let others: [fn(&mut ShutdownConfig); 12] = [
         |config| config.shutdown_timeout = secs(1),
         |config| config.lame_duck = secs(1),
         |config| config.refuse_for = secs(1),
@@ -135,6 +145,8 @@ fn equality_is_about_every_duration() {
         |config| config.late_for = secs(1),
         |config| config.force_after = secs(1),
         |config| config.exit_after = None,
+        |config| config.lame_duck_quiet = secs(1),
+        |config| config.lame_duck_probes = 1,
     ];
     for change in others {
         let mut other = all_set(10);
@@ -226,7 +238,7 @@ mod files {
         Duration::from_millis(n)
     }
 
-    const FIELDS: [&str; 10] = [
+    const FIELDS: [&str; 12] = [
         "shutdown_timeout",
         "lame_duck",
         "late_for",
@@ -237,10 +249,15 @@ mod files {
         "progress_interval",
         "force_after",
         "exit_after",
+        "lame_duck_quiet",
+        PROBES,
     ];
+    /// The only field that is no duration.
+    const PROBES: &str = "lame_duck_probes";
 
     const ALLOWED: &str = "seconds such as 45 or 0.25, or units such as 1m 30s, at least zero and \
                            below 2^64 seconds";
+    const ALLOWED_COUNT: &str = "a whole number from 0 to 4294967295";
 
     fn json(text: &str) -> Result<ShutdownConfig, String> {
         serde_json::from_str(text).map_err(|error| error.to_string())
@@ -275,7 +292,8 @@ mod files {
         let text = r#"{
             "shutdown_timeout": 10, "lame_duck": 11, "late_for": 12, "refuse_for": 13,
             "cleanup_reserve": 14, "worker_reserve": 15, "retry_after": 16,
-            "progress_interval": 17, "force_after": 18, "exit_after": 19
+            "progress_interval": 17, "force_after": 18, "exit_after": 19,
+            "lame_duck_quiet": 20, "lame_duck_probes": 21
         }"#;
         assert_eq!(json(text), Ok(all_set(10)));
         let keys = FIELDS.iter().zip(10..);
@@ -334,12 +352,44 @@ mod files {
             for key in FIELDS {
                 for (format, read, text) in formats(key, value) {
                     let error = read(&text).unwrap_err();
-                    for part in [key, shown, ALLOWED] {
+                    let allowed = if key == PROBES {
+                        ALLOWED_COUNT
+                    } else {
+                        ALLOWED
+                    };
+                    for part in [key, shown, allowed] {
                         assert!(error.contains(part), "{format}: {part:?} in {error}");
                     }
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_number_is_whole_and_is_written_as_one() {
+        for (value, probes) in [("0", 0), ("3", 3), (r#"" 3""#, 3), ("4294967295", u32::MAX)] {
+            let expected = ShutdownConfig::default().lame_duck_probes(probes);
+            for (format, read, text) in formats(PROBES, value) {
+                assert_eq!(read(&text), Ok(expected.clone()), "{format} {value}");
+            }
+        }
+        for value in [
+            "2.0",
+            "0.5",
+            "4294967296",
+            r#""2s""#,
+            r#""0.5""#,
+            r#""4294967296""#,
+        ] {
+            for (format, read, text) in formats(PROBES, value) {
+                let error = read(&text).unwrap_err();
+                assert!(error.contains(ALLOWED_COUNT), "{format} {value}: {error}");
+            }
+        }
+        let config = ShutdownConfig::default().lame_duck_probes(3);
+        let json = serde_json::to_value(&config).unwrap();
+        assert_eq!(json[PROBES], 3);
+        reads_back(&config).unwrap();
     }
 
     #[test]
@@ -504,7 +554,7 @@ mod files {
         let config = ShutdownConfig::default().shutdown_timeout(secs(90));
         assert_eq!(
             serde_json::to_string(&config).unwrap(),
-            r#"{"shutdown_timeout":"1m 30s","lame_duck":"0s","late_for":"1s","refuse_for":"0s","retry_after":"1s","progress_interval":"5s","force_after":"500ms"}"#
+            r#"{"shutdown_timeout":"1m 30s","lame_duck":"0s","lame_duck_probes":0,"lame_duck_quiet":"500ms","late_for":"1s","refuse_for":"0s","retry_after":"1s","progress_interval":"5s","force_after":"500ms"}"#
         );
         let config = config.cleanup_reserve(Duration::ZERO);
         let text = serde_json::to_string(&config).unwrap();
@@ -548,6 +598,7 @@ mod files {
             times in prop::array::uniform6(any::<Duration>()),
             reserves in any::<[Option<Duration>; 2]>(),
             exit in any::<Option<Duration>>(),
+            probes in any::<u32>(),
         ) {
             let mut config = ShutdownConfig::default()
                 .shutdown_timeout(times[0])
@@ -555,7 +606,8 @@ mod files {
                 .refuse_for(times[2])
                 .retry_after(times[3])
                 .progress_interval(times[4])
-                .force_after(times[5]);
+                .force_after(times[5])
+                .lame_duck_probes(probes);
             config.exit_after = exit;
             [config.cleanup_reserve, config.worker_reserve] = reserves;
             reads_back(&config)?;

@@ -52,6 +52,8 @@ mod health_checks;
 mod health_layer;
 mod hooks;
 mod hot_path_on_call;
+#[cfg(feature = "health")]
+mod lame_duck_early;
 mod late_arrivals;
 mod late_requests;
 #[cfg(feature = "server")]

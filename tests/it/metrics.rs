@@ -162,6 +162,8 @@ async fn the_snapshot_can_be_exported() {
         "in_flight_requests": 1,
         "admitted": 1,
         "refused": 1,
+        "lame_duck_end": null,
+        "lame_duck_lasted": null,
         "late_arrivals": 0,
         "late_requests": 0,
         "aborted": 0,

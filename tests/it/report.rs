@@ -55,6 +55,7 @@ async fn it_is_data() {
                 {"state": "draining", "duration_seconds": 0.5},
                 {"state": "stopping", "duration_seconds": 0.0},
             ],
+            "lame_duck_end": "in_full",
             "requests": {
                 "admitted": 1,
                 "refused": 0,

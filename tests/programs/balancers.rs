@@ -17,9 +17,9 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::Runtime;
 
-use support::app::App;
+use support::app::{App, LONGEST};
 use support::load::{Ledger, Load};
-use support::process::{APP, Balancer, CHECK, Executed, Kind, LIFE, PORT, Server, free_ports};
+use support::process::{APP, Balancer, CHECK, FALL, Kind, LIFE, PORT, Server, Told, free_ports};
 use support::random;
 
 /// The minimum number of requests for this crate's server, and for each of the two compared.
@@ -65,9 +65,9 @@ fn deploy_all(kind: Kind) {
 /// ledger.
 fn deploy(kind: Kind, app: App, requests: u64) -> Ledger {
     let began = Instant::now();
-    let executed = Executed::default();
+    let told = Told::default();
     let ports = free_ports::<3>();
-    let mut servers = ports.map(|port| Server::start(app, port, &executed));
+    let mut servers = ports.map(|port| Server::start(app, port, &told));
     let balancer = Balancer::start(kind, &ports);
     let load = Load::start(balancer.address);
     let mut longest_exit = Duration::ZERO;
@@ -101,9 +101,70 @@ fn deploy(kind: Kind, app: App, requests: u64) -> Ledger {
         ledger.longest,
         began.elapsed(),
     );
-    assert_eq!(executed.more_than_once(), 0);
-    assert!(ledger.orders.iter().all(|id| executed.times(*id) == 1));
+    assert_eq!(told.more_than_once(), 0);
+    assert!(ledger.orders.iter().all(|id| told.times(*id) == 1));
     ledger
+}
+
+/// Each of three servers four times, in turn.
+const LAME_DUCKS: u64 = 12;
+/// The shortest time that is sure to be enough for these checks, with the least margin that the guide
+/// advises.
+const FIXED: Duration = CHECK
+    .saturating_mul(FALL)
+    .saturating_add(Duration::from_secs(1));
+
+#[test]
+#[ignore = "needs haproxy"]
+fn two_haproxies_that_never_retry_lose_nothing_in_lame_ducks_that_end_early() {
+    // Without a lame duck, a loss is seen.
+    let (lost, _) = deploy_behind_two(App::Serve, 3);
+    assert_ne!(lost.failures(), 0, "a loss would not be seen");
+
+    let (ledger, told) = deploy_behind_two(App::LameDuck, LAME_DUCKS);
+    let lame_ducks = told.lame_ducks();
+    assert!(
+        lame_ducks.iter().all(|(end, _)| end == "early"),
+        "{lame_ducks:?}"
+    );
+    let lasted: Vec<_> = lame_ducks.iter().map(|(_, lasted)| *lasted).collect();
+    let mean = lasted.iter().sum::<Duration>() / u32::try_from(lasted.len()).unwrap();
+    println!("lame ducks: {lasted:.1?}, {mean:.1?} on average, at most {LONGEST:?}");
+    assert_eq!(ledger.failures(), 0, "{:?}", ledger.failed);
+    // Each server is also stopped at the end.
+    assert_eq!(lasted.len() as u64, LAME_DUCKS + 3);
+    assert!(mean < FIXED * 4 / 5, "{mean:?}");
+}
+
+/// Restarts three servers in turn behind two balancers, each with its clients. Returns their ledger.
+fn deploy_behind_two(app: App, restarts: u64) -> (Ledger, Told) {
+    let began = Instant::now();
+    let told = Told::default();
+    let ports = free_ports::<3>();
+    let mut servers = ports.map(|port| Server::start(app, port, &told));
+    let balancers = ["a", "b"].map(|name| Balancer::without_retries(name, &ports));
+    let loads = (balancers.each_ref()).map(|balancer| Load::start(balancer.address));
+    servers.iter().for_each(Server::wait_for_an_order);
+    for restart in 0..restarts {
+        std::thread::sleep(CHECK.mul_f64(random() as f64 / u64::MAX as f64));
+        let server = &mut servers[restart as usize % 3];
+        assert!(server.restart().0.success());
+        server.wait_for_an_order();
+    }
+    let mut ledger = Ledger::default();
+    loads.into_iter().for_each(|load| ledger += load.end());
+    for mut server in servers {
+        assert!(server.stop().0.success());
+    }
+    println!(
+        "| 2 × haproxy, `retries 0` | {} | {restarts} restarts | {} | {} {:?} | {:.1?} |",
+        app.name(),
+        ledger.requests(),
+        ledger.failures(),
+        ledger.failed,
+        began.elapsed(),
+    );
+    (ledger, told)
 }
 
 #[test]

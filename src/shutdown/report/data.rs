@@ -6,6 +6,7 @@ use serde::{Serialize, Serializer};
 
 use super::{PhaseReport, ShutdownReport};
 use crate::error::Chain;
+use crate::shutdown::lame_duck::LameDuckEnd;
 use crate::shutdown::outcome::Outcome;
 use crate::state::ShutdownReason;
 
@@ -20,6 +21,7 @@ struct Data<'a> {
     signal: Option<&'static str>,
     duration_seconds: f64,
     phases: Vec<Phase>,
+    lame_duck_end: Option<&'static str>,
     requests: Requests,
     abandoned: u64,
     connections_cut: u64,
@@ -74,6 +76,7 @@ struct Entry<'a> {
 /// | `signal` | string or null | the signal, such as `SIGTERM` |
 /// | `duration_seconds` | number | from the trigger to the end |
 /// | `phases` | array | each with `state` and `duration_seconds` |
+/// | `lame_duck_end` | string or null | `in_full`, `early`, `forced` or `servers_ended` |
 /// | `requests` | object | `admitted`, `refused`, `in_flight_at_trigger`, `late_in_lame_duck`, `last_in_lame_duck_seconds`, `lame_duck_was_too_short`, `late_while_draining`, `in_flight_at_force`, `aborted`, `abandoned` |
 /// | `abandoned` | number | as [`abandoned`](Self::abandoned): requests, tasks, servers and connections |
 /// | `connections_cut` | number | as [`connections_cut`](Self::connections_cut) |
@@ -108,6 +111,7 @@ impl<'a> Data<'a> {
             signal,
             duration_seconds: report.duration().as_secs_f64(),
             phases: facts.phases.iter().map(Phase::of).collect(),
+            lame_duck_end: facts.lame_duck_end.map(LameDuckEnd::name),
             requests: Requests::of(report),
             abandoned: report.abandoned(),
             connections_cut: facts.connections_cut,

@@ -4,6 +4,7 @@ use std::fmt::{self, Display, Write};
 
 use super::{PhaseReport, ShutdownReport};
 use crate::error::Chain;
+use crate::state::LifecycleState;
 
 /// How many hooks are listed at most, and how many services, tasks, saves and errors of servers. Those that
 /// did not complete come first.
@@ -25,6 +26,9 @@ impl Display for ShutdownReport {
         }
         for PhaseReport { state, duration } in &facts.phases {
             write!(f, "\n  {state:<13} {duration:.3?}")?;
+            if let (LifecycleState::LameDuck, Some(end)) = (state, facts.lame_duck_end) {
+                write!(f, ", {end}")?;
+            }
         }
         write!(
             f,

@@ -135,20 +135,22 @@ async fn work_ended_in_time(core: &Arc<Core>, end: Instant, at_most: Option<Inst
     if until(Some(end), ended.as_mut()).await.is_some() {
         return true;
     }
+    if !shows_progress {
+        return false;
+    }
     // Closing the last connection is progress, too: its server has yet to end.
-    while shows_progress {
+    loop {
         let now = Instant::now();
         if mem::replace(&mut left, core.left()) > left {
             progress_at = now;
         }
         let stall_timeout = stall_timeout(core);
         if now >= progress_at + stall_timeout || at_most.is_some_and(|at_most| now >= at_most) {
-            break;
+            return false;
         }
         let next = earlier(Some(now + stall_timeout / 2), at_most);
         if until(next, ended.as_mut()).await.is_some() {
             return true;
         }
     }
-    false
 }

@@ -9,6 +9,7 @@ use crate::in_flight::{Arrivals, event};
 use crate::log::tell;
 use crate::shutdown::attempt::Shutdown;
 use crate::shutdown::core::Core;
+use crate::shutdown::lame_duck::LameDuckEnd;
 use crate::shutdown::notice::ShutdownNotice;
 use crate::shutdown::outcome::SaveReport;
 use crate::shutdown::report::{Facts, PhaseReport, ShutdownReport};
@@ -51,11 +52,13 @@ impl Record {
         }
     }
 
-    pub(crate) fn close_phase(&mut self, state: LifecycleState) {
+    /// Ends the phase that was spent in `state`, and returns how long it was.
+    pub(crate) fn close_phase(&mut self, state: LifecycleState) -> Duration {
         let now = Instant::now();
         let duration = now.saturating_duration_since(self.phase_began);
         self.phases.push(PhaseReport { state, duration });
         self.phase_began = now;
+        duration
     }
 
     /// Records what is left when the waiting ends: `in_flight` requests and guards, after `aborted` requests
@@ -130,12 +133,20 @@ impl Record {
         let first = self.phases.first();
         let lame_duck = first.filter(|phase| phase.state == LifecycleState::LameDuck);
         let lasted = lame_duck.map(|phase| phase.duration);
-        Arrivals::of(&core.gate, core.config.lame_duck, self.triggered_at, lasted)
+        let ran_in_full = lasted.is_some() && self.lame_duck_end(core) == Some(LameDuckEnd::InFull);
+        let full = ran_in_full.then_some(core.config.lame_duck);
+        Arrivals::of(&core.gate, self.triggered_at, lasted, full)
+    }
+
+    fn lame_duck_end(&self, core: &Core) -> Option<LameDuckEnd> {
+        let (end, _) = core.shutdown()?.lame_duck()?;
+        Some(end)
     }
 
     pub(crate) fn report(self, core: &Core) -> ShutdownReport {
         core.note_aborted(core.gate.aborted());
         let late_arrivals = self.late_arrivals(core);
+        let lame_duck_end = self.lame_duck_end(core);
         ShutdownReport::new(Facts {
             reason: self.reason,
             interrupted: self.interrupted,
@@ -143,6 +154,7 @@ impl Record {
             forced: core.milestones().has(event::FORCED),
             phases: self.phases,
             in_flight_at_trigger: self.in_flight_at_trigger,
+            lame_duck_end,
             late_arrivals,
             late_requests: core.gate.late_requests(),
             in_flight_at_force: core.in_flight_at_force(),

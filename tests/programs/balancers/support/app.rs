@@ -16,9 +16,14 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::sleep;
 use tower_lifecycle::{
-    DrainLayer, DrainListener, HealthService, ShutdownController, ShutdownReport, serve,
+    DrainLayer, DrainListener, HealthService, ShutdownConfig, ShutdownController, ShutdownReport,
+    serve,
 };
 
+use super::process::FALL;
+
+/// The limit of a lame duck that ends early.
+pub const LONGEST: Duration = Duration::from_secs(6);
 pub const QUICK: &str = "quick";
 pub const STREAM_CHUNKS: u8 = 16;
 pub const STREAM_CHUNK: usize = 4096;
@@ -32,6 +37,8 @@ pub enum App {
     QuickStart,
     /// This crate's server.
     Serve,
+    /// This crate's server, with a lame duck that ends early.
+    LameDuck,
     /// Exits immediately: the control.
     Exits,
     /// This crate's server, which prints each request with an id that it has begun.
@@ -39,10 +46,11 @@ pub enum App {
 }
 
 impl App {
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Axum,
         Self::QuickStart,
         Self::Serve,
+        Self::LameDuck,
         Self::Exits,
         Self::Logs,
     ];
@@ -52,6 +60,7 @@ impl App {
             Self::Axum => "axum",
             Self::QuickStart => "quick start",
             Self::Serve => "serve",
+            Self::LameDuck => "lame duck",
             Self::Exits => "exits",
             Self::Logs => "logs",
         }
@@ -84,6 +93,18 @@ impl App {
                 let (ctl, app) = drained(routes());
                 check(&serve(listener, app.with_state(()), ctl).await);
             }
+            Self::LameDuck => {
+                let config = ShutdownConfig::default()
+                    .lame_duck(LONGEST)
+                    .lame_duck_probes(FALL)
+                    .lame_duck_quiet(Duration::from_millis(300));
+                let (ctl, app) = drained_with(config, routes());
+                let report = serve(listener, app.with_state(()), ctl).await;
+                check(&report);
+                let lasted = report.phases()[0].duration().as_millis();
+                let end = report.lame_duck_end().unwrap();
+                println!("lame duck: {lasted} ms, {end}");
+            }
             Self::Exits => {
                 let app = routes().route("/health", get(async || "healthy"));
                 axum::serve(listener, app).await.unwrap();
@@ -107,7 +128,11 @@ fn routes() -> Router {
 
 /// The layer and the probe as in the quick start.
 fn drained(app: Router) -> (ShutdownController, Router) {
-    let ctl = ShutdownController::new();
+    drained_with(ShutdownConfig::default(), app)
+}
+
+fn drained_with(config: ShutdownConfig, app: Router) -> (ShutdownController, Router) {
+    let ctl = ShutdownController::with_config(config).unwrap();
     ctl.listen_for_signals().unwrap();
     let app = app
         .layer(DrainLayer::new(ctl.clone()))

@@ -1,7 +1,6 @@
 //! The processes: servers, which are this test binary again, and the load balancer before them.
 
 use std::collections::HashMap;
-use std::fmt::Write;
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -24,8 +23,9 @@ pub const PORT: &str = "TOWER_LIFECYCLE_TEST_PORT";
 pub const LIFE: Duration = Duration::from_secs(150);
 /// The time limit of a step.
 const TIMEOUT: Duration = Duration::from_secs(40);
-/// How often HAProxy checks a server.
+/// How often HAProxy checks a server, and how often a check has to fail.
 pub const CHECK: Duration = Duration::from_millis(500);
+pub const FALL: u32 = 2;
 
 /// Finds free ports below the ephemeral range: a connection could otherwise take the port of a
 /// server while that is restarted.
@@ -40,19 +40,33 @@ pub fn free_ports<const N: usize>() -> [u16; N] {
 
 // ===== servers =====
 
-/// How often each order was executed, in any process.
+/// What the servers, in any process, have printed.
 #[derive(Debug, Clone, Default)]
-pub struct Executed(Arc<Mutex<HashMap<u64, u32>>>);
+pub struct Told(Arc<Mutex<Facts>>);
 
-impl Executed {
+#[derive(Debug, Default)]
+struct Facts {
+    /// How often each order was executed.
+    executed: HashMap<u64, u32>,
+    /// How each lame duck ended, and how long it lasted.
+    lame_ducks: Vec<(String, Duration)>,
+}
+
+impl Told {
+    /// Returns how often this order was executed.
     pub fn times(&self, id: u64) -> u32 {
-        self.0.lock().unwrap().get(&id).copied().unwrap_or(0)
+        let facts = self.0.lock().unwrap();
+        facts.executed.get(&id).copied().unwrap_or(0)
     }
 
-    /// Returns how many were executed more than once.
+    /// Returns how many orders were executed more than once.
     pub fn more_than_once(&self) -> usize {
-        let executed = self.0.lock().unwrap();
-        executed.values().filter(|times| **times > 1).count()
+        let facts = self.0.lock().unwrap();
+        facts.executed.values().filter(|times| **times > 1).count()
+    }
+
+    pub fn lame_ducks(&self) -> Vec<(String, Duration)> {
+        self.0.lock().unwrap().lame_ducks.clone()
     }
 }
 
@@ -60,7 +74,7 @@ impl Executed {
 pub struct Server {
     app: App,
     port: u16,
-    executed: Executed,
+    told: Told,
     process: Process,
 }
 
@@ -78,13 +92,13 @@ enum Heard {
 }
 
 impl Server {
-    pub fn start(app: App, port: u16, executed: &Executed) -> Self {
-        let process = Process::start(app, port, executed);
-        let executed = executed.clone();
+    pub fn start(app: App, port: u16, told: &Told) -> Self {
+        let process = Process::start(app, port, told);
+        let told = told.clone();
         Self {
             app,
             port,
-            executed,
+            told,
             process,
         }
     }
@@ -93,7 +107,7 @@ impl Server {
     /// and after how long.
     pub fn restart(&mut self) -> (ExitStatus, Duration) {
         let ended = self.stop();
-        self.process = Process::start(self.app, self.port, &self.executed);
+        self.process = Process::start(self.app, self.port, &self.told);
         ended
     }
 
@@ -111,7 +125,7 @@ impl Server {
 }
 
 impl Process {
-    fn start(app: App, port: u16, executed: &Executed) -> Self {
+    fn start(app: App, port: u16, told: &Told) -> Self {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "balancers::child", "--ignored", "--nocapture"])
             .env(APP, app.name())
@@ -122,8 +136,8 @@ impl Process {
             .unwrap();
         let stdout = child.stdout.take().unwrap();
         let (says, heard) = channel();
-        let executed = executed.clone();
-        let reader = std::thread::spawn(move || read(stdout, &executed, &says));
+        let told = told.clone();
+        let reader = std::thread::spawn(move || read(stdout, &told, &says));
         let process = Self {
             child,
             heard,
@@ -140,18 +154,26 @@ impl Process {
 }
 
 /// Records the output of a server, to the end.
-fn read(stdout: ChildStdout, executed: &Executed, says: &Sender<Heard>) {
+fn read(stdout: ChildStdout, told: &Told, says: &Sender<Heard>) {
     let mut has_order = false;
     for line in BufReader::new(stdout).lines() {
         let line = line.unwrap();
         // The test harness starts lines of its own, and does not end them.
         if let Some((_, id)) = line.rsplit_once("executed ") {
             let id = id.parse().unwrap();
-            *executed.0.lock().unwrap().entry(id).or_default() += 1;
+            *told.0.lock().unwrap().executed.entry(id).or_default() += 1;
             if !has_order {
                 let _ = says.send(Heard::Order);
             }
             has_order = true;
+        } else if let Some((_, ended)) = line.rsplit_once("lame duck: ") {
+            let (millis, end) = ended.split_once(" ms, ").unwrap();
+            let lasted = Duration::from_millis(millis.parse().unwrap());
+            told.0
+                .lock()
+                .unwrap()
+                .lame_ducks
+                .push((end.to_owned(), lasted));
         } else if line.contains("listening on ") {
             let _ = says.send(Heard::Listening);
         }
@@ -201,32 +223,47 @@ impl Kind {
     }
 }
 
-/// A load balancer in front of servers on these ports, with default retries.
+/// A load balancer in front of three servers, configured by the file in `examples/deploy`.
 pub struct Balancer {
     pub address: SocketAddr,
     process: std::process::Child,
 }
 
 impl Balancer {
-    pub fn start(kind: Kind, servers: &[u16]) -> Self {
+    /// Starts it with its default retries.
+    pub fn start(kind: Kind, servers: &[u16; 3]) -> Self {
         let [port] = free_ports();
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(kind.name());
-        std::fs::create_dir_all(&folder).unwrap();
-        // It ends by itself, even if this test is killed.
-        let mut command = Command::new("timeout");
-        command.args(["-k", "5", &LIFE.as_secs().to_string()]);
+        let folder = folder(kind.name());
         match kind {
             Kind::HaProxy => {
-                let file = write(&folder, "haproxy.cfg", &haproxy(port, servers));
-                command.args(["haproxy", "-db", "-q", "-f"]).arg(file);
+                let config = haproxy(port, servers);
+                let file = write(&folder, "haproxy.cfg", &config);
+                Self::run(&mut haproxy_with(&file), port)
             }
             Kind::Nginx => {
                 let file = write(&folder, "nginx.conf", &nginx(&folder, port, servers));
-                command.args(["nginx", "-p"]).arg(&folder);
-                command.arg("-e").arg(folder.join("error.log"));
-                command.arg("-c").arg(file);
+                let mut nginx = limited("nginx");
+                nginx.arg("-p").arg(&folder).arg("-c").arg(file);
+                nginx.arg("-e").arg(folder.join("error.log"));
+                let pid = folder.join("pid");
+                let main = format!("daemon off; master_process off; pid {};", pid.display());
+                Self::run(nginx.args(["-g", &main]), port)
             }
         }
+    }
+
+    /// Starts a HAProxy that probes as `name` and never retries: it depends on the lame duck.
+    pub fn without_retries(name: &str, servers: &[u16; 3]) -> Self {
+        let [port] = free_ports();
+        let config = haproxy(port, servers)
+            .replace("%[hostname]", name)
+            .replace("    mode http\n", "    mode http\n    retries 0\n");
+        assert!(config.contains("retries 0\n") && config.contains(name));
+        let file = write(&folder("haproxy"), &format!("{name}.cfg"), &config);
+        Self::run(&mut haproxy_with(&file), port)
+    }
+
+    fn run(command: &mut Command, port: u16) -> Self {
         // Debian installs them where only root has them in the PATH.
         let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin";
         let process = command.env("PATH", path).stdin(Stdio::null()).spawn();
@@ -253,48 +290,60 @@ impl Drop for Balancer {
     }
 }
 
+/// A program that ends by itself, even if this test is killed.
+fn limited(program: &str) -> Command {
+    let mut command = Command::new("timeout");
+    command.args(["-k", "5", &LIFE.as_secs().to_string(), program]);
+    command
+}
+
+fn haproxy_with(file: &Path) -> Command {
+    let mut haproxy = limited("haproxy");
+    haproxy.args(["-db", "-q", "-f"]).arg(file);
+    haproxy
+}
+
+fn folder(name: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    std::fs::create_dir_all(&folder).unwrap();
+    folder
+}
+
 fn write(folder: &Path, name: &str, text: &str) -> PathBuf {
     let path = folder.join(name);
     std::fs::write(&path, text).unwrap();
     path
 }
 
-fn haproxy(port: u16, servers: &[u16]) -> String {
-    let mut config = format!(
-        "defaults
-    mode http
-    timeout connect 5s
-    timeout client 30s
-    timeout server 30s
-frontend all
-    bind 127.0.0.1:{port}
-    default_backend servers
-backend servers
-    balance roundrobin
-    option httpchk GET /health
-    default-server check inter {}ms fall 2
-",
-        CHECK.as_millis()
-    );
-    for port in servers {
-        writeln!(config, "    server s{port} 127.0.0.1:{port}").unwrap();
-    }
+/// Returns a file of `examples/deploy` with its addresses replaced.
+fn example(path: &str, listen: (&str, &str), port: u16, servers: &[u16; 3]) -> String {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/deploy");
+    let text = std::fs::read_to_string(folder.join(path)).unwrap();
+    let replace = |text: String, from: &str, to: &str| {
+        assert_eq!(text.matches(from).count(), 1, "`{from}` in {path}");
+        text.replace(from, to)
+    };
+    let (before, after) = listen;
+    let text = replace(text, before, &format!("{after}127.0.0.1:{port}"));
+    let servers = servers.iter().zip(1..);
+    servers.fold(text, |text, (port, number)| {
+        let server = format!("10.0.0.{number}:3000");
+        replace(text, &server, &format!("127.0.0.1:{port}"))
+    })
+}
+
+fn haproxy(port: u16, servers: &[u16; 3]) -> String {
+    let config = example("haproxy/haproxy.cfg", ("bind :80", "bind "), port, servers);
+    let checks = format!("inter {}ms fall {FALL}", CHECK.as_millis());
+    assert!(config.contains(&checks), "the tests count on `{checks}`");
     config
 }
 
-fn nginx(folder: &Path, port: u16, servers: &[u16]) -> String {
-    let mut config = String::from("daemon off;\nmaster_process off;\n");
-    writeln!(config, "pid {}/pid;", folder.display()).unwrap();
-    config += "events { worker_connections 1024; }\nhttp {\n    access_log off;\n";
+fn nginx(folder: &Path, port: u16, servers: &[u16; 3]) -> String {
+    let config = example("nginx/nginx.conf", ("listen 80", "listen "), port, servers);
+    let mut http = String::from("\nhttp {\n    access_log off;\n");
     for kind in ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"] {
-        let folder = folder.display();
-        writeln!(config, "    {kind}_temp_path {folder}/{kind};").unwrap();
+        http += &format!("    {kind}_temp_path {}/{kind};\n", folder.display());
     }
-    config += "    upstream servers {\n";
-    for port in servers {
-        writeln!(config, "        server 127.0.0.1:{port} fail_timeout=1s;").unwrap();
-    }
-    config += "    }\n    server {\n";
-    writeln!(config, "        listen 127.0.0.1:{port};").unwrap();
-    config + "        location / { proxy_pass http://servers; }\n    }\n}\n"
+    config.replacen("\nhttp {\n", &http, 1)
 }
