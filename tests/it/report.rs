@@ -123,7 +123,7 @@ async fn its_text_fits_on_a_screen_whatever_happened() {
             if n % 10 == 7 { Err(error()) } else { Ok(()) }
         });
         ctl.add_hook(hook).unwrap();
-        let _ = ctl.spawn(format!("task {n}"), async { Err::<(), _>("bad") });
+        drop(ctl.spawn(format!("task {n}"), async { Err::<(), _>("bad") }));
     }
     tokio::task::yield_now().await;
     let report = ctl.shutdown(ShutdownReason::Manual).await;

@@ -95,7 +95,11 @@ async fn each_phase_is_a_span_in_that_of_the_shutdown() {
     let ctl = with_lame_duck();
     ctl.on_shutdown("flush", |_| async { Ok(()) }).unwrap();
     let stop = ctl.stop_accepting();
-    let server = tokio::spawn(ctl.run(async { Ok::<_, io::Error>(stop.await) }));
+    let server = async {
+        stop.await;
+        Ok::<_, io::Error>(())
+    };
+    let server = tokio::spawn(ctl.run(server));
     tokio::task::yield_now().await;
     ctl.trigger(ShutdownReason::Manual);
     server.await.unwrap();
