@@ -4,6 +4,7 @@
 
 #[allow(clippy::module_inception)]
 mod controller;
+mod in_flight_now;
 mod maintenance;
 mod metrics;
 #[cfg(feature = "persist")]
@@ -18,11 +19,13 @@ mod supervised;
 mod task;
 
 pub use self::controller::ShutdownController;
+pub use self::in_flight_now::{InFlightNow, NamedGuard};
 pub use self::maintenance::ResumeError;
 pub use self::metrics::Metrics;
 pub use self::readiness::Readiness;
 pub use self::run::Run;
 pub use self::task::Task;
+pub use crate::in_flight::{InFlightItem, InFlightKind, InFlightStage};
 pub use crate::shutdown::{HookError, TaskPolicy};
 
 pub(crate) use self::spawn::start;

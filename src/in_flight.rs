@@ -13,10 +13,12 @@ mod gate;
 mod guard;
 mod layer_shard;
 mod milestones;
+mod roster;
 mod thread_index;
 mod wakers;
 
 pub use self::guard::{GuardWait, InFlightGuard};
+pub use self::roster::{InFlightItem, InFlightKind, InFlightStage};
 
 pub(crate) use self::arrivals::Arrivals;
 #[cfg(feature = "server")]
@@ -26,6 +28,7 @@ pub(crate) use self::gate::{Gate, Shard, interest};
 pub(crate) use self::guard::{Entry, Held, ShardRef};
 pub(crate) use self::layer_shard::{LayerHandle, LayerTables};
 pub(crate) use self::milestones::{Milestones, event};
+pub(crate) use self::roster::{Listed, Roster};
 #[cfg(feature = "server")]
 pub(crate) use self::wakers::WakerSet;
 pub(crate) use self::wakers::{Remembered, Slot};

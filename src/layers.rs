@@ -2,7 +2,7 @@
 
 // `drain` and `tracking` take an entry of the wing `in_flight` for each request. The `body` of the response
 // holds the entry until it ends. `reject` creates the responses to requests that are refused or cut, in the
-// client's protocol. The wing `server` uses the limits for lingering and the marks in response extensions.
+// client's protocol. `names` lists requests, and is independent of the others. The wing `server` uses the limits for lingering and the marks in response extensions.
 
 mod admission;
 mod body;
@@ -14,6 +14,7 @@ mod grpc;
 mod linger;
 mod long_lived;
 mod mode;
+mod names;
 mod options;
 mod reject;
 mod rejection;
@@ -26,6 +27,9 @@ pub use self::drain::{
 };
 pub use self::long_lived::LongLived;
 pub use self::mode::{AnyService, Http};
+pub use self::names::{
+    NamedBody, RequestNames, RequestNamesLayer, ResponseFuture as RequestNamesFuture,
+};
 pub use self::rejection::Rejection;
 pub use self::tracking::{
     RequestTracking, RequestTrackingLayer, ResponseFuture as RequestTrackingFuture,

@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 use tower::Layer;
 use tower::limit::ConcurrencyLimitLayer;
 use tower_http::metrics::InFlightRequestsLayer;
+use tower_lifecycle::layers::RequestNamesLayer;
 use tower_lifecycle::{DrainLayer, RequestTrackingLayer, ShutdownController};
 
 use super::by_hand;
@@ -52,7 +53,7 @@ pub trait Requests: Send + Sync {
 }
 
 /// The number of compared services.
-pub const COUNT: usize = 14;
+pub const COUNT: usize = 15;
 
 /// Returns all of them, around this service.
 pub fn all(inner: impl Served<Full<Bytes>>) -> Vec<Peer> {
@@ -154,6 +155,12 @@ pub fn visit(inner: impl Served<Full<Bytes>>, visitor: &mut impl Visitor) {
         "tower ConcurrencyLimit",
         "counts to the response, lets so many in: a known point",
         ConcurrencyLimitLayer::new(1024).layer(inner()),
+    );
+
+    visitor.visit(
+        "RequestNamesLayer",
+        "names what waits",
+        RequestNamesLayer::new(ShutdownController::new()).layer(inner()),
     );
 }
 

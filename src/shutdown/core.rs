@@ -3,6 +3,7 @@
 mod moves;
 
 use std::cell::Cell;
+use std::cmp::Reverse;
 use std::fmt;
 use std::mem;
 use std::time::Duration;
@@ -26,7 +27,7 @@ use super::tasks::{Role, Tasks};
 use crate::config::ShutdownConfig;
 #[cfg(feature = "server")]
 use crate::in_flight::Connections;
-use crate::in_flight::{Gate, LayerTables, Milestones, event};
+use crate::in_flight::{Gate, InFlightItem, LayerTables, Milestones, Roster, event};
 use crate::log;
 use crate::log::tell;
 use crate::panic;
@@ -47,6 +48,8 @@ pub(crate) struct Core {
     #[cfg(feature = "server")]
     pub(crate) connections: Arc<Connections>,
     pub(crate) layers: LayerTables,
+    /// The names of what is in flight, as far as it has some.
+    pub(crate) roster: Arc<Roster>,
     pub(crate) started_at: std::time::Instant,
     life: Mutex<Life>,
     runtime: OnceLock<Handle>,
@@ -111,6 +114,7 @@ impl Core {
             #[cfg(feature = "server")]
             connections: Connections::new(&gate),
             layers: LayerTables::default(),
+            roster: Roster::new(shards),
             gate,
             started_at: std::time::Instant::now(),
             life: Mutex::default(),
@@ -249,6 +253,15 @@ impl Core {
         let tasks = self.tasks.running(&[Role::Task]);
         let (servers, starts) = (self.servers.running(), self.services.starting());
         self.gate.in_flight() + tasks + servers + starts + self.open_connections()
+    }
+
+    /// Returns at most `most` pieces of named work, the oldest first.
+    pub(crate) fn oldest_in_flight(&self, most: usize) -> Vec<InFlightItem> {
+        let mut items = self.roster.oldest(most);
+        items.extend(self.tasks.in_flight());
+        items.sort_by_key(|item| Reverse(item.age));
+        items.truncate(most);
+        items
     }
 
     /// Returns until when a drain that begins now serves requests that arrive.

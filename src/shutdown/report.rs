@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::lame_duck::LameDuckEnd;
 use super::outcome::{HookReport, Outcome, SaveReport, ServiceReport, TaskReport};
 use super::startup_failure::StartupFailure;
-use crate::in_flight::Arrivals;
+use crate::in_flight::{Arrivals, InFlightItem};
 use crate::log::{millis, tell};
 use crate::panic;
 use crate::state::{LifecycleState, ShutdownReason};
@@ -81,6 +81,8 @@ pub(crate) struct Facts {
     pub(crate) admitted: u64,
     pub(crate) refused: u64,
     pub(crate) aborted: u64,
+    pub(crate) aborted_work: Vec<InFlightItem>,
+    pub(crate) abandoned_work: Vec<InFlightItem>,
     pub(crate) abandoned_requests: u64,
     pub(crate) abandoned_servers: u64,
     pub(crate) abandoned_starts: u64,
@@ -177,6 +179,48 @@ impl ShutdownReport {
     /// ```
     pub fn aborted(&self) -> u64 {
         self.facts.aborted
+    }
+
+    /// Returns the requests that were cut and have a name, the first hundred.
+    ///
+    /// A [`RequestNamesLayer`](crate::layers::RequestNamesLayer) names them. Their age is that at the cut.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use tower_lifecycle::{ShutdownController, ShutdownReason};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// # let ctl = ShutdownController::new();
+    /// let report = ctl.shutdown(ShutdownReason::Manual).await;
+    /// for request in report.aborted_work() {
+    ///     println!("cut: {request}"); // cut: GET /export (body, 31.5s)
+    /// }
+    /// # }
+    /// ```
+    pub fn aborted_work(&self) -> &[InFlightItem] {
+        &self.facts.aborted_work
+    }
+
+    /// Returns the work that was still alive when the wait ended and has a name: the oldest hundred of
+    /// requests, guards, tasks and workers.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_lifecycle::{ShutdownConfig, ShutdownController, ShutdownReason};
+    ///
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() {
+    /// let config = ShutdownConfig::default().shutdown_timeout(Duration::from_secs(5));
+    /// let ctl = ShutdownController::with_config(config).unwrap();
+    /// let _import = ctl.track_named("import");
+    ///
+    /// let report = ctl.shutdown(ShutdownReason::Manual).await;
+    /// assert_eq!(&*report.abandoned_work()[0].name, "import");
+    /// # }
+    /// ```
+    pub fn abandoned_work(&self) -> &[InFlightItem] {
+        &self.facts.abandoned_work
     }
 
     /// Returns how much work was still alive when the shutdown stopped waiting for it.

@@ -22,6 +22,7 @@ use super::outcome::{Outcome, TaskReport};
 use super::services::ServiceHealth;
 #[cfg(feature = "health")]
 use crate::error::Chain;
+use crate::in_flight::{InFlightItem, InFlightKind, InFlightStage};
 use crate::sync::{Arc, Mutex, lock};
 
 /// The tasks of one lifecycle.
@@ -193,6 +194,25 @@ impl Tasks {
             in_shutdown: true,
         });
         tasks.ends.reports().chain(alive).collect()
+    }
+
+    /// Returns the running tasks and workers.
+    pub(crate) fn in_flight(&self) -> Vec<InFlightItem> {
+        let tasks = lock(&self.0);
+        let kind = |role| match role {
+            Role::Task => Some(InFlightKind::Task),
+            Role::Worker => Some(InFlightKind::Worker),
+            Role::Admin | Role::Watch => None,
+        };
+        let item = |task: &Running| {
+            Some(InFlightItem {
+                kind: kind(task.role)?,
+                name: Arc::clone(&task.name),
+                stage: InFlightStage::Running,
+                age: task.started_at.elapsed(),
+            })
+        };
+        tasks.running.values().filter_map(item).collect()
     }
 
     /// Returns how many more tasks ended badly than are in the reports.

@@ -52,6 +52,7 @@ mod health_checks;
 mod health_layer;
 mod hooks;
 mod hot_path_on_call;
+mod in_flight_now;
 #[cfg(feature = "health")]
 mod lame_duck_early;
 mod late_arrivals;

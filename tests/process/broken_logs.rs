@@ -331,6 +331,7 @@ const ELSEWHERE: &[&str] = &[
     "no request came in time",
     "not accepted",
     "peer does not respond",
+    "request cut by the shutdown",
     "request refused: the service was not ready; call `poll_ready` before `call`",
     "second signal received: forcing",
     "service not stopped",

@@ -50,6 +50,7 @@ impl Core {
         }
         let in_flight = self.gate.in_flight();
         self.gate.forget_arrivals();
+        self.roster.forget_cut();
         self.probers.forget_red();
         let for_workers = match self.tasks.running(&[Role::Worker]) {
             0 => Duration::ZERO,

@@ -6,6 +6,7 @@ use serde::{Serialize, Serializer};
 
 use super::{PhaseReport, ShutdownReport};
 use crate::error::Chain;
+use crate::in_flight::InFlightItem;
 use crate::shutdown::lame_duck::LameDuckEnd;
 use crate::shutdown::outcome::Outcome;
 use crate::state::ShutdownReason;
@@ -27,6 +28,8 @@ struct Data<'a> {
     connections_cut: u64,
     startup_failure: Option<String>,
     server_errors: Vec<String>,
+    aborted_work: &'a [InFlightItem],
+    abandoned_work: &'a [InFlightItem],
     tasks: Vec<Entry<'a>>,
     tasks_not_listed: u64,
     hooks: Vec<Entry<'a>>,
@@ -82,6 +85,7 @@ struct Entry<'a> {
 /// | `connections_cut` | number | as [`connections_cut`](Self::connections_cut) |
 /// | `startup_failure` | string or null | why the start-up failed |
 /// | `server_errors` | array of strings | each with its causes |
+/// | `aborted_work`, `abandoned_work` | arrays | named work, each with `kind`, `name`, `stage` and `age_seconds`; see [`InFlightItem`] |
 /// | `tasks`, `hooks`, `services`, `saves` | arrays | each with `name`, `outcome`, `error`, `duration_seconds`; hooks also with `phase` |
 /// | `tasks_not_listed` | number | tasks that did not end well and are not in `tasks` |
 ///
@@ -119,6 +123,8 @@ impl<'a> Data<'a> {
             server_errors: (facts.server_errors.iter())
                 .map(|error| Chain(&**error).to_string())
                 .collect(),
+            aborted_work: &facts.aborted_work,
+            abandoned_work: &facts.abandoned_work,
             tasks: (facts.tasks.iter())
                 .map(|task| Entry::of(task.name(), None, task.outcome(), task.duration()))
                 .collect(),

@@ -6,9 +6,9 @@ use super::{PhaseReport, ShutdownReport};
 use crate::error::Chain;
 use crate::state::LifecycleState;
 
-/// How many hooks are listed at most, and how many services, tasks, saves and errors of servers. Those that
-/// did not complete come first.
-const LISTED: usize = 4;
+/// How many hooks are listed at most, and how many services, tasks, and so on. Those that did not complete
+/// come first.
+const LISTED: usize = 3;
 /// How many characters of an entry are shown at most.
 const WIDTH: usize = 120;
 
@@ -75,6 +75,10 @@ impl Display for ShutdownReport {
                 write!(f, "\n  {title:<13} {count} {what}")?;
             }
         }
+        let aborted = facts.aborted_work.iter();
+        list(f, "cut", aborted.map(|item| (item, false)))?;
+        let abandoned = facts.abandoned_work.iter();
+        list(f, "abandoned", abandoned.map(|item| (item, false)))?;
         let errors = facts
             .server_errors
             .iter()

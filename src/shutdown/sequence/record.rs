@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::waiting::used_of_share;
-use crate::in_flight::{Arrivals, event};
+use crate::in_flight::{Arrivals, InFlightItem, event};
 use crate::log::tell;
 use crate::shutdown::attempt::Shutdown;
 use crate::shutdown::core::Core;
@@ -15,6 +15,9 @@ use crate::shutdown::outcome::SaveReport;
 use crate::shutdown::report::{Facts, PhaseReport, ShutdownReport};
 use crate::shutdown::tasks::Role;
 use crate::state::{LifecycleState, ShutdownReason};
+
+/// How much abandoned work is named.
+const MAX_ABANDONED: usize = 100;
 
 /// The course of a shutdown so far, for its report.
 pub(crate) struct Record {
@@ -26,6 +29,7 @@ pub(crate) struct Record {
     pub(super) cut_at: Option<(Instant, Duration)>,
     pub(super) in_flight_at_trigger: u64,
     abandoned_requests: u64,
+    abandoned_work: Vec<InFlightItem>,
     abandoned_servers: u64,
     abandoned_starts: u64,
     abandoned_connections: u64,
@@ -44,6 +48,7 @@ impl Record {
             cut_at: None,
             in_flight_at_trigger: shutdown.in_flight_at_trigger,
             abandoned_requests: 0,
+            abandoned_work: Vec::new(),
             abandoned_servers: 0,
             abandoned_starts: 0,
             abandoned_connections: 0,
@@ -66,6 +71,7 @@ impl Record {
     pub(crate) fn note_abandoned(&mut self, core: &Core, in_flight: u64, aborted: u64) {
         core.note_aborted(aborted);
         self.abandoned_requests = in_flight;
+        self.abandoned_work = core.oldest_in_flight(MAX_ABANDONED);
         self.abandoned_servers = core.servers.abandoned();
         self.abandoned_starts = core.services.starting();
         self.abandoned_connections = core.watched_connections();
@@ -161,6 +167,8 @@ impl Record {
             admitted: core.gate.admitted(),
             refused: core.gate.refused(),
             aborted: core.aborted(),
+            aborted_work: core.roster.cut(),
+            abandoned_work: self.abandoned_work,
             abandoned_requests: self.abandoned_requests,
             abandoned_servers: self.abandoned_servers,
             abandoned_starts: self.abandoned_starts,

@@ -21,6 +21,9 @@ const STALL_DIVISOR: u32 = 5;
 /// Added to that pause for each connection that is being closed.
 const STALL_PER_CONNECTION: Duration = Duration::from_micros(50);
 
+/// How much of the work in flight the log names.
+const SHOWN: usize = 3;
+
 pub(super) fn reached(core: &Arc<Core>, events: u32) -> Wait {
     Wait::new(core, events)
 }
@@ -73,7 +76,7 @@ pub(super) async fn log_progress(core: &Arc<Core>, notice: &ShutdownNotice) {
         let in_flight = core.gate.in_flight();
         let [tasks, workers] = [Role::Task, Role::Worker].map(|role| core.tasks.running(&[role]));
         let (servers, connections) = (core.servers.running(), core.open_connections());
-        let drain_remaining = notice.drain_remaining();
+        let (drain_remaining, oldest) = (notice.drain_remaining(), oldest_work(core));
         tell!(
             info,
             in_flight,
@@ -82,9 +85,17 @@ pub(super) async fn log_progress(core: &Arc<Core>, notice: &ShutdownNotice) {
             servers,
             connections,
             drain_remaining_ms = drain_remaining.map(millis),
+            oldest,
             "still draining"
         );
     }
+}
+
+/// Returns the oldest named work as a text, such as `GET /export (body, 31.5s), mail (4.0s)`.
+fn oldest_work(core: &Core) -> Option<String> {
+    let oldest = core.oldest_in_flight(SHOWN);
+    let texts: Vec<_> = oldest.iter().map(ToString::to_string).collect();
+    (!texts.is_empty()).then(|| texts.join(", "))
 }
 
 /// Returns how much of `share`, which ends at `end`, has been used up at `now`.

@@ -1,0 +1,318 @@
+//! The names of what is in flight.
+//!
+//! Counting needs no names. Work is listed here only if it asks for it, and requests only once they wait:
+//! a request that ends in its first poll is never listed.
+
+use std::fmt;
+use std::mem;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::thread_index::thread_index;
+use crate::sync::{Arc, Mutex, lock};
+
+/// A piece of work in flight, with its name.
+///
+/// Created by [`ShutdownController::in_flight_now`](crate::ShutdownController::in_flight_now), and by the
+/// report for work that was cut or abandoned.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct InFlightItem {
+    /// What kind of work it is.
+    pub kind: InFlightKind,
+    /// Its name, of at most 200 characters without control characters.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "text"))]
+    pub name: Arc<str>,
+    /// What it is doing.
+    pub stage: InFlightStage,
+    /// For how long it has been in flight. A request counts from its first wait.
+    #[cfg_attr(
+        feature = "serde",
+        serde(rename = "age_seconds", serialize_with = "seconds")
+    )]
+    pub age: Duration,
+}
+
+/// The kind of a piece of work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
+#[non_exhaustive]
+pub enum InFlightKind {
+    /// A request, named by a [`RequestNamesLayer`](crate::layers::RequestNamesLayer).
+    Request,
+    /// A guard of [`track_named`](crate::ShutdownController::track_named).
+    Guard,
+    /// A task of [`spawn`](crate::ShutdownController::spawn).
+    Task,
+    /// A worker of [`spawn_worker`](crate::ShutdownController::spawn_worker).
+    Worker,
+}
+
+/// What a piece of work is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
+#[non_exhaustive]
+pub enum InFlightStage {
+    /// The request has no response yet.
+    Handler,
+    /// The response has begun, and its body has not ended.
+    Body,
+    /// The guard or task exists.
+    Running,
+}
+
+/// The list.
+#[derive(Debug)]
+pub(crate) struct Roster {
+    /// By the thread that listed the work.
+    shards: Box<[Mutex<Places>]>,
+    cut: Mutex<Vec<InFlightItem>>,
+}
+
+#[derive(Debug, Default)]
+struct Places {
+    members: Vec<Option<Member>>,
+    free: Vec<usize>,
+}
+
+#[derive(Debug)]
+struct Member {
+    kind: InFlightKind,
+    name: Arc<str>,
+    stage: InFlightStage,
+    since: Instant,
+}
+
+/// A place in the list, given back when dropped.
+#[must_use = "dropping it takes the work off the list"]
+pub(crate) struct Listed {
+    roster: Arc<Roster>,
+    shard: usize,
+    place: usize,
+}
+
+/// How many pieces of work that were cut are remembered.
+const MAX_CUT: usize = 100;
+const MAX_NAME: usize = 200;
+
+// ===== impl InFlightItem =====
+
+impl fmt::Display for InFlightItem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            name, stage, age, ..
+        } = self;
+        match stage {
+            InFlightStage::Running => write!(f, "{name} ({age:.1?})"),
+            _ => write!(f, "{name} ({}, {age:.1?})", stage.name()),
+        }
+    }
+}
+
+// ===== impl InFlightKind =====
+
+impl InFlightKind {
+    /// Returns the name in lower snake case.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Request => "request",
+            Self::Guard => "guard",
+            Self::Task => "task",
+            Self::Worker => "worker",
+        }
+    }
+}
+
+// ===== impl InFlightStage =====
+
+impl InFlightStage {
+    /// Returns the name in lower snake case.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Handler => "handler",
+            Self::Body => "body",
+            Self::Running => "running",
+        }
+    }
+}
+
+// ===== impl Roster =====
+
+impl Roster {
+    pub(crate) fn new(shards: usize) -> Arc<Self> {
+        Arc::new(Self {
+            shards: (0..shards.max(1)).map(|_| Mutex::default()).collect(),
+            cut: Mutex::default(),
+        })
+    }
+
+    /// Lists a piece of work until the returned value is dropped.
+    pub(crate) fn list(
+        self: &Arc<Self>,
+        kind: InFlightKind,
+        name: &str,
+        stage: InFlightStage,
+    ) -> Listed {
+        let member = Member {
+            kind,
+            name: readable(name).into(),
+            stage,
+            since: Instant::now(),
+        };
+        let shard = thread_index() % self.shards.len();
+        let mut places = lock(&self.shards[shard]);
+        let place = match places.free.pop() {
+            Some(place) => {
+                places.members[place] = Some(member);
+                place
+            }
+            None => {
+                places.members.push(Some(member));
+                places.members.len() - 1
+            }
+        };
+        drop(places);
+        Listed {
+            roster: Arc::clone(self),
+            shard,
+            place,
+        }
+    }
+
+    /// Returns at most `most` pieces of work, the oldest first.
+    pub(crate) fn oldest(&self, most: usize) -> Vec<InFlightItem> {
+        let now = Instant::now();
+        let mut items = Vec::new();
+        for shard in &self.shards {
+            let places = lock(shard);
+            let mut members: Vec<_> = places.members.iter().flatten().collect();
+            members.sort_unstable_by_key(|member| member.since);
+            items.extend(members.iter().take(most).map(|member| member.item(now)));
+        }
+        items.sort_by_key(|item| std::cmp::Reverse(item.age));
+        items.truncate(most);
+        items
+    }
+
+    /// Returns the first hundred pieces of work that were cut.
+    pub(crate) fn cut(&self) -> Vec<InFlightItem> {
+        lock(&self.cut).clone()
+    }
+
+    /// Forgets what was cut, for another shutdown.
+    pub(crate) fn forget_cut(&self) {
+        drop(mem::take(&mut *lock(&self.cut)));
+    }
+}
+
+/// Returns a name that is safe to show: short, and without control characters.
+fn readable(name: &str) -> String {
+    let mut chars = name.chars().flat_map(|char| {
+        let is_escaped = char.is_control();
+        let escaped = is_escaped.then(|| char.escape_default());
+        escaped
+            .into_iter()
+            .flatten()
+            .chain((!is_escaped).then_some(char))
+    });
+    let mut readable: String = chars.by_ref().take(MAX_NAME - 1).collect();
+    if chars.next().is_some() {
+        readable.push('…');
+    }
+    readable
+}
+
+impl Member {
+    fn item(&self, now: Instant) -> InFlightItem {
+        InFlightItem {
+            kind: self.kind,
+            name: Arc::clone(&self.name),
+            stage: self.stage,
+            age: now.saturating_duration_since(self.since),
+        }
+    }
+}
+
+// ===== impl Listed =====
+
+impl Listed {
+    pub(crate) fn set_stage(&self, stage: InFlightStage) {
+        let mut places = lock(&self.roster.shards[self.shard]);
+        if let Some(member) = &mut places.members[self.place] {
+            member.stage = stage;
+        }
+    }
+
+    /// Takes the work off the list, and remembers it as cut. Returns what it was.
+    pub(crate) fn cut(&self) -> Option<InFlightItem> {
+        let item = self.take()?.item(Instant::now());
+        let mut cut = lock(&self.roster.cut);
+        if cut.len() < MAX_CUT {
+            cut.push(item.clone());
+        }
+        Some(item)
+    }
+
+    fn take(&self) -> Option<Member> {
+        let mut places = lock(&self.roster.shards[self.shard]);
+        places.members[self.place].take()
+    }
+}
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        let mut places = lock(&self.roster.shards[self.shard]);
+        let member = places.members[self.place].take();
+        places.free.push(self.place);
+        drop(places);
+        drop(member);
+    }
+}
+
+impl fmt::Debug for Listed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Listed").finish_non_exhaustive()
+    }
+}
+
+#[cfg(feature = "serde")]
+fn text<S: serde::Serializer>(text: &Arc<str>, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(text)
+}
+
+#[cfg(feature = "serde")]
+fn seconds<S: serde::Serializer>(time: &Duration, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_f64(time.as_secs_f64())
+}
+
+#[cfg(all(test, not(tower_lifecycle_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_used_again() {
+        let roster = Roster::new(1);
+        for n in 0..1_000 {
+            let name = format!("job {n}");
+            let first = roster.list(InFlightKind::Guard, &name, InFlightStage::Running);
+            let second = roster.list(InFlightKind::Guard, "other", InFlightStage::Running);
+            assert_eq!(&*roster.oldest(1)[0].name, name);
+            drop(first);
+            assert_eq!(roster.oldest(10).len(), 1);
+            drop(second);
+        }
+        assert_eq!(lock(&roster.shards[0]).members.len(), 2);
+    }
+
+    #[test]
+    fn names_are_short_and_have_no_control_characters() {
+        assert_eq!(readable("GET /\u{1b}[31m\n"), "GET /\\u{1b}[31m\\n");
+        let long = readable(&"ä".repeat(1_000));
+        assert_eq!(long.chars().count(), MAX_NAME);
+        assert!(long.ends_with('…'));
+    }
+}
