@@ -31,7 +31,7 @@ fn routes() -> Router {
     };
     Router::new()
         .route("/", get(|| async { "ok" }))
-        .route("/hangs/{id}", get(|| pending::<()>()))
+        .route("/hangs/{id}", get(pending::<()>))
         .route("/streams", get(streamed))
 }
 
