@@ -1,0 +1,8 @@
+//! `axum::serve` alone.
+
+#[tokio::main]
+async fn main() {
+    axum::serve(compared::listener().await, compared::app())
+        .await
+        .unwrap();
+}
