@@ -104,6 +104,7 @@
 //! | `axum` | no | `DrainListener`, a listener for `axum::serve`; `UnixSocket` |
 //! | `health` | yes | `HealthService`, `HealthLayer` |
 //! | `persist` | yes | `StateStore`, `FileStore`, `MemoryStore`, `ShutdownController::persist` |
+//! | `restart` | no | `restart::HandOver` and `Inherited`: in-place restart, socket activation, on Unix |
 //! | `server` | no | `serve`, `ShutdownController::watch` and `watch_handshake`, `UnixSocket` |
 //! | `serde` | yes | `ShutdownConfig` from and to the formats of serde, `Metrics` to them |
 //! | `signal` | yes | `ShutdownController::listen_for_signals` |
@@ -121,6 +122,7 @@
         feature = "axum",
         feature = "health",
         feature = "persist",
+        feature = "restart",
         feature = "serde",
         feature = "server",
         feature = "signal",
@@ -141,6 +143,8 @@ mod in_flight;
 pub mod layers;
 mod log;
 mod panic;
+#[cfg(all(unix, feature = "restart"))]
+pub mod restart;
 #[cfg(any(feature = "server", feature = "axum"))]
 pub mod server;
 mod shutdown;
@@ -186,6 +190,7 @@ pub mod future {
     feature = "axum",
     feature = "health",
     feature = "persist",
+    feature = "restart",
     feature = "serde",
     feature = "server",
     feature = "signal",
