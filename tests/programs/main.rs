@@ -21,4 +21,13 @@ mod support {
 ))]
 mod balancers;
 mod programs;
+#[cfg(target_os = "linux")]
+#[cfg(all(
+    feature = "axum",
+    feature = "health",
+    feature = "restart",
+    feature = "server",
+    feature = "signal"
+))]
+mod restart;
 mod units;

@@ -97,7 +97,7 @@ impl App {
     }
 }
 
-fn routes() -> Router {
+pub fn routes() -> Router {
     Router::new()
         .route("/", get(async || QUICK))
         .route("/slow/{millis}", get(slow))
@@ -106,7 +106,7 @@ fn routes() -> Router {
 }
 
 /// The layer and the probe as in the quick start.
-fn drained(app: Router) -> (ShutdownController, Router) {
+pub fn drained(app: Router) -> (ShutdownController, Router) {
     let ctl = ShutdownController::new();
     ctl.listen_for_signals().unwrap();
     let app = app
