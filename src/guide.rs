@@ -37,6 +37,9 @@ pub mod grpc {}
 #[doc = include_str!("../docs/guide/startup.md")]
 pub mod startup {}
 #[cfg(unix)]
+#[doc = include_str!("../docs/guide/restart.md")]
+pub mod restart {}
+#[cfg(unix)]
 #[doc = include_str!("../docs/guide/systemd.md")]
 pub mod systemd {}
 #[doc = include_str!("../docs/guide/logs.md")]

@@ -105,6 +105,7 @@
 //! | `health` | yes | `HealthService`, `HealthLayer` |
 //! | `metrics` | no | `ShutdownController::record_metrics`, for the `metrics` facade |
 //! | `persist` | yes | `StateStore`, `FileStore`, `MemoryStore`, `ShutdownController::persist` |
+//! | `restart` | no | `restart::HandOver` and `Inherited`: in-place restart, socket activation, on Unix |
 //! | `server` | no | `serve`, `ShutdownController::watch` and `watch_handshake`, `UnixSocket` |
 //! | `serde` | yes | `ShutdownConfig` from and to the formats of serde, `Metrics` to them |
 //! | `signal` | yes | `ShutdownController::listen_for_signals` |
@@ -123,6 +124,7 @@
         feature = "health",
         feature = "metrics",
         feature = "persist",
+        feature = "restart",
         feature = "serde",
         feature = "server",
         feature = "signal",
@@ -143,6 +145,8 @@ mod in_flight;
 pub mod layers;
 mod log;
 mod panic;
+#[cfg(all(unix, feature = "restart"))]
+pub mod restart;
 #[cfg(any(feature = "server", feature = "axum"))]
 pub mod server;
 mod shutdown;
@@ -189,6 +193,7 @@ pub mod future {
     feature = "health",
     feature = "metrics",
     feature = "persist",
+    feature = "restart",
     feature = "serde",
     feature = "server",
     feature = "signal",

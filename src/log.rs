@@ -48,6 +48,7 @@ pub(crate) const fn target(module: &str) -> &'static str {
     const TARGETS: &[(&str, &str)] = &[
         ("controller::supervised", "tower_lifecycle::tasks"),
         ("layers", "tower_lifecycle::layer"),
+        ("restart", "tower_lifecycle::restart"),
         ("server", "tower_lifecycle::server"),
         ("shutdown::sequence::admin", "tower_lifecycle::tasks"),
         ("shutdown::sequence::workers", "tower_lifecycle::tasks"),

@@ -9,6 +9,8 @@ mod cleanup;
 mod core;
 pub(crate) mod driver;
 mod exit;
+#[cfg(all(unix, any(feature = "restart", feature = "systemd")))]
+mod hand_over;
 mod hooks;
 mod into_result;
 mod lame_duck;
@@ -37,10 +39,12 @@ pub use self::startup_failure::StartupCause;
 pub use self::tasks::TaskPolicy;
 pub use self::wait::Wait;
 
-#[cfg(feature = "signal")]
+#[cfg(any(feature = "signal", all(unix, feature = "restart")))]
 pub(crate) use self::attempt::Shutdown;
 pub(crate) use self::cleanup::{BoxFuture, Job};
 pub(crate) use self::core::{Core, ENDED};
+#[cfg(all(unix, feature = "systemd"))]
+pub(crate) use self::hand_over::HandOverState;
 #[cfg(feature = "signal")]
 pub(crate) use self::listening::Start;
 #[cfg(feature = "server")]

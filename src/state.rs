@@ -82,6 +82,9 @@ pub enum ShutdownReason {
     /// A task or a service that was to run until the shutdown ended on its own: see
     /// [`TaskPolicy`](crate::controller::TaskPolicy).
     TaskEnded,
+    /// A new process has taken over the listening sockets: see the module `restart` (feature
+    /// `restart`).
+    HandOver,
     /// The shutdown did not finish: the runtime that drove it ended first, or was still blocked
     /// when the final deadline had passed.
     Interrupted,
@@ -170,6 +173,7 @@ impl fmt::Display for ShutdownReason {
             Self::Error => f.write_str("error"),
             Self::ServerExited => f.write_str("server exited"),
             Self::TaskEnded => f.write_str("task ended"),
+            Self::HandOver => f.write_str("hand-over"),
             Self::Interrupted => f.write_str("interrupted"),
         }
     }

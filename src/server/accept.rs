@@ -1,7 +1,8 @@
 //! The accept loop, and the shutdown of its connections.
 
-use std::future::{pending, poll_fn};
+use std::future::{Future, pending, poll_fn};
 use std::io;
+use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -73,14 +74,14 @@ where
     S: App,
 {
     async fn serve(mut self, stop_accepting: Wait) {
-        if self.common.settings.is_shared {
-            self.accept_shared().await;
-        } else {
-            self.accept_until(stop_accepting).await;
+        if self.accept_until_draining(stop_accepting).await {
             let room_until = self.room_until();
             // The connections that wait in the backlog are served, too.
             self.empty_backlog(Some(Instant::now())).await;
-            self.listener.keep_out_newcomers();
+            // They would be kept out of the process that the socket is from, too.
+            if !self.core.has_predecessor() {
+                self.listener.keep_out_newcomers();
+            }
             // Also those that came before new ones were stopped, and those for which there was no room.
             self.empty_backlog(room_until).await;
         }
@@ -98,24 +99,42 @@ where
         }
     }
 
-    /// Accepts until draining begins, but not during a lame duck: the connections that come then are left
-    /// to the other processes that share the socket.
-    async fn accept_shared(&mut self) {
+    /// Accepts until it is time to close the listener. Returns whether the backlog is to be served.
+    ///
+    /// A socket that other processes share is left to them from the trigger on: they accept the connections
+    /// that come then, also in the lame duck.
+    async fn accept_until_draining(&mut self, mut stop_accepting: Wait) -> bool {
         loop {
-            let triggered = Wait::new(&self.core, event::TRIGGERED);
+            let triggered = pin!(Wait::<()>::new(&self.core, event::TRIGGERED));
             self.accept_until(triggered).await;
             let Some(shutdown) = self.core.shutdown() else {
                 continue; // the shutdown was called off
             };
-            let draining = Wait::<()>::new(&self.core, event::CLOSED);
-            if let Either::Left(()) = race(draining, shutdown.called_off()).await {
-                return;
+            let called_off = pin!(shutdown.called_off());
+            if self.common.settings.is_shared || self.core.has_successor() {
+                let draining = Wait::<()>::new(&self.core, event::CLOSED);
+                if let Either::Left(()) = race(draining, called_off).await {
+                    return false;
+                }
+                continue;
+            }
+            let mut is_closing = false;
+            let stop = async {
+                let first = race(&mut stop_accepting, called_off).await;
+                is_closing = matches!(first, Either::Left(()));
+            };
+            self.accept_until(pin!(stop)).await;
+            if is_closing {
+                return true;
             }
         }
     }
 
     /// Accepts and serves connections until `stop` resolves.
-    async fn accept_until(&mut self, mut stop: Wait) {
+    async fn accept_until<F>(&mut self, mut stop: F)
+    where
+        F: Future<Output = ()> + Unpin,
+    {
         let mut pause = PAUSES.0;
         while let Some(result) = self.accept(&mut stop).await {
             match result {
@@ -138,7 +157,10 @@ where
     }
 
     /// Waits for the next connection, and reaps those that end. Returns `None` when `stop` resolves.
-    async fn accept(&mut self, stop: &mut Wait) -> Option<io::Result<(L::Io, L::Addr)>> {
+    async fn accept<F>(&mut self, stop: &mut F) -> Option<io::Result<(L::Io, L::Addr)>>
+    where
+        F: Future<Output = ()> + Unpin,
+    {
         if let Either::Left(()) = race(&mut *stop, self.has_room()).await {
             return None;
         }

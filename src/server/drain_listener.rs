@@ -120,8 +120,9 @@ impl<L: Listener> DrainListener<L> {
         }
     }
 
-    /// Sets whether another process accepts from the same socket, now or later: by socket activation, a
-    /// hand-over, or `SO_REUSEPORT`. Default: `false`.
+    /// Sets whether another process accepts from the same socket, now or later: by socket activation, or by a
+    /// hand-over of your own. Default: `false`. A hand-over of this crate (feature `restart`) does not need
+    /// it: while it is done, the socket is shared.
     ///
     /// If `true`, the backlog is left to the other process. From the trigger on this listener accepts no
     /// connections, also in the lame duck. When the shutdown is called
@@ -170,34 +171,33 @@ impl<L: Listener> DrainListener<L> {
         if let Some(backlog) = &mut self.backlog {
             return backlog.next(listener.accept()).await;
         }
-        if self.is_shared {
-            return self.next_shared().await;
-        }
-        if let Either::Right(accepted) = race(&mut self.stop_accepting, listener.accept()).await {
-            return Some(accepted);
-        }
-        let backlog = self.backlog.insert(Backlog::new());
-        backlog.next(listener.accept()).await
-    }
-
-    async fn next_shared(&mut self) -> Option<(L::Io, L::Addr)> {
-        let listener = self.listener.as_mut()?;
         loop {
             let stop = race(&mut self.stop_accepting, &mut self.triggered);
-            match race(stop, listener.accept()).await {
-                Either::Right(accepted) => return Some(accepted),
-                Either::Left(Either::Left(())) => return None,
-                Either::Left(Either::Right(())) => {}
+            if let Either::Right(accepted) = race(stop, listener.accept()).await {
+                return Some(accepted);
             }
             // A lame duck may be called off.
             let Some(shutdown) = self.core.shutdown() else {
                 continue;
             };
-            let called_off = race(&mut self.stop_accepting, shutdown.called_off()).await;
-            if let Either::Left(()) = called_off {
-                return None;
+            let is_shared = self.is_shared || self.core.has_successor();
+            let end = race(&mut self.stop_accepting, shutdown.called_off());
+            let end = if is_shared {
+                end.await
+            } else {
+                match race(end, listener.accept()).await {
+                    Either::Left(end) => end,
+                    Either::Right(accepted) => return Some(accepted),
+                }
+            };
+            match end {
+                Either::Right(()) => {} // called off
+                Either::Left(()) if is_shared => return None,
+                Either::Left(()) => break,
             }
         }
+        let backlog = self.backlog.insert(Backlog::new());
+        backlog.next(listener.accept()).await
     }
 
     fn close(&mut self) {

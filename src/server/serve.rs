@@ -425,7 +425,8 @@ impl<L: Listener, S, H> Serve<L, S, H> {
     }
 
     /// Sets whether other processes accept from the listening socket, too: the next process, to which it is
-    /// handed over, or the service manager that opened it (socket activation). Default: `false`.
+    /// handed over, or the service manager that opened it (socket activation). Default: `false`. A
+    /// hand-over of this crate (feature `restart`) does not need it: while it is done, the socket is shared.
     ///
     /// If `true`, the socket is left to them as soon as a shutdown is triggered, also in the lame duck:
     /// nothing more is accepted, and the connections in the backlog wait for the other processes. When

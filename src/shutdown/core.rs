@@ -13,6 +13,8 @@ use tokio::time::Instant;
 
 use self::moves::Life;
 use super::attempt::Shutdown;
+#[cfg(all(unix, any(feature = "restart", feature = "systemd")))]
+use super::hand_over::HandOvers;
 use super::hooks::{Hook, HookError, HookKind, Hooks};
 use super::lame_duck::{Probers, Witnesses};
 #[cfg(feature = "signal")]
@@ -69,6 +71,8 @@ pub(crate) struct Core {
     listener_waits: AtomicBool,
     #[cfg(feature = "signal")]
     pub(crate) listening: Listening,
+    #[cfg(all(unix, any(feature = "restart", feature = "systemd")))]
+    pub(crate) hand_over: HandOvers,
     /// `true` once systemd is notified.
     #[cfg(all(unix, feature = "systemd"))]
     pub(crate) notifies_systemd: AtomicBool,
@@ -129,6 +133,8 @@ impl Core {
             listener_waits: AtomicBool::new(false),
             #[cfg(feature = "signal")]
             listening: Listening::default(),
+            #[cfg(all(unix, any(feature = "restart", feature = "systemd")))]
+            hand_over: HandOvers::default(),
             #[cfg(all(unix, feature = "systemd"))]
             notifies_systemd: AtomicBool::new(false),
         });
@@ -163,6 +169,24 @@ impl Core {
     /// Returns the shutdown that is under way or over.
     pub(crate) fn shutdown(&self) -> Option<Arc<Shutdown>> {
         lock(&self.life).shutdown.clone()
+    }
+
+    /// Returns whether a new process accepts from the listening sockets of this one.
+    #[cfg(any(feature = "server", feature = "axum"))]
+    pub(crate) fn has_successor(&self) -> bool {
+        #[cfg(all(unix, feature = "restart"))]
+        return self.hand_over.shares_sockets();
+        #[cfg(not(all(unix, feature = "restart")))]
+        false
+    }
+
+    /// Returns whether the process that the listening sockets are from has them still.
+    #[cfg(feature = "server")]
+    pub(crate) fn has_predecessor(&self) -> bool {
+        #[cfg(all(unix, feature = "restart"))]
+        return self.hand_over.has_predecessor();
+        #[cfg(not(all(unix, feature = "restart")))]
+        false
     }
 
     /// Returns whether traffic should be sent: the service runs, is not paused, and no shutdown was
@@ -325,6 +349,11 @@ impl Core {
     #[cfg(feature = "signal")]
     pub(crate) fn note_signal(&self, name: &'static str) {
         *lock(&self.signal) = Some(name);
+    }
+
+    #[cfg(all(unix, feature = "restart"))]
+    pub(crate) fn forget_signal(&self) {
+        *lock(&self.signal) = None;
     }
 
     pub(crate) fn signal(&self) -> Option<&'static str> {

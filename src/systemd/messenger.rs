@@ -1,6 +1,7 @@
 //! Sends systemd what has changed.
 
 use std::io;
+use std::process;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -8,7 +9,7 @@ use tokio::time::Instant;
 
 use super::moment::Moment;
 use super::socket::NotifySocket;
-use crate::shutdown::{Core, until};
+use crate::shutdown::{Core, HandOverState, until};
 use crate::sync::{Arc, Weak};
 
 /// Added to the time that is asked for. It covers several messages, should some be late or lost.
@@ -27,6 +28,7 @@ pub(super) struct Messenger {
     told_ready: bool,
     told_stopping: bool,
     told_status: String,
+    told_hand_over: HandOverState,
 }
 
 impl Messenger {
@@ -38,6 +40,7 @@ impl Messenger {
             told_ready: false,
             told_stopping: false,
             told_status: String::new(),
+            told_hand_over: HandOverState::None,
         }
     }
 
@@ -67,6 +70,16 @@ impl Messenger {
             self.told_ready = true;
             self.told_status.clone_from(&moment.status);
         }
+        if moment.hand_over != self.told_hand_over {
+            self.socket
+                .send(&hand_over(moment.hand_over, self.told_hand_over, &status))?;
+            self.told_hand_over = moment.hand_over;
+            self.told_status.clone_from(&moment.status);
+        }
+        if let HandOverState::Done { .. } = self.told_hand_over {
+            // The service is the new process now.
+            return Ok(());
+        }
         let mut lines = Vec::new();
         if moment.is_stopping && !self.told_stopping {
             lines.push("STOPPING=1".to_owned());
@@ -84,6 +97,22 @@ impl Messenger {
             self.told_status.clone_from(&moment.status);
         }
         Ok(())
+    }
+}
+
+/// Says what has become of the hand-over. systemd waits for `READY=1` after `RELOADING=1`.
+fn hand_over(now: HandOverState, before: HandOverState, status: &str) -> String {
+    match (now, before) {
+        (HandOverState::UnderWay { since_micros }, _) => format!(
+            "RELOADING=1\nMONOTONIC_USEC={since_micros}\nSTATUS=handing over to a new process"
+        ),
+        // The new process says `READY=1`, too, but systemd may not have listened to it before.
+        (HandOverState::Done { pid, .. }, _) => format!("MAINPID={pid}\nREADY=1"),
+        // It was called off.
+        (HandOverState::None, HandOverState::Done { .. }) => {
+            format!("MAINPID={}\nREADY=1\n{status}", process::id())
+        }
+        (HandOverState::None, _) => format!("READY=1\n{status}"),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::config::ShutdownConfig;
-use crate::shutdown::{Core, ShutdownNotice};
+use crate::shutdown::{Core, HandOverState, ShutdownNotice};
 use crate::state::LifecycleState;
 
 /// How often time is asked for during a start-up or a shutdown.
@@ -17,6 +17,7 @@ pub(super) struct Moment {
     /// `true` if the shutdown can no longer be called off.
     pub(super) is_stopping: bool,
     pub(super) is_over: bool,
+    pub(super) hand_over: HandOverState,
     pub(super) status: String,
     /// How long the start-up or the shutdown takes from now, at most. `None` if no time is asked for.
     pub(super) time_left: Option<Duration>,
@@ -40,6 +41,7 @@ impl Moment {
             is_started: core.milestones().has(LifecycleState::Running.bit()),
             is_stopping: state >= LifecycleState::Draining || (is_starting && notice.is_some()),
             is_over: state.is_terminal(),
+            hand_over: core.hand_over.state(),
             status: status(core, state, notice.as_ref()),
             time_left,
             next: is_moving.then(|| interval(&core.config)),

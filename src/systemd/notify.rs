@@ -37,6 +37,10 @@ impl ShutdownController {
     /// - `WATCHDOG=1` twice in each `WatchdogSec=` from the end of the start-up on, if systemd waits for it from
     ///   this process. It is sent by a task of the runtime that calls this method, until that runtime ends,
     ///   during the shutdown too. If the runtime is blocked, systemd restarts the service.
+    /// - `RELOADING=1` and `MONOTONIC_USEC=` when a hand-over begins (feature `restart`), `MAINPID=` and
+    ///   `READY=1` when the new process is ready, and `READY=1` alone if it is not. After a hand-over this process
+    ///   sends nothing more, unless it is called off. A new process that ends in the lame duck
+    ///   needs `NotifyAccess=all`, because this one is not the main process by then.
     ///
     /// They are sent by tasks of this runtime, and end with it. Sending does not block. A message that
     /// cannot be sent is logged at debug and dropped. What is still true is sent again with the next
@@ -86,7 +90,12 @@ impl ShutdownController {
         let socket = Arc::new(socket);
         if let Some(limit) = environment.watchdog {
             let started = self.wait_for(LifecycleState::Running);
-            runtime.spawn(watchdog::run(started, Arc::clone(&socket), limit));
+            runtime.spawn(watchdog::run(
+                started,
+                Arc::downgrade(core),
+                Arc::clone(&socket),
+                limit,
+            ));
         }
         runtime.spawn(Messenger::new(core, socket).run());
         Ok(())

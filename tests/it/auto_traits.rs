@@ -182,3 +182,19 @@ fn the_unix_socket_is_send() {
 fn the_error_of_notifying_systemd_can_be_boxed() {
     is_error::<tower_lifecycle::systemd::SystemdError>();
 }
+
+#[cfg(all(unix, feature = "restart"))]
+#[test]
+fn the_parts_of_a_hand_over_are_send_and_their_errors_can_be_boxed() {
+    use tower_lifecycle::restart::{
+        Given, HandOver, HandOverError, HandingOver, InheritError, Inherited, RestartSignal,
+    };
+
+    is_all::<Given<std::net::TcpListener>>();
+    is_all::<HandOver>();
+    is_all::<HandingOver>();
+    is_all::<Inherited>();
+    is_all::<RestartSignal>();
+    is_error::<HandOverError>();
+    is_error::<InheritError>();
+}

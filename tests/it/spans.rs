@@ -111,6 +111,7 @@ async fn each_phase_is_a_span_in_that_of_the_shutdown() {
             "+ shutdown/lame_duck",
             "+ shutdown/draining",
             "- shutdown/lame_duck",
+            "shutdown/draining: lame duck over",
             "shutdown/draining: draining: waiting for work in flight",
             ": server ended",
             "shutdown/draining: drained: cleaning up",

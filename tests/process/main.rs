@@ -31,6 +31,15 @@ mod exit_after;
 mod frozen;
 #[cfg(all(unix, feature = "signal"))]
 mod platform;
+#[cfg(all(
+    target_os = "linux",
+    feature = "persist",
+    feature = "restart",
+    feature = "server",
+    feature = "signal",
+    feature = "systemd"
+))]
+mod restart;
 #[cfg(all(target_os = "linux", feature = "signal"))]
 mod signal_choice;
 #[cfg(all(unix, feature = "signal"))]

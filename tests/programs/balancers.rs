@@ -10,7 +10,7 @@
 //!     --ignored --nocapture --test-threads=1 balancers::
 //! ```
 
-mod support;
+pub mod support;
 
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};

@@ -23,4 +23,13 @@ mod balancers;
 mod programs;
 #[cfg(feature = "metrics")]
 mod prometheus;
+#[cfg(target_os = "linux")]
+#[cfg(all(
+    feature = "axum",
+    feature = "health",
+    feature = "restart",
+    feature = "server",
+    feature = "signal"
+))]
+mod restart;
 mod units;

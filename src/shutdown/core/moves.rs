@@ -132,14 +132,22 @@ impl Core {
             .take_back(event::TRIGGERED | LifecycleState::LameDuck.bit());
         self.gate.unshed();
         life.pending.push_back((state, LifecycleState::Running));
-        if let Some(shutdown) = life.shutdown.take() {
+        let shutdown = life.shutdown.take();
+        if let Some(shutdown) = &shutdown {
             shutdown.call_off();
         }
         drop(life);
         #[cfg(feature = "signal")]
         self.listening.release();
         self.notify(0);
-        tell!(info, "shutdown called off");
+        let log = || tell!(info, "shutdown called off");
+        match shutdown {
+            Some(shutdown) => {
+                shutdown.spans.within(log);
+                shutdown.spans.close();
+            }
+            None => log(),
+        }
         Ok(())
     }
 

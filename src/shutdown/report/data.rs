@@ -75,7 +75,7 @@ struct Entry<'a> {
 /// | `result` | string | `graceful`, `with_errors`, `forced`, `interrupted` or `rolled_back` |
 /// | `graceful`, `forced` | boolean | as [`is_graceful`](Self::is_graceful), [`is_forced`](Self::is_forced) |
 /// | `exit_code` | number | as [`exit_code`](Self::exit_code) |
-/// | `reason` | string | `signal`, `manual`, `timeout`, `error`, `server_exited`, `task_ended`, `interrupted` |
+/// | `reason` | string | `signal`, `manual`, `timeout`, `error`, `server_exited`, `task_ended`, `hand_over`, `interrupted` |
 /// | `signal` | string or null | the signal, such as `SIGTERM` |
 /// | `duration_seconds` | number | from the trigger to the end |
 /// | `phases` | array | each with `state` and `duration_seconds` |
@@ -104,7 +104,7 @@ impl<'a> Data<'a> {
         let facts = &*report.facts;
         let (reason, signal) = match facts.reason {
             ShutdownReason::Signal(name) => ("signal".to_owned(), Some(name)),
-            other => (other.to_string().replace(' ', "_"), None),
+            other => (other.to_string().replace([' ', '-'], "_"), None),
         };
         Self {
             result: report.result().1,

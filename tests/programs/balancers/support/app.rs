@@ -118,7 +118,7 @@ impl App {
     }
 }
 
-fn routes() -> Router {
+pub fn routes() -> Router {
     Router::new()
         .route("/", get(async || QUICK))
         .route("/slow/{millis}", get(slow))
@@ -127,7 +127,7 @@ fn routes() -> Router {
 }
 
 /// The layer and the probe as in the quick start.
-fn drained(app: Router) -> (ShutdownController, Router) {
+pub fn drained(app: Router) -> (ShutdownController, Router) {
     drained_with(ShutdownConfig::default(), app)
 }
 
