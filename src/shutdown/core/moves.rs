@@ -128,26 +128,20 @@ impl Core {
         if state != LifecycleState::LameDuck || self.servers.one_has_ended() {
             return Err(state);
         }
+        let Some(shutdown) = life.shutdown.take() else {
+            return Err(state);
+        };
         self.milestones()
             .take_back(event::TRIGGERED | LifecycleState::LameDuck.bit());
         self.gate.unshed();
         life.pending.push_back((state, LifecycleState::Running));
-        let shutdown = life.shutdown.take();
-        if let Some(shutdown) = &shutdown {
-            shutdown.call_off();
-        }
+        shutdown.call_off();
         drop(life);
         #[cfg(feature = "signal")]
         self.listening.release();
         self.notify(0);
-        let log = || tell!(info, "shutdown called off");
-        match shutdown {
-            Some(shutdown) => {
-                shutdown.spans.within(log);
-                shutdown.spans.close();
-            }
-            None => log(),
-        }
+        shutdown.spans.within(|| tell!(info, "shutdown called off"));
+        shutdown.spans.close();
         Ok(())
     }
 
