@@ -41,6 +41,8 @@ pub use self::wait::Wait;
 pub(crate) use self::attempt::Shutdown;
 pub(crate) use self::cleanup::{BoxFuture, Job};
 pub(crate) use self::core::{Core, ENDED};
+#[cfg(feature = "health")]
+pub(crate) use self::hooks::HookStatus;
 #[cfg(feature = "signal")]
 pub(crate) use self::listening::Start;
 #[cfg(feature = "server")]
