@@ -28,6 +28,9 @@ pub mod axum_serve {}
 pub mod accept_loop {}
 #[doc = include_str!("../docs/guide/tasks.md")]
 pub mod tasks {}
+// The same pictures for rustdoc, whose pages are not beside the files: `[name]: data:image/png;base64,` and what
+// `base64 -w0 name.png` prints.
+#[doc = include_str!("../docs/guide/pictures/embedded.md")]
 #[doc = include_str!("../docs/guide/admin.md")]
 pub mod admin {}
 #[doc = include_str!("../docs/guide/streams.md")]

@@ -62,7 +62,7 @@
 //! - [`ShutdownController::pause`] is for maintenance, [`ShutdownController::metrics`] for figures.
 //! - A [`Hook`] cleans up. Hooks run in phases, each in its own task and with its own limit.
 //! - `HealthService` answers readiness and liveness probes. `HealthLayer` does so in front of a
-//!   service without a router.
+//!   service without a router. `LifecycleService` shows the whole lifecycle to people and programs.
 //! - [`Readiness`](controller::Readiness) yields each change of readiness, for gRPC's health protocol
 //!   or a service registry.
 //! - `StateStore` keeps state over a restart. `FileStore` keeps it in files.
@@ -102,7 +102,7 @@
 //! | feature | default | what it adds |
 //! |---|---|---|
 //! | `axum` | no | `DrainListener`, a listener for `axum::serve`; `UnixSocket` |
-//! | `health` | yes | `HealthService`, `HealthLayer` |
+//! | `health` | yes | `HealthService`, `HealthLayer`, `LifecycleService` |
 //! | `metrics` | no | `ShutdownController::record_metrics`, for the `metrics` facade |
 //! | `persist` | yes | `StateStore`, `FileStore`, `MemoryStore`, `ShutdownController::persist` |
 //! | `restart` | no | `restart::HandOver` and `Inherited`: in-place restart, socket activation, on Unix |

@@ -164,6 +164,23 @@ impl fmt::Display for LifecycleState {
 
 // ===== impl ShutdownReason =====
 
+impl ShutdownReason {
+    /// Returns the reason as a word for programs, and the signal, if it was one.
+    #[cfg(any(feature = "health", feature = "serde"))]
+    pub(crate) const fn word(self) -> (&'static str, Option<&'static str>) {
+        match self {
+            Self::Signal(name) => ("signal", Some(name)),
+            Self::Manual => ("manual", None),
+            Self::Timeout => ("timeout", None),
+            Self::Error => ("error", None),
+            Self::ServerExited => ("server_exited", None),
+            Self::TaskEnded => ("task_ended", None),
+            Self::HandOver => ("hand_over", None),
+            Self::Interrupted => ("interrupted", None),
+        }
+    }
+}
+
 impl fmt::Display for ShutdownReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -113,6 +113,16 @@ struct Taken {
     has_ended: bool,
 }
 
+/// What a hook or save does at this moment.
+#[cfg(feature = "health")]
+#[derive(Debug)]
+pub(crate) struct HookStatus {
+    pub(crate) name: Arc<str>,
+    pub(crate) phase: i32,
+    /// `registered`, `running`, or the name of its outcome.
+    pub(crate) status: &'static str,
+}
+
 // ===== impl Hook =====
 
 impl Hook {
@@ -287,6 +297,38 @@ impl Hooks {
         let late = lock(&self.late);
         let taken = taken.iter().map(|hook| &hook.report);
         taken.chain(&*late).cloned().collect()
+    }
+
+    /// Returns what each hook does, in the order in which they run. `is_over` says whether the shutdown is.
+    #[cfg(feature = "health")]
+    pub(crate) fn statuses(&self, is_over: bool) -> Vec<HookStatus> {
+        let status = |report: &HookReport, status| HookStatus {
+            name: Arc::clone(&report.name),
+            phase: report.phase,
+            status,
+        };
+        let mut waiting: Vec<_> = {
+            let waiting = lock(&self.waiting);
+            let waiting = waiting.iter().map(Hook::not_started);
+            waiting.map(|hook| status(&hook, "registered")).collect()
+        };
+        waiting.sort_by_key(|hook| hook.phase);
+        let mut all: Vec<_> = {
+            let taken = lock(&self.taken);
+            let taken = taken.iter().map(|hook| {
+                let what = match &hook.report.outcome {
+                    Outcome::NotStarted if !is_over => "registered",
+                    Outcome::Cut if !is_over && !hook.has_ended => "running",
+                    outcome => outcome.name(),
+                };
+                status(&hook.report, what)
+            });
+            taken.collect()
+        };
+        all.extend(waiting);
+        let late = lock(&self.late);
+        all.extend(late.iter().map(|hook| status(hook, hook.outcome.name())));
+        all
     }
 
     fn note(&self, place: usize, progress: Progress) {

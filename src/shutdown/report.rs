@@ -631,7 +631,7 @@ impl ShutdownReport {
 
 impl ShutdownReport {
     /// Returns how the shutdown ended, as a text and as a word for programs.
-    fn result(&self) -> (&'static str, &'static str) {
+    pub(crate) fn result(&self) -> (&'static str, &'static str) {
         let facts = &*self.facts;
         match (facts.interrupted, facts.forced, self.is_graceful()) {
             (true, ..) => ("interrupted", "interrupted"),

@@ -59,6 +59,8 @@ mod late_arrivals;
 mod late_requests;
 #[cfg(feature = "server")]
 mod ledger;
+#[cfg(feature = "health")]
+mod lifecycle_service;
 #[cfg(feature = "axum")]
 mod listener;
 mod logged_events;

@@ -311,6 +311,7 @@ const ELSEWHERE: &[&str] = &[
     "SIGHUP left to another handler",
     "a long shutdown will be killed, and hooks may not run: set a shorter total, or, if the platform waits longer, say so by `ShutdownConfig::within`",
     "a receiver of the report panicked",
+    "action by the lifecycle service",
     "as many connections as allowed",
     "cannot accept connections; trying again",
     "cannot create a runtime for the shutdown",

@@ -9,7 +9,6 @@ use crate::error::Chain;
 use crate::in_flight::InFlightItem;
 use crate::shutdown::lame_duck::LameDuckEnd;
 use crate::shutdown::outcome::Outcome;
-use crate::state::ShutdownReason;
 
 /// The form of a report. Field names are part of the public API.
 #[derive(Serialize)]
@@ -18,7 +17,7 @@ struct Data<'a> {
     graceful: bool,
     forced: bool,
     exit_code: u8,
-    reason: String,
+    reason: &'static str,
     signal: Option<&'static str>,
     duration_seconds: f64,
     phases: Vec<Phase>,
@@ -102,10 +101,7 @@ impl Serialize for ShutdownReport {
 impl<'a> Data<'a> {
     fn of(report: &'a ShutdownReport) -> Self {
         let facts = &*report.facts;
-        let (reason, signal) = match facts.reason {
-            ShutdownReason::Signal(name) => ("signal".to_owned(), Some(name)),
-            other => (other.to_string().replace([' ', '-'], "_"), None),
-        };
+        let (reason, signal) = facts.reason.word();
         Self {
             result: report.result().1,
             graceful: report.is_graceful(),
