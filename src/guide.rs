@@ -12,6 +12,7 @@ pub mod layer {}
 #[doc = "[choosing the times]: times"]
 #[doc = "[behind a balancer]: balancers"]
 #[doc = "[on Kubernetes]: kubernetes"]
+#[cfg_attr(unix, doc = "[restart in place]: restart")]
 #[cfg_attr(unix, doc = "[under systemd]: systemd")]
 #[doc = "[what it logs]: logs\n"]
 #[doc = include_str!("../docs/guide/deploy.md")]

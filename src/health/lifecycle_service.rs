@@ -47,7 +47,7 @@ use crate::controller::ShutdownController;
 /// | `ready` | boolean | whether traffic should be sent, without regard to checks |
 /// | `paused` | boolean | whether new work is refused by a [pause](ShutdownController::pause) |
 /// | `forced` | boolean | whether work has been [cut](ShutdownController::force) |
-/// | `reason` | string or null | why the shutdown began: `signal`, `manual`, `timeout`, `error`, `server_exited`, `task_ended`, `interrupted` |
+/// | `reason` | string or null | why the shutdown began: `signal`, `manual`, `timeout`, `error`, `server_exited`, `task_ended`, `hand_over`, `interrupted` |
 /// | `signal` | string or null | the signal of the reason, otherwise the latest one received |
 /// | `result` | string or null | after the end: `graceful`, `with_errors`, `forced`, `interrupted` or `rolled_back` |
 /// | `elapsed_seconds` | number or null | since the trigger; after the end, how long the shutdown took |
