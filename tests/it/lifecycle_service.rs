@@ -21,6 +21,7 @@ use tower_lifecycle::{
     Startup,
 };
 
+use crate::support::log::Lines;
 use crate::support::shutdown::{controller, ms, ten_seconds};
 
 const MANUAL: ShutdownReason = ShutdownReason::Manual;
@@ -159,6 +160,19 @@ async fn a_pause_is_shown_first() {
     let page = page(&ctl).await;
     assert!(page.contains("<body class=\"paused\">"), "{page}");
     assert!(page.contains("<h1>paused</h1><p>not ready</p>"), "{page}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_is_shown_before_a_pause() {
+    let ctl = controller(lame_duck());
+    ctl.pause();
+    ctl.trigger(MANUAL);
+    let page = page(&ctl).await;
+    assert!(page.contains("<body class=\"lame_duck\">"), "{page}");
+    assert!(
+        page.contains("<p>not ready · paused · shutdown by manual · for 0.0 s</p>"),
+        "{page}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -497,7 +511,9 @@ async fn nothing_can_be_done_unless_it_is_switched_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_action_is_done_and_offered_when_it_is_possible() {
+async fn each_action_is_done_logged_and_offered_when_it_is_possible() {
+    let log = Lines::default();
+    let _listening = log.listen();
     let ctl = controller(lame_duck());
     let service = LifecycleService::new(ctl.clone()).actions(true);
     let act = async |action: &str| {
@@ -560,6 +576,13 @@ async fn each_action_is_done_and_offered_when_it_is_possible() {
     drop(request);
     ctl.stopped().await;
     assert_eq!(act("drain").await.0, StatusCode::CONFLICT);
+
+    let logged = log.containing("action by the lifecycle service");
+    let done = ["pause", "unpause", "drain", "resume", "drain"];
+    assert_eq!(logged.len(), done.len(), "only what was done: {logged:?}");
+    for (line, action) in logged.iter().zip(done) {
+        assert!(line.ends_with(&format!("action=\"{action}\"")), "{line}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -31,7 +31,8 @@ struct Seconds(f64);
 impl Display for Page<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> Result {
         let status = self.status;
-        let shown = if status.paused {
+        // During a shutdown its state matters more than a pause.
+        let shown = if status.paused && status.state == "running" {
             "paused"
         } else {
             status.state
@@ -81,6 +82,9 @@ impl Page<'_> {
         let status = self.status;
         let ready = if status.ready { "ready" } else { "not ready" };
         write!(f, "<header><h1>{}</h1><p>{ready}", shown.replace('_', " "))?;
+        if status.paused && shown != "paused" {
+            f.write_str(" · paused")?;
+        }
         if let Some(reason) = status.reason {
             write!(f, " · shutdown by {}", reason.replace('_', " "))?;
         }
