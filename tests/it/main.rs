@@ -52,6 +52,7 @@ mod health_checks;
 mod health_layer;
 mod hooks;
 mod hot_path_on_call;
+#[cfg(feature = "serde")]
 mod in_flight_now;
 #[cfg(feature = "health")]
 mod lame_duck_early;
@@ -79,6 +80,7 @@ mod readiness;
 mod recorder;
 mod refused_uploads;
 mod rejection;
+#[cfg(feature = "serde")]
 mod report;
 #[cfg(feature = "persist")]
 mod saves;
