@@ -1,7 +1,7 @@
 //! How a shutdown ends with difficult clients and handlers: this crate's servers and others.
 //!
 //! ```text
-//! cargo bench -p benches --bench endings        # takes a minute
+//! cargo bench -p benches --features page --bench endings        # takes a minute
 //! ```
 //!
 //! Each case has its own runtime and server on loopback, and one HTTP/1 client that delays the end.

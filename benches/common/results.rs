@@ -210,7 +210,7 @@ pub fn read<T: DeserializeOwned>(name: &str) -> Result<Option<T>, String> {
     };
     let figures = serde_json::from_slice(&json);
     figures.map_err(|error| {
-        format!("{name}.json: {error}; run `cargo bench -p benches --bench {name}` again")
+        format!("{name}.json: {error}; run `cargo bench -p benches --features page --bench {name}` again")
     })
 }
 
