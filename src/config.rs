@@ -18,3 +18,6 @@ mod surroundings;
 pub use self::error::ConfigError;
 pub use self::platform::Platform;
 pub use self::shutdown_config::ShutdownConfig;
+
+#[cfg(feature = "serde")]
+pub(crate) use self::serde::seconds;

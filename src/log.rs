@@ -19,8 +19,8 @@ use tracing::level_filters::LevelFilter;
 
 /// Logs an event on the log thread, with the subscriber of the calling thread.
 ///
-/// The values of the event are moved to that thread. Its parent is the phase of the shutdown that the
-/// caller is [within](Spans::within), if any. It is not created if no subscriber wants its level.
+/// The values of the event are moved to that thread. Inside [`Spans::in_scope`], its parent is the phase of
+/// the shutdown. It is not created if no subscriber wants its level.
 macro_rules! tell {
     ($level:ident, $($event:tt)+) => {
         if $crate::log::is_wanted($crate::log::level::$level) {
@@ -109,7 +109,7 @@ pub(crate) fn is_wanted(level: Level) -> bool {
     wanted >= level || (wanted == LevelFilter::OFF && level <= Level::INFO)
 }
 
-/// Logs an event on the log thread, in the span of the shutdown that the caller is within.
+/// Logs an event on the log thread. Inside [`Spans::in_scope`], its parent is the phase of the shutdown.
 pub(crate) fn enqueue(event: impl FnOnce() + Send + 'static) {
     match Spans::current() {
         Some(spans) => queue::enqueue(move || spans.log(event)),

@@ -19,6 +19,11 @@ struct KeyVisitor;
 /// Deserializes the value of a field. Its errors name the field, which few formats do.
 struct ValueOf(Field);
 
+/// Serializes a duration as a number of seconds, for figures that are only written.
+pub(crate) fn seconds<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64(time.as_secs_f64())
+}
+
 // ===== impl ShutdownConfig =====
 
 impl Serialize for ShutdownConfig {

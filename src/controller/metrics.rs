@@ -67,10 +67,10 @@ pub struct Metrics {
     /// The latest signal that was received, such as `SIGTERM`.
     pub signal_received: Option<&'static str>,
     /// The time limit for the whole shutdown.
-    #[cfg_attr(feature = "serde", serde(serialize_with = "seconds"))]
+    #[cfg_attr(feature = "serde", serde(serialize_with = "crate::config::seconds"))]
     pub shutdown_timeout: Duration,
     /// The time since the controller was created.
-    #[cfg_attr(feature = "serde", serde(serialize_with = "seconds"))]
+    #[cfg_attr(feature = "serde", serde(serialize_with = "crate::config::seconds"))]
     pub uptime: Duration,
 }
 
@@ -120,11 +120,6 @@ impl ShutdownController {
 #[cfg(feature = "serde")]
 fn name<S: serde::Serializer>(state: &LifecycleState, to: S) -> Result<S::Ok, S::Error> {
     to.serialize_str(state.name())
-}
-
-#[cfg(feature = "serde")]
-fn seconds<S: serde::Serializer>(time: &Duration, to: S) -> Result<S::Ok, S::Error> {
-    to.serialize_f64(time.as_secs_f64())
 }
 
 #[cfg(feature = "serde")]

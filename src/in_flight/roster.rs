@@ -1,8 +1,9 @@
 //! The names of what is in flight.
 //!
-//! Counting needs no names. Work is listed here only if it asks for it, and requests only once they wait:
-//! a request that ends in its first poll is never listed.
+//! Counting needs no names. Work is listed here only if it asks for it, and requests only once they have
+//! to wait, so that a request that ends in its first poll does not pay for the list.
 
+use std::cmp::Reverse;
 use std::fmt;
 use std::mem;
 use std::time::Duration;
@@ -30,7 +31,7 @@ pub struct InFlightItem {
     /// For how long it has been in flight. A request counts from its first wait.
     #[cfg_attr(
         feature = "serde",
-        serde(rename = "age_seconds", serialize_with = "seconds")
+        serde(rename = "age_seconds", serialize_with = "crate::config::seconds")
     )]
     pub age: Duration,
 }
@@ -190,10 +191,14 @@ impl Roster {
         for shard in &self.shards {
             let places = lock(shard);
             let mut members: Vec<_> = places.members.iter().flatten().collect();
-            members.sort_unstable_by_key(|member| member.since);
-            items.extend(members.iter().take(most).map(|member| member.item(now)));
+            // Not sorted under the lock: there may be a hundred thousand.
+            if members.len() > most {
+                members.select_nth_unstable_by_key(most, |member| member.since);
+                members.truncate(most);
+            }
+            items.extend(members.iter().map(|member| member.item(now)));
         }
-        items.sort_by_key(|item| std::cmp::Reverse(item.age));
+        items.sort_by_key(|item| Reverse(item.age));
         items.truncate(most);
         items
     }
@@ -282,11 +287,6 @@ impl fmt::Debug for Listed {
 #[cfg(feature = "serde")]
 fn text<S: serde::Serializer>(text: &Arc<str>, to: S) -> Result<S::Ok, S::Error> {
     to.serialize_str(text)
-}
-
-#[cfg(feature = "serde")]
-fn seconds<S: serde::Serializer>(time: &Duration, to: S) -> Result<S::Ok, S::Error> {
-    to.serialize_f64(time.as_secs_f64())
 }
 
 #[cfg(all(test, not(tower_lifecycle_loom)))]

@@ -34,8 +34,9 @@ use crate::sync::Arc;
 /// Put it inside the [`DrainLayer`](crate::DrainLayer), which means before it in axum's order, so that it
 /// sees when a request is cut. It neither counts nor refuses anything itself.
 ///
-/// A request is listed from its first `Pending` on, and so is its body. One that ends in its first poll is
-/// never listed, and pays only for its name. What is not listed: requests that wait until the service is
+/// A request is listed from its first `Pending` on. Its body is listed from the first `Pending` or, if more
+/// frames follow, from the first frame on, so a client that reads slowly is seen. A request that ends in its
+/// first poll, with at most one frame, is never listed, and pays only for its name. What is not listed: requests that wait until the service is
 /// ready, and upgraded connections, since their response has ended.
 ///
 /// # Examples

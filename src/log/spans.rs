@@ -15,8 +15,8 @@ use super::queue::enqueue;
 use crate::state::{LifecycleState, ShutdownReason};
 use crate::sync::{Arc, Mutex, lock};
 
-/// The spans of one shutdown. Events that are logged [`within`](Self::within) it have its phase as their
-/// parent.
+/// The spans of one shutdown. Events that are logged inside [`in_scope`](Self::in_scope) have the phase as
+/// their parent.
 pub(crate) struct Spans {
     reason: ShutdownReason,
     stage: Mutex<Stage>,
@@ -45,7 +45,7 @@ impl Spans {
         })
     }
 
-    /// Returns the spans that the calling code is within.
+    /// Returns the spans if the caller is inside [`in_scope`](Self::in_scope).
     pub(crate) fn current() -> Option<Arc<Self>> {
         CURRENT.with_borrow(Clone::clone)
     }
@@ -83,16 +83,16 @@ impl Spans {
     }
 
     /// Calls `act`. Events that it logs have the phase as their parent.
-    pub(crate) fn within<T>(self: &Arc<Self>, act: impl FnOnce() -> T) -> T {
+    pub(crate) fn in_scope<T>(self: &Arc<Self>, act: impl FnOnce() -> T) -> T {
         let before = CURRENT.replace(Some(Arc::clone(self)));
         let _reset = Reset(before);
         act()
     }
 
     /// Completes like `future`. Events that it logs have the phase as their parent.
-    pub(crate) async fn of<F: Future>(self: &Arc<Self>, future: F) -> F::Output {
+    pub(crate) async fn instrument<F: Future>(self: &Arc<Self>, future: F) -> F::Output {
         let mut future = pin!(future);
-        poll_fn(|cx| self.within(|| future.as_mut().poll(cx))).await
+        poll_fn(|cx| self.in_scope(|| future.as_mut().poll(cx))).await
     }
 
     /// Logs an event. Called on the log thread.

@@ -17,7 +17,8 @@ use super::protocol::{FIRST_FD, LISTEN_FDNAMES, LISTEN_FDS, READY, READY_BYTE};
 use super::sockets::Unready;
 use crate::sync::{Arc, Mutex, lock};
 
-/// How often the process is looked at.
+/// How often the process is looked at. std has no wait with a limit, and a handler for SIGCHLD would be the
+/// application's.
 pub(super) const POLL: Duration = Duration::from_millis(20);
 /// How long the exit status may come after the end of the socket.
 const UNTIL_STATUS: Duration = Duration::from_secs(1);

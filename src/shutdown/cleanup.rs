@@ -259,7 +259,7 @@ impl Job {
                 // Reported by the job's own task: code that blocks another thread cannot prevent it.
                 let ended = || note(place, Progress::Ended(outcome, started_at.elapsed()));
                 match &spans {
-                    Some(spans) => spans.within(ended),
+                    Some(spans) => spans.in_scope(ended),
                     None => ended(),
                 }
             }),

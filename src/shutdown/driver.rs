@@ -144,7 +144,7 @@ struct Driver {
 
 impl Driver {
     async fn run(self) {
-        self.shutdown.spans.of(self.drive()).await;
+        self.shutdown.spans.instrument(self.drive()).await;
     }
 
     async fn drive(&self) {

@@ -11,6 +11,15 @@ pub(crate) enum Either<A, B> {
     Right(B),
 }
 
+impl<T> Either<T, T> {
+    /// Returns the value of either side.
+    pub(crate) fn into_inner(self) -> T {
+        match self {
+            Self::Left(value) | Self::Right(value) => value,
+        }
+    }
+}
+
 /// Waits for the first of two futures. If both are ready, the left one wins.
 pub(crate) async fn race<A, B>(left: A, right: B) -> Either<A::Output, B::Output>
 where

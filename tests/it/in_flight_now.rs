@@ -127,6 +127,32 @@ async fn a_request_that_ends_in_its_first_poll_is_never_listed() {
     );
 }
 
+/// A server does not poll the body of a client that reads slowly, so the body never waits by itself.
+#[tokio::test(start_paused = true)]
+async fn a_response_that_its_client_reads_slowly_is_listed() {
+    let ctl = ShutdownController::new();
+    let pieces = || stream::repeat(Ok::<_, Infallible>(Bytes::from("piece")));
+    let routes = Router::new().route("/export", get(async move || Body::from_stream(pieces())));
+    let app = routes
+        .layer(RequestNamesLayer::new(ctl.clone()))
+        .layer(DrainLayer::new(ctl.clone()));
+    let mut body = ask(&app, "/export").await.into_body();
+    assert_eq!(
+        body.frame().await.unwrap().unwrap().into_data().unwrap(),
+        "piece"
+    );
+    sleep(2 * SECOND).await;
+    assert_eq!(
+        shown(&ctl.in_flight_now().items),
+        ["GET /export (body, 2.0s)"]
+    );
+
+    ctl.force();
+    body.frame().await.unwrap().unwrap_err();
+    let report = ctl.shutdown(ShutdownReason::Manual).await;
+    assert_eq!(shown(report.aborted_work()), ["GET /export (body, 2.0s)"]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_closure_names_requests() {
     let ctl = ShutdownController::new();

@@ -47,7 +47,10 @@ impl<B: Body> Body for NamedBody<B> {
         let polled = this.inner.as_mut().poll_frame(cx);
         match &polled {
             Poll::Pending => this.named.wait(InFlightStage::Body),
-            Poll::Ready(Some(Ok(_))) if !this.inner.is_end_stream() => {}
+            // A server does not poll for the next frame before the client has read this one.
+            Poll::Ready(Some(Ok(_))) if !this.inner.is_end_stream() => {
+                this.named.wait(InFlightStage::Body);
+            }
             Poll::Ready(_) => this.named.take().complete(),
         }
         polled

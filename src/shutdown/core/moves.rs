@@ -77,7 +77,7 @@ impl Core {
     /// Logs the first transitions and notifies of them. Must be called after the driver has started, so
     /// that no observer and no log can delay the shutdown.
     pub(crate) fn tell_beginning(&self, shutdown: &Shutdown) {
-        shutdown.spans.within(|| self.log_beginning(shutdown));
+        shutdown.spans.in_scope(|| self.log_beginning(shutdown));
         self.notify(BEGINNING);
     }
 
@@ -140,7 +140,9 @@ impl Core {
         #[cfg(feature = "signal")]
         self.listening.release();
         self.notify(0);
-        shutdown.spans.within(|| tell!(info, "shutdown called off"));
+        shutdown
+            .spans
+            .in_scope(|| tell!(info, "shutdown called off"));
         shutdown.spans.close();
         Ok(())
     }

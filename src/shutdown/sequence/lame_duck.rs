@@ -24,18 +24,34 @@ const PERIOD: (Duration, Duration) = (Duration::from_millis(10), Duration::from_
 pub(super) async fn run(core: &Arc<Core>, shutdown: &Shutdown, record: &mut Record) {
     // Requests that wait for the readiness of an inner service are counted from now on.
     wake_shards(core, interest::SHEDDING).await;
-    let cut_short = race(reached(core, event::FORCED), servers_have_ended(core));
-    let called_off = shutdown.called_off();
-    let early = race(called_off, race(cut_short, unneeded(core, shutdown)));
-    let end = match until(shutdown.notice.lame_duck_deadline(), early).await {
+    let before_its_time = race(shutdown.called_off(), cut_short(core, shutdown));
+    let end = match until(shutdown.notice.lame_duck_deadline(), before_its_time).await {
         None => LameDuckEnd::InFull,
         Some(Either::Left(())) => return,
-        Some(Either::Right(Either::Left(Either::Left(())))) => LameDuckEnd::Forced,
-        Some(Either::Right(Either::Left(Either::Right(())))) => LameDuckEnd::ServersEnded,
-        Some(Either::Right(Either::Right(()))) => LameDuckEnd::Early,
+        Some(Either::Right(end)) => end,
     };
     let lasted = record.close_phase(LifecycleState::LameDuck);
     shutdown.note_lame_duck(end, lasted);
+}
+
+/// Waits until something ends the lame duck before its time.
+async fn cut_short(core: &Arc<Core>, shutdown: &Shutdown) -> LameDuckEnd {
+    let forced = async {
+        reached(core, event::FORCED).await;
+        LameDuckEnd::Forced
+    };
+    let servers_ended = async {
+        servers_have_ended(core).await;
+        LameDuckEnd::ServersEnded
+    };
+    let early = async {
+        unneeded(core, shutdown).await;
+        LameDuckEnd::Early
+    };
+    match race(forced, race(servers_ended, early)).await {
+        Either::Left(end) => end,
+        Either::Right(either) => either.into_inner(),
+    }
 }
 
 /// Logs how the lame duck ended, if there was one.
