@@ -181,7 +181,7 @@ impl fmt::Display for ConfigError {
                 let left = total.saturating_sub(sum(kept));
                 write!(
                     f,
-                    "may be at most {left:?}, what the shutdown_timeout of {total:?} leaves beside"
+                    "may be at most {left:?}: the shutdown_timeout of {total:?}, less"
                 )?;
                 list(f, kept)
             }
@@ -193,13 +193,12 @@ impl fmt::Display for ConfigError {
                 let left = grace.saturating_sub(sum(kept));
                 write!(
                     f,
-                    "may be at most {left:?}: {platform} kills after {grace:?}, which leaves no more \
-                     beside"
+                    "may be at most {left:?}: {platform} kills after {grace:?}, less"
                 )?;
                 list(f, kept)
             }
             Allowed::Above { kept } => {
-                write!(f, "must be above {:?}: nothing is left beside", sum(kept))?;
+                write!(f, "must be above {:?},", sum(kept))?;
                 list(f, kept)
             }
             Allowed::Duration => write!(f, "must be {ALLOWED}"),

@@ -45,7 +45,7 @@ impl ShutdownConfig {
     /// let hook = Platform::kubernetes().pre_stop(Duration::from_secs(30));
     /// assert_eq!(
     ///     ShutdownConfig::within(hook).unwrap_err().to_string(),
-    ///     "termination_grace is 30s, but must be above 31s: nothing is left beside the pre_stop \
+    ///     "termination_grace is 30s, but must be above 31s, the pre_stop \
     ///      of 30s and the margin of 1s"
     /// );
     /// # Ok(()) }
@@ -82,8 +82,8 @@ impl ShutdownConfig {
     /// let config = ShutdownConfig::default();
     /// assert_eq!(
     ///     config.fits(&platform).unwrap_err().to_string(),
-    ///     "shutdown_timeout is 30s, but may be at most 24s: Kubernetes kills after 30s, which leaves \
-    ///      no more beside the pre_stop of 5s and the margin of 1s"
+    ///     "shutdown_timeout is 30s, but may be at most 24s: Kubernetes kills after 30s, less \
+    ///      the pre_stop of 5s and the margin of 1s"
     /// );
     /// assert!(config.shutdown_timeout(Duration::from_secs(24)).fits(&platform).is_ok());
     /// ```

@@ -597,8 +597,8 @@ mod tests {
         let error = config.validate().unwrap_err();
         assert_eq!(
             error.to_string(),
-            "worker_reserve is 26s, but may be at most 25s, what the shutdown_timeout of 30s \
-             leaves beside the cleanup_reserve of 5s"
+            "worker_reserve is 26s, but may be at most 25s: the shutdown_timeout of 30s, \
+             less the cleanup_reserve of 5s"
         );
 
         let config = ShutdownConfig::default()
@@ -607,8 +607,8 @@ mod tests {
         let error = config.validate().unwrap_err();
         assert_eq!(
             error.to_string(),
-            "lame_duck is 22s, but may be at most 21s, what the shutdown_timeout of 30s leaves \
-             beside the cleanup_reserve of 5s and the worker_reserve of 4s"
+            "lame_duck is 22s, but may be at most 21s: the shutdown_timeout of 30s, \
+             less the cleanup_reserve of 5s and the worker_reserve of 4s"
         );
     }
 
@@ -619,8 +619,8 @@ mod tests {
         assert_eq!(error.field(), "lame_duck");
         assert_eq!(
             error.to_string(),
-            "lame_duck is 26s, but may be at most 25s, what the shutdown_timeout of 30s leaves \
-             beside the cleanup_reserve of 5s"
+            "lame_duck is 26s, but may be at most 25s: the shutdown_timeout of 30s, \
+             less the cleanup_reserve of 5s"
         );
 
         let config = ShutdownConfig::default().cleanup_reserve(secs(31));

@@ -98,8 +98,8 @@ mod tests {
         let error = fits("KUBERNETES_SERVICE_HOST", "").expect_err("too long");
         assert_eq!(
             error.to_string(),
-            "shutdown_timeout is 30s, but may be at most 29s: Kubernetes kills after 30s, which \
-             leaves no more beside the margin of 1s"
+            "shutdown_timeout is 30s, but may be at most 29s: Kubernetes kills after 30s, less \
+             the margin of 1s"
         );
         let error = fits("", "/.dockerenv").expect_err("too long").to_string();
         assert!(

@@ -40,7 +40,7 @@ fn a_grace_that_leaves_nothing_is_an_error_and_no_shutdown_that_cuts_at_once() {
     let error = ShutdownConfig::within(Platform::new(secs(1))).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "termination_grace is 1s, but must be above 1s: nothing is left beside the margin of 1s"
+        "termination_grace is 1s, but must be above 1s, the margin of 1s"
     );
     assert_eq!(error.field(), "termination_grace");
     let long_hook = Platform::kubernetes().pre_stop(Duration::MAX);
@@ -119,14 +119,14 @@ fn what_does_not_fit_is_said_with_the_numbers_and_with_what_would() {
     let config = ShutdownConfig::default();
     assert_eq!(
         refusal(&config, &Platform::kubernetes()),
-        "shutdown_timeout is 30s, but may be at most 29s: Kubernetes kills after 30s, which leaves \
-         no more beside the margin of 1s"
+        "shutdown_timeout is 30s, but may be at most 29s: Kubernetes kills after 30s, less \
+         the margin of 1s"
     );
     let own = Platform::new(secs(20)).pre_stop(secs(5)).margin(secs(2));
     assert_eq!(
         refusal(&config, &own),
-        "shutdown_timeout is 30s, but may be at most 13s: the platform kills after 20s, which \
-         leaves no more beside the pre_stop of 5s and the margin of 2s"
+        "shutdown_timeout is 30s, but may be at most 13s: the platform kills after 20s, less \
+         the pre_stop of 5s and the margin of 2s"
     );
     assert_eq!(config.fits(&own).unwrap_err().field(), "shutdown_timeout");
     assert_eq!(config.fits(&Platform::systemd()), Ok(()));
@@ -143,8 +143,8 @@ fn the_time_until_the_process_is_ended_counts_if_it_is_longer_than_the_margin() 
     );
     assert_eq!(
         refusal(&config.exit_after(secs(3)), &Platform::docker()),
-        "shutdown_timeout is 9s, but may be at most 7s: Docker kills after 10s, which leaves no \
-         more beside the exit_after of 3s"
+        "shutdown_timeout is 9s, but may be at most 7s: Docker kills after 10s, less \
+         the exit_after of 3s"
     );
 }
 

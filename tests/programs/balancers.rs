@@ -3,7 +3,7 @@
 //! A load balancer has its default retries. Its clients keep a ledger: any incomplete response is a
 //! loss, because they do not retry. The servers report which orders they execute.
 //!
-//! The table of all cases, with at least this many requests in each:
+//! `TOWER_LIFECYCLE_TEST_REQUESTS` sets how many requests there are at least:
 //!
 //! ```text
 //! TOWER_LIFECYCLE_TEST_REQUESTS=100000 cargo test --all-features --test programs -- \
@@ -18,13 +18,12 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 
 use support::app::{App, LONGEST};
-use support::load::{Ledger, Load};
+use support::load::{Ledger, Load, requests_or};
 use support::process::{APP, Balancer, CHECK, FALL, Kind, LIFE, PORT, Server, Told, free_ports};
 use support::random;
 
-/// The minimum number of requests for this crate's server, and for each of the two compared.
-const REQUESTS: u64 = 100_000;
-const COMPARED: u64 = 20_000;
+/// The minimum number of requests for each kind of server.
+const REQUESTS: u64 = 20_000;
 /// How many requests may be lost by chance: one at a time, or a few at once.
 const CHANCE: u64 = 16;
 /// Each of three servers twice, in turn.
@@ -43,14 +42,13 @@ fn nginxs_clients_lose_nothing_in_a_deploy() {
 }
 
 fn deploy_all(kind: Kind) {
-    let of_all = std::env::var("TOWER_LIFECYCLE_TEST_REQUESTS").ok();
-    let of_all = of_all.map(|number| number.parse().unwrap());
+    let requests = requests_or(REQUESTS);
     println!("\n| balancer | app | requests | failed | longest answer, exit | time |");
     println!("|---|---|---|---|---|---|");
     let exits = deploy(kind, App::Exits, 0);
-    let axum = deploy(kind, App::Axum, of_all.unwrap_or(COMPARED));
-    let quick_start = deploy(kind, App::QuickStart, of_all.unwrap_or(COMPARED));
-    let serve = deploy(kind, App::Serve, of_all.unwrap_or(REQUESTS));
+    let axum = deploy(kind, App::Axum, requests);
+    let quick_start = deploy(kind, App::QuickStart, requests);
+    let serve = deploy(kind, App::Serve, requests);
 
     assert_ne!(exits.failures(), 0, "a loss would not be seen");
     assert_eq!(serve.failures(), 0, "{:?}", serve.failed);
@@ -106,8 +104,8 @@ fn deploy(kind: Kind, app: App, requests: u64) -> Ledger {
     ledger
 }
 
-/// Each of three servers four times, in turn.
-const LAME_DUCKS: u64 = 12;
+/// Each of three servers twice, in turn.
+const LAME_DUCKS: u64 = 6;
 /// The shortest time that is sure to be enough for these checks, with the least margin that the guide
 /// advises.
 const FIXED: Duration = CHECK

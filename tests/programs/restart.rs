@@ -23,14 +23,14 @@ use tower_lifecycle::restart::{HandOver, Inherited};
 use tower_lifecycle::{DrainLayer, ShutdownConfig, ShutdownController, serve};
 
 use crate::balancers::support::app::routes;
-use crate::balancers::support::load::{Ledger, Load};
+use crate::balancers::support::load::{Ledger, Load, requests_or};
 use crate::balancers::support::process::{LIFE, PORT, free_ports};
 
 const FOLDER: &str = "TOWER_LIFECYCLE_TEST_FOLDER";
 const KIND: &str = "TOWER_LIFECYCLE_TEST_RESTART";
-const RESTARTS: u64 = 20;
-/// The minimum number of requests of each kind.
-const REQUESTS: u64 = 34_000;
+const RESTARTS: u64 = 12;
+/// The minimum number of requests of each kind. `TOWER_LIFECYCLE_TEST_REQUESTS` sets another one.
+const REQUESTS: u64 = 8_000;
 const STEP: Duration = Duration::from_secs(20);
 const ARGS: [&str; 4] = ["--exact", "restart::child", "--ignored", "--nocapture"];
 
@@ -40,8 +40,9 @@ fn sockets_that_are_handed_over_lose_nothing() {
     let [port] = free_ports();
     let mut service = Service::start("handed", port, |_, _| me());
     let load = Load::start(service.address);
+    let requests = requests_or(REQUESTS);
     for restart in 0..RESTARTS {
-        load.wait_for_sent(REQUESTS / RESTARTS * restart);
+        load.wait_for_sent(requests / RESTARTS * restart);
         if restart % 4 == 1 {
             service.fails(["exit", "panic", "hang"][restart as usize / 4 % 3]);
         }
@@ -56,8 +57,9 @@ fn sockets_that_share_a_port_lose_nothing() {
     let [port] = free_ports();
     let mut service = Service::start("reuseport", port, |_, _| me());
     let load = Load::start(service.address);
+    let requests = requests_or(REQUESTS);
     for restart in 0..RESTARTS {
-        load.wait_for_sent(REQUESTS / RESTARTS * restart);
+        load.wait_for_sent(requests / RESTARTS * restart);
         if restart % 4 == 1 {
             service.fails(["exit", "panic", "hang"][restart as usize / 4 % 3]);
         }
@@ -84,8 +86,9 @@ fn sockets_of_systemd_lose_nothing() {
         command
     });
     let load = Load::start(service.address);
+    let requests = requests_or(REQUESTS);
     for restart in 0..RESTARTS {
-        load.wait_for_sent(REQUESTS / RESTARTS * restart);
+        load.wait_for_sent(requests / RESTARTS * restart);
         service.restarts();
     }
     service.end(load, "socket activation");
@@ -287,7 +290,7 @@ impl Service {
     }
 
     fn end(&mut self, load: Load, kind: &str) {
-        load.wait_for_sent(REQUESTS);
+        load.wait_for_sent(requests_or(REQUESTS));
         let ledger: Ledger = load.end();
         fs::write(self.folder.join("stop"), "").unwrap();
         self.send(Signal::SIGTERM);
@@ -301,7 +304,7 @@ impl Service {
             self.began.elapsed(),
         );
         assert_eq!(ledger.failures(), 0, "{:?}", ledger.failed);
-        assert!(ledger.requests() >= REQUESTS);
+        assert!(ledger.requests() >= requests_or(REQUESTS));
         let executed = self.executed.lock().unwrap();
         assert!(executed.values().all(|times| *times == 1));
         assert!(ledger.orders.iter().all(|id| executed.contains_key(id)));

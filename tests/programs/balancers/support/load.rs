@@ -27,6 +27,11 @@ const CONNECTIONS: usize = 64;
 /// The time limit of a response. HAProxy's retries alone may take three seconds.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
+/// Returns the number of requests that `TOWER_LIFECYCLE_TEST_REQUESTS` asks for, or else `default`.
+pub fn requests_or(default: u64) -> u64 {
+    std::env::var("TOWER_LIFECYCLE_TEST_REQUESTS").map_or(default, |number| number.parse().unwrap())
+}
+
 /// Clients that send one request after another, each on a connection that it reuses.
 pub struct Load {
     runtime: Runtime,
