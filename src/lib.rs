@@ -50,7 +50,7 @@
 //! - [`DrainLayer`] admits, counts, refuses and cuts the requests of a service, HTTP or not.
 //!   [`RequestTrackingLayer`] only counts them.
 //! - `serve` (feature `server`) is a server. It takes care of what a layer cannot see: idle connections,
-//!   GOAWAY on HTTP/2, upgraded sockets, the last byte of a response.
+//!   GOAWAY on HTTP/2 (feature `http2`), upgraded sockets, the last byte of a response.
 //! - `DrainListener` (feature `axum`) is a listener for `axum::serve` that accepts the connections in the
 //!   backlog before it closes. `ShutdownController::watch` (feature `server`) is for your own accept loop.
 //! - [`LongLived`] names streams that end when draining begins. An [`UpgradeGuard`] counts a WebSocket.
@@ -62,10 +62,11 @@
 //! - [`ShutdownController::pause`] is for maintenance, [`ShutdownController::metrics`] for figures.
 //! - A [`Hook`] cleans up. Hooks run in phases, each in its own task and with its own limit.
 //! - `HealthService` answers readiness and liveness probes. `HealthLayer` does so in front of a
-//!   service without a router. `LifecycleService` shows the whole lifecycle to people and programs.
+//!   service without a router. `LifecycleService` (feature `admin`) shows the whole lifecycle to people and
+//!   programs.
 //! - [`Readiness`](controller::Readiness) yields each change of readiness, for gRPC's health protocol
 //!   or a service registry.
-//! - `StateStore` keeps state over a restart. `FileStore` keeps it in files.
+//! - `StateStore` (feature `persist`) keeps state over a restart. `FileStore` keeps it in files.
 //! - A [`ShutdownNotice`] is given to everyone at the trigger. A [`ShutdownReport`] says what happened.
 //!
 //! # The states
@@ -101,13 +102,15 @@
 //!
 //! | feature | default | what it adds |
 //! |---|---|---|
+//! | `admin` | no | `LifecycleService`: the lifecycle as a page and as JSON |
 //! | `axum` | no | `DrainListener`, a listener for `axum::serve`; `UnixSocket` |
-//! | `health` | yes | `HealthService`, `HealthLayer`, `LifecycleService` |
+//! | `health` | yes | `HealthService`, `HealthLayer` |
+//! | `http2` | no | HTTP/2 for `serve` and `ShutdownController::watch` |
 //! | `metrics` | no | `ShutdownController::record_metrics`, for the `metrics` facade |
-//! | `persist` | yes | `StateStore`, `FileStore`, `MemoryStore`, `ShutdownController::persist` |
+//! | `persist` | no | `StateStore`, `FileStore`, `MemoryStore`, `ShutdownController::persist` |
 //! | `restart` | no | `restart::HandOver` and `Inherited`: in-place restart, socket activation, on Unix |
 //! | `server` | no | `serve`, `ShutdownController::watch` and `watch_handshake`, `UnixSocket` |
-//! | `serde` | yes | `ShutdownConfig` from and to the formats of serde, `Metrics` to them |
+//! | `serde` | no | `ShutdownConfig` from and to the formats of serde, `Metrics` and the report to them |
 //! | `signal` | yes | `ShutdownController::listen_for_signals` |
 //! | `systemd` | no | `ShutdownController::notify_systemd`, on Unix |
 //!
@@ -120,13 +123,14 @@
 //!
 #![cfg_attr(
     all(
+        feature = "admin",
         feature = "axum",
         feature = "health",
+        feature = "http2",
         feature = "metrics",
         feature = "persist",
         feature = "restart",
         feature = "serde",
-        feature = "server",
         feature = "signal",
         feature = "systemd"
     ),
@@ -152,6 +156,7 @@ pub mod server;
 mod shutdown;
 #[cfg(feature = "signal")]
 pub mod signal;
+mod spawn;
 pub mod startup;
 mod state;
 #[cfg(feature = "persist")]
@@ -189,13 +194,14 @@ pub mod future {
 }
 
 #[cfg(all(
+    feature = "admin",
     feature = "axum",
     feature = "health",
+    feature = "http2",
     feature = "metrics",
     feature = "persist",
     feature = "restart",
     feature = "serde",
-    feature = "server",
     feature = "signal",
     feature = "systemd"
 ))]

@@ -9,7 +9,7 @@
 mod queue;
 mod spans;
 
-pub(crate) use self::queue::flush;
+pub(crate) use self::queue::{Event, flush};
 pub(crate) use self::spans::Spans;
 
 use std::time::Duration;
@@ -27,7 +27,9 @@ macro_rules! tell {
             const TARGET: &str = $crate::log::target(module_path!());
             // Not with the macro of the level: the lowest supported tracing does not accept every
             // field after a target there.
-            $crate::log::enqueue(move || ::tracing::event!(target: TARGET, $crate::log::level::$level, $($event)+));
+            $crate::log::enqueue(::std::boxed::Box::new(
+                move || ::tracing::event!(target: TARGET, $crate::log::level::$level, $($event)+),
+            ));
         }
     };
 }
@@ -110,9 +112,11 @@ pub(crate) fn is_wanted(level: Level) -> bool {
 }
 
 /// Logs an event on the log thread. Inside [`Spans::in_scope`], its parent is the phase of the shutdown.
-pub(crate) fn enqueue(event: impl FnOnce() + Send + 'static) {
+///
+/// The event is boxed by the caller, so that the code of the queue exists once, and not for each event.
+pub(crate) fn enqueue(event: Event) {
     match Spans::current() {
-        Some(spans) => queue::enqueue(move || spans.log(event)),
+        Some(spans) => queue::enqueue(Box::new(move || spans.log(event))),
         None => queue::enqueue(event),
     }
 }

@@ -32,6 +32,8 @@ mod newcomers;
 #[cfg(feature = "server")]
 mod orders;
 #[cfg(feature = "server")]
+mod panicked;
+#[cfg(feature = "server")]
 mod plan;
 #[cfg(feature = "server")]
 mod serve;
@@ -39,7 +41,7 @@ mod serve;
 mod settings;
 #[cfg(feature = "server")]
 mod shared_io;
-#[cfg(feature = "server")]
+#[cfg(feature = "http2")]
 mod streams;
 #[cfg(unix)]
 mod unix_socket;
@@ -56,7 +58,7 @@ pub use self::handshake::{Handshake, HandshakeWith, NoHandshake};
 pub use self::listener::Listener;
 #[cfg(feature = "server")]
 pub use self::serve::{Serve, Serving, serve};
-#[cfg(feature = "server")]
+#[cfg(feature = "http2")]
 pub use self::streams::StreamExecutor;
 #[cfg(unix)]
 pub use self::unix_socket::UnixSocket;

@@ -45,7 +45,7 @@ pub(crate) use self::cleanup::{BoxFuture, Job};
 pub(crate) use self::core::{Core, ENDED};
 #[cfg(all(unix, feature = "systemd"))]
 pub(crate) use self::hand_over::HandOverState;
-#[cfg(feature = "health")]
+#[cfg(feature = "admin")]
 pub(crate) use self::hooks::HookStatus;
 #[cfg(feature = "signal")]
 pub(crate) use self::listening::Start;

@@ -166,7 +166,7 @@ impl fmt::Display for LifecycleState {
 
 impl ShutdownReason {
     /// Returns the reason as a word for programs, and the signal, if it was one.
-    #[cfg(any(feature = "health", feature = "serde"))]
+    #[cfg(any(feature = "admin", feature = "serde"))]
     pub(crate) const fn word(self) -> (&'static str, Option<&'static str>) {
         match self {
             Self::Signal(name) => ("signal", Some(name)),

@@ -10,6 +10,7 @@ use super::supervised::{Entry, Supervised};
 use super::task::Task;
 use crate::in_flight::event;
 use crate::shutdown::{ENDED, IntoResult, Role, Wait};
+use crate::spawn;
 use crate::sync::Arc;
 
 impl ShutdownController {
@@ -255,15 +256,15 @@ pub(crate) fn start(ctl: &ShutdownController, task: Task) -> JoinHandle<()> {
     let (id, is_refused) = tasks.begin(Arc::clone(&name), role, policies);
     let entry = Entry::new(ctl, id, role, &name);
     let here = Handle::try_current();
-    let runtime = runtime.filter(|_| here.is_err());
+    let runtime = match (here, runtime) {
+        (Err(_), Some(runtime)) => runtime.clone(),
+        _ => Handle::current(),
+    };
     if is_refused {
         // Dropped now, not when the runtime gets to the aborted task.
         drop(run);
         drop(entry);
-        let handle = match runtime {
-            Some(runtime) => runtime.spawn(pending()),
-            None => tokio::spawn(pending()),
-        };
+        let handle = spawn::task(&runtime, pending());
         handle.abort();
         return handle;
     }
@@ -274,10 +275,7 @@ pub(crate) fn start(ctl: &ShutdownController, task: Task) -> JoinHandle<()> {
     };
     let future = run(Wait::new(core, end_events));
     let task = Supervised::new(future, entry);
-    let handle = match runtime {
-        Some(runtime) => runtime.spawn(task),
-        None => tokio::spawn(task),
-    };
+    let handle = spawn::task(&runtime, task);
     tasks.spawned(id, handle.abort_handle());
     handle
 }

@@ -9,6 +9,7 @@ use tokio::time::sleep;
 use super::runs::Runs;
 use crate::controller::ShutdownController;
 use crate::shutdown::{Either, race};
+use crate::spawn;
 use crate::sync::Weak;
 
 /// A handle to the task that starts the runs of a check.
@@ -32,7 +33,7 @@ impl Background {
     ) -> Self {
         let mut draining = ctl.draining();
         let handle = runtime.clone();
-        let task = runtime.spawn(async move {
+        let task = spawn::task(runtime, async move {
             while let Either::Right(()) = race(&mut draining, sleep(every)).await {
                 let Some(runs) = runs.upgrade() else {
                     return;

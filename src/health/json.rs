@@ -1,17 +1,13 @@
 //! The JSON body of a health response.
 
-use std::fmt::Write;
+use std::fmt::{self, Display, Write};
 use std::time::SystemTime;
-
-use serde::Serialize;
-use serde::ser::SerializeMap;
 
 use super::check::Check;
 use super::step::Shown;
 use crate::shutdown::ServiceHealth;
 
-/// The response body. The fields are serialized in this order.
-#[derive(Serialize)]
+/// The response body. Formatting it writes the JSON, with the fields in this order.
 pub(super) struct Payload<'a> {
     pub(super) status: &'a str,
     pub(super) version: &'a str,
@@ -28,44 +24,104 @@ pub(super) struct Services<'a> {
     pub(super) shown: &'a [Shown],
 }
 
+/// The value of one service or check.
+struct Entry<'a> {
+    status: &'a str,
+    error: Option<&'a str>,
+    /// In seconds.
+    age: Option<u64>,
+}
+
+/// A JSON string (RFC 8259, section 7).
+struct Quoted<'a>(&'a str);
+
+// ===== impl Payload =====
+
+impl Display for Payload<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            r#"{{"status":{},"version":{},"services":{},"uptime":{},"in_flight_requests":{},"timestamp":{}}}"#,
+            Quoted(self.status),
+            Quoted(self.version),
+            self.services,
+            self.uptime,
+            self.in_flight_requests,
+            Quoted(&self.timestamp),
+        )
+    }
+}
+
 // ===== impl Services =====
 
-impl Serialize for Services<'_> {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        #[derive(Serialize)]
-        struct Entry<'a> {
-            status: &'a str,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            error: Option<&'a str>,
-            /// In seconds.
-            #[serde(skip_serializing_if = "Option::is_none")]
-            age: Option<u64>,
-        }
-
-        let mut map = serializer.serialize_map(None)?;
+impl Services<'_> {
+    fn entries(&self) -> impl Iterator<Item = (&str, Entry<'_>)> {
         // Empty if no checks were run for this response.
         let checks = || self.checks.iter().zip(self.shown);
-        for service in self.started {
-            // A check of the same name replaces the service: it says more.
-            if checks().any(|(check, _)| check.name == service.name) {
-                continue;
-            }
+        // A check of the same name replaces the service: it says more.
+        let is_replaced =
+            move |service: &&ServiceHealth| checks().any(|(check, _)| check.name == service.name);
+        let started = self.started.iter().filter(move |s| !is_replaced(s));
+        let started = started.map(|service| {
             let entry = Entry {
                 status: service.status,
                 error: service.error.as_deref(),
                 age: None,
             };
-            map.serialize_entry(&*service.name, &entry)?;
-        }
-        for (check, shown) in checks() {
+            (&*service.name, entry)
+        });
+        started.chain(checks().map(|(check, shown)| {
             let (status, error) = match &shown.outcome {
                 Ok(()) => ("healthy", None),
                 Err(error) => ("failed", Some(&**error)),
             };
             let age = shown.age.map(|age| age.as_secs());
-            map.serialize_entry(&*check.name, &Entry { status, error, age })?;
+            (&*check.name, Entry { status, error, age })
+        }))
+    }
+}
+
+impl Display for Services<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_char('{')?;
+        for (index, (name, entry)) in self.entries().enumerate() {
+            let comma = if index == 0 { "" } else { "," };
+            write!(f, "{comma}{}:{entry}", Quoted(name))?;
         }
-        map.end()
+        f.write_char('}')
+    }
+}
+
+impl Display for Entry<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, r#"{{"status":{}"#, Quoted(self.status))?;
+        if let Some(error) = self.error {
+            write!(f, r#","error":{}"#, Quoted(error))?;
+        }
+        if let Some(age) = self.age {
+            write!(f, r#","age":{age}"#)?;
+        }
+        f.write_char('}')
+    }
+}
+
+// ===== impl Quoted =====
+
+impl Display for Quoted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_char('"')?;
+        for char in self.0.chars() {
+            match char {
+                '"' => f.write_str(r#"\""#)?,
+                '\\' => f.write_str(r"\\")?,
+                '\n' => f.write_str(r"\n")?,
+                '\r' => f.write_str(r"\r")?,
+                '\t' => f.write_str(r"\t")?,
+                '\0'..' ' => write!(f, r"\u{:04x}", u32::from(char))?,
+                _ => f.write_char(char)?,
+            }
+        }
+        f.write_char('"')
     }
 }
 
@@ -106,7 +162,7 @@ mod tests {
             checks,
             shown: &shown,
         };
-        serde_json::to_string(&services).expect("strings only")
+        services.to_string()
     }
 
     #[test]
@@ -143,5 +199,16 @@ mod tests {
             json(&services, &checks, &[]),
             r#"{"database":{"status":"healthy"},"queue":{"status":"stopping"}}"#
         );
+    }
+
+    #[test]
+    fn any_text_is_quoted_as_json() {
+        let ascii: String = (0..128).map(char::from).collect();
+        for text in [&*ascii, "µ, \u{2028} and \u{1f980}", ""] {
+            let quoted = Quoted(text).to_string();
+            let parsed: String = serde_json::from_str(&quoted).unwrap();
+            assert_eq!(parsed, text);
+        }
+        assert_eq!(Quoted("a\"\\\n\u{1}").to_string(), r#""a\"\\\n\u0001""#);
     }
 }

@@ -19,6 +19,7 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use crate::error::BoxError;
 use crate::shutdown::{Either, race};
+use crate::spawn;
 use crate::sync::Arc;
 
 /// The result of a check, with the text of its error.
@@ -50,7 +51,7 @@ impl Run {
         runtime: &Handle,
     ) -> Self {
         let (sender, end) = watch::channel(None);
-        let task = runtime.spawn(async move {
+        let task = spawn::task(runtime, async move {
             let sender = EndSender(sender);
             let result = run().await;
             sender.send(result.map_err(|error| error.to_string().into()));

@@ -5,6 +5,7 @@ use std::future::pending;
 use tokio::runtime::Handle;
 
 use crate::panic;
+use crate::spawn;
 
 /// Returns whether the runtime of the calling task is shutting down, which drops all its tasks.
 ///
@@ -14,7 +15,7 @@ pub(crate) fn runtime_is_ending() -> bool {
     // A runtime may have hooks for its tasks, which are foreign code.
     panic::contained(|| {
         if let Ok(runtime) = Handle::try_current() {
-            let task = runtime.spawn(pending::<()>());
+            let task = spawn::task(&runtime, pending());
             is_ending = task.is_finished();
             task.abort();
         }

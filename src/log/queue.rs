@@ -5,13 +5,13 @@ use std::collections::VecDeque;
 use std::io;
 use std::mem;
 use std::sync::{Condvar, Mutex, MutexGuard};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use tracing::dispatcher::{self, Dispatch};
 use tracing::warn;
 
 use crate::panic;
+use crate::spawn;
 use crate::sync::PoisonError;
 
 /// How many events are queued at most; more are dropped and counted.
@@ -21,9 +21,12 @@ const FLUSH_TIMEOUT: Duration = Duration::from_millis(100);
 /// How long the thread waits for another event before it ends.
 const KEEP_ALIVE: Duration = Duration::from_secs(1);
 
+/// Logs one event.
+pub(crate) type Event = Box<dyn FnOnce() + Send>;
+
 struct Line {
     dispatch: Dispatch,
-    event: Box<dyn FnOnce() + Send>,
+    event: Event,
 }
 
 struct Queue {
@@ -51,10 +54,10 @@ thread_local! {
 }
 
 /// Calls `event` on the log thread, with the subscriber of the calling thread.
-pub(super) fn enqueue(event: impl FnOnce() + Send + 'static) {
+pub(super) fn enqueue(event: Event) {
     let line = Line {
         dispatch: dispatcher::get_default(Dispatch::clone),
-        event: Box::new(event),
+        event,
     };
     let mut queue = queue();
     if queue.waiting.len() >= CAPACITY {
@@ -98,8 +101,7 @@ fn queue() -> MutexGuard<'static, Queue> {
 fn start_thread() -> io::Result<()> {
     // Linux truncates names to 15 bytes, so `tower-lifecycle-log` would look like a thread that
     // drives a shutdown.
-    let thread = thread::Builder::new().name("lifecycle-log".to_owned());
-    thread.spawn(log_lines).map(drop)
+    spawn::thread("lifecycle-log", log_lines).map(drop)
 }
 
 fn log_lines() {
@@ -140,6 +142,7 @@ fn next_line() -> Option<(Line, u64)> {
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::sync::mpsc;
+    use std::thread;
 
     use super::*;
     use crate::sync::{Arc, lock};
@@ -151,10 +154,10 @@ mod tests {
     fn block() -> mpsc::Sender<()> {
         let (release, blocked) = mpsc::channel::<()>();
         let (started, has_started) = mpsc::channel();
-        enqueue(move || {
+        enqueue(Box::new(move || {
             started.send(()).ok();
             blocked.recv().ok();
-        });
+        }));
         has_started.recv().expect("the thread has taken the line");
         release
     }
@@ -166,11 +169,11 @@ mod tests {
         let logged = Arc::new(AtomicUsize::new(0));
         for _ in 0..CAPACITY + 10 {
             let logged = Arc::clone(&logged);
-            enqueue(move || {
+            enqueue(Box::new(move || {
                 // AcqRel: pairs with the Acquire of the assertion below, in addition to the queue's
                 // lock.
                 logged.fetch_add(1, Ordering::AcqRel);
-            });
+            }));
         }
         assert_eq!(queue().dropped, 10);
         drop(release);
@@ -200,8 +203,10 @@ mod tests {
     fn the_thread_outlives_lines_that_panic() {
         let _serial = lock(&SERIAL);
         let (logged, is_logged) = mpsc::channel();
-        enqueue(|| std::panic::resume_unwind(Box::new("a line")));
-        enqueue(move || logged.send(()).expect("the test waits for it"));
+        enqueue(Box::new(|| std::panic::resume_unwind(Box::new("a line"))));
+        enqueue(Box::new(move || {
+            logged.send(()).expect("the test waits for it")
+        }));
         is_logged.recv().expect("the second line is logged");
     }
 }

@@ -11,7 +11,7 @@ use std::pin::pin;
 use tracing::level_filters::LevelFilter;
 use tracing::{Span, info_span};
 
-use super::queue::enqueue;
+use super::queue::{Event, enqueue};
 use crate::state::{LifecycleState, ShutdownReason};
 use crate::sync::{Arc, Mutex, lock};
 
@@ -78,7 +78,7 @@ impl Spans {
     fn on_log_thread(self: &Arc<Self>, act: impl FnOnce(&Self) + Send + 'static) {
         if LevelFilter::current() >= LevelFilter::INFO {
             let spans = Arc::clone(self);
-            enqueue(move || act(&spans));
+            enqueue(Box::new(move || act(&spans)));
         }
     }
 
@@ -96,7 +96,7 @@ impl Spans {
     }
 
     /// Logs an event. Called on the log thread.
-    pub(super) fn log(&self, event: impl FnOnce()) {
+    pub(super) fn log(&self, event: Event) {
         let shutdown = self.shutdown();
         let phase = match &*lock(&self.stage) {
             Stage::Open { phase, .. } if !phase.is_none() => phase.clone(),
@@ -133,7 +133,7 @@ impl Drop for Spans {
     fn drop(&mut self) {
         let stage = mem::replace(&mut *lock(&self.stage), Stage::Closed);
         if let Stage::Open { .. } = stage {
-            enqueue(move || drop(stage));
+            enqueue(Box::new(move || drop(stage)));
         }
     }
 }

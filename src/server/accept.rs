@@ -15,12 +15,13 @@ use super::backlog::Backlog;
 use super::connection::{Accepted, Common, serve_connection};
 use super::handshake::Handshake;
 use super::listener::Listener;
+use super::panicked::log_panic;
 use super::plan::{Drain, Plan, PlanChannel};
-use super::streams;
 use crate::in_flight::{OpenConnection, event};
 use crate::log::{millis, tell};
 use crate::panic;
 use crate::shutdown::{Core, ENDED, Either, ShutdownNotice, Wait, race, until};
+use crate::spawn;
 use crate::state::LifecycleState;
 use crate::sync::Arc;
 
@@ -95,7 +96,7 @@ where
         tell!(info, connections = open, "stopped accepting");
 
         while let Some(result) = connections.join_next().await {
-            result.err().into_iter().for_each(streams::log);
+            result.err().into_iter().for_each(log_panic);
         }
     }
 
@@ -168,7 +169,7 @@ where
         let connections = &mut self.connections;
         let reap = poll_fn(|cx| {
             while let Poll::Ready(Some(result)) = connections.poll_join_next(cx) {
-                result.err().into_iter().for_each(streams::log);
+                result.err().into_iter().for_each(log_panic);
             }
             Poll::<()>::Pending
         });
@@ -188,7 +189,7 @@ where
         }
         while self.connections.len() >= most {
             if let Some(result) = self.connections.join_next().await {
-                result.err().into_iter().for_each(streams::log);
+                result.err().into_iter().for_each(log_panic);
             }
         }
     }
@@ -239,7 +240,8 @@ where
         };
         self.accepted = self.accepted.wrapping_add(1);
         let common = Arc::clone(&self.common);
-        self.connections.spawn(serve_connection(common, accepted));
+        let connection = Box::pin(serve_connection(common, accepted));
+        spawn::in_set(&mut self.connections, connection);
     }
 }
 

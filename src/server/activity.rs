@@ -84,6 +84,7 @@ pub(super) struct UnderWay {
 }
 
 /// An open tunnel on a stream of HTTP/2.
+#[cfg(feature = "http2")]
 pub(super) struct StreamTunnel(Arc<Activity>);
 
 /// Not a valid value of `writes`.
@@ -299,6 +300,7 @@ impl Activity {
     }
 
     /// Counts one more part of a response that is not owed.
+    #[cfg(feature = "http2")]
     #[inline]
     pub(super) fn not_owed(self: &Arc<Self>) -> UnderWay {
         self.add(false)
@@ -321,6 +323,7 @@ impl Activity {
     }
 
     /// Records that a stream of HTTP/2 has become a tunnel, until the result is dropped.
+    #[cfg(feature = "http2")]
     pub(super) fn stream_tunnel(self: &Arc<Self>) -> StreamTunnel {
         self.tunnels.fetch_add(1, Ordering::Relaxed);
         StreamTunnel(Arc::clone(self))
@@ -399,6 +402,7 @@ impl std::ops::Deref for UnderWay {
 
 // ===== impl StreamTunnel =====
 
+#[cfg(feature = "http2")]
 impl Drop for StreamTunnel {
     fn drop(&mut self) {
         self.0.tunnels.fetch_sub(1, Ordering::Relaxed);

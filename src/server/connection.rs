@@ -12,11 +12,13 @@ use tokio::time::timeout;
 use super::activity::Activity;
 use super::app::{Answers, App};
 use super::handshake::Handshake;
+#[cfg(feature = "http2")]
 use super::lingering::{BRIEF, Limits};
 use super::orders::{ANNOUNCEMENT, Order, Orders, Protocol};
 use super::plan::PlanChannel;
 use super::settings::Settings;
 use super::shared_io::{HyperIo, IoHandle};
+#[cfg(feature = "http2")]
 use super::streams::Streams;
 use super::watch::GracefulConnection;
 use crate::error::Chain;
@@ -91,21 +93,43 @@ where
     };
 
     let (io_handle, hyper_io) = IoHandle::new(io, Arc::clone(&activity), settings.lingering);
+    let mut hyper_io = TokioIo::new(hyper_io);
     let answers = Answers {
         app,
         activity: Arc::clone(&activity),
         extensions,
     };
-    let streams = Streams::new(Arc::new(open));
-    let ending = serve_http(
-        hyper_io,
-        answers,
-        &io_handle,
-        &streams,
-        &mut orders,
-        settings,
-    )
-    .await;
+    let open = Arc::new(open);
+    #[cfg(feature = "http2")]
+    let streams = Streams::new(Arc::clone(&open));
+    let ending = match detect_http2(&mut hyper_io, &mut orders, settings).await {
+        Ok(false) => {
+            let connection = settings.http1().serve_connection(hyper_io, answers);
+            drive(connection.with_upgrades(), &io_handle, &mut orders).await
+        }
+        #[cfg(feature = "http2")]
+        Ok(true) => {
+            activity.note_may_send(true);
+            // After the end an HTTP/2 client sends no uploads, only frames that can be discarded.
+            io_handle.limit_lingering(Limits {
+                bytes: BRIEF.bytes,
+                time: settings.grace,
+            });
+            let builder = settings.http2(streams.executor(&activity));
+            let connection = builder.serve_connection(hyper_io, answers);
+            drive(connection, &io_handle, &mut orders).await
+        }
+        #[cfg(not(feature = "http2"))]
+        Ok(true) => {
+            tell!(
+                debug,
+                "HTTP/2 needs the feature `http2`: closed the connection"
+            );
+            Ending::Closed
+        }
+        Err(ending) => ending,
+    };
+    #[cfg(feature = "http2")]
     streams.cut();
     if activity.is_tunnel() {
         // The tunnel's owner holds the socket until it drops it.
@@ -125,59 +149,41 @@ where
     }
     // Closes the socket before waiting for the streams: one of them may block its thread.
     drop(io_handle);
+    #[cfg(feature = "http2")]
     streams.ended().await;
+    drop(open);
 }
 
-/// Serves HTTP on a connection, until all responses are written or the connection has to close.
-async fn serve_http<I, S>(
-    mut hyper_io: HyperIo<I>,
-    answers: Answers<S>,
-    io_handle: &IoHandle<I>,
-    streams: &Streams,
+/// Returns whether the first bytes of a connection are those of HTTP/2, or how the connection has ended.
+async fn detect_http2<I>(
+    hyper_io: &mut TokioIo<HyperIo<I>>,
     orders: &mut Orders<'_>,
     settings: &Settings,
-) -> Ending
+) -> Result<bool, Ending>
 where
-    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    S: App,
+    I: AsyncRead + AsyncWrite + Unpin,
 {
-    // The first bytes tell the protocol.
     orders.set_protocol(Protocol::Unknown);
-    let sniffing = within(settings.header_read_timeout, hyper_io.begins_with_preface());
+    let preface = hyper_io.inner_mut().begins_with_preface();
+    let sniffing = within(settings.header_read_timeout, preface);
     let is_http2 = match race(sniffing, orders.end()).await {
         Either::Left(Some(Ok(is_http2))) => is_http2,
         Either::Left(Some(Err(error))) => {
             tell!(debug, %error, "connection failed");
-            return Ending::Closed;
+            return Err(Ending::Closed);
         }
         Either::Left(None) => {
             tell!(debug, "no request came in time");
-            return Ending::Closed;
+            return Err(Ending::Closed);
         }
-        Either::Right(()) => return Ending::Closed,
+        Either::Right(()) => return Err(Ending::Closed),
     };
-    let activity = Arc::clone(&answers.activity);
-    let hyper_io = TokioIo::new(hyper_io);
-    if is_http2 {
-        orders.set_protocol(Protocol::Http2);
-        activity.note_may_send(true);
-        // After the end an HTTP/2 client sends no uploads, only frames that can be discarded.
-        io_handle.limit_lingering(Limits {
-            bytes: BRIEF.bytes,
-            time: settings.grace,
-        });
-        let builder = settings.http2(streams.executor(&activity));
-        drive(
-            builder.serve_connection(hyper_io, answers),
-            io_handle,
-            orders,
-        )
-        .await
+    orders.set_protocol(if is_http2 {
+        Protocol::Http2
     } else {
-        orders.set_protocol(Protocol::Http1);
-        let connection = settings.http1().serve_connection(hyper_io, answers);
-        drive(connection.with_upgrades(), io_handle, orders).await
-    }
+        Protocol::Http1
+    });
+    Ok(is_http2)
 }
 
 /// Drives hyper's connection to its end, and follows the server's orders.

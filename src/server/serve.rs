@@ -12,7 +12,9 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use hyper::server::conn::{http1, http2};
+use hyper::server::conn::http1;
+#[cfg(feature = "http2")]
+use hyper::server::conn::http2;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::accept;
@@ -23,6 +25,7 @@ use super::handshake::{Handshake, HandshakeWith, NoHandshake};
 use super::listener::Listener;
 use super::plan::PlanChannel;
 use super::settings::Settings;
+#[cfg(feature = "http2")]
 use super::streams::StreamExecutor;
 use crate::controller::{Run, ShutdownController};
 use crate::shutdown::{ShutdownReport, Wait};
@@ -30,8 +33,8 @@ use crate::sync::Arc;
 
 /// Serves `app` on the connections of `listener`, from now to the end of the shutdown.
 ///
-/// It supports HTTP/1.1, HTTP/2 (detected by its preface, in cleartext or over [TLS](Serve::handshake)) and
-/// upgrades. Any cloneable tower service for HTTP can be the application, for example an axum `Router`.
+/// It supports HTTP/1.1, upgrades and, with the feature `http2`, HTTP/2 (detected by its preface, in
+/// cleartext or over [TLS](Serve::handshake)). Without the feature an HTTP/2 connection is closed. Any cloneable tower service for HTTP can be the application, for example an axum `Router`.
 /// Put a [`DrainLayer`](crate::DrainLayer) in it or around it. The layer counts, refuses and cuts requests;
 /// the server handles what the layer cannot see.
 ///
@@ -146,9 +149,6 @@ where
 ///     .http1(|http1| {
 ///         http1.max_buf_size(64 * 1024);
 ///     })
-///     .http2(|http2| {
-///         http2.max_concurrent_streams(100);
-///     })
 ///     .extension(|peer: &SocketAddr| ConnectInfo(*peer))
 ///     .await;
 /// assert!(report.is_graceful());
@@ -242,6 +242,8 @@ impl<L: Listener, S, H> Serve<L, S, H> {
     /// })
     /// # }
     /// ```
+    #[cfg(feature = "http2")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "http2")))]
     pub fn http2<F>(mut self, set: F) -> Self
     where
         F: Fn(&mut http2::Builder<StreamExecutor>) + Send + Sync + 'static,
@@ -296,6 +298,8 @@ impl<L: Listener, S, H> Serve<L, S, H> {
     /// serve(listener, app, ctl).http2_idle_timeout(Duration::from_secs(3600))
     /// # }
     /// ```
+    #[cfg(feature = "http2")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "http2")))]
     pub fn http2_idle_timeout(mut self, time: Duration) -> Self {
         self.settings.http2_idle_timeout = time;
         self
@@ -305,7 +309,8 @@ impl<L: Listener, S, H> Serve<L, S, H> {
     ///
     /// It runs in the connection's own task, so it does not delay other connections. It is limited by
     /// [`handshake_timeout`](Self::handshake_timeout). A connection is dropped if its handshake fails. With
-    /// TLS, offer `h2` and `http/1.1` by ALPN. The server detects the protocol by the first bytes.
+    /// TLS, offer `h2` (with the feature `http2`) and `http/1.1` by ALPN. The server detects the protocol by
+    /// the first bytes.
     ///
     /// # Examples
     ///

@@ -4,10 +4,13 @@ use std::fmt;
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use hyper::server::conn::{http1, http2};
+use hyper::server::conn::http1;
+#[cfg(feature = "http2")]
+use hyper::server::conn::http2;
 use hyper_util::rt::TokioTimer;
 
 use super::lingering::Limits;
+#[cfg(feature = "http2")]
 use super::streams::StreamExecutor;
 
 pub(super) struct Settings {
@@ -22,6 +25,7 @@ pub(super) struct Settings {
     /// How many connections may be open. `None` means without limit.
     pub(super) max_connections: Option<usize>,
     http1: Vec<Setter<http1::Builder>>,
+    #[cfg(feature = "http2")]
     http2: Vec<Setter<http2::Builder<StreamExecutor>>>,
 }
 
@@ -46,6 +50,7 @@ impl Settings {
         self.http1.push(set);
     }
 
+    #[cfg(feature = "http2")]
     pub(super) fn add_http2(&mut self, set: Setter<http2::Builder<StreamExecutor>>) {
         self.http2.push(set);
     }
@@ -62,6 +67,7 @@ impl Settings {
     }
 
     /// Creates the builder for one HTTP/2 connection.
+    #[cfg(feature = "http2")]
     pub(super) fn http2(&self, executor: StreamExecutor) -> http2::Builder<StreamExecutor> {
         let mut builder = http2::Builder::new(executor);
         builder.timer(TokioTimer::new()).enable_connect_protocol();
@@ -84,6 +90,7 @@ impl Default for Settings {
             lifespan: Lifespan::default(),
             max_connections: None,
             http1: Vec::new(),
+            #[cfg(feature = "http2")]
             http2: Vec::new(),
         }
     }

@@ -88,6 +88,7 @@ impl<I> IoHandle<I> {
     }
 
     /// Limits how much, and for how long, the client may send after the end.
+    #[cfg(feature = "http2")]
     pub(super) fn limit_lingering(&self, limits: Limits) {
         let mut shared = lock(&self.shared);
         shared.limits = shared.limits.min(limits);

@@ -9,9 +9,8 @@ use hyper::rt::Executor;
 use tokio::task::{JoinError, JoinSet};
 
 use super::activity::Activity;
+use super::panicked::log_panic;
 use crate::in_flight::OpenConnection;
-use crate::log::tell;
-use crate::panic;
 use crate::sync::{Arc, Mutex, Weak, lock};
 
 /// The executor for the streams of one HTTP/2 connection.
@@ -85,7 +84,7 @@ where
                 future.await;
             });
         }
-        ended.into_iter().for_each(log);
+        ended.into_iter().for_each(log_panic);
     }
 }
 
@@ -120,20 +119,11 @@ impl Streams {
     /// Waits until all streams have ended.
     pub(super) async fn ended(self) {
         while let Some(result) = poll_fn(|cx| self.poll_next(cx)).await {
-            result.err().into_iter().for_each(log);
+            result.err().into_iter().for_each(log_panic);
         }
     }
 
     fn poll_next(&self, cx: &mut std::task::Context<'_>) -> Poll<Option<Result<(), JoinError>>> {
         lock(&self.tasks).set.poll_join_next(cx)
-    }
-}
-
-/// Logs the panic of a task.
-pub(super) fn log(error: JoinError) {
-    if let Ok(payload) = error.try_into_panic() {
-        let panic = panic::message(&payload);
-        panic::dropped(payload);
-        tell!(error, %panic, "the task of a connection or stream panicked: closed it");
     }
 }

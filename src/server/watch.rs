@@ -136,7 +136,8 @@ impl ShutdownController {
     ///
     /// # Examples
     ///
-    /// ```
+    #[cfg_attr(feature = "http2", doc = "```")]
+    #[cfg_attr(not(feature = "http2"), doc = "```ignore")]
     /// use axum::{Router, routing::get};
     /// use hyper_util::rt::{TokioExecutor, TokioIo};
     /// use hyper_util::server::conn::auto;

@@ -7,6 +7,7 @@ use std::mem;
 use std::pin::{Pin, pin};
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::Instant;
 
@@ -17,6 +18,7 @@ use super::race::{Either, race, until};
 use crate::error::BoxError;
 use crate::log::Spans;
 use crate::panic;
+use crate::spawn;
 use crate::sync::Arc;
 
 /// How long to wait for a job after its limit, in case its thread is only late. After that, a job that
@@ -249,7 +251,7 @@ impl Job {
             limit,
             // The limit is checked inside the task, which polls the job before it reads the clock.
             // So a job without any time left is still polled once.
-            task: tokio::spawn(async move {
+            task: spawn::task(&Handle::current(), async move {
                 let job = panic::caught(async move {
                     let run = pin!(async move { run(notice).await });
                     let result = extension.until(limit, run).await;

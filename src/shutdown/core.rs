@@ -346,7 +346,7 @@ impl Core {
         })
     }
 
-    #[cfg(feature = "signal")]
+    #[cfg(all(feature = "signal", any(unix, windows)))]
     pub(crate) fn note_signal(&self, name: &'static str) {
         *lock(&self.signal) = Some(name);
     }

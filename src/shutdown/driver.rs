@@ -18,6 +18,7 @@ use super::sequence::{Record, roll_back, shut_down};
 use super::wait::Wait;
 use crate::in_flight::{event, interest};
 use crate::log::tell;
+use crate::spawn::{self, Boxed};
 use crate::state::{LifecycleState, ShutdownReason};
 use crate::sync::{Arc, AtomicBool, Ordering};
 
@@ -45,7 +46,7 @@ pub(crate) fn drive(core: &Arc<Core>, shutdown: &Arc<Shutdown>) {
                 is_last: false,
             };
             // A runtime that has ended drops the task inside `spawn`; see `Driver::drop`.
-            drop(runtime.spawn(driver.run()));
+            drop(spawn::boxed(&runtime, driver.run()));
             // Relaxed: `Driver::drop` reads it. Only a drop inside the call above must see `false`, and
             // that is on this thread.
             spawned.store(true, Ordering::Relaxed);
@@ -59,9 +60,9 @@ pub(crate) fn drive(core: &Arc<Core>, shutdown: &Arc<Shutdown>) {
 /// Ensures that the shutdown ends in time. Uses a separate thread, because the timers of a runtime do not
 /// fire while all of its workers are blocked.
 fn watch(core: &Arc<Core>, shutdown: &Arc<Shutdown>) {
-    let thread = thread::Builder::new().name("tower-lifecycle-watch".to_owned());
     let (watched, watching) = (Arc::clone(core), Arc::clone(shutdown));
-    if let Err(cause) = thread.spawn(move || watch_until_over(&watched, &watching)) {
+    let watch = move || watch_until_over(&watched, &watching);
+    if let Err(cause) = spawn::thread("tower-lifecycle-watch", watch) {
         shutdown.stop_pulse();
         tell!(error, %cause, "cannot start a thread to watch the deadline");
     }
@@ -93,7 +94,7 @@ fn watch_until_over(core: &Arc<Core>, shutdown: &Arc<Shutdown>) {
 fn wake_runtime(core: &Core) {
     if let Some(runtime) = core.capture_runtime() {
         if runtime.runtime_flavor() == RuntimeFlavor::MultiThread {
-            drop(runtime.spawn(async {}));
+            drop(spawn::task(runtime, async {}));
         }
     }
 }
@@ -124,9 +125,7 @@ fn drive_by_thread(core: &Arc<Core>, shutdown: &Arc<Shutdown>) -> Option<JoinHan
             Err(cause) => tell!(error, %cause, "cannot create a runtime for the shutdown"),
         }
     };
-    let thread = thread::Builder::new().name("tower-lifecycle".to_owned());
-    let thread = thread.spawn(run);
-    thread
+    spawn::thread("tower-lifecycle", run)
         .map_err(|cause| tell!(error, %cause, "cannot start a thread for the shutdown"))
         .ok()
 }
@@ -143,8 +142,9 @@ struct Driver {
 }
 
 impl Driver {
-    async fn run(self) {
-        self.shutdown.spans.instrument(self.drive()).await;
+    /// Boxed, so that the code of the whole sequence exists once, and not for each way to run it.
+    fn run(self) -> Boxed {
+        Box::pin(async move { self.shutdown.spans.instrument(self.drive()).await })
     }
 
     async fn drive(&self) {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::attempt::Shutdown;
 use crate::log;
 use crate::log::tell;
+use crate::spawn;
 use crate::sync::Arc;
 
 /// How often the thread checks whether the shutdown is over.
@@ -20,8 +21,7 @@ const NO_REPORT: u8 = 1;
 /// Starts a thread that exits the process `after` the report of `shutdown`, or after its final deadline.
 pub(crate) fn guard(shutdown: &Arc<Shutdown>, after: Duration) {
     let guarded = Arc::clone(shutdown);
-    let thread = thread::Builder::new().name("tower-lifecycle-exit".to_owned());
-    let thread = thread.spawn(move || {
+    let thread = spawn::thread("tower-lifecycle-exit", move || {
         if let Some(code) = wait(&guarded, after) {
             end(code);
         }
@@ -59,7 +59,7 @@ fn end(code: u8) {
         "the process did not exit by itself: something blocks its runtime"
     );
     log::flush();
-    let watchdog = thread::Builder::new().spawn(move || {
+    let watchdog = spawn::thread("tower-lifecycle-exit", move || {
         thread::sleep(EXIT_TIMEOUT);
         exit_now(code);
     });

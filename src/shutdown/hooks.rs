@@ -4,7 +4,6 @@
 //! each in its own task. A hook that fails, panics, hangs or blocks its thread does not affect the
 //! others.
 
-use std::collections::BTreeMap;
 use std::error::Error;
 use std::fmt;
 use std::future::Future;
@@ -114,7 +113,7 @@ struct Taken {
 }
 
 /// What a hook or save does at this moment.
-#[cfg(feature = "health")]
+#[cfg(feature = "admin")]
 #[derive(Debug)]
 pub(crate) struct HookStatus {
     pub(crate) name: Arc<str>,
@@ -300,7 +299,7 @@ impl Hooks {
     }
 
     /// Returns what each hook does, in the order in which they run. `is_over` says whether the shutdown is.
-    #[cfg(feature = "health")]
+    #[cfg(feature = "admin")]
     pub(crate) fn statuses(&self, is_over: bool) -> Vec<HookStatus> {
         let status = |report: &HookReport, status| HookStatus {
             name: Arc::clone(&report.name),
@@ -361,13 +360,16 @@ impl Hooks {
     where
         C: Future<Output = ()>,
     {
-        let mut phases: BTreeMap<i32, Vec<Job>> = BTreeMap::new();
+        let mut phases: Vec<(i32, Vec<Job>)> = Vec::new();
         for hook in self.take() {
             let Hook { run, timeout, .. } = hook;
-            let jobs = phases.entry(hook.phase).or_default();
-            jobs.push(Job { run, timeout });
+            let job = Job { run, timeout };
+            match phases.binary_search_by_key(&hook.phase, |phase| phase.0) {
+                Ok(place) => phases[place].1.push(job),
+                Err(place) => phases.insert(place, (hook.phase, vec![job])),
+            }
         }
-        let phases = phases.into_values().collect();
+        let phases = phases.into_iter().map(|(_, jobs)| jobs).collect();
         let hooks = Arc::clone(self);
         let note: Note = Arc::new(move |place, progress| hooks.note(place, progress));
         cleanup.run(phases, later, &note).await;

@@ -4,7 +4,10 @@ use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::task::Poll;
 
+use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout_at};
+
+use crate::spawn;
 
 pub(crate) enum Either<A, B> {
     Left(A),
@@ -60,5 +63,5 @@ pub(crate) async fn let_others_run() {
         Poll::Pending
     });
     // Fails only if the runtime shuts down, which also ends the caller.
-    let _ = tokio::spawn(turn).await;
+    let _ = spawn::task(&Handle::current(), turn).await;
 }

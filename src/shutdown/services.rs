@@ -1,6 +1,5 @@
 //! The services that were started. They are stopped in reverse order.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::future::{Future, ready};
 use std::time::Duration;
@@ -53,7 +52,7 @@ struct Stops {
     jobs: Vec<Job>,
     /// The indexes of their services.
     order: Vec<usize>,
-    steps_before: BTreeSet<u32>,
+    steps_before: Vec<u32>,
 }
 
 /// The stop of a service. It is kept until it begins, even if the task that was to begin it is dropped.
@@ -184,7 +183,9 @@ impl Services {
                 stops.order.push(index);
                 stops.jobs.push(stop.job());
             } else {
-                stops.steps_before.insert(step);
+                if !stops.steps_before.contains(&step) {
+                    stops.steps_before.push(step);
+                }
             }
         }
         Some(stops)

@@ -229,14 +229,17 @@ impl Tasks {
     /// Returns the status of running tasks and of those that ended badly, sorted by name.
     #[cfg(feature = "health")]
     pub(crate) fn health(&self) -> Vec<ServiceHealth> {
-        let mut names: BTreeMap<Arc<str>, Option<Outcome>> = BTreeMap::new();
+        let mut names: Vec<(Arc<str>, Option<Outcome>)> = Vec::new();
         {
             let tasks = lock(&self.0);
-            let running = tasks.running.values();
-            names.extend(running.map(|task| (Arc::clone(&task.name), None)));
             let dead = tasks.ends.dead();
             names.extend(dead.map(|(name, outcome)| (Arc::clone(name), Some(outcome.clone()))));
+            let running = tasks.running.values();
+            names.extend(running.map(|task| (Arc::clone(&task.name), None)));
         }
+        // Of one name, the task that ended badly comes first, and is the one that is kept.
+        names.sort_by(|one, other| one.0.cmp(&other.0));
+        names.dedup_by(|later, first| later.0 == first.0);
         // Formatting an error runs user code, so it happens outside the lock.
         let health = |(name, outcome): (Arc<str>, Option<Outcome>)| {
             let (status, error) = match outcome {

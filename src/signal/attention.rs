@@ -2,7 +2,6 @@
 //!
 //! The signal handler itself takes the action, so this works even when every thread is blocked.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::process;
 
@@ -14,7 +13,7 @@ use super::registrations::{has_others, register};
 use crate::sync::{Arc, AtomicBool, Ordering, PoisonError};
 
 /// Marks these signals as used until it is dropped.
-pub(super) struct Attention(BTreeSet<i32>);
+pub(super) struct Attention(Vec<i32>);
 
 /// Lets a thread decide on the action of SIGHUP until it is dropped.
 pub(super) struct HangupWatch(());
@@ -33,55 +32,56 @@ struct Signal {
     may_be_handled: bool,
 }
 
-type Known = BTreeMap<i32, Signal>;
+/// The signals that are known, each once.
+struct Known(Vec<(i32, Signal)>);
 
-static SIGNALS: std::sync::Mutex<Known> = std::sync::Mutex::new(BTreeMap::new());
+static SIGNALS: std::sync::Mutex<Known> = std::sync::Mutex::new(Known(Vec::new()));
 
 // ===== impl Attention =====
 
 impl Attention {
     /// Marks signals as used that are listened for. Each takes its default action after the end, whatever
     /// it did before.
-    pub(super) fn listen(signals: &BTreeSet<i32>) -> io::Result<Self> {
+    pub(super) fn listen(signals: &[i32]) -> io::Result<Self> {
         let mut known = SIGNALS.lock().unwrap_or_else(PoisonError::into_inner);
         for &number in signals {
-            let signal = known.entry(number).or_default();
+            let signal = known.entry(number);
             signal.enable_default_action(number)?;
             signal.may_be_handled = false;
         }
-        Ok(Self::new(signals.clone(), &mut known))
+        Ok(Self::new(signals.to_vec(), &mut known))
     }
 
     /// Marks those of `signals` as used that would kill the process, so that they do nothing. Signals that
     /// the user handles or ignores are left alone. So are signals that the system does not let a process
     /// handle.
-    pub(super) fn absorb(signals: &BTreeSet<i32>) -> Self {
+    pub(super) fn absorb(signals: &[i32]) -> Self {
         let mut known = SIGNALS.lock().unwrap_or_else(PoisonError::into_inner);
         let unhandled = Unhandled::read();
-        let mut absorbed = BTreeSet::new();
+        let mut absorbed = Vec::new();
         for &number in signals {
-            let registered = match (known.contains_key(&number), &unhandled) {
+            let registered = match (known.get(number).is_some(), &unhandled) {
                 (true, _) => Ok(()),
                 (false, Some(unhandled)) if unhandled.contains(number) => {
-                    let signal = known.entry(number).or_default();
+                    let signal = known.entry(number);
                     signal.enable_default_action(number)
                 }
                 (false, Some(_)) => continue,
                 // It is unknown whether the signal is handled, so it does nothing from now on.
                 (false, None) => register(1, || flag::register(number, Arc::default())).map(|_| {
-                    known.entry(number).or_default();
+                    known.entry(number);
                 }),
             };
             if registered.is_ok() {
-                absorbed.insert(number);
+                absorbed.push(number);
             }
         }
         Self::new(absorbed, &mut known)
     }
 
-    fn new(signals: BTreeSet<i32>, known: &mut Known) -> Self {
+    fn new(signals: Vec<i32>, known: &mut Known) -> Self {
         for number in &signals {
-            if let Some(signal) = known.get_mut(number) {
+            if let Some(signal) = known.get_mut(*number) {
                 signal.users += 1;
                 signal.update();
             }
@@ -98,7 +98,7 @@ impl Drop for Attention {
     fn drop(&mut self) {
         let mut known = SIGNALS.lock().unwrap_or_else(PoisonError::into_inner);
         for number in &self.0 {
-            if let Some(signal) = known.get_mut(number) {
+            if let Some(signal) = known.get_mut(*number) {
                 signal.users -= 1;
                 signal.update();
             }
@@ -117,12 +117,12 @@ impl HangupWatch {
         // Called before the check below, so that handlers registered after the check are noticed.
         has_others(handled);
         let is_ours = known
-            .get(&SIGHUP)
+            .get(SIGHUP)
             .is_some_and(|signal| signal.has_default_action);
         if process::id() == 1 || !(is_ours || Unhandled::read()?.contains(SIGHUP)) {
             return None;
         }
-        let signal = known.entry(SIGHUP).or_default();
+        let signal = known.entry(SIGHUP);
         signal.enable_default_action(SIGHUP).ok()?;
         signal.watches += 1;
         signal.update();
@@ -132,26 +132,50 @@ impl HangupWatch {
     /// Returns whether SIGHUP is used now: it was chosen, or a shutdown is in progress.
     pub(super) fn is_used() -> bool {
         let known = SIGNALS.lock().unwrap_or_else(PoisonError::into_inner);
-        known.get(&SIGHUP).is_some_and(|signal| signal.users > 0)
+        known.get(SIGHUP).is_some_and(|signal| signal.users > 0)
     }
 
     /// Returns whether other code may have registered a handler for SIGHUP since the watch began.
     pub(super) fn may_be_handled() -> bool {
         let mut known = SIGNALS.lock().unwrap_or_else(PoisonError::into_inner);
-        known.entry(SIGHUP).or_default().check_for_handler(SIGHUP)
+        known.entry(SIGHUP).check_for_handler(SIGHUP)
     }
 }
 
 impl Drop for HangupWatch {
     fn drop(&mut self) {
         let mut known = SIGNALS.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(signal) = known.get_mut(&SIGHUP) {
+        if let Some(signal) = known.get_mut(SIGHUP) {
             if signal.users == 0 {
                 signal.check_for_handler(SIGHUP);
             }
             signal.watches -= 1;
             signal.update();
         }
+    }
+}
+
+// ===== impl Known =====
+
+impl Known {
+    fn get(&self, number: i32) -> Option<&Signal> {
+        let mut known = self.0.iter();
+        known.find_map(|(known, signal)| (*known == number).then_some(signal))
+    }
+
+    fn get_mut(&mut self, number: i32) -> Option<&mut Signal> {
+        let mut known = self.0.iter_mut();
+        known.find_map(|(known, signal)| (*known == number).then_some(signal))
+    }
+
+    /// Returns the signal, which is known from now on.
+    fn entry(&mut self, number: i32) -> &mut Signal {
+        let known = self.0.iter().position(|(known, _)| *known == number);
+        let place = known.unwrap_or_else(|| {
+            self.0.push((number, Signal::default()));
+            self.0.len() - 1
+        });
+        &mut self.0[place].1
     }
 }
 

@@ -20,7 +20,8 @@
 #[must_use = "signals are not listened for until they are given to a controller"]
 pub struct Signals {
     #[cfg(unix)]
-    pub(super) numbers: std::collections::BTreeSet<i32>,
+    /// Sorted, each once.
+    pub(super) numbers: Vec<i32>,
     #[cfg(not(unix))]
     _private: (),
 }
@@ -31,7 +32,7 @@ impl Default for Signals {
     fn default() -> Self {
         #[cfg(unix)]
         return Self {
-            numbers: [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT].into(),
+            numbers: vec![signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM],
         };
         #[cfg(not(unix))]
         Self { _private: () }
@@ -61,7 +62,9 @@ impl Signals {
     }
 
     fn and(mut self, signal: i32) -> Self {
-        self.numbers.insert(signal);
+        if let Err(place) = self.numbers.binary_search(&signal) {
+            self.numbers.insert(place, signal);
+        }
         self
     }
 }

@@ -18,7 +18,7 @@ impl ShutdownController {
     ///
     /// # Errors
     ///
-    /// Returns a [`SignalError`] outside a tokio runtime, or if the system refuses.
+    /// Returns a [`SignalError`] outside a tokio runtime, or if the system refuses or has no signals.
     ///
     /// # Examples
     ///
@@ -80,7 +80,7 @@ impl ShutdownController {
     ///
     /// # Errors
     ///
-    /// Returns a [`SignalError`] outside a tokio runtime, or if the system refuses.
+    /// Returns a [`SignalError`] outside a tokio runtime, or if the system refuses or has no signals.
     ///
     /// # Examples
     ///

@@ -13,6 +13,7 @@ use crate::log::tell;
 use crate::panic;
 use crate::shutdown::{Core, Outcome, Stop};
 use crate::shutdown::{StartupCause, StartupFailure};
+use crate::spawn;
 use crate::sync::Arc;
 
 /// Starts all services of one step at the same time. At the first failure, drops the other starts and
@@ -106,7 +107,7 @@ fn stop_now(core: &Core, name: Arc<str>, stop: &Stop) {
     };
     let service = Arc::clone(&name);
     let limit = job.timeout.unwrap_or_else(|| core.config.reserve());
-    runtime.spawn(async move {
+    spawn::task(&runtime, async move {
         let stop = async move { timeout(limit, (job.run)(notice)).await };
         if !matches!(panic::caught(stop).await, Ok(Ok(Ok(())))) {
             tell!(warn, service = &*name, "service failed to stop");

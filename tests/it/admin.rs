@@ -66,7 +66,7 @@ async fn spawn_axum(ctl: &ShutdownController) -> SocketAddr {
 }
 
 /// The same for this crate's server, which has its own controller.
-#[cfg(feature = "server")]
+#[cfg(feature = "http2")]
 async fn spawn_serve(ctl: &ShutdownController) -> SocketAddr {
     let (listener, address) = bound().await;
     let routes = routes(ctl);
@@ -138,7 +138,7 @@ async fn axum_answers_to_the_end() {
     is_answered_to_the_end(spawn_axum).await;
 }
 
-#[cfg(feature = "server")]
+#[cfg(feature = "http2")]
 #[tokio::test]
 async fn our_server_answers_to_the_end() {
     is_answered_to_the_end(spawn_serve).await;

@@ -135,7 +135,7 @@ fn the_choice_of_signals_is_send_sync_and_clone() {
 }
 
 /// A server runs in one task: it need not be `Sync`.
-#[cfg(feature = "server")]
+#[cfg(feature = "http2")]
 #[test]
 fn servers_and_watched_connections_are_send() {
     use tower_lifecycle::server::{
@@ -171,7 +171,7 @@ fn the_listener_for_axum_is_send() {
     is_all::<DrainSignal>();
 }
 
-#[cfg(all(unix, any(feature = "server", feature = "axum")))]
+#[cfg(all(unix, any(feature = "http2", feature = "axum")))]
 #[test]
 fn the_unix_socket_is_send() {
     is_all::<tower_lifecycle::server::UnixSocket>();

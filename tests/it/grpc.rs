@@ -33,7 +33,7 @@ const CUT: &str = "service stopped before the call was finished";
 
 // ===== what clients see =====
 
-#[cfg(feature = "server")]
+#[cfg(feature = "http2")]
 #[tokio::test]
 async fn under_our_server_a_late_call_of_any_kind_is_served_whole() {
     in_time(async {
@@ -368,7 +368,7 @@ fn of_service(service: &str) -> HealthCheckRequest {
 const ROUNDS: usize = 20;
 const CLIENTS: usize = 32;
 
-#[cfg(feature = "server")]
+#[cfg(feature = "http2")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn under_our_server_no_call_is_lost() {
     for connections in [1, CLIENTS] {

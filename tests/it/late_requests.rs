@@ -484,7 +484,7 @@ async fn one_that_waited_and_is_ready_counts_again_from_its_call_on() {
 }
 
 /// The same with `serve` and reqwest. In real time, because it uses sockets.
-#[cfg(feature = "server")]
+#[cfg(feature = "http2")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_limit_around_a_router_serves_what_was_received_before_the_trigger() {
     let ctl = controller(ShutdownConfig::default().late_for(Duration::ZERO));

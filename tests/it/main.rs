@@ -12,12 +12,12 @@ mod support {
     #[cfg(feature = "health")]
     pub mod health;
     pub mod layers;
-    #[cfg(feature = "server")]
+    #[cfg(feature = "http2")]
     pub mod ledger;
     pub mod log;
     pub mod panics;
     pub mod runtime;
-    #[cfg(feature = "server")]
+    #[cfg(feature = "http2")]
     pub mod server;
     pub mod shutdown;
     pub mod sockets;
@@ -33,14 +33,14 @@ mod auto_traits;
 mod axum_routes;
 mod body;
 mod config;
-#[cfg(feature = "server")]
+#[cfg(feature = "http2")]
 mod conformance;
 mod controller;
 mod controller_random;
 mod drain;
 #[cfg(feature = "axum")]
 mod drain_listener;
-#[cfg(feature = "server")]
+#[cfg(feature = "http2")]
 mod force_books;
 mod grpc;
 mod grpc_cut;
@@ -58,9 +58,9 @@ mod in_flight_now;
 mod lame_duck_early;
 mod late_arrivals;
 mod late_requests;
-#[cfg(feature = "server")]
+#[cfg(feature = "http2")]
 mod ledger;
-#[cfg(feature = "health")]
+#[cfg(feature = "admin")]
 mod lifecycle_service;
 #[cfg(feature = "axum")]
 mod listener;
@@ -69,7 +69,7 @@ mod logs;
 mod long_lived;
 mod maintenance;
 mod metrics;
-#[cfg(all(target_os = "linux", feature = "server"))]
+#[cfg(all(target_os = "linux", feature = "http2"))]
 mod newcomers;
 #[cfg(all(feature = "health", feature = "persist"))]
 mod on_call;
@@ -84,23 +84,23 @@ mod rejection;
 mod report;
 #[cfg(feature = "persist")]
 mod saves;
-#[cfg(feature = "server")]
+#[cfg(feature = "http2")]
 mod server;
-#[cfg(feature = "server")]
+#[cfg(feature = "http2")]
 mod server_endings;
-#[cfg(feature = "server")]
+#[cfg(feature = "http2")]
 mod server_goodbyes;
-#[cfg(feature = "server")]
+#[cfg(feature = "http2")]
 mod server_handover;
-#[cfg(feature = "server")]
+#[cfg(feature = "http2")]
 mod server_idle;
-#[cfg(feature = "server")]
+#[cfg(feature = "http2")]
 mod server_limits;
-#[cfg(feature = "server")]
+#[cfg(feature = "http2")]
 mod server_on_call;
-#[cfg(all(feature = "server", unix))]
+#[cfg(all(feature = "http2", unix))]
 mod server_shared;
-#[cfg(feature = "server")]
+#[cfg(feature = "http2")]
 mod server_stuck;
 mod service_watch;
 mod sockets;
@@ -121,13 +121,13 @@ mod story;
 mod task_policies;
 mod tasks;
 mod tracking;
-#[cfg(all(unix, feature = "server"))]
+#[cfg(all(unix, feature = "http2"))]
 mod unix_socket;
 mod upgrade;
-#[cfg(feature = "server")]
+#[cfg(feature = "http2")]
 mod watch;
-#[cfg(feature = "server")]
+#[cfg(feature = "http2")]
 mod watch_handshake;
-#[cfg(feature = "server")]
+#[cfg(feature = "http2")]
 mod watch_http2;
 mod workers;

@@ -18,11 +18,12 @@ mod paused_shutdown;
 mod resume;
 
 use std::future::{Future, ready};
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Barrier, Mutex};
 use std::thread;
 use std::time::Duration;
 
+use portable_atomic::{AtomicI64, AtomicU64};
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::{Instant, advance};
 use tokio_test::{assert_pending, assert_ready, task};

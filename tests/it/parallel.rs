@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::pin::pin;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Barrier};
 use std::task::{Context, Poll, Waker};
 use std::thread;
@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::Full;
+use portable_atomic::{AtomicI64, AtomicU64};
 use tower::{Layer, Service, service_fn};
 use tower_lifecycle::{
     DrainLayer, LifecycleState, ShutdownConfig, ShutdownController, ShutdownReason,

@@ -22,7 +22,7 @@ mod support {
 mod alone;
 #[cfg(all(target_os = "linux", feature = "persist", feature = "signal"))]
 mod broken_logs;
-#[cfg(all(unix, feature = "server"))]
+#[cfg(all(unix, feature = "http2"))]
 mod descriptors;
 mod environment;
 #[cfg(unix)]
@@ -35,7 +35,7 @@ mod platform;
     target_os = "linux",
     feature = "persist",
     feature = "restart",
-    feature = "server",
+    feature = "http2",
     feature = "signal",
     feature = "systemd"
 ))]

@@ -7,7 +7,7 @@
 
 #[path = "../support"]
 mod support {
-    #[cfg(feature = "server")]
+    #[cfg(feature = "http2")]
     pub mod ledger;
     pub mod sockets;
 }
@@ -16,7 +16,7 @@ mod support {
 #[cfg(all(
     feature = "axum",
     feature = "health",
-    feature = "server",
+    feature = "http2",
     feature = "signal"
 ))]
 mod balancers;
@@ -28,7 +28,7 @@ mod prometheus;
     feature = "axum",
     feature = "health",
     feature = "restart",
-    feature = "server",
+    feature = "http2",
     feature = "signal"
 ))]
 mod restart;

@@ -7,11 +7,12 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::Router;
 use axum::routing::get;
+use portable_atomic::AtomicU64;
 use tokio::process::Command;
 use tower_lifecycle::{
     InFlightGuard, LifecycleState, ShutdownConfig, ShutdownController, ShutdownReason,
@@ -168,7 +169,7 @@ async fn curl_is_refused_in_every_way_that_it_may_ask() {
 
 // ===== this crate's server, in many rounds =====
 
-#[cfg(feature = "server")]
+#[cfg(feature = "http2")]
 mod own_server {
     use std::ops::RangeInclusive;
 

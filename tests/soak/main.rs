@@ -2,7 +2,7 @@
 //!
 //! Separate from `it`: they would disturb tests that run in parallel, and they inspect the whole
 //! process, its descriptors, threads and memory.
-#![cfg(feature = "server")]
+#![cfg(feature = "http2")]
 #![allow(clippy::unwrap_used)]
 
 #[path = "../support"]

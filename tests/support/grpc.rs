@@ -4,7 +4,7 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use http::uri::PathAndQuery;
 use http::{HeaderValue, Request, Response};
 use http_body::Frame;
 use http_body_util::BodyExt;
+use portable_atomic::AtomicU64;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -189,13 +190,13 @@ pub enum Kind {
     PlainAxum,
     /// tonic's own server.
     Tonic,
-    #[cfg(feature = "server")]
+    #[cfg(feature = "http2")]
     Ours,
 }
 
 pub const KINDS: &[Kind] = &[
     Kind::Axum,
-    #[cfg(feature = "server")]
+    #[cfg(feature = "http2")]
     Kind::Ours,
 ];
 
@@ -246,7 +247,7 @@ impl Server {
                     .serve_with_incoming_shutdown(incoming, ctl.stop_accepting());
                 tokio::spawn(ctl.run(server))
             }
-            #[cfg(feature = "server")]
+            #[cfg(feature = "http2")]
             Kind::Ours => {
                 let server = tower_lifecycle::serve(listener, app, ctl.clone());
                 tokio::spawn(server.into_future())

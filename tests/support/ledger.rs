@@ -7,7 +7,7 @@ use std::fmt;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::SocketAddr;
 use std::ops::{AddAssign, Range};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -19,6 +19,7 @@ use axum::routing::{any, get, post};
 use axum::{Extension, Router};
 use futures_util::{Stream, StreamExt, stream};
 use http::Response;
+use portable_atomic::AtomicU64;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;

@@ -6,24 +6,28 @@ use std::pin::Pin;
 use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
+#[cfg(feature = "http2")]
 use hyper::rt::bounds::Http2ServerConnExec;
 use hyper::rt::{Read, Write};
-use hyper::server::conn::{http1, http2};
+use hyper::server::conn::http1;
+#[cfg(feature = "http2")]
+use hyper::server::conn::http2;
 use hyper::service::Service;
+#[cfg(feature = "http2")]
 use hyper_util::server::conn::auto;
 
 use crate::error::BoxError;
 
 /// A connection that can finish the responses in flight and then close.
 ///
-/// It is implemented for hyper's HTTP/1 and HTTP/2 connections, with and without upgrades, and for the
-/// connections of hyper-util's `auto` builder. Implement it for other connections to
-/// [watch](crate::ShutdownController::watch) them.
+/// It is implemented for hyper's HTTP/1 connections, with and without upgrades. With the feature `http2` it
+/// is also implemented for hyper's HTTP/2 connections and for those of hyper-util's `auto` builder.
+/// Implement it for other connections to [watch](crate::ShutdownController::watch) them.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be told to end gracefully",
     label = "not a connection of hyper or hyper-util",
-    note = "connections of hyper and of hyper-util's `auto` builder can, without or with upgrades; the \
-            latter with `.into_owned()`"
+    note = "connections of hyper can, without or with upgrades; with the feature `http2` those of \
+            hyper-util's `auto` builder, too, with upgrades after `.into_owned()`"
 )]
 pub trait GracefulConnection: Future<Output = Result<(), Self::Error>> {
     /// The error of a failed connection.
@@ -74,18 +78,21 @@ macro_rules! graceful {
 
 graceful!([I, S, B] http1::Connection<I, S>, hyper::Error, false, []);
 graceful!([I, S, B] http1::UpgradeableConnection<I, S>, hyper::Error, false, [I: Send]);
+#[cfg(feature = "http2")]
 graceful!(
     [I, S, B, E] http2::Connection<I, S, E>,
     hyper::Error,
     true,
     [E: Http2ServerConnExec<S::Future, B>]
 );
+#[cfg(feature = "http2")]
 graceful!(
     [I, S, B, E] auto::Connection<'_, I, S, E>,
     BoxError,
     false, // the protocol is not exposed
     [S::Future: 'static, E: auto::HttpServerConnExec<S::Future, B>]
 );
+#[cfg(feature = "http2")]
 graceful!(
     [I, S, B, E] auto::UpgradeableConnection<'_, I, S, E>,
     BoxError,

@@ -132,7 +132,8 @@ impl ShutdownController {
     ///
     /// See `examples/accept_loop.rs` for the complete program:
     ///
-    /// ```
+    #[cfg_attr(feature = "http2", doc = "```")]
+    #[cfg_attr(not(feature = "http2"), doc = "```ignore")]
     /// use axum::Router;
     /// use hyper_util::rt::{TokioExecutor, TokioIo};
     /// use hyper_util::server::conn::auto::Builder;

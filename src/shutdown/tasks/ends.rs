@@ -1,8 +1,5 @@
 //! Tasks that ended badly, for the report and, until they are replaced, for health.
 
-#[cfg(feature = "health")]
-use std::collections::BTreeMap;
-
 use crate::shutdown::attempt::Shutdown;
 #[cfg(feature = "health")]
 use crate::shutdown::outcome::Outcome;
@@ -19,7 +16,7 @@ pub(super) struct Ends {
     forgotten: u64,
     /// By name, the tasks after which no task of the same name was spawned.
     #[cfg(feature = "health")]
-    dead: BTreeMap<Arc<str>, Outcome>,
+    dead: Vec<(Arc<str>, Outcome)>,
 }
 
 #[derive(Debug)]
@@ -34,7 +31,8 @@ impl Ends {
         #[cfg(feature = "health")]
         if !matches!(report.outcome, Outcome::Cut) && self.dead.len() < REMEMBERED {
             let (name, outcome) = (Arc::clone(&report.name), report.outcome.clone());
-            self.dead.insert(name, outcome);
+            self.replaced(&name);
+            self.dead.push((name, outcome));
         }
         if self.bad.len() < REMEMBERED {
             self.bad.push(BadEnd { report, shutdown });
@@ -46,11 +44,11 @@ impl Ends {
     /// Records that a task of this name runs again.
     #[cfg(feature = "health")]
     pub(super) fn replaced(&mut self, name: &Arc<str>) {
-        self.dead.remove(name);
+        self.dead.retain(|(dead, _)| dead != name);
     }
 
     #[cfg(feature = "health")]
-    pub(super) fn dead(&self) -> impl Iterator<Item = (&Arc<str>, &Outcome)> {
+    pub(super) fn dead(&self) -> impl Iterator<Item = &(Arc<str>, Outcome)> {
         self.dead.iter()
     }
 

@@ -1,6 +1,5 @@
 //! Listening on Unix.
 
-use std::collections::BTreeSet;
 use std::io;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -18,6 +17,7 @@ use crate::signal::choice::Signals;
 use crate::signal::killing::killing;
 use crate::signal::listener::Listener;
 use crate::signal::registrations::register;
+use crate::spawn;
 use crate::sync::{Arc, Mutex, lock};
 
 /// How long a SIGHUP waits for the signal that begins a shutdown.
@@ -47,20 +47,18 @@ pub(in crate::signal) fn listen(
     let (triggers, absorb_handle) = (signals.numbers.clone(), handle.clone());
     let chosen = signals.numbers.clone();
     let registered = Mutex::new(numbers);
-    thread::Builder::new()
-        .name("tower-lifecycle-signals".to_owned())
-        .spawn(move || {
-            let was_blocked = unblock(&triggers);
-            dispatch(received, &triggers, &in_thread);
-            drop(in_thread);
-            // If all other threads block the signals, only this thread can receive a third one.
-            if was_blocked {
-                loop {
-                    thread::park();
-                }
+    spawn::thread("tower-lifecycle-signals", move || {
+        let was_blocked = unblock(&triggers);
+        dispatch(received, &triggers, &in_thread);
+        drop(in_thread);
+        // If all other threads block the signals, only this thread can receive a third one.
+        if was_blocked {
+            loop {
+                thread::park();
             }
-        })?;
-    runtime.spawn(async move { in_task.ctl.stopped().await });
+        }
+    })?;
+    spawn::task(runtime, async move { in_task.ctl.stopped().await });
     Ok(Start {
         stop: Box::new(move || {
             drop((attention, watch));
@@ -68,11 +66,12 @@ pub(in crate::signal) fn listen(
         }),
         absorb: Arc::new(move || {
             let absorbed = killing().filter(|signal| !chosen.contains(signal));
-            let attention = Attention::absorb(&absorbed.collect());
+            let attention = Attention::absorb(&absorbed.collect::<Vec<_>>());
             // Added only for the log. A signal that cannot be added is absorbed as well.
             let mut registered = lock(&registered);
             for signal in attention.signals() {
-                if registered.insert(signal) {
+                if !registered.contains(&signal) {
+                    registered.push(signal);
                     let _ = register(1, || absorb_handle.add_signal(signal));
                 }
             }
@@ -82,23 +81,23 @@ pub(in crate::signal) fn listen(
 }
 
 /// Passes signals to `listener` until listening stops or the shutdown is forced.
-fn dispatch(mut received: SignalIterator, triggers: &BTreeSet<i32>, listener: &Listener) {
+fn dispatch(mut received: SignalIterator, triggers: &[i32], listener: &Listener) {
     let mut first = None;
     let mut hangup_at = None;
     while !received.is_closed() {
-        let signals: BTreeSet<i32> = if hangup_at.is_none() {
+        let signals: Vec<i32> = if hangup_at.is_none() {
             received.wait().collect()
         } else {
             thread::sleep(POLL_INTERVAL);
             received.pending().collect()
         };
         // The signals that begin a shutdown come first, so that the others find the shutdown.
-        for &signal in signals.intersection(triggers) {
+        for &signal in signals.iter().filter(|signal| triggers.contains(signal)) {
             if listener.received(name(signal), &mut first) {
                 return;
             }
         }
-        for &signal in signals.difference(triggers) {
+        for &signal in signals.iter().filter(|signal| !triggers.contains(signal)) {
             if signal == SIGHUP {
                 hangup_at.get_or_insert_with(Instant::now);
             } else {
@@ -131,7 +130,7 @@ fn name(signal: i32) -> &'static str {
 
 /// Unblocks those of `signals` that are blocked in this thread. Returns whether there were any. Other
 /// blocked signals stay blocked, because they may be meant for a `sigwait` or a signalfd of the user.
-fn unblock(signals: &BTreeSet<i32>) -> bool {
+fn unblock(signals: &[i32]) -> bool {
     let Ok(mask) = SigSet::thread_get_mask() else {
         return false;
     };
