@@ -3,22 +3,19 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
-
 /// How many answered requests are kept one by one, for the picture; all are counted.
 const KEPT: usize = 400_000;
 
 /// How a request ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "program", derive(serde::Serialize))]
+#[cfg_attr(feature = "program", serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum Fate {
     /// With the expected status and the whole body; a stream or a WebSocket with its proper end.
     Answered,
-    /// In a way that tells the client to send it again: 503 or 429 with `Retry-After`, 503 with
-    /// `Connection: close`, an HTTP/2 stream that was refused or is past the last one of a GOAWAY
-    /// (RFC 9113 §8.7).
-    Refused,
+    /// In a way that tells the client to send it again.
+    Refused(Refusal),
     /// No byte of it was written.
     NeverSent(Unsent),
     /// Written to a kept HTTP/1 connection, which the server was closing: the one race that the
@@ -28,9 +25,24 @@ pub enum Fate {
     Lost(Loss),
 }
 
+/// How a request was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "program", derive(serde::Serialize))]
+#[cfg_attr(feature = "program", serde(rename_all = "snake_case"))]
+#[non_exhaustive]
+pub enum Refusal {
+    /// 503 or 429 with `Retry-After`.
+    Later,
+    /// 503 with `Connection: close`.
+    Closing,
+    /// An HTTP/2 stream that was refused, or is past the last one of a GOAWAY (RFC 9113 §8.7).
+    Unprocessed,
+}
+
 /// Why a request was not sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "program", derive(serde::Serialize))]
+#[cfg_attr(feature = "program", serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum Unsent {
     /// There was no connection: nobody listens, or nobody accepts.
@@ -40,8 +52,9 @@ pub enum Unsent {
 }
 
 /// How a request was lost.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "program", derive(serde::Serialize))]
+#[cfg_attr(feature = "program", serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum Loss {
     /// The connection was reset or closed after the request was sent, and before the answer.
@@ -61,13 +74,16 @@ pub enum Loss {
     Unavailable,
     /// Another status than without a restart.
     Status(u16),
+    /// Another body than the only right one.
+    Content,
     /// Nothing came in time.
     TimedOut,
 }
 
 /// What was asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "program", derive(serde::Serialize))]
+#[cfg_attr(feature = "program", serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum Work {
     /// A GET.
@@ -77,13 +93,14 @@ pub enum Work {
     /// An event stream.
     Events,
     /// A WebSocket.
-    #[serde(rename = "session")]
+    #[cfg_attr(feature = "program", serde(rename = "session"))]
     WebSocket,
 }
 
 /// Who sent it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "program", derive(serde::Serialize))]
+#[cfg_attr(feature = "program", serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum Sender {
     /// hyper's client on one kept HTTP/1 connection.
@@ -95,7 +112,7 @@ pub enum Sender {
     /// reqwest with its pool, on HTTP/2.
     Reqwest2,
     /// tungstenite.
-    #[serde(rename = "websocket")]
+    #[cfg_attr(feature = "program", serde(rename = "websocket"))]
     WebSocket,
 }
 
@@ -146,7 +163,8 @@ pub struct Entry {
 }
 
 /// How many requests had which fate.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "program", derive(serde::Serialize))]
 pub struct Counts {
     /// See [`Fate::Answered`].
     pub answered: u64,
@@ -165,7 +183,7 @@ impl Counts {
     pub fn add(&mut self, fate: Fate) {
         *match fate {
             Fate::Answered => &mut self.answered,
-            Fate::Refused => &mut self.refused,
+            Fate::Refused(_) => &mut self.refused,
             Fate::NeverSent(_) => &mut self.never_sent,
             Fate::Ambiguous => &mut self.ambiguous,
             Fate::Lost(_) => &mut self.lost,

@@ -6,9 +6,14 @@
 //! as JSON and as a [picture](Report::picture). The server is a child process, so it can be written
 //! in any language; nothing is asked of it but HTTP.
 //!
+//! The [`client`]s and the [`Ledger`] are also of use by themselves, without the default feature `program`:
+//! for a test of one's own, or of a server in the same process.
+//!
 //! ```no_run
+//! # #[cfg(feature = "program")]
 //! use drain_check::{Options, check};
 //!
+//! # #[cfg(feature = "program")]
 //! # async fn test() -> Result<(), drain_check::Error> {
 //! let options = Options::parse_words([
 //!     "--url", "http://127.0.0.1:3000/", "--rounds", "3", "--", "./my-server", "--port", "3000",
@@ -19,26 +24,15 @@
 //! # }
 //! ```
 
-mod balancer;
-mod cause;
-mod client;
-mod diagnosis;
-mod error;
+mod chain;
+#[cfg(feature = "program")]
+mod check;
+pub mod client;
 mod ledger;
-mod options;
-mod picture;
-mod process;
-mod progress;
 mod random;
-mod report;
-mod run;
 mod target;
-mod words;
 
-pub use cause::Cause;
-pub use diagnosis::{Finding, Severity};
-pub use error::Error;
-pub use ledger::{Counts, Entry, Fate, Ledger, Loss, Sender, Unsent, Work};
-pub use options::{Options, Via};
-pub use report::{Report, Restart};
-pub use run::check;
+#[cfg(feature = "program")]
+pub use check::{Cause, Error, Finding, Options, Report, Restart, Severity, Via, check};
+pub use ledger::{Counts, Entry, Fate, Ledger, Loss, Refusal, Sender, Unsent, Work};
+pub use target::Target;

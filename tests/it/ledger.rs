@@ -11,18 +11,16 @@ use std::fmt;
 use std::future::{Future, pending, poll_fn};
 use std::io;
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
-use std::sync::{Arc, Mutex, OnceLock};
-use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use drain_check::client::{Connection, Seen};
+use drain_check::{Entry, Fate, Loss, Refusal, Sender, Unsent, Work};
 use futures_util::{SinkExt, StreamExt};
 use http::{Method, Request, Response};
 use http_body_util::{BodyExt, Full};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -32,7 +30,7 @@ use tokio_tungstenite::{WebSocketStream, client_async};
 use tower_lifecycle::{LifecycleState, ShutdownConfig, ShutdownController, ShutdownReason};
 
 use crate::support::ledger::{
-    Counts, Entries, Fate, Kind, Ledger, STREAM_SIZE, Service, UPLOAD_SIZE, chain, fate_of,
+    Counts, Entries, Kind, Ledger, STREAM_SIZE, Service, UPLOAD_SIZE, fate_of, fate_of_error,
     first_events, random, random_millis,
 };
 
@@ -45,6 +43,8 @@ const LAME_DUCK: Duration = Duration::from_millis(300);
 /// How long an idle connection may still bring a request after draining has begun.
 const IDLE: Duration = Duration::from_millis(200);
 const MILLISECOND: Duration = Duration::from_millis(1);
+const UNSENT: Seen = (Fate::NeverSent(Unsent::Closed), None);
+const TURNED_AWAY: Seen = (Fate::NeverSent(Unsent::Refused), None);
 /// The time limit of a round.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -223,7 +223,6 @@ struct Round {
     ctl: ShutdownController,
     address: SocketAddr,
     ledger: Arc<Ledger>,
-    draining_since: Arc<OnceLock<Instant>>,
 }
 
 /// The clients of a round.
@@ -273,14 +272,13 @@ async fn play_once(
             ctl: service.ctl.clone(),
             address: service.address,
             ledger: Arc::default(),
-            draining_since: Arc::default(),
         },
         tasks: JoinSet::new(),
     };
-    let draining_since = Arc::clone(&clients.round.draining_since);
+    let ledger = Arc::clone(&clients.round.ledger);
     service.ctl.on_state_change(move |_, new| {
         if new == LifecycleState::Draining {
-            draining_since.get_or_init(Instant::now);
+            ledger.begin_draining();
         }
     });
     invite(&mut clients);
@@ -291,7 +289,7 @@ async fn play_once(
     while let Some(result) = clients.tasks.join_next().await {
         result.unwrap();
     }
-    (clients.round.ledger.read(), service.counts().await)
+    (clients.round.ledger.take(), service.counts().await)
 }
 
 impl Clients {
@@ -361,24 +359,28 @@ impl Round {
     async fn ask(&self, stream: &mut Stream, planned: PlannedRequest) -> Next {
         let what = planned.to_string();
         let answer = planned.answer.clone();
-        let is_late = self.ctl.is_draining();
-        let (fate, leaves) = match stream.exchange(planned).await {
+        let began = self.ledger.now();
+        let (seen, leaves) = match stream.exchange(planned).await {
             Ok(response) => {
-                let fate = fate_of(&response, |body| answer.is(body, &self.ledger));
-                (fate, asks_to_leave(&response))
+                let seen = fate_of(&response, |body| answer.is(body, &self.ledger));
+                (seen, asks_to_leave(&response))
             }
-            Err(Fate::Lost(why)) if self.has_crossed(stream) => (
-                Fate::Crossed(format!("{what}, {}: {why}", self.now())),
-                true,
-            ),
-            Err(fate) => (fate, true),
+            Err((Fate::Ambiguous | Fate::Lost(Loss::NoAnswer), seen)) => {
+                let fate = match self.has_crossed(stream) {
+                    true => Fate::Ambiguous,
+                    false => Fate::Lost(Loss::NoAnswer),
+                };
+                ((fate, seen), true)
+            }
+            Err(seen) => (seen, true),
         };
-        let next = match fate {
-            Fate::Refused => Next::Stop, // the retry would come after the service is gone
+        let next = match seen.0 {
+            // The retry would come after the service is gone.
+            Fate::Refused(Refusal::Later) => Next::Stop,
             _ if leaves => Next::Reconnect,
             _ => Next::Again,
         };
-        self.note(&what, is_late, fate);
+        self.note(stream.sender(), &what, began, seen);
         next
     }
 
@@ -393,14 +395,14 @@ impl Round {
             think().await;
             let planned = PlannedRequest::download();
             let url = format!("http://{}{}", self.address, planned.path);
-            let is_late = self.ctl.is_draining();
-            let fate = match whole(client.get(url)).await {
+            let began = self.ledger.now();
+            let seen = match whole(client.get(url)).await {
                 Ok(response) => fate_of(&response, |body| planned.answer.is(body, &self.ledger)),
-                Err(error) if could_not_connect(&error) => Fate::TurnedAway,
-                Err(error) => Fate::Lost(chain(&error)),
+                Err(error) if could_not_connect(&error) => TURNED_AWAY,
+                Err(error) => fate_of_error(&error),
             };
-            let is_over = matches!(fate, Fate::Refused | Fate::TurnedAway);
-            self.note(&planned.to_string(), is_late, fate);
+            let is_over = matches!(seen.0, Fate::Refused(_) | Fate::NeverSent(_));
+            self.note(Sender::Reqwest1, &planned.to_string(), began, seen);
             if is_over {
                 return;
             }
@@ -410,20 +412,20 @@ impl Round {
     /// Sends messages and waits for their echoes, on one WebSocket after another.
     async fn talk(self) {
         while let Some(stream) = self.connect_tcp().await {
-            let is_late = self.ctl.is_draining();
-            let fate = match client_async("ws://test/echo", stream).await {
+            let began = self.ledger.now();
+            let seen = match client_async("ws://test/echo", stream).await {
                 Ok((socket, _)) => match self.converse(socket).await {
-                    Ok(()) => Fate::Answered,
-                    Err(error) => Fate::Lost(chain(&error)),
+                    Ok(()) => (Fate::Answered, None),
+                    Err(error) => (Fate::Lost(Loss::WebSocket), Some(error.to_string())),
                 },
                 Err(tungstenite::Error::Http(response)) => {
                     let response = response.map(|body| Bytes::from(body.unwrap_or_default()));
                     fate_of(&response, |_| false)
                 }
-                Err(error) => Fate::Lost(chain(&error)),
+                Err(error) => fate_of_error(&error),
             };
-            let is_over = matches!(fate, Fate::Refused);
-            self.note("a socket", is_late, fate);
+            let is_over = matches!(seen.0, Fate::Refused(_));
+            self.note(Sender::WebSocket, "a socket", began, seen);
             if is_over {
                 return;
             }
@@ -501,15 +503,13 @@ impl Round {
 
     /// Opens a connection; `None` if the connection is refused.
     async fn connect(&self, protocol: Protocol) -> Option<Vec<Stream>> {
-        let stream = self.connect_tcp().await?;
         Some(match protocol {
             Protocol::Http1 => {
-                let (stream, last_write) = Timed::new(stream);
-                let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
-                tokio::spawn(connection);
-                vec![Stream::Http1(sender, last_write)]
+                let opened = Connection::open(self.address).await;
+                vec![Stream::Http1(self.accepted(opened)?)]
             }
             Protocol::Http2(streams) => {
+                let stream = self.connect_tcp().await?;
                 let (sender, connection) = h2::client::handshake(stream).await.unwrap();
                 tokio::spawn(connection);
                 (0..streams)
@@ -520,37 +520,50 @@ impl Round {
     }
 
     async fn connect_tcp(&self) -> Option<TcpStream> {
-        match TcpStream::connect(self.address).await {
+        self.accepted(TcpStream::connect(self.address).await)
+    }
+
+    fn accepted<T>(&self, connected: io::Result<T>) -> Option<T> {
+        match connected {
             Ok(stream) => Some(stream),
             Err(error) => {
                 assert!(is_refused_connection(&error), "{error}");
-                self.ledger.note(Fate::TurnedAway);
+                let now = self.ledger.now();
+                self.note(Sender::Http1, "a connection", now, TURNED_AWAY);
                 None
             }
         }
     }
 
-    /// Records the outcome of a request, and whether it was sent while draining.
-    fn note(&self, what: &str, is_late: bool, fate: Fate) {
-        self.ledger.note(match fate {
-            Fate::Answered if is_late => Fate::AnsweredLate,
-            Fate::Lost(why) => Fate::Lost(format!("{what}, {}: {why}", self.now())),
-            fate => fate,
+    /// Records the outcome of a request.
+    fn note(&self, sender: Sender, what: &str, began: Duration, (fate, seen): Seen) {
+        let seen = seen.map(|seen| format!("{what}, {}: {seen}", self.now()));
+        self.ledger.note(Entry {
+            client: 0,
+            sender,
+            work: Work::Request,
+            began,
+            ended: self.ledger.now(),
+            fate,
+            seen: seen.map(String::into_boxed_str),
         });
     }
 
     fn now(&self) -> String {
-        let since = self.draining_since.get().map(Instant::elapsed);
+        let since = self.ledger.draining_for();
         format!("{}, draining since {since:?}", self.ctl.state())
     }
 
     /// Returns whether a request was sent when idle HTTP/1 connections were already being closed.
     fn has_crossed(&self, stream: &Stream) -> bool {
-        let Stream::Http1(_, last_write) = stream else {
+        let Stream::Http1(connection) = stream else {
             return false;
         };
-        let closed_at = self.draining_since.get().map(|since| *since + IDLE);
-        closed_at.is_some_and(|closed_at| *last_write.lock().unwrap() >= closed_at)
+        let Some(draining_for) = self.ledger.draining_for() else {
+            return false;
+        };
+        let sent_for = connection.traffic().last_write().elapsed();
+        draining_for.saturating_sub(sent_for) >= IDLE
     }
 }
 
@@ -564,13 +577,6 @@ async fn think() {
 fn asks_to_leave(response: &Response<Bytes>) -> bool {
     let connection = response.headers().get("connection");
     connection.is_some_and(|value| value == "close")
-}
-
-/// Returns whether the peer has not processed this request (RFC 9113 §8.7).
-fn was_never_begun(error: &h2::Error) -> bool {
-    let past_the_last = error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR);
-    let refused = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
-    error.is_remote() && (past_the_last || refused)
 }
 
 async fn whole(request: reqwest::RequestBuilder) -> reqwest::Result<Response<Bytes>> {
@@ -691,110 +697,56 @@ enum Protocol {
     Http2(usize),
 }
 
-/// The time of the last write.
-type LastWrite = Arc<Mutex<Instant>>;
-
-/// Records the time of writes.
-struct Timed {
-    stream: TcpStream,
-    last_write: LastWrite,
-}
-
 /// Carries one request at a time.
 enum Stream {
-    Http1(http1::SendRequest<Full<Bytes>>, LastWrite),
-    /// hyper's client does not report whether a GOAWAY covers its request.
+    Http1(Connection),
+    /// With uploads that end when the response is complete, which hyper's client does not offer.
     Http2(h2::client::SendRequest<Bytes>),
-}
-
-impl Timed {
-    fn new(stream: TcpStream) -> (Self, LastWrite) {
-        let last_write = Arc::new(Mutex::new(Instant::now()));
-        let noted = Arc::clone(&last_write);
-        (Self { stream, last_write }, noted)
-    }
-}
-
-impl AsyncRead for Timed {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
-    }
-}
-
-impl AsyncWrite for Timed {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.stream).poll_write(cx, bytes));
-        *self.last_write.lock().unwrap() = Instant::now();
-        Poll::Ready(written)
-    }
-
-    // Without it, hyper copies each upload and writes it in different pieces.
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, slices));
-        *self.last_write.lock().unwrap() = Instant::now();
-        Poll::Ready(written)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
 }
 
 impl Stream {
     /// Sends a request, and reads the complete response.
-    async fn exchange(&mut self, planned: PlannedRequest) -> Result<Response<Bytes>, Fate> {
+    async fn exchange(&mut self, planned: PlannedRequest) -> Result<Response<Bytes>, Seen> {
         match self {
-            Self::Http1(sender, _) => exchange_by_http1(sender, planned).await,
+            Self::Http1(connection) => exchange_by_http1(connection, planned).await,
             Self::Http2(sender) => exchange_by_http2(sender.clone(), planned).await,
+        }
+    }
+
+    fn sender(&self) -> Sender {
+        match self {
+            Self::Http1(_) => Sender::Http1,
+            Self::Http2(_) => Sender::Http2,
         }
     }
 }
 
 async fn exchange_by_http1(
-    sender: &mut http1::SendRequest<Full<Bytes>>,
+    connection: &mut Connection,
     planned: PlannedRequest,
-) -> Result<Response<Bytes>, Fate> {
-    let lost = |error: hyper::Error| Fate::Lost(chain(&error));
-    let request = planned.request().body(Full::new(planned.upload)).unwrap();
-    sender.ready().await.map_err(|_| Fate::Unsent)?;
-    let sent = sender.try_send_request(request).await;
-    let response = sent.map_err(|mut error| match error.take_message() {
-        Some(_) => Fate::Unsent,
-        None => lost(error.into_error()),
-    })?;
+) -> Result<Response<Bytes>, Seen> {
+    let upload = Full::new(planned.upload.clone()).boxed();
+    let request = planned.request().body(upload).unwrap();
+    if !connection.is_open().await {
+        return Err(UNSENT);
+    }
+    let response = connection.send(request, Work::Request, TIMEOUT).await?;
     let (head, body) = response.into_parts();
-    let body = body.collect().await.map_err(lost)?;
+    let body = body.collect().await.map_err(|error| {
+        let seen = format!("{}, then {error}", head.status);
+        (Fate::Lost(Loss::Truncated), Some(seen))
+    })?;
     Ok(Response::from_parts(head, body.to_bytes()))
 }
 
 async fn exchange_by_http2(
     sender: h2::client::SendRequest<Bytes>,
     planned: PlannedRequest,
-) -> Result<Response<Bytes>, Fate> {
-    let mut sender = sender.ready().await.map_err(|_| Fate::Unsent)?;
+) -> Result<Response<Bytes>, Seen> {
+    let mut sender = sender.ready().await.map_err(|_| UNSENT)?;
     let request = planned.request().body(()).unwrap();
     let sent = sender.send_request(request, planned.upload.is_empty());
-    let (response, sending) = sent.map_err(|_| Fate::Unsent)?;
+    let (response, sending) = sent.map_err(|_| UNSENT)?;
     let received = async {
         let (head, mut body) = response.await?.into_parts();
         let mut received = BytesMut::new();
@@ -810,13 +762,7 @@ async fn exchange_by_http2(
         received = received => received,
         never = upload(sending, planned.upload) => match never {},
     };
-    received.map_err(|error: h2::Error| {
-        if was_never_begun(&error) {
-            Fate::Unprocessed
-        } else {
-            Fate::Lost(chain(&error))
-        }
-    })
+    received.map_err(|error: h2::Error| fate_of_error(&error))
 }
 
 /// Sends as much as the peer accepts, and never ends.

@@ -8,7 +8,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::SocketAddr;
 use std::ops::{AddAssign, Range};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
@@ -17,8 +17,11 @@ use axum::extract::{Path, State};
 use axum::response::sse::{Event, Sse};
 use axum::routing::{any, get, post};
 use axum::{Extension, Router};
+use drain_check::client::judge::{self, Head, Unanswered};
+use drain_check::client::{Expected, Seen};
+use drain_check::{Entry, Fate, Loss, Refusal, Unsent, Work};
 use futures_util::{Stream, StreamExt, stream};
-use http::Response;
+use http::{Response, StatusCode};
 use portable_atomic::AtomicU64;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -213,42 +216,30 @@ async fn echo(
 
 // ===== the ledger =====
 
-/// The outcome of a request.
-#[derive(Debug)]
-pub enum Fate {
-    /// 200, and the whole body.
-    Answered,
-    /// The same, for a request sent while draining.
-    AnsweredLate,
-    /// 503 with `Retry-After`.
-    Refused,
-    /// Past the last stream in a GOAWAY, or reset as an unprocessed stream.
-    Unprocessed,
-    /// Not sent, because its connection was closed; sent again on another one.
-    Unsent,
-    /// Not sent, because the connection was refused.
-    TurnedAway,
-    /// Sent on an idle HTTP/1 connection while the server was closing it: the one race that the
-    /// protocol leaves open (RFC 9112 §9.6).
-    Crossed(String),
-    /// Anything else: the client cannot know the outcome.
-    Lost(String),
-}
-
-/// Counts requests by outcome.
+/// The ledger of a round: drain-check's, and what only these tests count.
 #[derive(Default)]
-pub struct Ledger(Mutex<Entries>);
+pub struct Ledger {
+    book: drain_check::Ledger,
+    /// The number of events and messages that clients received.
+    pieces: AtomicU64,
+    draining_since: OnceLock<Duration>,
+}
 
 #[derive(Debug, Default, Clone)]
 pub struct Entries {
     /// The number of events and messages that clients received.
     pub pieces: u64,
+    /// 200, and the whole body.
     pub answered: u64,
     /// How many of them were certainly sent while draining.
     pub late: u64,
+    /// 503 with `Retry-After`.
     pub refused: u64,
+    /// Past the last stream in a GOAWAY, or reset as an unprocessed stream.
     pub unprocessed: u64,
+    /// Not sent, because its connection was closed; sent again on another one.
     pub unsent: u64,
+    /// Not sent, because the connection was refused.
     pub turned_away: u64,
     /// Ambiguous like lost requests, but the server cannot have seen them in time.
     pub crossed: Vec<String>,
@@ -256,33 +247,60 @@ pub struct Entries {
 }
 
 impl Ledger {
-    pub fn note(&self, fate: Fate) {
-        let mut entries = self.0.lock().unwrap();
-        match fate {
-            Fate::Answered => entries.answered += 1,
-            Fate::AnsweredLate => {
-                entries.answered += 1;
-                entries.late += 1;
-            }
-            Fate::Refused => entries.refused += 1,
-            Fate::Unprocessed => entries.unprocessed += 1,
-            Fate::Unsent => entries.unsent += 1,
-            Fate::TurnedAway => entries.turned_away += 1,
-            Fate::Crossed(why) => entries.crossed.push(why),
-            Fate::Lost(why) => entries.lost.push(why),
-        }
+    /// Returns the time since the beginning of the round.
+    pub fn now(&self) -> Duration {
+        self.book.now()
+    }
+
+    /// Notes that draining has begun.
+    pub fn begin_draining(&self) {
+        self.draining_since.get_or_init(|| self.now());
+    }
+
+    /// Returns for how long the server has been draining.
+    pub fn draining_for(&self) -> Option<Duration> {
+        Some(self.now() - *self.draining_since.get()?)
+    }
+
+    pub fn note(&self, entry: Entry) {
+        self.book.note(entry);
     }
 
     pub fn note_pieces(&self, count: u64) {
-        self.0.lock().unwrap().pieces += count;
+        self.pieces.fetch_add(count, Ordering::Relaxed);
     }
 
-    pub fn read(&self) -> Entries {
-        self.0.lock().unwrap().clone()
+    /// Takes out the entries.
+    pub fn take(&self) -> Entries {
+        let mut entries = Entries {
+            pieces: self.pieces.load(Ordering::Relaxed),
+            ..Entries::default()
+        };
+        let draining_since = self.draining_since.get().copied();
+        for entry in self.book.take() {
+            entries.add(entry, draining_since.unwrap_or(Duration::MAX));
+        }
+        entries
     }
 }
 
 impl Entries {
+    fn add(&mut self, entry: Entry, draining_since: Duration) {
+        let why = || format!("{:?}: {}", entry.fate, entry.seen.as_deref().unwrap_or("–"));
+        match entry.fate {
+            Fate::Answered => {
+                self.answered += 1;
+                self.late += u64::from(entry.began >= draining_since);
+            }
+            Fate::Refused(Refusal::Later) => self.refused += 1,
+            Fate::Refused(Refusal::Unprocessed) => self.unprocessed += 1,
+            Fate::NeverSent(Unsent::Closed) => self.unsent += 1,
+            Fate::NeverSent(Unsent::Refused) => self.turned_away += 1,
+            Fate::Ambiguous => self.crossed.push(why()),
+            _ => self.lost.push(why()),
+        }
+    }
+
     /// Panics if a request was lost, or if the server's counts differ.
     #[track_caller]
     pub fn check(&self, counts: &Counts) {
@@ -344,27 +362,38 @@ impl fmt::Display for Entries {
 
 // ===== what clients see =====
 
-/// Classifies a response that was read to its end.
-pub fn fate_of(response: &Response<Bytes>, is_whole: impl FnOnce(&Bytes) -> bool) -> Fate {
-    let body = response.body();
-    let may_be_retried = response.headers().contains_key("retry-after");
-    match response.status().as_u16() {
-        200 if is_whole(body) => Fate::Answered,
-        503 if may_be_retried && body == REFUSED => Fate::Refused,
-        status => {
-            let start = String::from_utf8_lossy(&body[..body.len().min(100)]);
-            Fate::Lost(format!("{status} and {} bytes: {start}", body.len()))
+/// Judges a response that was read to its end: more strictly than drain-check, which does not know the
+/// server.
+pub fn fate_of(response: &Response<Bytes>, is_whole: impl FnOnce(&Bytes) -> bool) -> Seen {
+    let (status, body) = (response.status(), response.body());
+    let head = Head::of(status, response.version(), response.headers());
+    let expected = Expected::usual(StatusCode::OK, None);
+    let read = Ok::<_, Infallible>(body.clone());
+    let (fate, seen) = judge::answer(Work::Request, &head, read, Some(&expected), false);
+    let is_proper = match fate {
+        Fate::Answered => status == StatusCode::OK && is_whole(body),
+        Fate::Refused(Refusal::Later) => {
+            status == StatusCode::SERVICE_UNAVAILABLE && body == REFUSED
         }
+        Fate::Refused(_) => false,
+        _ => return (fate, seen),
+    };
+    if is_proper {
+        return (fate, seen);
     }
+    let begin = body[..body.len().min(100)].escape_ascii();
+    let seen = format!("{status} and {} bytes: {begin}", body.len());
+    (Fate::Lost(Loss::Content), Some(seen))
 }
 
-/// Returns the whole chain of errors.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
+/// Judges an error in place of a response, on a connection that was accepted.
+pub fn fate_of_error(error: &(dyn std::error::Error + 'static)) -> Seen {
+    let known = Unanswered {
+        was_sent: true,
+        is_reused: false,
+        has_bytes: false,
+        is_accepted: true,
+        after: Duration::ZERO,
+    };
+    judge::error(Work::Request, error, known)
 }

@@ -10,25 +10,22 @@ use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 use super::judge::{self, Head, Unanswered};
-use super::wire::Bytes;
+use super::wire::Traffic;
 use super::{Body, Client, Seen};
-use crate::error::chain;
+use crate::chain::chain;
 use crate::ledger::{Fate, Unsent};
-
-/// How many clients share a connection.
-pub const STREAMS: usize = 4;
 
 /// The connection of some clients.
 #[derive(Clone, Default)]
-pub struct Shared(Arc<Mutex<Option<Connection>>>);
+pub(super) struct Shared(Arc<Mutex<Option<Connection>>>);
 
 #[derive(Clone)]
 struct Connection {
     sender: SendRequest<Body>,
-    bytes: Bytes,
+    traffic: Traffic,
 }
 
-pub async fn run(mut client: Client, shared: Shared) {
+pub(super) async fn run(mut client: Client, shared: Shared) {
     while !client.has_ended() {
         let began = client.now();
         let mut connection = match shared.connection(&mut client).await {
@@ -64,11 +61,11 @@ impl Shared {
         let Some(wire) = client.connect().await else {
             return Ok(None);
         };
-        let bytes = wire.bytes();
+        let traffic = wire.traffic();
         let (mut sender, driver) = handshake(TokioExecutor::new(), TokioIo::new(wire)).await?;
         tokio::spawn(driver);
         sender.ready().await?;
-        let connection = Connection { sender, bytes };
+        let connection = Connection { sender, traffic };
         *kept = Some(connection.clone());
         Ok(Some(connection))
     }
@@ -90,7 +87,7 @@ async fn exchange(client: &mut Client, connection: &mut Connection) -> Seen {
                 is_reused: false,
                 has_bytes: false,
                 // A server begins with its settings (RFC 9113 §3.4).
-                is_accepted: connection.bytes.received() > 0,
+                is_accepted: connection.traffic.received() > 0,
                 after: Duration::ZERO,
             };
             return judge::error(work, error.error(), known);

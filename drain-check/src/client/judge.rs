@@ -7,8 +7,8 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode, Version, header};
 
 use super::{Expected, Seen};
-use crate::error::chain;
-use crate::ledger::{Fate, Loss, Unsent, Work};
+use crate::chain::chain;
+use crate::ledger::{Fate, Loss, Refusal, Unsent, Work};
 
 /// How long after it was sent a request may have met the close of its idle connection. A later close
 /// is one of a connection in use.
@@ -17,12 +17,16 @@ const CROSSING: Duration = Duration::from_millis(50);
 /// The head of an answer.
 #[derive(Debug, Clone)]
 pub struct Head {
+    /// The status.
     pub status: StatusCode,
+    /// Whether it has `Retry-After`.
     pub may_be_retried: bool,
+    /// Whether the connection is closed after it.
     pub closes: bool,
 }
 
 impl Head {
+    /// Reads the head of an answer.
     pub fn of(status: StatusCode, version: Version, headers: &HeaderMap) -> Self {
         let closes = version < Version::HTTP_2
             && headers.get_all(header::CONNECTION).iter().any(|value| {
@@ -45,8 +49,12 @@ impl Head {
         let closes = self.closes && !is_balancer;
         let fate = match status {
             status if status == expected => return None,
-            StatusCode::SERVICE_UNAVAILABLE if self.may_be_retried || closes => Fate::Refused,
-            StatusCode::TOO_MANY_REQUESTS if self.may_be_retried => Fate::Refused,
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS
+                if self.may_be_retried =>
+            {
+                Fate::Refused(Refusal::Later)
+            }
+            StatusCode::SERVICE_UNAVAILABLE if closes => Fate::Refused(Refusal::Closing),
             StatusCode::SERVICE_UNAVAILABLE => Fate::Lost(Loss::Unavailable),
             status if status.as_u16() >= 400 => Fate::Lost(Loss::Status(status.as_u16())),
             _ => return None,
@@ -64,15 +72,22 @@ pub fn answer<E: Error>(
     is_balancer: bool,
 ) -> Seen {
     let status = expected.map_or(StatusCode::OK, |expected| expected.status);
-    if let Some(seen) = head.judge(status, is_balancer) {
+    let judged = head.judge(status, is_balancer);
+    if let Some(seen) = judged.filter(|_| body.is_ok()) {
         return seen;
     }
+    let is_exact = expected.is_some_and(|expected| expected.is_exact);
     let wanted = expected.and_then(|expected| expected.body.as_ref());
     match (body, wanted) {
         // A body without a length ends with its connection, also too early.
         (Ok(body), Some(wanted)) if body.len() < wanted.len() && wanted.starts_with(&body) => {
             let seen = format!("{status} and {} of {} bytes", body.len(), wanted.len());
             (Fate::Lost(Loss::Truncated), Some(seen))
+        }
+        (Ok(body), Some(wanted)) if is_exact && (body != wanted || head.status != status) => {
+            let begin = body[..body.len().min(100)].escape_ascii();
+            let seen = format!("{} and {} bytes: {begin}", head.status, body.len());
+            (Fate::Lost(Loss::Content), Some(seen))
         }
         (Ok(_), _) => (Fate::Answered, None),
         (Err(error), _) => {
@@ -89,6 +104,7 @@ pub fn answer<E: Error>(
 /// What is known of an HTTP/1 request without an answer.
 #[derive(Debug, Clone, Copy)]
 pub struct Unanswered {
+    /// Whether a byte of it was written.
     pub was_sent: bool,
     /// Whether its connection has served a request before.
     pub is_reused: bool,
@@ -96,6 +112,7 @@ pub struct Unanswered {
     pub has_bytes: bool,
     /// Whether the server accepted the connection, as far as its bytes say.
     pub is_accepted: bool,
+    /// How long after it was sent its connection failed.
     pub after: Duration,
 }
 
@@ -124,13 +141,15 @@ fn of_http2(error: &(dyn Error + 'static)) -> Option<Fate> {
         if let Some(error) = cause.downcast_ref::<h2::Error>() {
             let past_the_last = error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR);
             let refused = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
-            return (error.is_remote() && (past_the_last || refused)).then_some(Fate::Refused);
+            return (error.is_remote() && (past_the_last || refused))
+                .then_some(Fate::Refused(Refusal::Unprocessed));
         }
         source = cause.source();
     }
     None
 }
 
+/// Judges a request that has no answer in time.
 pub fn timed_out(within: Duration) -> Seen {
     let seen = format!("nothing within {} s", within.as_secs_f64());
     (Fate::Lost(Loss::TimedOut), Some(seen))
@@ -161,22 +180,20 @@ mod tests {
         let retry = Some(("retry-after", "1"));
         let close = Some(("connection", "keep-alive, Close"));
         assert_eq!(of(200, close, false), Fate::Answered);
-        assert_eq!(of(503, retry, false), Fate::Refused);
-        assert_eq!(of(503, retry, true), Fate::Refused);
-        assert_eq!(of(503, close, false), Fate::Refused);
+        let later = Fate::Refused(Refusal::Later);
+        assert_eq!(of(503, retry, false), later);
+        assert_eq!(of(503, retry, true), later);
+        assert_eq!(of(503, close, false), Fate::Refused(Refusal::Closing));
         assert_eq!(of(503, close, true), Fate::Lost(Loss::Unavailable));
         assert_eq!(of(503, None, false), Fate::Lost(Loss::Unavailable));
-        assert_eq!(of(429, retry, false), Fate::Refused);
+        assert_eq!(of(429, retry, false), later);
         assert_eq!(of(429, None, false), Fate::Lost(Loss::Status(429)));
         assert_eq!(of(502, None, true), Fate::Lost(Loss::Status(502)));
     }
 
     #[test]
     fn a_body_that_is_shorter_than_usual_is_truncated() {
-        let expected = |body| Expected {
-            status: StatusCode::OK,
-            body: Some(Bytes::from_static(body)),
-        };
+        let expected = |body| Expected::usual(StatusCode::OK, Some(Bytes::from_static(body)));
         let response = Response::new(());
         let head = Head::of(response.status(), response.version(), response.headers());
         let fate = |expected| {
@@ -187,6 +204,10 @@ mod tests {
         assert_eq!(fate(expected(b"hel")), Fate::Answered);
         // Another answer, and not the beginning of this one.
         assert_eq!(fate(expected(b"other")), Fate::Answered);
+        let exactly = |body| fate(Expected::exactly(Bytes::from_static(body)));
+        assert_eq!(exactly(b"hel"), Fate::Answered);
+        assert_eq!(exactly(b"other"), Fate::Lost(Loss::Content));
+        assert_eq!(exactly(b"hello"), Fate::Lost(Loss::Truncated));
     }
 
     #[test]

@@ -1,10 +1,14 @@
-//! The load: clients that nobody wrote for this purpose, each with a ledger.
+//! The load: clients that nobody wrote for this purpose. They enter the fate of each request into a
+//! [`Ledger`].
 
 mod http1;
 mod http2;
-mod judge;
+pub mod judge;
 mod once;
+#[cfg(feature = "program")]
 mod pooled;
+mod probe;
+#[cfg(feature = "program")]
 mod websocket;
 mod wire;
 
@@ -24,18 +28,25 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use crate::ledger::{Entry, Fate, Ledger, Sender, Unsent, Work};
-use crate::options::Options;
 use crate::random::Random;
 use crate::target::Target;
 
-pub use once::{Once, once};
-pub use websocket::open_once;
-use wire::Wire;
+pub use http1::Connection;
+#[cfg(feature = "program")]
+pub(crate) use once::{Once, once};
+#[cfg(feature = "program")]
+pub(crate) use probe::PERIOD as PROBE_PERIOD;
+pub use probe::Probe;
+#[cfg(feature = "program")]
+pub(crate) use websocket::open_once;
+pub use wire::{Traffic, Wire};
 
 /// The body of a request.
-type Body = BoxBody<Bytes, Infallible>;
+pub type Body = BoxBody<Bytes, Infallible>;
 
-/// Between two requests of a client, at most.
+/// For an answer, by default.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// Between two requests of a client, at most, by default.
 const PAUSE: Duration = Duration::from_millis(30);
 /// After a refused connection, doubled up to the second.
 const BACKOFF: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(160)];
@@ -49,113 +60,204 @@ const UNSENT: Fate = Fate::NeverSent(Unsent::Refused);
 /// What all clients know.
 #[derive(Debug)]
 pub struct Job {
-    pub target: Target,
-    /// What GETs ask for, in turn.
-    pub paths: Vec<String>,
+    target: Target,
     /// What each path answers without a restart.
-    pub expected: HashMap<String, Expected>,
-    pub ledger: Ledger,
-    pub answer_within: Duration,
+    expected: HashMap<String, Expected>,
+    ledger: Ledger,
+    answer_within: Duration,
+    pause: Duration,
 }
 
 /// A proper answer.
 #[derive(Debug, Clone)]
 pub struct Expected {
-    pub status: StatusCode,
+    status: StatusCode,
     /// Unless it differs from one request to the next.
-    pub body: Option<Bytes>,
+    body: Option<Bytes>,
+    /// Whether no other body is proper.
+    is_exact: bool,
+}
+
+/// What a client asks for.
+#[derive(Debug, Clone)]
+pub struct Ask {
+    work: Work,
+    /// In turn.
+    paths: Arc<[String]>,
 }
 
 /// Running clients. They are aborted when it is dropped.
 #[derive(Debug)]
 pub struct Load {
+    job: Arc<Job>,
+    random: Random,
+    number: u32,
     ends: watch::Sender<bool>,
     clients: JoinSet<()>,
-    answer_within: Duration,
+}
+
+impl Job {
+    /// Sends requests to a server, and enters their fates into a ledger.
+    pub fn new(target: impl Into<Target>, ledger: &Ledger) -> Self {
+        Self {
+            target: target.into(),
+            expected: HashMap::new(),
+            ledger: ledger.clone(),
+            answer_within: ANSWER_WITHIN,
+            pause: PAUSE,
+        }
+    }
+
+    /// Sets what a path answers without a restart.
+    #[must_use]
+    pub fn expect(mut self, path: impl Into<String>, expected: Expected) -> Self {
+        self.expected.insert(path.into(), expected);
+        self
+    }
+
+    /// Sets how long a client waits for an answer, or for its next part. The default is 10 s.
+    #[must_use]
+    pub fn answer_within(mut self, time: Duration) -> Self {
+        self.answer_within = time;
+        self
+    }
+
+    /// Sets how long a client pauses between two requests, at most. The default is 30 ms.
+    #[must_use]
+    pub fn pause(mut self, time: Duration) -> Self {
+        self.pause = time;
+        self
+    }
+}
+
+impl Expected {
+    /// This body and 200, and nothing else.
+    pub fn exactly(body: impl Into<Bytes>) -> Self {
+        Self {
+            status: StatusCode::OK,
+            body: Some(body.into()),
+            is_exact: true,
+        }
+    }
+
+    /// What an unknown server has answered before, twice if there is a body.
+    pub fn usual(status: StatusCode, body: Option<Bytes>) -> Self {
+        Self {
+            status,
+            body,
+            is_exact: false,
+        }
+    }
+}
+
+impl Ask {
+    /// Gets these paths, in turn.
+    ///
+    /// # Panics
+    ///
+    /// If there is none.
+    pub fn get(paths: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        let paths: Arc<[String]> = paths.into_iter().map(Into::into).collect();
+        assert!(!paths.is_empty(), "a client needs a path");
+        Self {
+            work: Work::Request,
+            paths,
+        }
+    }
+
+    /// Uploads to this path, which takes a quarter of a second.
+    pub fn upload(path: impl Into<String>) -> Self {
+        Self {
+            work: Work::Upload,
+            ..Self::get([path])
+        }
+    }
+
+    /// Reads the events of this path, to their end.
+    pub fn events(path: impl Into<String>) -> Self {
+        Self {
+            work: Work::Events,
+            ..Self::get([path])
+        }
+    }
 }
 
 impl Load {
-    /// Starts the clients that the options ask for.
-    pub fn start(job: Job, options: &Options, random: &mut Random) -> Self {
-        let (ends, end) = watch::channel(false);
-        let answer_within = job.answer_within;
-        let mut load = Self {
-            ends,
+    /// Starts no client yet. Equal seeds make equal pauses.
+    #[must_use]
+    pub fn new(job: Job, seed: u64) -> Self {
+        Self {
+            job: Arc::new(job),
+            random: Random::new(seed),
+            number: 0,
+            ends: watch::Sender::new(false),
             clients: JoinSet::new(),
-            answer_within,
+        }
+    }
+
+    /// Starts HTTP/1 clients, with a connection each.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime.
+    pub fn http1(&mut self, count: usize, ask: &Ask) {
+        for _ in 0..count {
+            let client = self.client(Sender::Http1, ask);
+            self.clients.spawn(http1::run(client));
+        }
+    }
+
+    /// Starts HTTP/2 clients, of which this many share a connection.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime.
+    pub fn http2(&mut self, count: usize, streams: usize, ask: &Ask) {
+        let mut shared = http2::Shared::default();
+        for n in 0..count {
+            if n % streams.max(1) == 0 {
+                shared = http2::Shared::default();
+            }
+            let client = self.client(Sender::Http2, ask);
+            self.clients.spawn(http2::run(client, shared.clone()));
+        }
+    }
+
+    /// Starts reqwest's clients, with a pool each.
+    #[cfg(feature = "program")]
+    pub(crate) fn pooled(&mut self, sender: Sender, count: usize, ask: &Ask) {
+        for _ in 0..count {
+            let client = self.client(sender, ask);
+            self.clients.spawn(pooled::run(client));
+        }
+    }
+
+    /// Starts clients that open WebSockets.
+    #[cfg(feature = "program")]
+    pub(crate) fn websockets(&mut self, count: usize, path: &str) {
+        let ask = Ask {
+            work: Work::WebSocket,
+            ..Ask::get([path])
         };
-        let (job, mut number) = (Arc::new(job), 0);
-        let mut client = |sender, work, path: Option<&String>| {
-            number += 1;
-            Client {
-                job: Arc::clone(&job),
-                number: number - 1,
-                sender,
-                work,
-                path: path.cloned(),
-                random: Random::new(random.number()),
-                end: end.clone(),
-                turn: usize::from(number as u16),
-                backoff: BACKOFF[0],
-            }
-        };
-        let count = usize::from(options.clients);
-        let few = count.div_ceil(3);
-        if options.has_http1() {
-            for _ in 0..count {
-                let client = client(Sender::Http1, Work::Request, None);
-                load.clients.spawn(http1::run(client));
-            }
-            for _ in 0..few {
-                let client = client(Sender::Reqwest1, Work::Request, None);
-                load.clients.spawn(pooled::run(client));
-            }
+        for _ in 0..count {
+            let client = self.client(Sender::WebSocket, &ask);
+            self.clients.spawn(websocket::run(client));
         }
-        if options.has_http2() {
-            for _ in 0..count.div_ceil(http2::STREAMS) {
-                let shared = http2::Shared::default();
-                for _ in 0..http2::STREAMS {
-                    let client = client(Sender::Http2, Work::Request, None);
-                    load.clients.spawn(http2::run(client, shared.clone()));
-                }
-            }
-            for _ in 0..few {
-                let client = client(Sender::Reqwest2, Work::Request, None);
-                load.clients.spawn(pooled::run(client));
-            }
+    }
+
+    fn client(&mut self, sender: Sender, ask: &Ask) -> Client {
+        self.number += 1;
+        Client {
+            job: Arc::clone(&self.job),
+            number: self.number - 1,
+            sender,
+            work: ask.work,
+            paths: Arc::clone(&ask.paths),
+            random: Random::new(self.random.number()),
+            end: self.ends.subscribe(),
+            turn: usize::from(self.number as u16),
+            backoff: BACKOFF[0],
         }
-        for path in options
-            .upload
-            .iter()
-            .flat_map(|path| std::iter::repeat_n(path, few))
-        {
-            if options.has_http1() {
-                let client = client(Sender::Http1, Work::Upload, Some(path));
-                load.clients.spawn(http1::run(client));
-            }
-            if options.has_http2() {
-                let client = client(Sender::Http2, Work::Upload, Some(path));
-                load.clients
-                    .spawn(http2::run(client, http2::Shared::default()));
-            }
-        }
-        for path in options
-            .sse
-            .iter()
-            .flat_map(|path| std::iter::repeat_n(path, few))
-        {
-            let client = client(Sender::Http1, Work::Events, Some(path));
-            load.clients.spawn(http1::run(client));
-        }
-        for path in options
-            .ws
-            .iter()
-            .flat_map(|path| std::iter::repeat_n(path, few))
-        {
-            let client = client(Sender::WebSocket, Work::WebSocket, Some(path));
-            load.clients.spawn(websocket::run(client));
-        }
-        load
     }
 
     /// Waits until each client has the answer to its last request.
@@ -163,7 +265,7 @@ impl Load {
         self.ends.send_replace(true);
         let all = async { while self.clients.join_next().await.is_some() {} };
         // Each has its own time limit; this one is for a stream that is stuck.
-        let _ = timeout(self.answer_within + Duration::from_secs(1), all).await;
+        let _ = timeout(self.job.answer_within + Duration::from_secs(1), all).await;
     }
 }
 
@@ -174,8 +276,7 @@ struct Client {
     number: u32,
     sender: Sender,
     work: Work,
-    /// Instead of the job's.
-    path: Option<String>,
+    paths: Arc<[String]>,
     random: Random,
     end: watch::Receiver<bool>,
     /// Whose turn it is, of the paths and the addresses.
@@ -194,10 +295,7 @@ impl Client {
 
     fn next_path(&mut self) -> String {
         self.turn += 1;
-        let paths = &self.job.paths;
-        let path = self.path.as_ref();
-        path.unwrap_or_else(|| &paths[self.turn % paths.len()])
-            .clone()
+        self.paths[self.turn % self.paths.len()].clone()
     }
 
     fn request(&self, path: &str) -> Request<Body> {
@@ -232,13 +330,13 @@ impl Client {
 
     /// Waits before the next request.
     async fn pause(&mut self, after: Fate) {
-        let pause = if matches!(after, UNSENT | Fate::Refused) {
+        let pause = if matches!(after, UNSENT | Fate::Refused(_)) {
             let pause = self.backoff;
             self.backoff = (pause * 2).min(BACKOFF[1]);
             pause
         } else {
             self.backoff = BACKOFF[0];
-            self.random.up_to(PAUSE)
+            self.random.up_to(self.job.pause)
         };
         let _ = timeout(pause, ended(&mut self.end)).await;
     }
@@ -272,7 +370,7 @@ async fn ended(end: &mut watch::Receiver<bool>) {
 }
 
 /// A fate, and what the client saw, if it was not answered.
-type Seen = (Fate, Option<String>);
+pub type Seen = (Fate, Option<String>);
 
 /// A body that takes a quarter of a second.
 fn slow_body() -> Body {

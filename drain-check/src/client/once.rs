@@ -11,12 +11,12 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::error::chain;
+use crate::chain::chain;
 use crate::target::Target;
 
 /// What to ask for.
 #[derive(Debug, Clone)]
-pub struct Once<'a> {
+pub(crate) struct Once<'a> {
     pub target: &'a Target,
     pub address: SocketAddr,
     pub method: Method,
@@ -27,7 +27,7 @@ pub struct Once<'a> {
 }
 
 /// Sends a request, and returns the status and the body, or what went wrong.
-pub async fn once(ask: Once<'_>, within: Duration) -> Result<(StatusCode, Bytes), String> {
+pub(crate) async fn once(ask: Once<'_>, within: Duration) -> Result<(StatusCode, Bytes), String> {
     let asked = timeout(within, send(ask)).await;
     asked.unwrap_or_else(|_| Err(format!("no answer within {} s", within.as_secs_f64())))
 }

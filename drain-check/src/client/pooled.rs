@@ -7,10 +7,10 @@ use reqwest::Client as Reqwest;
 
 use super::Client;
 use super::judge::{self, Head, Unanswered};
-use crate::error::chain;
+use crate::chain::chain;
 use crate::ledger::{Fate, Sender, Unsent};
 
-pub async fn run(mut client: Client) {
+pub(super) async fn run(mut client: Client) {
     let builder = Reqwest::builder()
         .no_proxy()
         .timeout(client.job.answer_within);

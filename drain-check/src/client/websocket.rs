@@ -10,20 +10,20 @@ use tokio_tungstenite::{WebSocketStream, client_async};
 use super::judge::{self, Head, Unanswered};
 use super::wire::Wire;
 use super::{Client, Expected, Seen, ended};
-use crate::error::chain;
+use crate::chain::chain;
 use crate::ledger::{Fate, Loss};
 use crate::target::Target;
 
 /// Between two messages.
 const PERIOD: Duration = Duration::from_millis(50);
 
-pub async fn run(mut client: Client) {
+pub(super) async fn run(mut client: Client) {
     while !client.has_ended() {
         let Some(wire) = client.connect().await else {
             continue;
         };
         let began = client.now();
-        let bytes = wire.bytes();
+        let traffic = wire.traffic();
         let path = client.next_path();
         let url = client.job.target.url("ws", &path);
         let limit = client.job.answer_within;
@@ -34,20 +34,17 @@ pub async fn run(mut client: Client) {
             },
             Ok(Err(Error::Http(response))) => {
                 let head = Head::of(response.status(), response.version(), response.headers());
-                let expected = Expected {
-                    status: http::StatusCode::SWITCHING_PROTOCOLS,
-                    body: None,
-                };
+                let expected = Expected::usual(http::StatusCode::SWITCHING_PROTOCOLS, None);
                 let body = Ok::<_, Error>(bytes::Bytes::new());
                 let is_balancer = client.job.target.is_balancer;
                 judge::answer(client.work, &head, body, Some(&expected), is_balancer)
             }
             Ok(Err(error)) => {
                 let known = Unanswered {
-                    was_sent: bytes.sent() > 0,
+                    was_sent: traffic.sent() > 0,
                     is_reused: false,
-                    has_bytes: bytes.received() > 0,
-                    is_accepted: bytes.received() > 0,
+                    has_bytes: traffic.received() > 0,
+                    is_accepted: traffic.received() > 0,
                     after: Duration::ZERO,
                 };
                 judge::error(client.work, &error, known)
@@ -61,7 +58,7 @@ pub async fn run(mut client: Client) {
 }
 
 /// Opens a WebSocket, or returns what is in the way.
-pub async fn open_once(target: &Target, path: &str, within: Duration) -> Result<(), String> {
+pub(crate) async fn open_once(target: &Target, path: &str, within: Duration) -> Result<(), String> {
     let wire = Wire::connect(target.addresses[0]).await;
     let wire = wire.map_err(|error| error.to_string())?;
     match timeout(within, client_async(target.url("ws", path), wire)).await {

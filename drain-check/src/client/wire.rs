@@ -6,44 +6,81 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+/// A TCP connection that counts its bytes.
 #[derive(Debug)]
 pub struct Wire {
     stream: TcpStream,
-    bytes: Bytes,
+    traffic: Traffic,
 }
 
-/// How many bytes a connection has received and sent.
-#[derive(Debug, Default, Clone)]
-pub struct Bytes(Arc<[AtomicU64; 2]>);
+/// What a connection has received and sent. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Traffic(Arc<Counts>);
 
-impl Bytes {
+#[derive(Debug)]
+struct Counts {
+    received: AtomicU64,
+    sent: AtomicU64,
+    opened: Instant,
+    /// In nanoseconds after that.
+    last_write: AtomicU64,
+}
+
+impl Traffic {
+    /// Returns how many bytes were received.
+    #[must_use]
     pub fn received(&self) -> u64 {
-        self.0[0].load(Ordering::Relaxed)
+        self.0.received.load(Ordering::Relaxed)
     }
 
+    /// Returns how many bytes were sent.
+    #[must_use]
     pub fn sent(&self) -> u64 {
-        self.0[1].load(Ordering::Relaxed)
+        self.0.sent.load(Ordering::Relaxed)
     }
 
-    fn add(&self, way: usize, count: usize) {
-        self.0[way].fetch_add(count as u64, Ordering::Relaxed);
+    /// Returns when the last of them were sent.
+    #[must_use]
+    pub fn last_write(&self) -> Instant {
+        self.0.opened + Duration::from_nanos(self.0.last_write.load(Ordering::Relaxed))
+    }
+
+    fn add_received(&self, count: usize) {
+        self.0.received.fetch_add(count as u64, Ordering::Relaxed);
+    }
+
+    fn add_sent(&self, count: usize) {
+        self.0.sent.fetch_add(count as u64, Ordering::Relaxed);
+        let since = u64::try_from(self.0.opened.elapsed().as_nanos());
+        self.0
+            .last_write
+            .store(since.unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 }
 
 impl Wire {
+    /// Connects to a server.
     pub async fn connect(address: SocketAddr) -> io::Result<Self> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
-        let bytes = Bytes::default();
-        Ok(Self { stream, bytes })
+        let traffic = Traffic(Arc::new(Counts {
+            received: AtomicU64::new(0),
+            sent: AtomicU64::new(0),
+            opened: Instant::now(),
+            last_write: AtomicU64::new(0),
+        }));
+        Ok(Self { stream, traffic })
     }
 
-    pub fn bytes(&self) -> Bytes {
-        self.bytes.clone()
+    /// Returns what it has received and sent, now and later.
+    #[must_use]
+    pub fn traffic(&self) -> Traffic {
+        self.traffic.clone()
     }
 }
 
@@ -55,7 +92,7 @@ impl AsyncRead for Wire {
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
-        self.bytes.add(0, buf.filled().len() - before);
+        self.traffic.add_received(buf.filled().len() - before);
         polled
     }
 }
@@ -68,7 +105,7 @@ impl AsyncWrite for Wire {
     ) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.stream).poll_write(cx, buf);
         if let Poll::Ready(Ok(count)) = polled {
-            self.bytes.add(1, count);
+            self.traffic.add_sent(count);
         }
         polled
     }
@@ -80,7 +117,7 @@ impl AsyncWrite for Wire {
     ) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
         if let Poll::Ready(Ok(count)) = polled {
-            self.bytes.add(1, count);
+            self.traffic.add_sent(count);
         }
         polled
     }

@@ -5,7 +5,8 @@
 //! cargo run -p demo -- --stuck
 //! ```
 //!
-//! An axum app under `serve` and 240 HTTP clients run in one process, each side on its own runtime.
+//! An axum app under `serve` and the 240 HTTP clients of `drain-check` run in one process, each side on its
+//! own runtime.
 //! After a second and a half the process sends itself a real SIGTERM. Then it shows:
 //!
 //! - *lame duck*: the readiness probe turns red, all requests are still served, and responses ask
@@ -15,7 +16,8 @@
 //! - *stopping*: the hook cleans up, and the server's runtime is dropped, as at the end of a
 //!   process;
 //! - the report, and the clients' counts: `sent = answered in full + refused + lost`, lost 0, equal
-//!   to the server's counts.
+//!   to the server's counts. Clients go on until the server is gone: what they tried when nobody
+//!   listened any more was never sent.
 //!
 //! With `--stuck` the app also has a handler and a body that never end. They are cut when their
 //! time is up, the report says so, and the clients count them separately. A server would then exit
@@ -24,15 +26,14 @@
 //! The demo ends within ten seconds, and exits with 1 only if something was lost or the counts of
 //! the clients and the server differ.
 
+mod books;
 mod clients;
-mod ledger;
 mod screen;
 
 use std::convert::Infallible;
 use std::future::pending;
 use std::io::{self, Write};
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -48,7 +49,8 @@ use tower_lifecycle::{
     DrainLayer, HealthService, ShutdownConfig, ShutdownController, ShutdownReport,
 };
 
-use crate::ledger::Ledger;
+use crate::books::Books;
+use crate::clients::Ledgers;
 
 /// The time between two lines of a stream.
 const LINE_INTERVAL: Duration = Duration::from_millis(100);
@@ -74,28 +76,29 @@ fn main() -> ExitCode {
 
 /// Returns whether the shutdown kept its guarantees.
 fn demo(stuck: bool) -> io::Result<bool> {
-    let ledger = Arc::new(Ledger::default());
+    let ledgers = Ledgers::default();
     let runtime = Runtime::new()?;
     let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0"))?;
     let address = listener.local_addr()?;
 
     let (server_lives, server_ended) = oneshot::channel();
     let clients = thread::spawn({
-        let ledger = Arc::clone(&ledger);
-        move || clients::run(address, stuck, &ledger, server_ended)
+        let ledgers = ledgers.clone();
+        move || clients::run(address, stuck, ledgers, server_ended)
     });
-    let (report, triggered_at) = runtime.block_on(serve(listener, stuck, &ledger));
+    let (report, triggered_at) = runtime.block_on(serve(listener, stuck, &ledgers));
     // After this the server can write nothing more to its clients.
     drop(runtime);
     drop(server_lives);
-    clients.join().expect("no panic in the clients")?;
+    let first_red = clients.join().expect("no panic in the clients")?;
 
-    let entries = ledger.read();
-    let _ = writeln!(std::io::stdout(), "{report}\n{entries}");
-    if let Some(order) = entries.order(triggered_at) {
+    let books = Books::close(&ledgers, first_red);
+    let _ = writeln!(std::io::stdout(), "{report}\n{books}");
+    let signal = ledgers.all.now().saturating_sub(triggered_at.elapsed());
+    if let Some(order) = books.order(signal) {
         let _ = writeln!(std::io::stdout(), "  {order}");
     }
-    let is_fine = entries.agree_with(&report) && report.is_forced() == stuck;
+    let is_fine = books.agree_with(&report) && report.is_forced() == stuck;
     if is_fine {
         let _ = writeln!(
             std::io::stdout(),
@@ -107,13 +110,9 @@ fn demo(stuck: bool) -> io::Result<bool> {
     Ok(is_fine)
 }
 
-async fn serve(
-    listener: TcpListener,
-    stuck: bool,
-    ledger: &Arc<Ledger>,
-) -> (ShutdownReport, Instant) {
+async fn serve(listener: TcpListener, stuck: bool, ledgers: &Ledgers) -> (ShutdownReport, Instant) {
     // The longest stream takes three seconds, so a shutdown without `--stuck` is never forced.
-    let total = Duration::from_secs(if stuck { 5 } else { 8 });
+    let total = Duration::from_secs(if stuck { 7 } else { 8 });
     let config = ShutdownConfig::default()
         .shutdown_timeout(total)
         .cleanup_reserve(Duration::from_secs(1))
@@ -135,7 +134,7 @@ async fn serve(
         .layer(DrainLayer::new(ctl.clone()))
         .route_service("/health", HealthService::new(ctl.clone()));
 
-    let screen = tokio::spawn(screen::show(ctl.clone(), Arc::clone(ledger)));
+    let screen = tokio::spawn(screen::show(ctl.clone(), ledgers.all.clone()));
     tokio::spawn(terminate_after(Duration::from_millis(1500), ctl.clone()));
 
     let report = tower_lifecycle::serve(listener, app, ctl.clone()).await;

@@ -1,19 +1,17 @@
 //! Shows the requests in flight: a progress bar on a terminal, otherwise a line twice a second.
 
 use std::io::Write;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use drain_check::Ledger;
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::time::{MissedTickBehavior, interval};
 use tower_lifecycle::{LifecycleState, ShutdownController, ShutdownNotice};
 
-use crate::ledger::Ledger;
-
 const STYLE: &str = "{spinner} {prefix:10} {bar:30} {pos:>3} in flight  {msg}";
 
 /// Shows each state until the shutdown has ended.
-pub async fn show(ctl: ShutdownController, ledger: Arc<Ledger>) {
+pub async fn show(ctl: ShutdownController, ledger: Ledger) {
     let began = Instant::now();
     let bar = ProgressBar::new(1);
     bar.set_style(ProgressStyle::with_template(STYLE).expect("a valid template"));
@@ -45,7 +43,7 @@ pub async fn show(ctl: ShutdownController, ledger: Arc<Ledger>) {
             _ = ticks.tick() => {}
         }
         let (state, in_flight) = (ctl.state(), ctl.in_flight());
-        let entries = ledger.read();
+        let entries = ledger.counts();
         let progress = format!(
             "{} answered, {} refused{}",
             entries.answered,

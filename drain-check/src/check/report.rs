@@ -7,10 +7,10 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::ser::Serializer;
 
-use crate::diagnosis::{self, AT_THE_END, Finding};
+use crate::check::diagnosis::{self, AT_THE_END, Finding};
+use crate::check::options::Options;
+use crate::check::picture;
 use crate::ledger::{Counts, Entry, Fate, Ledger, Unsent};
-use crate::options::Options;
-use crate::picture;
 
 /// How long after an instance is ready again a request still belongs to its restart.
 const AFTER_READY: Duration = Duration::from_millis(200);

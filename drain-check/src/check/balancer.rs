@@ -10,8 +10,8 @@ use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 use tokio::time::sleep;
 
-use crate::error::Error;
-use crate::options::{Options, Via};
+use crate::check::error::Error;
+use crate::check::options::{Options, Via};
 
 /// How long it has to listen.
 const START: Duration = Duration::from_secs(10);

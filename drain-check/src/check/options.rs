@@ -6,8 +6,8 @@ use std::time::Duration;
 use clap::{Parser, ValueEnum};
 use nix::sys::signal::Signal;
 
-use crate::error::Error;
-use crate::words;
+use crate::check::error::Error;
+use crate::check::words;
 
 /// Restarts a server under load, and says which requests were lost, when, and why
 ///

@@ -149,17 +149,3 @@ impl fmt::Display for Output<'_> {
         self.0.lines().try_for_each(|line| write!(f, "\n  {line}"))
     }
 }
-
-/// Returns the whole chain of errors: the outermost error rarely names the cause.
-pub(crate) fn chain(error: &dyn error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.ends_with(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text
-}

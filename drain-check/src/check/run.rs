@@ -9,21 +9,20 @@ use http::{Method, StatusCode};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::sleep;
 
-use crate::balancer::Balancer;
-use crate::client::{Expected, Job, Load, Once, once, open_once};
-use crate::error::Error;
-use crate::ledger::Ledger;
-use crate::options::{Options, Via};
-use crate::process::{Process, check_port, describe};
-use crate::progress::Progress;
+use crate::check::address::{free_ports, of_url};
+use crate::check::balancer::Balancer;
+use crate::check::error::Error;
+use crate::check::options::{Options, Via};
+use crate::check::process::{Process, check_port, describe};
+use crate::check::progress::Progress;
+use crate::check::report::{Report, Restart};
+use crate::client::{Ask, Expected, Job, Load, Once, PROBE_PERIOD, Probe, once, open_once};
+use crate::ledger::{Ledger, Sender};
 use crate::random::Random;
-use crate::report::{Report, Restart};
-use crate::target::{Target, free_ports, of_url};
+use crate::target::Target;
 
-/// Between two attempts of a probe.
-const PROBE: Duration = Duration::from_millis(20);
-/// The time limit of a probe.
-const PROBE_LIMIT: Duration = Duration::from_secs(5);
+/// How many HTTP/2 clients share a connection.
+const STREAMS: usize = 4;
 /// Clients see the end of their connections within this time.
 const AFTERMATH: Duration = Duration::from_millis(300);
 
@@ -83,14 +82,12 @@ async fn run(options: &Options) -> Result<Report, Error> {
     }
     let ledger = Ledger::default();
     progress.show(&ledger);
-    let job = Job {
-        target: balancer_address.map_or(direct, |address| Target::of(vec![address], true)),
-        paths,
-        expected,
-        ledger: ledger.clone(),
-        answer_within: options.answer_within,
-    };
-    let load = Load::start(job, options, &mut random);
+    let target = balancer_address.map_or(direct, |address| Target::of(vec![address], true));
+    let mut job = Job::new(target, &ledger).answer_within(options.answer_within);
+    for (path, expected) in expected {
+        job = job.expect(path, expected);
+    }
+    let load = start_load(Load::new(job, random.number()), options, paths);
 
     let mut restarts = Vec::new();
     for round in 1..=options.rounds() {
@@ -119,6 +116,36 @@ async fn run(options: &Options) -> Result<Report, Error> {
     fleet.stop().await?;
     progress.end();
     Ok(Report::new(options, seed, &ledger, restarts))
+}
+
+/// Starts the clients that the options ask for.
+fn start_load(mut load: Load, options: &Options, paths: Vec<String>) -> Load {
+    let count = usize::from(options.clients);
+    let few = count.div_ceil(3);
+    let get = Ask::get(paths);
+    if options.has_http1() {
+        load.http1(count, &get);
+        load.pooled(Sender::Reqwest1, few, &get);
+    }
+    if options.has_http2() {
+        load.http2(count.next_multiple_of(STREAMS), STREAMS, &get);
+        load.pooled(Sender::Reqwest2, few, &get);
+    }
+    if let Some(upload) = options.upload.as_ref().map(Ask::upload) {
+        if options.has_http1() {
+            load.http1(few, &upload);
+        }
+        if options.has_http2() {
+            load.http2(few, 1, &upload);
+        }
+    }
+    if let Some(events) = options.sse.as_ref().map(Ask::events) {
+        load.http1(few, &events);
+    }
+    if let Some(path) = &options.ws {
+        load.websockets(few, path);
+    }
+    load
 }
 
 /// The instances of the server.
@@ -178,23 +205,15 @@ impl<'a> Fleet<'a> {
                     output,
                 });
             }
-            sleep(PROBE).await;
+            sleep(PROBE_PERIOD).await;
         }
     }
 
     fn probe(&self, address: SocketAddr) -> Probe {
         let url: http::Uri = self.options.url.parse().unwrap_or_default();
         let of_url = url.path_and_query().map_or("/", |path| path.as_str());
-        Probe {
-            target: Target::of(vec![address], false),
-            path: self
-                .options
-                .ready_path
-                .as_deref()
-                .unwrap_or(of_url)
-                .to_owned(),
-            by_http2: self.options.h2_only,
-        }
+        let path = self.options.ready_path.as_deref().unwrap_or(of_url);
+        Probe::new(address, path).by_http2(self.options.h2_only)
     }
 
     fn is_ready(&self, status: StatusCode) -> bool {
@@ -264,38 +283,6 @@ impl<'a> Fleet<'a> {
     }
 }
 
-/// The question whether an instance is ready.
-struct Probe {
-    target: Target,
-    path: String,
-    by_http2: bool,
-}
-
-impl Probe {
-    async fn send(&self) -> Result<StatusCode, String> {
-        let ask = Once {
-            target: &self.target,
-            address: self.target.addresses[0],
-            method: Method::GET,
-            path: &self.path,
-            by_http2: self.by_http2,
-            head_only: true,
-        };
-        let answer = once(ask, PROBE_LIMIT).await;
-        answer.map(|(status, _)| status)
-    }
-
-    /// Waits for an answer that says that it is not. Returns when it came.
-    async fn turns_red(self, ledger: Ledger) -> Duration {
-        loop {
-            if self.send().await.is_ok_and(|status| !status.is_success()) {
-                return ledger.now();
-            }
-            sleep(PROBE).await;
-        }
-    }
-}
-
 /// Returns what each path answers without a restart.
 async fn learn(
     options: &Options,
@@ -328,11 +315,11 @@ async fn learn(
         let (status, first) = ask(path, Method::GET, false).await?;
         let (_, second) = ask(path, Method::GET, false).await?;
         let body = (first == second).then_some(first);
-        expected.insert(path.clone(), Expected { status, body });
+        expected.insert(path.clone(), Expected::usual(status, body));
     }
     if let Some(path) = &options.upload {
         let (status, _) = ask(path, Method::POST, false).await?;
-        expected.insert(path.clone(), Expected { status, body: None });
+        expected.insert(path.clone(), Expected::usual(status, None));
     }
     if let Some(path) = &options.sse {
         let (status, _) = ask(path, Method::GET, true).await?;

@@ -4,8 +4,8 @@
 use std::fmt::Write;
 use std::time::Duration;
 
+use crate::check::report::{Report, Restart, client_name, index, relative};
 use crate::ledger::{Entry, Fate};
-use crate::report::{Report, Restart, client_name, index, relative};
 
 /// The bounds that keep the file small.
 const PANELS: usize = 12;
@@ -292,7 +292,7 @@ impl Panel {
 fn class(fate: Fate) -> &'static str {
     match fate {
         Fate::Answered => "answered",
-        Fate::Refused => "refused",
+        Fate::Refused(_) => "refused",
         Fate::NeverSent(_) => "never",
         Fate::Ambiguous => "ambiguous",
         Fate::Lost(_) => "lost",

@@ -14,7 +14,7 @@ use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-use crate::error::Error;
+use crate::check::error::Error;
 
 /// How many lines of output are kept for an error message.
 const LINES: usize = 12;

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::cause::Cause;
+use crate::check::cause::Cause;
+use crate::check::options::{Options, Via};
+use crate::check::report::{Restart, index, relative};
 use crate::ledger::{Entry, Fate, Loss, Sender, Work};
-use crate::options::{Options, Via};
-use crate::report::{Restart, index, relative};
 
 /// A request that fails this long before the end of its process fails because of the end: the kernel
 /// closes the sockets, and only then a parent learns of it.
@@ -257,7 +257,7 @@ fn why(options: &Options, restart: &Restart, entry: &Entry, loss: Loss) -> Why {
             Cause::BalancerAnswersErrors
         }
         (Loss::Unavailable, _) => return Why::Cause(Cause::RefusesWithoutRetryAfter),
-        (Loss::Status(_), _) => return Why::Cause(Cause::AnswersErrors),
+        (Loss::Status(_) | Loss::Content, _) => return Why::Cause(Cause::AnswersErrors),
         (Loss::TimedOut, _) => return Why::Cause(Cause::DoesNotAnswer),
         _ if has_no_handler(restart) => return Why::Cause(Cause::NoSignalHandler),
         (Loss::Events, _) => return Why::Cause(Cause::CutsEventStreams),
