@@ -41,24 +41,15 @@ pub(crate) struct AskedToLeave;
 impl Facts {
     #[inline(always)]
     pub(crate) fn of<T>(request: &Request<T>) -> Self {
-        let mut facts = 0;
-        if request.version() < Version::HTTP_2 {
-            facts |= HTTP_1;
-        }
-        let headers = request.headers();
-        // HTTP/1.0 has no upgrades (RFC 9110 §7.8). HTTP/2 has only those by CONNECT.
-        if request.version() == Version::HTTP_11 && has_upgrade(headers) {
-            facts |= ASKS_TO_UPGRADE;
-        }
-        match *request.method() {
-            // Every gRPC call is a POST, so the headers of other requests need not be checked.
-            Method::POST => {
-                let number = GrpcType::of(headers).map_or(0, GrpcType::number);
-                facts |= u32::from(number) << GRPC_TYPE_SHIFT;
-            }
-            Method::HEAD => facts |= HEAD,
-            Method::CONNECT => facts |= CONNECT | ASKS_TO_UPGRADE,
-            _ => {}
+        // The common case first: a GET over HTTP/1.1. HTTP/1.0 has no upgrades (RFC 9110 §7.8). HTTP/2
+        // has only those by CONNECT.
+        let mut facts = match request.version() {
+            Version::HTTP_11 if has_upgrade(request.headers()) => HTTP_1 | ASKS_TO_UPGRADE,
+            version if version <= Version::HTTP_11 => HTTP_1,
+            _ => 0,
+        };
+        if *request.method() != Method::GET {
+            facts |= of_other_method(request);
         }
         Self(facts)
     }
@@ -154,6 +145,23 @@ impl Facts {
         if self.is_http1() && !self.is_upgraded_by(status) {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
+    }
+}
+
+/// Returns the facts that follow from a method other than GET.
+///
+/// Generic, so that it is compiled where it is used: the compiler then sees that it keeps no pointer.
+#[inline(never)]
+fn of_other_method<T>(request: &Request<T>) -> u32 {
+    match *request.method() {
+        // Every gRPC call is a POST, so the headers of other requests need not be checked.
+        Method::POST => {
+            let number = GrpcType::of(request.headers()).map_or(0, GrpcType::number);
+            u32::from(number) << GRPC_TYPE_SHIFT
+        }
+        Method::HEAD => HEAD,
+        Method::CONNECT => CONNECT | ASKS_TO_UPGRADE,
+        _ => 0,
     }
 }
 
