@@ -254,7 +254,8 @@ impl<W: ShardRef> Entry<W> {
     pub(crate) fn take(&mut self) -> Self {
         Self {
             shard_ref: ManuallyDrop::new(self.shard_ref.take()),
-            slot: self.slot.take(),
+            // The slot stays, because nothing reads it in an entry without a shard.
+            slot: self.slot.take_last(),
             note: self.note,
         }
     }

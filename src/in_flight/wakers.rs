@@ -136,7 +136,12 @@ impl WakerSet {
         events: u32,
         happened: impl Fn() -> bool,
     ) -> Option<Remembered> {
-        if slot.is_registered() {
+        if !slot.is_registered() {
+            let remembered;
+            (*slot, remembered) = self.register_first(waker, events, happened);
+            return slot.is_registered().then_some(remembered);
+        }
+        {
             let mut slots = lock(&self.slots);
             let entry = slots.entry(slot.0);
             if entry.waker.as_ref().is_some_and(|w| w.will_wake(waker)) {
@@ -148,15 +153,46 @@ impl WakerSet {
                 return open.then(|| self.remember(waker));
             }
         }
-        self.register_anew(slot, waker, events, happened)
+        self.register_other(slot, waker, events, happened)
     }
 
-    /// Like [`register`](Self::register), for the first registration or another waker. Out of line,
-    /// because it runs once per wait, not once per poll.
+    /// Like [`register`](Self::register), for a caller without a slot: returns a new slot, or
+    /// `Slot::NONE`. Out of line, because it runs once per wait, not once per poll.
     #[inline(never)]
-    pub(crate) fn register_anew(
+    pub(crate) fn register_first(
         &self,
-        slot: &mut Slot,
+        waker: &Waker,
+        events: u32,
+        happened: impl Fn() -> bool,
+    ) -> (Slot, Remembered) {
+        let clone = waker.clone();
+        let is_same = clone.will_wake(waker);
+        let mut slots = lock(&self.slots);
+        // Invariant 3: under the lock, so that no wake-up is lost.
+        if happened() {
+            drop(slots);
+            // Invariant 1: the clone is dropped outside the lock.
+            drop(clone);
+            return (Slot::NONE, Remembered::NONE);
+        }
+        if slots.owned == 0 {
+            // Invariant 4. Relaxed: as in `is_remembered`.
+            self.vtable.store(vtable_of(waker), Ordering::Relaxed);
+        }
+        let slot = slots.claim(clone, events);
+        let remembered = if is_same {
+            self.remember(waker)
+        } else {
+            Remembered::NONE
+        };
+        (slot, remembered)
+    }
+
+    /// Replaces the waker in a slot.
+    #[cold]
+    fn register_other(
+        &self,
+        slot: &Slot,
         waker: &Waker,
         events: u32,
         happened: impl Fn() -> bool,
@@ -166,14 +202,10 @@ impl WakerSet {
         let mut spare = Some(clone);
         let registered = {
             let mut slots = lock(&self.slots);
-            // Invariant 3: under the lock, so that no wake-up is lost.
+            // Invariant 3.
             let open = !happened();
             open.then(|| {
-                if slots.owned == 0 {
-                    // Invariant 4. Relaxed: as in `is_remembered`.
-                    self.vtable.store(vtable_of(waker), Ordering::Relaxed);
-                }
-                let entry = slots.claim(slot);
+                let entry = slots.entry(slot.0);
                 entry.tag = events;
                 mem::swap(&mut entry.waker, &mut spare);
                 if is_same {
@@ -190,21 +222,23 @@ impl WakerSet {
 
     /// Removes the waker and frees the slot.
     pub(crate) fn remove(&self, slot: Slot) {
+        drop(self.vacate(slot));
+    }
+
+    /// Frees the slot and returns its waker, which must be dropped outside the lock.
+    #[inline]
+    pub(crate) fn vacate(&self, slot: Slot) -> Option<Waker> {
         if !slot.is_registered() {
-            return;
+            return None;
         }
-        let index = slot.0;
-        let waker = {
-            let mut slots = lock(&self.slots);
-            let vacant = slots.vacant;
-            let entry = slots.entry(index);
-            entry.tag = vacant;
-            let waker = entry.waker.take();
-            slots.vacant = index;
-            slots.owned -= 1;
-            waker
-        };
-        drop(waker);
+        let mut slots = lock(&self.slots);
+        let vacant = slots.vacant;
+        let entry = slots.entry(slot.0);
+        entry.tag = vacant;
+        let waker = entry.waker.take();
+        slots.vacant = slot.0;
+        slots.owned -= 1;
+        waker
     }
 
     /// Wakes the next batch of wakers that wait for any of `events`, starting at `cursor`. Returns
@@ -260,23 +294,20 @@ impl Slots {
         &mut self.chunks[index / CHUNK][index % CHUNK]
     }
 
-    /// Returns the slot's entry. Assigns a vacant entry to a slot that has none.
+    /// Puts `waker` into a vacant entry, and assigns that to the returned slot.
     #[inline]
-    fn claim(&mut self, slot: &mut Slot) -> &mut Entry {
-        let is_new = !slot.is_registered();
-        if is_new {
-            if self.vacant == Slot::NONE.0 {
-                self.add();
-            }
-            slot.0 = self.vacant;
+    fn claim(&mut self, waker: Waker, events: u32) -> Slot {
+        if self.vacant == Slot::NONE.0 {
+            self.add();
         }
-        // Not with `entry`, which would borrow all of `self`.
-        let entry = &mut self.chunks[slot.0 as usize / CHUNK][slot.0 as usize % CHUNK];
-        if is_new {
-            self.vacant = entry.tag;
-            self.owned += 1;
-        }
-        entry
+        let index = self.vacant;
+        let entry = self.entry(index);
+        let next = mem::replace(&mut entry.tag, events);
+        // Invariant 1: a vacant entry has no waker that would be dropped here.
+        mem::forget(entry.waker.replace(waker));
+        self.vacant = next;
+        self.owned += 1;
+        Slot(index)
     }
 
     /// Adds a vacant entry. Called when there is none.
@@ -368,7 +399,7 @@ mod tests {
     }
 
     fn remember(set: &WakerSet, slot: &mut Slot, waker: &Waker) -> Remembered {
-        let remembered = set.register_anew(slot, waker, EVENT, || false);
+        let remembered = set.register(slot, waker, EVENT, || false);
         remembered.expect("it has not happened")
     }
 

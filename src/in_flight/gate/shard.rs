@@ -349,16 +349,17 @@ impl Shard {
         remembered: &mut Remembered,
         waker: &Waker,
     ) -> bool {
+        if !slot.is_registered() {
+            let happened = || self.is_forced();
+            (*slot, *remembered) = (self.wakers).register_first(waker, interest::FORCED, happened);
+            return slot.is_registered();
+        }
         if self.wakers.is_remembered(*remembered, waker) {
             return true;
         }
         // Before the former waker is dropped, which may panic.
         *remembered = Remembered::NONE;
-        let registered = if slot.is_registered() {
-            self.register_other(slot, waker)
-        } else {
-            (self.wakers).register_anew(slot, waker, interest::FORCED, || self.is_forced())
-        };
+        let registered = self.register_other(slot, waker);
         *remembered = registered.unwrap_or(Remembered::NONE);
         registered.is_some()
     }
@@ -374,7 +375,9 @@ impl Shard {
     #[cold]
     #[inline(never)]
     pub(crate) extern "C" fn deregister(&self, slot: Slot) {
-        panic::contained(|| self.wakers.remove(slot));
+        if let Some(waker) = self.wakers.vacate(slot) {
+            panic::contained(|| drop(waker));
+        }
     }
 
     /// Wakes the next batch of wakers that are registered for `interests`. Returns `false` when
