@@ -38,11 +38,11 @@ struct Slots {
     #[expect(clippy::vec_box, reason = "the entries must not move")]
     chunks: Vec<Box<[Entry; CHUNK]>>,
     /// How many entries are in use or vacant. The rest of the last chunk was never used.
-    len: usize,
+    len: u32,
     /// The first vacant entry, or `Slot::NONE`; vacant entries are chained through `tag`.
     vacant: u32,
     /// How many entries have an owner.
-    owned: usize,
+    owned: u32,
 }
 
 /// Twenty-four bytes: the memory cost of one waiting request.
@@ -59,12 +59,21 @@ struct Entry {
 pub(crate) struct Slot(u32);
 
 /// The waker that the owner of a slot has registered, by the address of its data. `NONE` if its
-/// vtable is not that of the set, or if the clone in the set has other data.
+/// vtable is not that of the set, or if the clone in the set has other data. Or a number, of an owner
+/// that never uses it for a waker.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Remembered(usize);
 
 impl Remembered {
     pub(crate) const NONE: Remembered = Remembered(0);
+
+    pub(crate) fn number(number: usize) -> Self {
+        Self(number)
+    }
+
+    pub(crate) fn as_number(self) -> usize {
+        self.0
+    }
 }
 
 impl Slot {
@@ -93,12 +102,7 @@ impl Slot {
 impl WakerSet {
     pub(crate) fn new() -> Self {
         Self {
-            slots: Mutex::new(Slots {
-                chunks: Vec::new(),
-                len: 0,
-                vacant: Slot::NONE.0,
-                owned: 0,
-            }),
+            slots: Mutex::new(Slots::new()),
             vtable: AtomicUsize::new(0),
         }
     }
@@ -247,7 +251,7 @@ impl WakerSet {
         let mut batch = Vec::with_capacity(BATCH);
         let more = {
             let mut slots = lock(&self.slots);
-            while batch.len() < BATCH && *cursor < slots.len {
+            while batch.len() < BATCH && *cursor < slots.len as usize {
                 // A vacant entry has no waker, so a match of its tag has no effect.
                 let entry = slots.entry(*cursor as u32);
                 if entry.tag & events != 0 {
@@ -255,13 +259,21 @@ impl WakerSet {
                 }
                 *cursor += 1;
             }
-            *cursor < slots.len
+            *cursor < slots.len as usize
         };
         // A waker that panics does not prevent the others from being woken.
         for waker in batch {
             panic::contained(|| waker.wake());
         }
         more
+    }
+
+    /// Drops all that is left, and frees the memory. Called when no slot has an owner, but for those
+    /// that were forgotten.
+    pub(crate) fn reset(&self) {
+        let slots = mem::replace(&mut *lock(&self.slots), Slots::new());
+        // Invariant 1: outside the lock.
+        panic::contained(|| drop(slots));
     }
 
     /// Wakes all wakers that wait for any of `events`.
@@ -287,6 +299,15 @@ impl WakerSet {
 }
 
 impl Slots {
+    const fn new() -> Self {
+        Self {
+            chunks: Vec::new(),
+            len: 0,
+            vacant: Slot::NONE.0,
+            owned: 0,
+        }
+    }
+
     /// Returns the entry at an index that is in use or vacant.
     #[inline]
     fn entry(&mut self, index: u32) -> &mut Entry {
@@ -313,11 +334,11 @@ impl Slots {
     /// Adds a vacant entry. Called when there is none.
     #[cold]
     fn add(&mut self) {
-        if self.len == self.chunks.len() * CHUNK {
+        if self.len as usize == self.chunks.len() * CHUNK {
             self.chunks.push(Box::new([const { Entry::NEW }; CHUNK]));
         }
-        // The cast cannot wrap: 2^32 wakers would need 96 GiB.
-        self.vacant = self.len as u32;
+        // Does not overflow: 2^32 wakers would need 96 GiB.
+        self.vacant = self.len;
         self.len += 1;
     }
 }

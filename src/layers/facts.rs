@@ -4,13 +4,14 @@ use http::header::{CONNECTION, HeaderValue, UPGRADE};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 
 use super::grpc::GrpcType;
-use crate::in_flight::{Entry, ShardRef};
+use super::long_lived::ClassNumber;
+use crate::in_flight::Entry;
 
 /// Facts about a request that are needed for its response, when the request itself is gone.
 ///
 /// ```text
 /// 31          16 15       8 7     1   0
-/// [ path class  | gRPC type | flags | – ]
+/// [ classes     | gRPC type | flags | – ]
 /// ```
 ///
 /// The lowest bit is reserved for the [`Entry`], which stores the facts as its note.
@@ -25,8 +26,8 @@ const ASKS_TO_UPGRADE: u32 = 1 << 4;
 const ENDS_WITH_STATUS: u32 = 1 << 5;
 /// Bit position of the [`GrpcType::number`]. A number of zero means none.
 const GRPC_TYPE_SHIFT: u32 = 8;
-/// Bit position of the index of the [`LongLived`](crate::LongLived) class, plus one. Zero means none.
-const PATH_CLASS_SHIFT: u32 = 16;
+/// Bit position of the [`ClassNumber`].
+const CLASSES_SHIFT: u32 = 16;
 
 /// Marks a response to which a layer added `Connection: close`.
 ///
@@ -59,11 +60,10 @@ impl Facts {
         Self(HTTP_1)
     }
 
-    /// Sets the class of the request's path.
-    #[cold]
-    pub(crate) fn of_path(self, class: Option<usize>) -> Self {
-        let class = class.and_then(|n| u16::try_from(n + 1).ok());
-        Self(self.0 | u32::from(class.unwrap_or(0)) << PATH_CLASS_SHIFT)
+    /// Adds the classes that the response may belong to.
+    #[inline]
+    pub(crate) fn with_classes(self, classes: ClassNumber) -> Self {
+        Self(self.0 | u32::from(classes.get()) << CLASSES_SHIFT)
     }
 
     /// Changes the facts so that the response does not close the connection.
@@ -73,25 +73,23 @@ impl Facts {
 
     /// Returns the facts that are stored in `guard`.
     #[inline]
-    pub(crate) fn noted<R: ShardRef>(guard: &Entry<R>) -> Self {
+    pub(crate) fn noted(guard: &Entry) -> Self {
         Self(guard.note())
     }
 
     /// Stores the facts in `guard`.
     #[inline]
-    pub(crate) fn note<R: ShardRef>(self, guard: Entry<R>) -> Entry<R> {
+    pub(crate) fn note(self, guard: Entry) -> Entry {
         guard.with_note(self.0)
     }
 
     /// Replaces the facts that are stored in `guard`.
-    pub(crate) fn note_in<R: ShardRef>(self, guard: &mut Entry<R>) {
+    pub(crate) fn note_in(self, guard: &mut Entry) {
         guard.set_note(self.0);
     }
 
-    pub(crate) fn path_class(self) -> Option<usize> {
-        (self.0 >> PATH_CLASS_SHIFT)
-            .checked_sub(1)
-            .map(|class| class as usize)
+    pub(crate) fn classes(self) -> ClassNumber {
+        ClassNumber::from_number((self.0 >> CLASSES_SHIFT) as u16)
     }
 
     pub(crate) fn grpc_type(self) -> Option<GrpcType> {

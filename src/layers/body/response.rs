@@ -12,7 +12,6 @@ use super::ending::Ending;
 use super::is_last;
 use crate::error::BoxError;
 use crate::in_flight::{Entry, Held};
-use crate::layers::admission::{Admission, DrainHandle};
 use crate::layers::cold_box::ColdBox;
 use crate::layers::cut::{Polled, poll_or_cut};
 use crate::layers::facts::Facts;
@@ -66,7 +65,7 @@ pin_project! {
             // Declared first, so that it is dropped before the guard.
             #[pin]
             inner: B,
-            guard: Held<DrainHandle>,
+            guard: Held,
         },
         /// Boxed, so that it does not make `Admitted` larger. `none` once the body has ended.
         Special { special: ColdBox<Pin<Box<Special<B>>>> },
@@ -107,7 +106,7 @@ fn is_status<D>(frame: &Frame<D>, facts: Facts) -> bool {
 
 impl<B> ResponseBody<B> {
     #[inline]
-    pub(crate) fn new(inner: B, guard: Admission) -> Self {
+    pub(crate) fn new(inner: B, guard: Entry) -> Self {
         Self {
             state: State::Admitted {
                 inner,
@@ -118,7 +117,7 @@ impl<B> ResponseBody<B> {
 
     /// Creates the body of a response that would outlast the drain.
     #[cold]
-    pub(crate) fn lasting(inner: B, guard: Admission, lasting: Lasting) -> Self {
+    pub(crate) fn lasting(inner: B, guard: Entry, lasting: Lasting) -> Self {
         Self::special(match lasting {
             Lasting::Stream(class, final_frame) => Special::LongLived {
                 inner: Ending::new(inner, guard, class, final_frame),
