@@ -230,7 +230,7 @@ impl WakerSet {
     }
 
     /// Frees the slot and returns its waker, which must be dropped outside the lock.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn vacate(&self, slot: Slot) -> Option<Waker> {
         if !slot.is_registered() {
             return None;

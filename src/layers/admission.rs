@@ -6,7 +6,6 @@ use std::sync::Mutex as StdMutex;
 use http::Request;
 
 use super::facts::Facts;
-use super::long_lived::ClassNumber;
 use super::options::Options;
 use crate::in_flight::{Entry, LayerHandle, Lease, Shard};
 use crate::sync::{Arc, AtomicBool, AtomicUsize, Mutex, Ordering, PoisonError, Weak, lock};
@@ -18,7 +17,8 @@ pub(crate) type DrainHandle = LayerHandle<LayerOptions>;
 #[derive(Clone)]
 pub(crate) struct LayerOptions {
     pub(crate) options: Arc<Options>,
-    classes: ClassNumber,
+    /// The facts that hold for every request of the layer.
+    facts: Facts,
 }
 
 /// The state that all clones of an [`UpgradeGuard`](crate::UpgradeGuard) share.
@@ -43,19 +43,14 @@ impl LayerOptions {
     pub(super) fn new(options: &Arc<Options>) -> Self {
         Self {
             options: Arc::clone(options),
-            classes: options.long_lived.number(),
+            facts: Facts::of_layer(options.long_lived.number(), options.long_lived.have_paths()),
         }
     }
 
     /// Returns the facts about an admitted request that its response needs.
     #[inline(always)]
     pub(super) fn facts_of<T>(&self, request: &Request<T>) -> Facts {
-        let facts = Facts::of(request);
-        if self.classes == ClassNumber::DEFAULT {
-            return facts;
-        }
-        let classes = &self.options.long_lived;
-        facts.with_classes(classes.number_of_path(self.classes, request.uri().path()))
+        Facts::of(request).and(self.facts)
     }
 }
 

@@ -467,19 +467,23 @@ where
                 (self.entrance).admit_late_or_exempt(refusal, facts, request.uri().path())
             }
         };
-        let Some(guard) = entered else {
+        let Some(mut guard) = entered else {
             return special::refuse(&self.entrance.handle, request);
         };
-        let remembered = if facts.asks_to_upgrade() {
-            // Taken out of the request: if the address of the request itself escapes, the compiler
-            // moves the request once more.
-            let mut extensions = mem::take(request.extensions_mut());
-            let offer = special::offer_upgrade(&self.entrance.handle, &mut extensions);
-            *request.extensions_mut() = extensions;
-            offer
-        } else {
-            Remembered::NONE
-        };
+        let mut remembered = Remembered::NONE;
+        if facts.need_preparation() {
+            let handle = &self.entrance.handle;
+            if facts.have_paths() {
+                guard = special::note_classes(handle, guard, request.uri().path());
+            }
+            if facts.asks_to_upgrade() {
+                // Taken out of the request: if the address of the request itself escapes, the compiler
+                // moves the request once more.
+                let mut extensions = mem::take(request.extensions_mut());
+                remembered = special::offer_upgrade(handle, &mut extensions);
+                *request.extensions_mut() = extensions;
+            }
+        }
         // The guard exists before the call, so that a panic in the call releases it.
         ResponseFuture::admitted(self.inner.call(request), guard, remembered)
     }

@@ -18,12 +18,16 @@ use crate::in_flight::Entry;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Facts(u32);
 
+/// Set in every note.
+const NOTED: u32 = 1;
 const HTTP_1: u32 = 1 << 1;
 const HEAD: u32 = 1 << 2;
 const CONNECT: u32 = 1 << 3;
 const ASKS_TO_UPGRADE: u32 = 1 << 4;
 /// Set once the response is known.
 const ENDS_WITH_STATUS: u32 = 1 << 5;
+/// The classes depend on the path of the request.
+const HAS_PATHS: u32 = 1 << 7;
 /// Bit position of the [`GrpcType::number`]. A number of zero means none.
 const GRPC_TYPE_SHIFT: u32 = 8;
 /// Bit position of the [`ClassNumber`].
@@ -45,9 +49,9 @@ impl Facts {
         // The common case first: a GET over HTTP/1.1. HTTP/1.0 has no upgrades (RFC 9110 §7.8). HTTP/2
         // has only those by CONNECT.
         let mut facts = match request.version() {
-            Version::HTTP_11 if has_upgrade(request.headers()) => HTTP_1 | ASKS_TO_UPGRADE,
-            version if version <= Version::HTTP_11 => HTTP_1,
-            _ => 0,
+            Version::HTTP_11 if has_upgrade(request.headers()) => NOTED | HTTP_1 | ASKS_TO_UPGRADE,
+            version if version <= Version::HTTP_11 => NOTED | HTTP_1,
+            _ => NOTED,
         };
         if *request.method() != Method::GET {
             facts |= of_other_method(request);
@@ -60,10 +64,33 @@ impl Facts {
         Self(HTTP_1)
     }
 
-    /// Adds the classes that the response may belong to.
-    #[inline]
+    /// Returns the facts that hold for every request of a layer with these classes.
+    pub(crate) fn of_layer(classes: ClassNumber, have_paths: bool) -> Self {
+        let paths = if have_paths { HAS_PATHS } else { 0 };
+        Self(paths).with_classes(classes)
+    }
+
+    #[inline(always)]
+    pub(crate) fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Replaces the classes that the response may belong to.
     pub(crate) fn with_classes(self, classes: ClassNumber) -> Self {
-        Self(self.0 | u32::from(classes.get()) << CLASSES_SHIFT)
+        let others = self.0 % (1 << CLASSES_SHIFT);
+        Self(others | u32::from(classes.get()) << CLASSES_SHIFT)
+    }
+
+    /// Returns whether the classes depend on the path of the request.
+    #[inline]
+    pub(crate) fn have_paths(self) -> bool {
+        self.0 & HAS_PATHS != 0
+    }
+
+    /// Returns whether something is to be done with the request before it is passed on.
+    #[inline]
+    pub(crate) fn need_preparation(self) -> bool {
+        self.0 & (HAS_PATHS | ASKS_TO_UPGRADE) != 0
     }
 
     /// Changes the facts so that the response does not close the connection.

@@ -33,6 +33,16 @@ pub(super) fn refuse<F, ReqBody: Body>(
     ResponseFuture::refused(Refused::new(response, unread, handle))
 }
 
+/// Notes which classes the response may belong to, by the path of the request.
+#[cold]
+#[inline(never)]
+pub(super) fn note_classes(handle: &DrainHandle, guard: Entry, path: &str) -> Entry {
+    let facts = Facts::noted(&guard);
+    let classes = &handle.layer.options.long_lived;
+    let classes = classes.number_of_path(facts.classes(), path);
+    facts.with_classes(classes).note(guard)
+}
+
 /// Adds a guard for the upgraded connection to the extensions of a request. An uncounted request gets
 /// one too, so that a handler can extract it.
 #[cold]

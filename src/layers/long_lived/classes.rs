@@ -56,6 +56,11 @@ impl Classes {
         self.0.clear();
     }
 
+    pub(crate) fn have_paths(&self) -> bool {
+        let is_path = |class: &LongLived| matches!(class.name, Name::Path(_));
+        self.0.iter().any(is_path)
+    }
+
     /// Returns the number of these classes, the same for equal ones.
     pub(crate) fn number(&self) -> ClassNumber {
         let mut known = numbered();
@@ -75,7 +80,6 @@ impl Classes {
     }
 
     /// Returns the number for a request with this path, in the classes with this number.
-    #[cold]
     pub(crate) fn number_of_path(&self, number: ClassNumber, path: &str) -> ClassNumber {
         let has_path =
             |class: &LongLived| matches!(&class.name, Name::Path(name) if **name == *path);
@@ -109,10 +113,6 @@ impl ClassNumber {
     /// their turn, but cut by force.
     const NONE: Self = Self(u16::MAX);
 
-    /// The classes of a new layer.
-    pub(crate) const DEFAULT: Self = Self(0);
-
-    #[inline]
     pub(crate) fn get(self) -> u16 {
         self.0
     }

@@ -31,8 +31,7 @@ fn the_last_lease_or_the_last_leave_gives_the_gate_back() {
 /// Invariant 12: an entry that has left may still scan. Its scan publishes nothing for the next
 /// user of the gate.
 ///
-/// Seeded: `reset` that does not count an opening; one that counts it before it takes `state`, and
-/// clears the milestones after it.
+/// Seeded: `reset` that counts no opening; `reset` that clears the milestones before it takes `state`.
 #[test]
 fn a_scan_of_an_earlier_life_publishes_nothing() {
     check(|| {
