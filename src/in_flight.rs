@@ -24,8 +24,8 @@ pub(crate) use self::arrivals::Arrivals;
 #[cfg(feature = "server")]
 pub(crate) use self::connections::{Connections, OpenConnection};
 pub(crate) use self::ending::runtime_is_ending;
-pub(crate) use self::gate::{Gate, Shard, interest};
-pub(crate) use self::guard::{Entry, Held, ShardRef};
+pub(crate) use self::gate::{Gate, Lease, Shard, interest};
+pub(crate) use self::guard::{Entry, Held};
 pub(crate) use self::layer_shard::{LayerHandle, LayerTables};
 pub(crate) use self::milestones::{Milestones, event};
 pub(crate) use self::roster::{Listed, Roster};

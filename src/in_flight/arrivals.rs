@@ -85,6 +85,7 @@ fn nanos(at: Instant) -> u64 {
 #[cfg(all(test, not(tower_lifecycle_loom)))]
 mod tests {
     use super::*;
+    use crate::in_flight::Lease;
     use crate::state::LifecycleState;
 
     const fn millis(n: u64) -> Duration {
@@ -111,7 +112,7 @@ mod tests {
 
     #[test]
     fn none_came_before_the_trigger_or_after_the_end() {
-        let gate = Gate::new(1, LifecycleState::Running.bit());
+        let gate = Lease::new(1, LifecycleState::Running.bit());
         let trigger = Instant::now();
         gate.shards()[0].note_arrival(nanos(trigger + millis(7)));
         let last = |trigger, lame_duck| Arrivals::of(&gate, trigger, lame_duck, None).last;

@@ -1,12 +1,12 @@
 //! Counts the open connections of servers and of accept loops that report them.
 
-use super::gate::Gate;
+use super::gate::Lease;
 use super::milestones::event;
 use crate::sync::{Arc, AtomicUsize, Ordering};
 
 #[derive(Debug)]
 pub(crate) struct Connections {
-    gate: Arc<Gate>,
+    gate: Lease,
     /// Connections of the crate's own servers. The servers wait for them, and the shutdown waits
     /// for the servers.
     served: AtomicUsize,
@@ -23,9 +23,9 @@ pub(crate) struct OpenConnection {
 // ===== impl Connections =====
 
 impl Connections {
-    pub(crate) fn new(gate: &Arc<Gate>) -> Arc<Self> {
+    pub(crate) fn new(gate: &Lease) -> Arc<Self> {
         Arc::new(Self {
-            gate: Arc::clone(gate),
+            gate: gate.clone(),
             served: AtomicUsize::new(0),
             watched: AtomicUsize::new(0),
         })

@@ -5,15 +5,15 @@
 //! operation:
 //!
 //! ```text
-//! 63            32 31        6  5   4   3   2   1   0
-//! [ entered       | in flight | E | L | F | D | C | S ]     S shedding, C closed, D draining, F forced
+//! 63            32 31        7  6   5   4   3   2   1   0
+//! [ entered       | in flight | O | E | L | F | D | C | S ]     S shedding, C closed, D draining, F forced
 //! ```
 //!
 //! When the `entered` field is about to overflow, half of it is carried to a second word (invariant
 //! 9).
 //!
 //! Only the late shard uses L and E. L: late requests are admitted. E: the drain has ended and no
-//! request is admitted.
+//! request is admitted. O, orphaned: nobody can enter any more (invariant 11).
 //!
 //! An entry counts as admitted if the shard was open when it entered, and as refused if it was
 //! closed.
@@ -52,23 +52,37 @@
 //!    never taken back.
 //! 10. *An entry dropped by its runtime is either in flight or killed, never both.* It leaves under
 //!     `state`. An interrupted shutdown counts both under `state` before it sets F.
+//! 11. *A gate is given back once nobody can reach it.* Everyone who may enter holds a [`Lease`]. The
+//!     end of the last lease sets O, and C with it, on each shard. Then the counts only fall. Each
+//!     shard is given up by exactly one thread: the one that set O if it saw no entry, and otherwise
+//!     the one whose entry left last. The thread that gives up the last shard resets the gate.
+//! 12. *A scan may outlast its entry, and even the life of the gate.* An entry that has left may
+//!     still scan. The count of openings grows with each life too, so invariant 8 covers this.
 
+mod lease;
 mod shard;
 
+pub(crate) use self::lease::Lease;
 pub(crate) use self::shard::{Shard, interest};
+
+use std::any::Any;
 
 use self::shard::{CLOSED, DRAINING, ENDED, FORCED, LATE, SHEDDING};
 use super::milestones::{Milestones, event};
 use super::thread_index::thread_index;
-use crate::sync::{Arc, AtomicU64, Mutex, MutexGuard, Ordering, fence, lock};
+use crate::sync::{Arc, AtomicU32, AtomicU64, Mutex, MutexGuard, Ordering, fence, lock};
 
+/// The gate of one controller after another: it is never freed, so that an entry can refer to its
+/// shard without a reference count. See [`Lease`].
 #[derive(Debug)]
 pub(crate) struct Gate {
-    shards: Box<[Arc<Shard>]>,
+    shards: &'static [Shard],
     /// Entries that are in flight and entered after their shard was closed (invariant 2).
-    late: Arc<Shard>,
+    late: &'static Shard,
+    /// How many shards, with the late one, are not given up (invariant 11).
+    kept: AtomicU32,
     state: Mutex<State>,
-    /// How often the gate was reopened; changed under `state`.
+    /// How often the gate was reopened, or used anew; changed under `state`.
     openings: AtomicU64,
     /// How often the gate was found idle; changed under `state`.
     idles: AtomicU64,
@@ -81,25 +95,15 @@ struct State {
     closed_for_good: bool,
     /// How many entries their runtime dropped as it ended, since a shutdown began.
     killed: u64,
+    /// What the layers keep for all of them together.
+    common: Option<Common>,
 }
+
+type Common = Arc<dyn Any + Send + Sync>;
 
 // ===== impl Gate =====
 
 impl Gate {
-    /// Creates an open gate with at least `shards` shards, rounded up to a power of two.
-    pub(crate) fn new(shards: usize, reached: u32) -> Arc<Self> {
-        Arc::new_cyclic(|gate| Self {
-            shards: (0..shards.max(1).next_power_of_two())
-                .map(|_| Arc::new(Shard::new(gate.clone())))
-                .collect(),
-            late: Arc::new(Shard::late(gate.clone())),
-            state: Mutex::new(State::default()),
-            openings: AtomicU64::new(0),
-            idles: AtomicU64::new(0),
-            milestones: Milestones::new(reached),
-        })
-    }
-
     fn state(&self) -> MutexGuard<'_, State> {
         lock(&self.state)
     }
@@ -109,13 +113,13 @@ impl Gate {
     }
 
     /// Returns the shards by index, without the late shard.
-    pub(crate) fn shards(&self) -> &[Arc<Shard>] {
-        &self.shards
+    pub(crate) fn shards(&self) -> &'static [Shard] {
+        self.shards
     }
 
     /// Returns all shards, including the late shard.
-    pub(crate) fn all_shards(&self) -> impl Iterator<Item = &Arc<Shard>> {
-        self.shards.iter().chain([&self.late])
+    pub(crate) fn all_shards(&self) -> impl Iterator<Item = &'static Shard> + use<> {
+        self.shards.iter().chain([self.late])
     }
 
     /// Returns the index of the calling thread's shard.
@@ -126,8 +130,19 @@ impl Gate {
 
     /// Returns the calling thread's shard.
     #[inline]
-    pub(crate) fn local(&self) -> &Arc<Shard> {
+    pub(crate) fn local(&self) -> &'static Shard {
         &self.shards[self.local_index()]
+    }
+
+    /// Returns what the layers keep for all of them together.
+    pub(crate) fn common<T: Any + Send + Sync>(&self) -> Option<Arc<T>> {
+        self.state().common.clone()?.downcast().ok()
+    }
+
+    /// Keeps `common` for all layers together, unless they have something already.
+    pub(crate) fn keep_common<T: Any + Send + Sync>(&self, common: T) {
+        let common: Common = Arc::new(common);
+        self.state().common.get_or_insert(common);
     }
 
     /// Forgets the arrivals of an earlier lame duck, because a new shutdown begins.
@@ -160,7 +175,7 @@ impl Gate {
         self.milestones.publish(event::PAUSED);
         self.set_on_all(CLOSED);
         drop(state);
-        for shard in &self.shards {
+        for shard in self.shards {
             shard.wake_all(interest::CLOSED);
         }
         self.scan();

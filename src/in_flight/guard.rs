@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::future::Future;
-use std::mem::{self, ManuallyDrop};
+use std::mem::ManuallyDrop;
 use std::num::NonZeroU32;
 use std::ops::{Deref, DerefMut};
 use std::pin::Pin;
@@ -12,8 +12,6 @@ use super::arrivals;
 use super::ending::runtime_is_ending;
 use super::gate::{Shard, interest};
 use super::wakers::{Remembered, Slot};
-use crate::panic;
-use crate::sync::Arc;
 
 /// Keeps one unit of work in flight until it is dropped.
 ///
@@ -53,13 +51,13 @@ use crate::sync::Arc;
 /// [`ShutdownController::try_admit`]: crate::ShutdownController::try_admit
 /// [`ShutdownController::run`]: crate::ShutdownController::run
 #[must_use = "dropping the guard ends the work that it counts"]
-pub struct InFlightGuard(Entry<Arc<Shard>>);
+pub struct InFlightGuard(Entry);
 
-/// The base of every guard: one entry in the shard that `W` refers to, until it is dropped.
-pub(crate) struct Entry<W: ShardRef> {
-    /// `None` if the entry counts nothing: it has left, or it passed a closed gate uncounted.
-    /// `ManuallyDrop`, because dropping it must not unwind (see [`ShardRef::release`]).
-    shard_ref: ManuallyDrop<Option<W>>,
+/// The base of every guard: one entry in a shard, until it is dropped.
+pub(crate) struct Entry {
+    /// `None` if the entry counts nothing: it has left, or it passed a closed gate uncounted. The
+    /// entry itself keeps the shard in use.
+    shard: Option<&'static Shard>,
     /// The request's own waker, registered from its first `Pending` on.
     slot: Slot,
     /// A note of the owner. It fills what would otherwise be padding, because padding makes the
@@ -68,14 +66,8 @@ pub(crate) struct Entry<W: ShardRef> {
     note: NonZeroU32,
 }
 
-/// A counted reference to a shard.
-pub(crate) trait ShardRef: AsRef<Shard> {
-    /// Drops the reference without a panic, so the drop of an entry needs no landing pads.
-    fn release(self);
-}
-
 /// An entry that is usually taken before it is dropped. Its drop is then a single check.
-pub(crate) struct Held<W: ShardRef>(ManuallyDrop<Entry<W>>);
+pub(crate) struct Held(ManuallyDrop<Entry>);
 
 /// The future of `draining` and `forced` of an [`InFlightGuard`] and an
 /// [`UpgradeGuard`](crate::UpgradeGuard).
@@ -117,19 +109,21 @@ pub struct GuardWait<'a> {
 impl InFlightGuard {
     /// Enters unless the gate is closed. An entry in a lame duck is noted as a late arrival.
     #[inline]
-    pub(crate) fn admit(shard: &Arc<Shard>) -> Option<Self> {
-        Entry::admit(shard, Arc::clone, || arrivals::note(shard)).map(Self)
+    pub(crate) fn admit(shard: &'static Shard) -> Option<Self> {
+        Entry::admit(shard, || arrivals::note(shard)).map(Self)
     }
 
     /// Enters even if the gate is closed. Never noted as a late arrival, because the load balancer
     /// does not route work that is not a request.
     #[inline]
-    pub(crate) fn track(shard: &Arc<Shard>) -> Self {
-        Self(Entry::of(Some(shard.enter_always(|_| ()))))
+    pub(crate) fn track(shard: &'static Shard) -> Self {
+        Self(Entry::entered(shard.enter_always(|_| ())))
     }
 
     fn shard(&self) -> &Shard {
-        (self.0.shard()).expect("it leads to a shard until it is dropped")
+        self.0
+            .shard
+            .expect("it leads to a shard until it is dropped")
     }
 
     /// Resolves when draining has begun and the work should finish.
@@ -216,22 +210,24 @@ impl fmt::Debug for InFlightGuard {
 
 // ===== impl Entry =====
 
-impl<W: ShardRef> Entry<W> {
-    /// Enters unless the gate is closed, and keeps a reference to the shard. Calls `arrived` if it
-    /// enters in a lame duck.
+impl Entry {
+    /// Enters unless the gate is closed. Calls `arrived` if it enters in a lame duck.
     #[inline]
-    pub(crate) fn admit(
-        shard_ref: &W,
-        share: impl FnOnce(&W) -> W,
-        arrived: impl FnOnce(),
-    ) -> Option<Self> {
-        let admitted = shard_ref.as_ref().enter(arrived);
-        admitted.then(|| Self::of(Some(share(shard_ref))))
+    pub(crate) fn admit(shard: &'static Shard, arrived: impl FnOnce()) -> Option<Self> {
+        shard.enter(arrived).then(|| Self::entered(shard))
     }
 
-    /// Creates an entry that has already entered the shard of `shard_ref`.
-    pub(crate) fn entered(shard_ref: W) -> Self {
-        Self::of(Some(shard_ref))
+    /// Enters for a request, even if the gate is closed. In a shutdown it is noted as a late
+    /// arrival.
+    #[inline]
+    pub(crate) fn track_request(shard: &'static Shard) -> Self {
+        Self::entered(shard.enter_always(arrivals::note))
+    }
+
+    /// Creates an entry that has already entered `shard`.
+    #[inline]
+    pub(crate) fn entered(shard: &'static Shard) -> Self {
+        Self::of(Some(shard))
     }
 
     /// Creates an entry that counts nothing, for a request that passes a closed gate. It is never
@@ -241,9 +237,9 @@ impl<W: ShardRef> Entry<W> {
     }
 
     #[inline]
-    fn of(shard_ref: Option<W>) -> Self {
+    fn of(shard: Option<&'static Shard>) -> Self {
         Self {
-            shard_ref: ManuallyDrop::new(shard_ref),
+            shard,
             slot: Slot::NONE,
             note: NonZeroU32::MIN,
         }
@@ -253,8 +249,9 @@ impl<W: ShardRef> Entry<W> {
     #[inline]
     pub(crate) fn take(&mut self) -> Self {
         Self {
-            shard_ref: ManuallyDrop::new(self.shard_ref.take()),
-            slot: self.slot.take(),
+            shard: self.shard.take(),
+            // The slot stays, because nothing reads it in an entry without a shard.
+            slot: self.slot.take_last(),
             note: self.note,
         }
     }
@@ -278,52 +275,40 @@ impl<W: ShardRef> Entry<W> {
         self.note.get()
     }
 
-    /// Replaces the reference with another one to the same shard.
-    pub(crate) fn map_shard_ref(mut self, other: impl FnOnce(&W) -> W) -> Self {
-        if let Some(shard_ref) = &mut *self.shard_ref {
-            let other = other(shard_ref);
-            mem::replace(shard_ref, other).release();
-        }
-        self
+    /// Returns whether the entry counts. One that passed a closed gate does not.
+    #[inline]
+    pub(crate) fn is_counted(&self) -> bool {
+        self.shard.is_some()
     }
 
-    /// Returns the reference to the shard, or `None` if the entry counts nothing.
+    /// Returns the shard, or `None` if the entry counts nothing.
     #[inline]
-    pub(crate) fn shard_ref(&self) -> Option<&W> {
-        self.shard_ref.as_ref()
-    }
-
-    #[inline]
-    fn shard(&self) -> Option<&Shard> {
-        self.shard_ref().map(W::as_ref)
+    pub(crate) fn shard(&self) -> Option<&'static Shard> {
+        self.shard
     }
 
     /// Returns whether clients are to be asked to close the connection. Always `true` for an entry
     /// without a shard, which passed a closed gate.
     #[inline]
     pub(crate) fn is_shedding(&self) -> bool {
-        self.shard().is_none_or(Shard::is_shedding)
+        self.shard.is_none_or(Shard::is_shedding)
     }
 
     #[inline]
     pub(crate) fn is_draining(&self) -> bool {
-        self.shard().is_some_and(Shard::is_draining)
+        self.shard.is_some_and(Shard::is_draining)
     }
 
     /// Wakes the task at any of `interests`. Returns `false` if one of them has already happened.
     #[inline]
     pub(crate) fn register(&mut self, cx: &mut Context<'_>, interests: u32) -> bool {
-        let Some(shard_ref) = &*self.shard_ref else {
-            return true;
-        };
-        shard_ref
-            .as_ref()
-            .register(&mut self.slot, cx.waker(), interests)
+        let register = |shard: &Shard| shard.register(&mut self.slot, cx.waker(), interests);
+        self.shard.is_none_or(register)
     }
 
     #[inline]
     pub(crate) fn is_forced(&self) -> bool {
-        self.shard().is_some_and(Shard::is_forced)
+        self.shard.is_some_and(Shard::is_forced)
     }
 
     /// Returns `Ready` once the shard is forced. Otherwise the task is woken at the force.
@@ -344,10 +329,9 @@ impl<W: ShardRef> Entry<W> {
         cx: &mut Context<'_>,
         remembered: &mut Remembered,
     ) -> Poll<()> {
-        let Some(shard_ref) = &*self.shard_ref else {
+        let Some(shard) = self.shard else {
             return Poll::Pending;
         };
-        let shard = shard_ref.as_ref();
         if shard.register_for_force(&mut self.slot, remembered, cx.waker()) {
             Poll::Pending
         } else {
@@ -357,8 +341,8 @@ impl<W: ShardRef> Entry<W> {
 
     /// Removes the waker until the entry is polled again.
     pub(crate) fn deregister(&mut self) {
-        if let Some(shard_ref) = &*self.shard_ref {
-            shard_ref.as_ref().deregister(self.slot.take());
+        if let Some(shard) = self.shard {
+            shard.deregister(self.slot.take());
         }
     }
 
@@ -366,7 +350,7 @@ impl<W: ShardRef> Entry<W> {
     /// the end of its runtime.
     #[inline]
     pub(crate) fn note_unfinished(&mut self) {
-        if self.shard().is_some_and(Shard::is_shedding) {
+        if self.shard.is_some_and(Shard::is_shedding) {
             self.note_unfinished_slow();
         }
     }
@@ -385,36 +369,17 @@ impl<W: ShardRef> Entry<W> {
 
     /// Leaves, as an entry that its runtime dropped as it ended.
     fn leave_killed(&mut self) {
-        if let Some(shard_ref) = self.shard_ref.take() {
-            shard_ref.as_ref().deregister(self.slot.take());
-            shard_ref.as_ref().leave_killed();
-            shard_ref.release();
+        if let Some(shard) = self.shard.take() {
+            shard.deregister(self.slot.take());
+            shard.leave_killed();
         }
     }
 
     /// Notes that the work of this entry was cut.
     pub(crate) fn note_aborted(&self) {
-        if let Some(shard) = self.shard() {
+        if let Some(shard) = self.shard {
             shard.note_aborted();
         }
-    }
-}
-
-impl<W: ShardRef> Drop for Entry<W> {
-    #[inline]
-    fn drop(&mut self) {
-        if let Some(shard_ref) = self.shard_ref.take() {
-            leave(shard_ref, self.slot.take_last());
-        }
-    }
-}
-
-impl Entry<Arc<Shard>> {
-    /// Enters for a request, even if the gate is closed. In a shutdown it is noted as a late
-    /// arrival.
-    #[inline]
-    pub(crate) fn track_request(shard: &Arc<Shard>) -> Self {
-        Self::of(Some(shard.enter_always(arrivals::note)))
     }
 
     /// Notes that the work has ended, though the entry may be dropped later.
@@ -424,39 +389,48 @@ impl Entry<Arc<Shard>> {
     }
 }
 
+impl Drop for Entry {
+    #[inline]
+    fn drop(&mut self) {
+        if let Some(shard) = self.shard {
+            leave(shard, self.slot.take_last());
+        }
+    }
+}
+
 /// The note that the body had ended before it was polled. Only entries of a tracking layer have it.
 /// No `Facts` uses this bit.
 const WHOLE: u32 = 1 << 6;
 
 // ===== impl Held =====
 
-impl<W: ShardRef> Held<W> {
+impl Held {
     #[inline]
-    pub(crate) fn new(entry: Entry<W>) -> Self {
+    pub(crate) fn new(entry: Entry) -> Self {
         Self(ManuallyDrop::new(entry))
     }
 }
 
-impl<W: ShardRef> Deref for Held<W> {
-    type Target = Entry<W>;
+impl Deref for Held {
+    type Target = Entry;
 
     #[inline]
-    fn deref(&self) -> &Entry<W> {
+    fn deref(&self) -> &Entry {
         &self.0
     }
 }
 
-impl<W: ShardRef> DerefMut for Held<W> {
+impl DerefMut for Held {
     #[inline]
-    fn deref_mut(&mut self) -> &mut Entry<W> {
+    fn deref_mut(&mut self) -> &mut Entry {
         &mut self.0
     }
 }
 
-impl<W: ShardRef> Drop for Held<W> {
+impl Drop for Held {
     #[inline]
     fn drop(&mut self) {
-        if self.shard_ref().is_some() {
+        if self.is_counted() {
             drop_untaken(self);
         }
     }
@@ -464,53 +438,29 @@ impl<W: ShardRef> Drop for Held<W> {
 
 /// Drops an entry that was not taken: its work has not finished.
 ///
-/// `extern "C"`, because panics in it are contained. Generic and not `inline(never)`, because
-/// otherwise other crates call this crate's copy. Their compiler must then assume that the copy
-/// keeps the pointer, and moves the whole future once more.
+/// `extern "C"`, because panics in it are contained. `inline`, so that it is compiled where it is
+/// used: otherwise the compiler must assume that it keeps the pointer, and moves the whole future once
+/// more.
 #[cold]
-extern "C" fn drop_untaken<W: ShardRef>(entry: &mut Entry<W>) {
+#[inline]
+extern "C" fn drop_untaken(entry: &mut Entry) {
     entry.note_unfinished();
     drop(entry.take());
 }
 
-/// By value and out of line, so that an entry need not be in memory where it is dropped.
-#[inline(never)]
-fn leave(shard_ref: impl ShardRef, slot: Slot) {
-    let shard = shard_ref.as_ref();
+/// By value, so that an entry need not be in memory where it is dropped.
+#[inline]
+fn leave(shard: &Shard, slot: Slot) {
     if slot.is_registered() {
         shard.deregister(slot);
     }
     shard.leave();
-    shard_ref.release();
 }
 
-impl ShardRef for Arc<Shard> {
-    #[inline]
-    fn release(self) {
-        release(self);
-    }
-}
-
-/// Implements [`ShardRef::release`] for an `Arc`.
-#[inline]
-pub(crate) fn release<T>(counted: Arc<T>) {
-    if let Some(last) = Arc::into_inner(counted) {
-        discard(&mut Some(last));
-    }
-}
-
-/// Drops the value of the last reference. `extern "C"` functions do not unwind, so its callers need
-/// no landing pads. By reference, because a Rust type is not passed by value to a C function.
-#[cold]
-#[inline(never)]
-extern "C" fn discard<T>(last: &mut Option<T>) {
-    panic::contained(|| drop(last.take()));
-}
-
-impl<W: ShardRef> fmt::Debug for Entry<W> {
+impl fmt::Debug for Entry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Entry")
-            .field("counted", &self.shard_ref().is_some())
+            .field("counted", &self.is_counted())
             .field("draining", &self.is_draining())
             .field("forced", &self.is_forced())
             .finish_non_exhaustive()

@@ -10,8 +10,7 @@
 
 use std::fmt;
 
-use super::gate::{Gate, Shard};
-use super::guard::{ShardRef, release};
+use super::gate::{Lease, Shard};
 use super::thread_index::thread_index;
 use crate::sync::{Arc, Mutex, OnceLock, Weak, lock};
 
@@ -19,7 +18,9 @@ use crate::sync::{Arc, Mutex, OnceLock, Weak, lock};
 /// reference count shares no line with another one's.
 #[repr(align(128))]
 pub(crate) struct LayerShard<L> {
-    pub(crate) shard: Arc<Shard>,
+    pub(crate) shard: &'static Shard,
+    /// Keeps the shard in use.
+    pub(crate) lease: Lease,
     /// Read only, and not cloned for an ordinary request, so its line is never written.
     pub(crate) layer: L,
     index: usize,
@@ -55,13 +56,14 @@ trait InUse {
 
 impl<L: Clone + Send + Sync + 'static> LayerHandle<L> {
     /// Creates the shards of one layer, and returns a handle for the calling thread.
-    pub(crate) fn new(gate: &Gate, tables: &LayerTables, layer: L) -> Self {
+    pub(crate) fn new(gate: &Lease, tables: &LayerTables, layer: L) -> Self {
         let peers = Arc::new(OnceLock::new());
         let shards = gate.shards();
         let table: Vec<_> = (shards.iter().enumerate())
             .map(|(index, shard)| {
                 Arc::new(LayerShard {
-                    shard: Arc::clone(shard),
+                    shard,
+                    lease: gate.clone(),
                     layer: layer.clone(),
                     index,
                     peers: Arc::clone(&peers),
@@ -83,31 +85,6 @@ impl<L> LayerHandle<L> {
     #[inline]
     pub(crate) fn share(&self) -> Self {
         Self(Arc::clone(&self.0))
-    }
-
-    /// Creates a handle for a single request, which has entered `shard` and has its own `layer`.
-    pub(crate) fn for_one_request(&self, shard: Arc<Shard>, layer: L) -> Self {
-        Self(Arc::new(LayerShard {
-            shard,
-            layer,
-            index: self.index,
-            peers: Arc::clone(&self.peers),
-            mask: self.mask,
-        }))
-    }
-}
-
-impl<L> AsRef<Shard> for LayerHandle<L> {
-    #[inline]
-    fn as_ref(&self) -> &Shard {
-        &self.0.shard
-    }
-}
-
-impl<L> ShardRef for LayerHandle<L> {
-    #[inline]
-    fn release(self) {
-        release(self.0);
     }
 }
 
@@ -211,11 +188,11 @@ mod tests {
     use super::*;
     use crate::state::LifecycleState;
 
-    fn gate() -> Arc<Gate> {
-        Gate::new(8, LifecycleState::Running.bit())
+    fn gate() -> Lease {
+        Lease::new(8, LifecycleState::Running.bit())
     }
 
-    fn handle(gate: &Gate, tables: &LayerTables) -> LayerHandle<()> {
+    fn handle(gate: &Lease, tables: &LayerTables) -> LayerHandle<()> {
         LayerHandle::new(gate, tables, ())
     }
 

@@ -62,6 +62,17 @@ impl Milestones {
         }
     }
 
+    /// Clears all events, before the first of another gate's life.
+    pub(crate) fn reset(&self) {
+        // Relaxed: the gate changes hands under a lock.
+        self.reached.store(0, Ordering::Relaxed);
+    }
+
+    /// Drops the wakers of waiters that were forgotten.
+    pub(crate) fn drop_wakers(&self) {
+        self.waiting.reset();
+    }
+
     pub(crate) fn reached(&self) -> u32 {
         // Acquire: pairs with the Release in `publish`; a thread that sees a milestone sees what
         // came before it.

@@ -38,11 +38,11 @@ struct Slots {
     #[expect(clippy::vec_box, reason = "the entries must not move")]
     chunks: Vec<Box<[Entry; CHUNK]>>,
     /// How many entries are in use or vacant. The rest of the last chunk was never used.
-    len: usize,
+    len: u32,
     /// The first vacant entry, or `Slot::NONE`; vacant entries are chained through `tag`.
     vacant: u32,
     /// How many entries have an owner.
-    owned: usize,
+    owned: u32,
 }
 
 /// Twenty-four bytes: the memory cost of one waiting request.
@@ -59,12 +59,21 @@ struct Entry {
 pub(crate) struct Slot(u32);
 
 /// The waker that the owner of a slot has registered, by the address of its data. `NONE` if its
-/// vtable is not that of the set, or if the clone in the set has other data.
+/// vtable is not that of the set, or if the clone in the set has other data. Or a number, of an owner
+/// that never uses it for a waker.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Remembered(usize);
 
 impl Remembered {
     pub(crate) const NONE: Remembered = Remembered(0);
+
+    pub(crate) fn number(number: usize) -> Self {
+        Self(number)
+    }
+
+    pub(crate) fn as_number(self) -> usize {
+        self.0
+    }
 }
 
 impl Slot {
@@ -93,12 +102,7 @@ impl Slot {
 impl WakerSet {
     pub(crate) fn new() -> Self {
         Self {
-            slots: Mutex::new(Slots {
-                chunks: Vec::new(),
-                len: 0,
-                vacant: Slot::NONE.0,
-                owned: 0,
-            }),
+            slots: Mutex::new(Slots::new()),
             vtable: AtomicUsize::new(0),
         }
     }
@@ -136,7 +140,12 @@ impl WakerSet {
         events: u32,
         happened: impl Fn() -> bool,
     ) -> Option<Remembered> {
-        if slot.is_registered() {
+        if !slot.is_registered() {
+            let remembered;
+            (*slot, remembered) = self.register_first(waker, events, happened);
+            return slot.is_registered().then_some(remembered);
+        }
+        {
             let mut slots = lock(&self.slots);
             let entry = slots.entry(slot.0);
             if entry.waker.as_ref().is_some_and(|w| w.will_wake(waker)) {
@@ -148,15 +157,46 @@ impl WakerSet {
                 return open.then(|| self.remember(waker));
             }
         }
-        self.register_anew(slot, waker, events, happened)
+        self.register_other(slot, waker, events, happened)
     }
 
-    /// Like [`register`](Self::register), for the first registration or another waker. Out of line,
-    /// because it runs once per wait, not once per poll.
+    /// Like [`register`](Self::register), for a caller without a slot: returns a new slot, or
+    /// `Slot::NONE`. Out of line, because it runs once per wait, not once per poll.
     #[inline(never)]
-    pub(crate) fn register_anew(
+    pub(crate) fn register_first(
         &self,
-        slot: &mut Slot,
+        waker: &Waker,
+        events: u32,
+        happened: impl Fn() -> bool,
+    ) -> (Slot, Remembered) {
+        let clone = waker.clone();
+        let is_same = clone.will_wake(waker);
+        let mut slots = lock(&self.slots);
+        // Invariant 3: under the lock, so that no wake-up is lost.
+        if happened() {
+            drop(slots);
+            // Invariant 1: the clone is dropped outside the lock.
+            drop(clone);
+            return (Slot::NONE, Remembered::NONE);
+        }
+        if slots.owned == 0 {
+            // Invariant 4. Relaxed: as in `is_remembered`.
+            self.vtable.store(vtable_of(waker), Ordering::Relaxed);
+        }
+        let slot = slots.claim(clone, events);
+        let remembered = if is_same {
+            self.remember(waker)
+        } else {
+            Remembered::NONE
+        };
+        (slot, remembered)
+    }
+
+    /// Replaces the waker in a slot.
+    #[cold]
+    fn register_other(
+        &self,
+        slot: &Slot,
         waker: &Waker,
         events: u32,
         happened: impl Fn() -> bool,
@@ -166,14 +206,10 @@ impl WakerSet {
         let mut spare = Some(clone);
         let registered = {
             let mut slots = lock(&self.slots);
-            // Invariant 3: under the lock, so that no wake-up is lost.
+            // Invariant 3.
             let open = !happened();
             open.then(|| {
-                if slots.owned == 0 {
-                    // Invariant 4. Relaxed: as in `is_remembered`.
-                    self.vtable.store(vtable_of(waker), Ordering::Relaxed);
-                }
-                let entry = slots.claim(slot);
+                let entry = slots.entry(slot.0);
                 entry.tag = events;
                 mem::swap(&mut entry.waker, &mut spare);
                 if is_same {
@@ -190,21 +226,23 @@ impl WakerSet {
 
     /// Removes the waker and frees the slot.
     pub(crate) fn remove(&self, slot: Slot) {
+        drop(self.vacate(slot));
+    }
+
+    /// Frees the slot and returns its waker, which must be dropped outside the lock.
+    #[inline(always)]
+    pub(crate) fn vacate(&self, slot: Slot) -> Option<Waker> {
         if !slot.is_registered() {
-            return;
+            return None;
         }
-        let index = slot.0;
-        let waker = {
-            let mut slots = lock(&self.slots);
-            let vacant = slots.vacant;
-            let entry = slots.entry(index);
-            entry.tag = vacant;
-            let waker = entry.waker.take();
-            slots.vacant = index;
-            slots.owned -= 1;
-            waker
-        };
-        drop(waker);
+        let mut slots = lock(&self.slots);
+        let vacant = slots.vacant;
+        let entry = slots.entry(slot.0);
+        entry.tag = vacant;
+        let waker = entry.waker.take();
+        slots.vacant = slot.0;
+        slots.owned -= 1;
+        waker
     }
 
     /// Wakes the next batch of wakers that wait for any of `events`, starting at `cursor`. Returns
@@ -213,7 +251,7 @@ impl WakerSet {
         let mut batch = Vec::with_capacity(BATCH);
         let more = {
             let mut slots = lock(&self.slots);
-            while batch.len() < BATCH && *cursor < slots.len {
+            while batch.len() < BATCH && *cursor < slots.len as usize {
                 // A vacant entry has no waker, so a match of its tag has no effect.
                 let entry = slots.entry(*cursor as u32);
                 if entry.tag & events != 0 {
@@ -221,13 +259,21 @@ impl WakerSet {
                 }
                 *cursor += 1;
             }
-            *cursor < slots.len
+            *cursor < slots.len as usize
         };
         // A waker that panics does not prevent the others from being woken.
         for waker in batch {
             panic::contained(|| waker.wake());
         }
         more
+    }
+
+    /// Drops all that is left, and frees the memory. Called when no slot has an owner, but for those
+    /// that were forgotten.
+    pub(crate) fn reset(&self) {
+        let slots = mem::replace(&mut *lock(&self.slots), Slots::new());
+        // Invariant 1: outside the lock.
+        panic::contained(|| drop(slots));
     }
 
     /// Wakes all wakers that wait for any of `events`.
@@ -253,6 +299,15 @@ impl WakerSet {
 }
 
 impl Slots {
+    const fn new() -> Self {
+        Self {
+            chunks: Vec::new(),
+            len: 0,
+            vacant: Slot::NONE.0,
+            owned: 0,
+        }
+    }
+
     /// Returns the entry at an index that is in use or vacant.
     #[inline]
     fn entry(&mut self, index: u32) -> &mut Entry {
@@ -260,33 +315,30 @@ impl Slots {
         &mut self.chunks[index / CHUNK][index % CHUNK]
     }
 
-    /// Returns the slot's entry. Assigns a vacant entry to a slot that has none.
+    /// Puts `waker` into a vacant entry, and assigns that to the returned slot.
     #[inline]
-    fn claim(&mut self, slot: &mut Slot) -> &mut Entry {
-        let is_new = !slot.is_registered();
-        if is_new {
-            if self.vacant == Slot::NONE.0 {
-                self.add();
-            }
-            slot.0 = self.vacant;
+    fn claim(&mut self, waker: Waker, events: u32) -> Slot {
+        if self.vacant == Slot::NONE.0 {
+            self.add();
         }
-        // Not with `entry`, which would borrow all of `self`.
-        let entry = &mut self.chunks[slot.0 as usize / CHUNK][slot.0 as usize % CHUNK];
-        if is_new {
-            self.vacant = entry.tag;
-            self.owned += 1;
-        }
-        entry
+        let index = self.vacant;
+        let entry = self.entry(index);
+        let next = mem::replace(&mut entry.tag, events);
+        // Invariant 1: a vacant entry has no waker that would be dropped here.
+        mem::forget(entry.waker.replace(waker));
+        self.vacant = next;
+        self.owned += 1;
+        Slot(index)
     }
 
     /// Adds a vacant entry. Called when there is none.
     #[cold]
     fn add(&mut self) {
-        if self.len == self.chunks.len() * CHUNK {
+        if self.len as usize == self.chunks.len() * CHUNK {
             self.chunks.push(Box::new([const { Entry::NEW }; CHUNK]));
         }
-        // The cast cannot wrap: 2^32 wakers would need 96 GiB.
-        self.vacant = self.len as u32;
+        // Does not overflow: 2^32 wakers would need 96 GiB.
+        self.vacant = self.len;
         self.len += 1;
     }
 }
@@ -368,7 +420,7 @@ mod tests {
     }
 
     fn remember(set: &WakerSet, slot: &mut Slot, waker: &Waker) -> Remembered {
-        let remembered = set.register_anew(slot, waker, EVENT, || false);
+        let remembered = set.register(slot, waker, EVENT, || false);
         remembered.expect("it has not happened")
     }
 

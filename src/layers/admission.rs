@@ -1,84 +1,94 @@
-//! The entry of an admitted request, and the state that its layer keeps for it.
+//! What a layer keeps for its services, and upgrades that are offered to requests.
 
+use std::collections::BTreeMap;
+use std::sync::Mutex as StdMutex;
+
+use http::Request;
+
+use super::facts::Facts;
 use super::options::Options;
-use crate::in_flight::{Entry, LayerHandle, Shard};
-use crate::sync::{Arc, AtomicBool, Mutex, Ordering, Weak, lock};
-
-/// The entry of an admitted request, with the options of its layer. It counts nothing if the request was
-/// admitted as exempt while the gate was closed.
-pub(crate) type Admission = Entry<DrainHandle>;
+use crate::in_flight::{Entry, LayerHandle, Lease, Shard};
+use crate::sync::{Arc, AtomicBool, AtomicUsize, Mutex, Ordering, PoisonError, Weak, lock};
 
 /// The handle of a [`DrainLayer`](crate::DrainLayer) service to its shard.
-pub(crate) type DrainHandle = LayerHandle<RequestContext>;
+pub(crate) type DrainHandle = LayerHandle<LayerOptions>;
 
-/// What a request needs from its layer.
+/// What a [`DrainLayer`](crate::DrainLayer) keeps for its services.
 #[derive(Clone)]
-pub(crate) struct RequestContext {
+pub(crate) struct LayerOptions {
     pub(crate) options: Arc<Options>,
-    /// The upgrade that was offered to the request, if it asks for one. Such a request has its own handle.
-    pub(crate) offer: Offer,
+    /// The facts that hold for every request of the layer.
+    facts: Facts,
 }
-
-/// The upgrade that was offered to a request. Weak, since the upgrade will hold the request's entry.
-#[derive(Clone)]
-pub(crate) struct Offer(Weak<Upgrade>);
 
 /// The state that all clones of an [`UpgradeGuard`](crate::UpgradeGuard) share.
 pub(crate) struct Upgrade {
-    shard: Arc<Shard>,
+    shard: &'static Shard,
     /// The entry of the request, once it is upgraded.
-    entry: Mutex<Option<Admission>>,
+    entry: Mutex<Option<Entry>>,
     aborted: AtomicBool,
+    /// Its number among the offers. Zero if it was not offered.
+    offer: usize,
+    /// Keeps the shard in use as long as there is no entry.
+    _lease: Option<Lease>,
 }
 
-// ===== impl RequestContext =====
+/// The upgrades that were offered, by number. The request knows the number of its offer. The mutex is
+/// std's under loom too, because it is static.
+static OFFERS: StdMutex<BTreeMap<usize, Weak<Upgrade>>> = StdMutex::new(BTreeMap::new());
 
-impl RequestContext {
+// ===== impl LayerOptions =====
+
+impl LayerOptions {
     pub(super) fn new(options: &Arc<Options>) -> Self {
         Self {
             options: Arc::clone(options),
-            offer: Offer(Weak::new()),
+            facts: Facts::of_layer(options.long_lived.number(), options.long_lived.have_paths()),
         }
     }
-}
 
-/// Returns a handle for a single request that is offered an upgrade.
-pub(super) fn handle_for_upgrade(handle: &DrainHandle, offer: Offer) -> DrainHandle {
-    let options = Arc::clone(&handle.layer.options);
-    handle.for_one_request(Arc::clone(&handle.shard), RequestContext { options, offer })
-}
-
-/// Returns a handle for a single request that has entered `shard`.
-pub(super) fn handle_for_shard(handle: &DrainHandle, shard: Arc<Shard>) -> DrainHandle {
-    handle.for_one_request(shard, RequestContext::new(&handle.layer.options))
-}
-
-// ===== impl Offer =====
-
-impl Offer {
-    pub(super) fn of(upgrade: &Arc<Upgrade>) -> Self {
-        Self(Arc::downgrade(upgrade))
-    }
-
-    pub(super) fn upgrade(&self) -> Option<Arc<Upgrade>> {
-        self.0.upgrade()
+    /// Returns the facts about an admitted request that its response needs.
+    #[inline(always)]
+    pub(super) fn facts_of<T>(&self, request: &Request<T>) -> Facts {
+        Facts::of(request).and(self.facts)
     }
 }
 
 // ===== impl Upgrade =====
 
 impl Upgrade {
-    /// Creates an upgrade that counts nothing yet.
-    pub(super) fn new(shard: &Arc<Shard>) -> Arc<Self> {
+    /// Creates an upgrade that counts nothing yet, and offers it. Returns the number of the offer too.
+    pub(super) fn offer(shard: &'static Shard, lease: Lease) -> (Arc<Self>, usize) {
+        static LAST: AtomicUsize = AtomicUsize::new(0);
+        // Relaxed: it only has to be unique. It is not zero before it has wrapped.
+        let number = LAST.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+        let upgrade = Self::with(shard, number, Some(lease));
+        offers().insert(number, Arc::downgrade(&upgrade));
+        (upgrade, number)
+    }
+
+    /// Returns the upgrade that was offered under this number, if there still is a guard.
+    pub(super) fn offered(number: usize) -> Option<Arc<Self>> {
+        offers().get(&number)?.upgrade()
+    }
+
+    /// Creates an upgrade that will count an entry of `shard` at once.
+    pub(super) fn new(shard: &'static Shard) -> Arc<Self> {
+        Self::with(shard, 0, None)
+    }
+
+    fn with(shard: &'static Shard, offer: usize, lease: Option<Lease>) -> Arc<Self> {
         Arc::new(Self {
-            shard: Arc::clone(shard),
+            shard,
             entry: Mutex::new(None),
             aborted: AtomicBool::new(false),
+            offer,
+            _lease: lease,
         })
     }
 
-    pub(super) fn shard(&self) -> &Arc<Shard> {
-        &self.shard
+    pub(super) fn shard(&self) -> &Shard {
+        self.shard
     }
 
     pub(super) fn is_counted(&self) -> bool {
@@ -86,7 +96,7 @@ impl Upgrade {
     }
 
     /// Keeps `entry` until this is dropped.
-    pub(super) fn count(&self, mut entry: Admission) {
+    pub(super) fn count(&self, mut entry: Entry) {
         // The task that served the request may end long before the connection.
         entry.deregister();
         *lock(&self.entry) = Some(entry);
@@ -101,8 +111,13 @@ impl Upgrade {
     }
 }
 
+fn offers() -> std::sync::MutexGuard<'static, BTreeMap<usize, Weak<Upgrade>>> {
+    OFFERS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Drop for Upgrade {
     fn drop(&mut self) {
+        offers().remove(&self.offer);
         // The connection had not ended when force came.
         if self.shard.is_forced() {
             self.note_aborted();

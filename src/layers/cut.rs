@@ -5,10 +5,10 @@ use std::task::{Context, Poll};
 
 use http_body::{Body, Frame};
 
-use super::admission::Admission;
 use super::facts::Facts;
 use super::grpc;
 use crate::error::{BoxError, Forced};
+use crate::in_flight::Entry;
 use crate::log::tell_here;
 
 /// A guard of a body that can be cut.
@@ -48,7 +48,7 @@ where
     }
 }
 
-impl Cut for Admission {
+impl Cut for Entry {
     #[inline]
     fn is_forced(&self) -> bool {
         self.is_forced()

@@ -28,7 +28,7 @@ use tower_service::Service;
 
 use self::entrance::{Entrance, Late};
 use self::unread::Refused;
-use super::admission::{Admission, DrainHandle, RequestContext};
+use super::admission::{DrainHandle, LayerOptions};
 use super::body::ResponseBody;
 use super::cold_box::ColdBox;
 use super::facts::Facts;
@@ -38,7 +38,7 @@ use super::options::Options;
 use super::reject;
 use crate::controller::ShutdownController;
 use crate::error::POLLED_AFTER_COMPLETION;
-use crate::in_flight::{Held, LayerHandle, Remembered};
+use crate::in_flight::{Entry, Held, LayerHandle, Remembered};
 use crate::log::tell_here;
 use crate::sync::{Arc, OnceLock};
 
@@ -164,8 +164,9 @@ pin_project! {
             // Declared first, so that it is dropped before the guard.
             #[pin]
             inner: F,
-            guard: Held<DrainHandle>,
-            // The waker that is registered with the guard.
+            guard: Held,
+            // The waker that is registered with the guard. In a request that asks for an upgrade, the
+            // number of the offer.
             remembered: Remembered,
         },
         // The request was refused, or the future has completed (`none`).
@@ -390,7 +391,7 @@ impl<S, M> Layer<S> for DrainLayer<M> {
     fn layer(&self, inner: S) -> Drain<S, M> {
         let new = || {
             let core = self.ctl.core();
-            LayerHandle::new(&core.gate, &core.layers, RequestContext::new(&self.options))
+            LayerHandle::new(&core.gate, &core.layers, LayerOptions::new(&self.options))
         };
         let handle = self.handle.get_or_init(new);
         Drain {
@@ -458,7 +459,7 @@ where
 
     #[inline]
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
-        let facts = self.entrance.handle.layer.options.facts_of(&request);
+        let facts = self.entrance.handle.layer.facts_of(&request);
         let is_exempt = |options: &Options| options.is_exempt(request.uri().path());
         let entered = match self.entrance.admit(is_exempt) {
             Ok(guard) => Some(facts.note(guard)),
@@ -469,15 +470,22 @@ where
         let Some(mut guard) = entered else {
             return special::refuse(&self.entrance.handle, request);
         };
-        if facts.asks_to_upgrade() {
-            // Taken out of the request: if the address of the request itself escapes, the compiler
-            // moves the request once more.
-            let mut extensions = mem::take(request.extensions_mut());
-            guard = special::offer_upgrade(&self.entrance.handle, guard, &mut extensions);
-            *request.extensions_mut() = extensions;
+        let mut remembered = Remembered::NONE;
+        if facts.need_preparation() {
+            let handle = &self.entrance.handle;
+            if facts.have_paths() {
+                guard = special::note_classes(handle, guard, request.uri().path());
+            }
+            if facts.asks_to_upgrade() {
+                // Taken out of the request: if the address of the request itself escapes, the compiler
+                // moves the request once more.
+                let mut extensions = mem::take(request.extensions_mut());
+                remembered = special::offer_upgrade(handle, &mut extensions);
+                *request.extensions_mut() = extensions;
+            }
         }
         // The guard exists before the call, so that a panic in the call releases it.
-        ResponseFuture::admitted(self.inner.call(request), guard)
+        ResponseFuture::admitted(self.inner.call(request), guard, remembered)
     }
 }
 
@@ -538,7 +546,12 @@ where
             // Inspected in place, so that the response is moved only once.
             let polled = inner.poll(cx);
             if polled.is_pending() {
-                if guard.poll_forced_again(cx, remembered).is_pending() {
+                let forced = if Facts::noted(guard).asks_to_upgrade() {
+                    guard.poll_forced(cx)
+                } else {
+                    guard.poll_forced_again(cx, remembered)
+                };
+                if forced.is_pending() {
                     return Poll::Pending;
                 }
                 break 'rare Poll::Ready(Ok(state.as_mut().answer()));
@@ -559,12 +572,12 @@ where
 
 impl<F, B> ResponseFuture<F, B> {
     #[inline]
-    fn admitted(inner: F, guard: Admission) -> Self {
+    fn admitted(inner: F, guard: Entry, remembered: Remembered) -> Self {
         Self {
             state: State::Admitted {
                 inner,
                 guard: Held::new(guard),
-                remembered: Remembered::NONE,
+                remembered,
             },
         }
     }
@@ -597,14 +610,17 @@ impl<F, ReqBody> State<F, ReqBody> {
         mut self: Pin<&mut Self>,
         polled: Poll<Result<Response<B>, E>>,
     ) -> Poll<Result<Response<ResponseBody<B>>, E>> {
-        let StateProj::Admitted { guard, .. } = self.as_mut().project() else {
+        let StateProj::Admitted {
+            guard, remembered, ..
+        } = self.as_mut().project()
+        else {
             unreachable!("it has just been polled")
         };
-        let mut guard = guard.take();
+        let (mut guard, remembered) = (guard.take(), *remembered);
         let mut polled = polled; // declared after the guard, so dropped before it
         self.set(State::done());
         let lasting = match &mut polled {
-            Poll::Ready(Ok(response)) => special::adapt(response, &mut guard),
+            Poll::Ready(Ok(response)) => special::adapt(response, &mut guard, remembered),
             _ => None,
         };
         polled.map_ok(|response| {
@@ -653,7 +669,7 @@ impl<F, ReqBody> State<F, ReqBody> {
 impl<F, B> fmt::Debug for ResponseFuture<F, B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = match &self.state {
-            State::Admitted { guard, .. } if guard.shard_ref().is_none() => "exempt",
+            State::Admitted { guard, .. } if !guard.is_counted() => "exempt",
             State::Admitted { .. } => "admitted",
             State::Over { refused } if refused.as_ref().is_none() => "done",
             State::Over { .. } => "refused",

@@ -4,29 +4,34 @@ use http::header::{CONNECTION, HeaderValue, UPGRADE};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 
 use super::grpc::GrpcType;
-use crate::in_flight::{Entry, ShardRef};
+use super::long_lived::ClassNumber;
+use crate::in_flight::Entry;
 
 /// Facts about a request that are needed for its response, when the request itself is gone.
 ///
 /// ```text
 /// 31          16 15       8 7     1   0
-/// [ path class  | gRPC type | flags | – ]
+/// [ classes     | gRPC type | flags | – ]
 /// ```
 ///
 /// The lowest bit is reserved for the [`Entry`], which stores the facts as its note.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Facts(u32);
 
+/// Set in every note.
+const NOTED: u32 = 1;
 const HTTP_1: u32 = 1 << 1;
 const HEAD: u32 = 1 << 2;
 const CONNECT: u32 = 1 << 3;
 const ASKS_TO_UPGRADE: u32 = 1 << 4;
 /// Set once the response is known.
 const ENDS_WITH_STATUS: u32 = 1 << 5;
+/// The classes depend on the path of the request.
+const HAS_PATHS: u32 = 1 << 7;
 /// Bit position of the [`GrpcType::number`]. A number of zero means none.
 const GRPC_TYPE_SHIFT: u32 = 8;
-/// Bit position of the index of the [`LongLived`](crate::LongLived) class, plus one. Zero means none.
-const PATH_CLASS_SHIFT: u32 = 16;
+/// Bit position of the [`ClassNumber`].
+const CLASSES_SHIFT: u32 = 16;
 
 /// Marks a response to which a layer added `Connection: close`.
 ///
@@ -41,24 +46,15 @@ pub(crate) struct AskedToLeave;
 impl Facts {
     #[inline(always)]
     pub(crate) fn of<T>(request: &Request<T>) -> Self {
-        let mut facts = 0;
-        if request.version() < Version::HTTP_2 {
-            facts |= HTTP_1;
-        }
-        let headers = request.headers();
-        // HTTP/1.0 has no upgrades (RFC 9110 §7.8). HTTP/2 has only those by CONNECT.
-        if request.version() == Version::HTTP_11 && has_upgrade(headers) {
-            facts |= ASKS_TO_UPGRADE;
-        }
-        match *request.method() {
-            // Every gRPC call is a POST, so the headers of other requests need not be checked.
-            Method::POST => {
-                let number = GrpcType::of(headers).map_or(0, GrpcType::number);
-                facts |= u32::from(number) << GRPC_TYPE_SHIFT;
-            }
-            Method::HEAD => facts |= HEAD,
-            Method::CONNECT => facts |= CONNECT | ASKS_TO_UPGRADE,
-            _ => {}
+        // The common case first: a GET over HTTP/1.1. HTTP/1.0 has no upgrades (RFC 9110 §7.8). HTTP/2
+        // has only those by CONNECT.
+        let mut facts = match request.version() {
+            Version::HTTP_11 if has_upgrade(request.headers()) => NOTED | HTTP_1 | ASKS_TO_UPGRADE,
+            version if version <= Version::HTTP_11 => NOTED | HTTP_1,
+            _ => NOTED,
+        };
+        if *request.method() != Method::GET {
+            facts |= of_other_method(request);
         }
         Self(facts)
     }
@@ -68,11 +64,33 @@ impl Facts {
         Self(HTTP_1)
     }
 
-    /// Sets the class of the request's path.
-    #[cold]
-    pub(crate) fn of_path(self, class: Option<usize>) -> Self {
-        let class = class.and_then(|n| u16::try_from(n + 1).ok());
-        Self(self.0 | u32::from(class.unwrap_or(0)) << PATH_CLASS_SHIFT)
+    /// Returns the facts that hold for every request of a layer with these classes.
+    pub(crate) fn of_layer(classes: ClassNumber, have_paths: bool) -> Self {
+        let paths = if have_paths { HAS_PATHS } else { 0 };
+        Self(paths).with_classes(classes)
+    }
+
+    #[inline(always)]
+    pub(crate) fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Replaces the classes that the response may belong to.
+    pub(crate) fn with_classes(self, classes: ClassNumber) -> Self {
+        let others = self.0 % (1 << CLASSES_SHIFT);
+        Self(others | u32::from(classes.get()) << CLASSES_SHIFT)
+    }
+
+    /// Returns whether the classes depend on the path of the request.
+    #[inline]
+    pub(crate) fn have_paths(self) -> bool {
+        self.0 & HAS_PATHS != 0
+    }
+
+    /// Returns whether something is to be done with the request before it is passed on.
+    #[inline]
+    pub(crate) fn need_preparation(self) -> bool {
+        self.0 & (HAS_PATHS | ASKS_TO_UPGRADE) != 0
     }
 
     /// Changes the facts so that the response does not close the connection.
@@ -82,25 +100,23 @@ impl Facts {
 
     /// Returns the facts that are stored in `guard`.
     #[inline]
-    pub(crate) fn noted<R: ShardRef>(guard: &Entry<R>) -> Self {
+    pub(crate) fn noted(guard: &Entry) -> Self {
         Self(guard.note())
     }
 
     /// Stores the facts in `guard`.
     #[inline]
-    pub(crate) fn note<R: ShardRef>(self, guard: Entry<R>) -> Entry<R> {
+    pub(crate) fn note(self, guard: Entry) -> Entry {
         guard.with_note(self.0)
     }
 
     /// Replaces the facts that are stored in `guard`.
-    pub(crate) fn note_in<R: ShardRef>(self, guard: &mut Entry<R>) {
+    pub(crate) fn note_in(self, guard: &mut Entry) {
         guard.set_note(self.0);
     }
 
-    pub(crate) fn path_class(self) -> Option<usize> {
-        (self.0 >> PATH_CLASS_SHIFT)
-            .checked_sub(1)
-            .map(|class| class as usize)
+    pub(crate) fn classes(self) -> ClassNumber {
+        ClassNumber::from_number((self.0 >> CLASSES_SHIFT) as u16)
     }
 
     pub(crate) fn grpc_type(self) -> Option<GrpcType> {
@@ -154,6 +170,23 @@ impl Facts {
         if self.is_http1() && !self.is_upgraded_by(status) {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
+    }
+}
+
+/// Returns the facts that follow from a method other than GET.
+///
+/// Generic, so that it is compiled where it is used: the compiler then sees that it keeps no pointer.
+#[inline(never)]
+fn of_other_method<T>(request: &Request<T>) -> u32 {
+    match *request.method() {
+        // Every gRPC call is a POST, so the headers of other requests need not be checked.
+        Method::POST => {
+            let number = GrpcType::of(request.headers()).map_or(0, GrpcType::number);
+            u32::from(number) << GRPC_TYPE_SHIFT
+        }
+        Method::HEAD => HEAD,
+        Method::CONNECT => CONNECT | ASKS_TO_UPGRADE,
+        _ => 0,
     }
 }
 

@@ -4,20 +4,15 @@
 //! moment, the other instances would be overloaded with new connections. If none ended, the drain
 //! would last until its deadline and cut them.
 
+mod classes;
 mod farewell;
 mod pace;
 
+pub(crate) use self::classes::{ClassNumber, Classes, SharedClasses};
 pub(crate) use self::farewell::FinalFrame;
 pub(crate) use self::pace::{Class, Member};
 
-use std::fmt;
 use std::time::Duration;
-
-use http::HeaderMap;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
-
-use crate::shutdown::Core;
-use crate::sync::{Arc, Weak};
 
 /// A class of responses that are ended when draining begins, for
 /// [`DrainLayer::long_lived`](crate::DrainLayer::long_lived).
@@ -33,8 +28,8 @@ use crate::sync::{Arc, Weak};
 /// Put a layer that compresses, or that combines several events into one frame, outside the
 /// [`DrainLayer`](crate::DrainLayer). Inside it, the output of that layer would be cut in the middle.
 ///
-/// Each class of a layer has one rate, however many services the layer has. Classes, and layers, do
-/// not wait for one another.
+/// Equal classes of one controller share one rate, however many layers and services have them.
+/// Different classes do not wait for one another.
 ///
 /// # Examples
 ///
@@ -48,7 +43,7 @@ use crate::sync::{Arc, Weak};
 ///     .long_lived(LongLived::path("/grpc.health.v1.Health/Watch").rate(50));
 /// # assert!(format!("{layer:?}").contains("ndjson"));
 /// ```
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 #[must_use = "a class does nothing until it is given to a layer"]
 pub struct LongLived {
     name: Name,
@@ -62,16 +57,6 @@ enum Name {
     /// In lower case, without parameters.
     ContentType(Box<str>),
     Path(Box<str>),
-}
-
-/// The classes of a layer.
-#[derive(Clone)]
-pub(crate) struct Classes {
-    /// Shared, since servers clone a layer for every connection.
-    classes: Arc<Vec<Arc<Class>>>,
-    has_paths: bool,
-    /// Weak, since the controller keeps the options that hold this.
-    core: Weak<Core>,
 }
 
 // ===== impl LongLived =====
@@ -162,82 +147,5 @@ impl LongLived {
     pub fn rate(mut self, per_second: u32) -> Self {
         self.rate = per_second;
         self
-    }
-}
-
-// ===== impl Classes =====
-
-impl Classes {
-    /// Creates the classes that every new layer has.
-    pub(crate) fn new(core: Weak<Core>) -> Self {
-        let mut classes = Self::none(core);
-        classes.add(LongLived::content_type("text/event-stream"));
-        classes
-    }
-
-    pub(crate) fn none(core: Weak<Core>) -> Self {
-        Self {
-            classes: Arc::default(),
-            has_paths: false,
-            core,
-        }
-    }
-
-    /// Adds a class, or replaces the one of the same name.
-    pub(crate) fn add(&mut self, class: LongLived) {
-        self.has_paths |= matches!(class.name, Name::Path(_));
-        let known = self.classes.iter().position(|known| known.is(&class.name));
-        let class = Arc::new(Class::new(class, self.core.clone()));
-        let classes = Arc::make_mut(&mut self.classes);
-        match known {
-            Some(index) => classes[index] = class,
-            None => classes.push(class),
-        }
-    }
-
-    pub(crate) fn clear(&mut self) {
-        self.classes = Arc::default();
-        self.has_paths = false;
-    }
-
-    #[inline]
-    pub(crate) fn has_paths(&self) -> bool {
-        self.has_paths
-    }
-
-    /// Returns the index of the class of `path`, if there is one.
-    pub(crate) fn of_path(&self, path: &str) -> Option<usize> {
-        let is_path =
-            |class: &Arc<Class>| matches!(class.name(), Name::Path(name) if **name == *path);
-        self.classes.iter().position(is_path)
-    }
-
-    /// Returns the class of a response whose body does not know its length.
-    pub(crate) fn of_response(
-        &self,
-        path: Option<usize>,
-        headers: &HeaderMap,
-    ) -> Option<Arc<Class>> {
-        // A response with a length has an end. For the client, an earlier end would be an error.
-        if self.classes.is_empty() || headers.contains_key(CONTENT_LENGTH) {
-            return None;
-        }
-        let class = path.and_then(|index| self.classes.get(index));
-        class.or_else(|| self.of_content_type(headers)).cloned()
-    }
-
-    fn of_content_type(&self, headers: &HeaderMap) -> Option<&Arc<Class>> {
-        let value = headers.get(CONTENT_TYPE)?.as_bytes();
-        let essence = value.split(|&byte| byte == b';').next()?.trim_ascii();
-        self.classes.iter().find(|class| match class.name() {
-            Name::ContentType(name) => essence.eq_ignore_ascii_case(name.as_bytes()),
-            Name::Path(_) => false,
-        })
-    }
-}
-
-impl fmt::Debug for Classes {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.classes.iter()).finish()
     }
 }

@@ -5,12 +5,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::HeaderValue;
-use http::{Request, Response, request};
+use http::{Response, request};
 
-use super::facts::Facts;
-use super::long_lived::{Classes, LongLived};
+use super::long_lived::{Classes, LongLived, SharedClasses};
 use crate::shutdown::Core;
-use crate::sync::{Arc, Weak};
+use crate::sync::Arc;
 
 /// The options of a [`DrainLayer`](crate::DrainLayer).
 #[derive(Clone)]
@@ -18,7 +17,7 @@ pub(crate) struct Options {
     pub(super) retry_after: HeaderValue,
     exempt_paths: Vec<Box<str>>,
     pub(super) refuse_with: Option<RefuseWith>,
-    long_lived: Classes,
+    pub(super) long_lived: Classes,
 }
 
 type RefuseWith = Arc<dyn Fn(&request::Parts) -> Response<Bytes> + Send + Sync>;
@@ -27,11 +26,13 @@ type RefuseWith = Arc<dyn Fn(&request::Parts) -> Response<Bytes> + Send + Sync>;
 
 impl Options {
     pub(crate) fn new(core: &Arc<Core>) -> Self {
+        core.gate
+            .keep_common(SharedClasses::new(Arc::downgrade(core)));
         Self {
             retry_after: whole_seconds(core.config.retry_after),
             exempt_paths: Vec::new(),
             refuse_with: None,
-            long_lived: Classes::new(Arc::downgrade(core)),
+            long_lived: Classes::new(),
         }
     }
 
@@ -41,12 +42,8 @@ impl Options {
             retry_after: whole_seconds(Duration::ZERO),
             exempt_paths: Vec::new(),
             refuse_with: None,
-            long_lived: Classes::none(Weak::new()),
+            long_lived: Classes::new(),
         }
-    }
-
-    pub(crate) fn long_lived(&self) -> &Classes {
-        &self.long_lived
     }
 
     pub(crate) fn add_long_lived(&mut self, class: LongLived) {
@@ -55,17 +52,6 @@ impl Options {
 
     pub(crate) fn clear_long_lived(&mut self) {
         self.long_lived.clear();
-    }
-
-    /// Returns the facts about an admitted request that its response needs.
-    #[inline(always)]
-    pub(crate) fn facts_of<T>(&self, request: &Request<T>) -> Facts {
-        let facts = Facts::of(request);
-        if self.long_lived.has_paths() {
-            facts.of_path(self.long_lived.of_path(request.uri().path()))
-        } else {
-            facts
-        }
     }
 
     pub(crate) fn set_retry_after(&mut self, time: Duration) {

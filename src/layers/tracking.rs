@@ -16,7 +16,7 @@ use super::body::TrackedBody;
 use super::mode::{AnyService, Http};
 use crate::controller::ShutdownController;
 use crate::error::POLLED_AFTER_COMPLETION;
-use crate::in_flight::{Entry, LayerHandle, Shard};
+use crate::in_flight::{Entry, LayerHandle};
 use crate::sync::{Arc, OnceLock};
 
 /// A layer that counts the requests of a service, and refuses none.
@@ -101,7 +101,7 @@ pin_project! {
             // Declared first, so that it is dropped before the guard.
             #[pin]
             inner: F,
-            guard: Entry<Arc<Shard>>,
+            guard: Entry,
         },
         Done,
     }
@@ -218,7 +218,7 @@ where
 
     #[inline]
     fn call(&mut self, request: Req) -> Self::Future {
-        let guard = Entry::track_request(&self.handle.shard);
+        let guard = Entry::track_request(self.handle.shard);
         ResponseFuture::new(self.inner.call(request), guard)
     }
 }
@@ -235,7 +235,7 @@ impl<S: Service<Req>, Req> Service<Req> for RequestTracking<S, AnyService> {
 
     #[inline]
     fn call(&mut self, request: Req) -> Self::Future {
-        let guard = Entry::track_request(&self.handle.shard);
+        let guard = Entry::track_request(self.handle.shard);
         ResponseFuture::new(self.inner.call(request), guard)
     }
 }
@@ -263,7 +263,7 @@ impl<S: fmt::Debug, M> fmt::Debug for RequestTracking<S, M> {
 
 impl<F, M> ResponseFuture<F, M> {
     #[inline]
-    fn new(inner: F, guard: Entry<Arc<Shard>>) -> Self {
+    fn new(inner: F, guard: Entry) -> Self {
         Self {
             state: State::Live { inner, guard },
             mode: PhantomData,

@@ -9,9 +9,9 @@
 use std::fmt;
 use std::task::{Context, Poll};
 
-use super::admission::{Admission, Offer, Upgrade};
+use super::admission::Upgrade;
 use super::cut::Cut;
-use crate::in_flight::{GuardWait, Shard, Slot, interest};
+use crate::in_flight::{Entry, GuardWait, Lease, Shard, Slot, interest};
 use crate::sync::Arc;
 
 /// Keeps an upgraded connection in flight: a WebSocket, or a tunnel.
@@ -90,22 +90,20 @@ pub(crate) struct UpgradedHold {
 // ===== impl UpgradeGuard =====
 
 impl UpgradeGuard {
-    /// Creates a guard that counts nothing yet.
-    pub(crate) fn new(shard: &Arc<Shard>) -> Self {
-        Self(Upgrade::new(shard))
+    /// Creates a guard that counts nothing yet, and returns the number of the offer too.
+    pub(crate) fn offer(shard: &'static Shard, lease: Lease) -> (Self, usize) {
+        let (upgrade, number) = Upgrade::offer(shard, lease);
+        (Self(upgrade), number)
     }
 
-    /// Returns the guard that was offered, or another one if the handler has dropped it.
-    pub(crate) fn offered(offer: &Offer, shard: &Arc<Shard>) -> Self {
-        offer.upgrade().map_or_else(|| Self::new(shard), Self)
-    }
-
-    pub(crate) fn offer(&self) -> Offer {
-        Offer::of(&self.0)
+    /// Returns the guard that was offered, or another one, to count an entry of `shard`, if the handler
+    /// has dropped it.
+    pub(crate) fn offered(number: usize, shard: &'static Shard) -> Self {
+        Self(Upgrade::offered(number).unwrap_or_else(|| Upgrade::new(shard)))
     }
 
     /// Keeps `entry` until the last clone is dropped.
-    pub(crate) fn count(&self, entry: Admission) {
+    pub(crate) fn count(&self, entry: Entry) {
         self.0.count(entry);
     }
 

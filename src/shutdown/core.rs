@@ -29,7 +29,7 @@ use super::tasks::{Role, Tasks};
 use crate::config::ShutdownConfig;
 #[cfg(feature = "server")]
 use crate::in_flight::Connections;
-use crate::in_flight::{Gate, InFlightItem, LayerTables, Milestones, Roster, event};
+use crate::in_flight::{InFlightItem, LayerTables, Lease, Milestones, Roster, event};
 use crate::log;
 use crate::log::tell;
 use crate::panic;
@@ -38,7 +38,7 @@ use crate::sync::{Arc, AtomicBool, Mutex, OnceLock, Ordering, lock};
 
 pub(crate) struct Core {
     pub(crate) config: ShutdownConfig,
-    pub(crate) gate: Arc<Gate>,
+    pub(crate) gate: Lease,
     pub(crate) hooks: Arc<Hooks>,
     /// The saves of the state, which run last.
     pub(crate) saves: Arc<Hooks>,
@@ -105,7 +105,7 @@ impl Core {
         // Twice the number of cores: not all threads are workers of the runtime, and a thread beyond
         // the number of shards shares a shard with a worker.
         let shards = 2 * std::thread::available_parallelism().map_or(1, usize::from);
-        let gate = Gate::new(shards, state.bit());
+        let gate = Lease::new(shards, state.bit());
         let core = Arc::new(Self {
             config,
             hooks: Hooks::new(HookKind::Hook),

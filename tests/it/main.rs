@@ -73,6 +73,7 @@ mod metrics;
 mod newcomers;
 #[cfg(all(feature = "health", feature = "persist"))]
 mod on_call;
+mod outlives;
 mod parallel;
 mod platform;
 mod readiness;

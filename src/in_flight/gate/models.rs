@@ -40,6 +40,7 @@
 //! | | force | `who_was_cut_is_known_once_drained` |
 //! | change of phase | change of phase | `turns_come_one_after_the_other` |
 //! | unpause | close | `unpausing_does_not_open_what_is_closed_for_good`, too |
+//! | leave, scan | the last lease | `the_last_lease_or_the_last_leave_gives_the_gate_back`, `a_scan_of_an_earlier_life_publishes_nothing` |
 //! | scan | scan | `idle_is_told_once` |
 //! | | close | `the_last_leave_wakes_who_waits` |
 //! | | pause | `the_last_leave_of_a_pause_wakes_who_waits` |
@@ -72,6 +73,7 @@ mod carrying;
 mod entering;
 mod force;
 mod late;
+mod lives;
 mod turns;
 mod waiters;
 
@@ -173,9 +175,9 @@ impl Wake for Woken {
 
 /// Runs `act` with `gate` in a new thread.
 fn beside<T: 'static>(
-    gate: &Arc<Gate>,
+    gate: &Lease,
     act: impl FnOnce(&Gate) -> T + 'static,
 ) -> thread::JoinHandle<T> {
-    let gate = Arc::clone(gate);
+    let gate = gate.clone();
     thread::spawn(move || act(&gate))
 }

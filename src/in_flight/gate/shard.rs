@@ -5,7 +5,7 @@ use std::task::Waker;
 use super::Gate;
 use crate::in_flight::wakers::{Remembered, Slot, WakerSet};
 use crate::panic;
-use crate::sync::{Arc, AtomicU64, Ordering, Weak};
+use crate::sync::{AtomicU64, OnceLock, Ordering, fence};
 
 /// HTTP/1 responses ask clients to close the connection.
 pub(super) const SHEDDING: u64 = 1 << 0;
@@ -21,7 +21,10 @@ pub(super) const LATE: u64 = 1 << 4;
 /// In the late shard: the drain has ended and no request is admitted.
 pub(super) const ENDED: u64 = 1 << 5;
 
-const ONE_IN_FLIGHT: u64 = 1 << 6;
+/// Nobody can enter any more (invariant 11). Only together with `CLOSED`, so that `leave` has one test.
+const ORPHANED: u64 = 1 << 6;
+
+const ONE_IN_FLIGHT: u64 = 1 << 7;
 const IN_FLIGHT: u64 = ONE_ENTERED - ONE_IN_FLIGHT;
 /// One entry in the top field.
 pub(super) const ONE_ENTERED: u64 = 1 << 32;
@@ -41,8 +44,7 @@ pub(crate) mod interest {
     pub(crate) const FORCED: u32 = super::FORCED as u32;
 }
 
-/// A shard of the gate. Aligned to two cache lines, because processors fetch lines in pairs. The
-/// reference counts of the `Arc` are in the pair before.
+/// A shard of the gate. Aligned to two cache lines, because processors fetch lines in pairs.
 #[derive(Debug)]
 #[repr(align(128))]
 pub(crate) struct Shard {
@@ -61,24 +63,24 @@ pub(crate) struct Shard {
     arrivals: AtomicU64,
     /// When the last of them arrived, by the clock of the notes; zero if there is none.
     last_arrival: AtomicU64,
-    /// Weak, so that a service can outlive its controller.
-    gate: Weak<Gate>,
+    /// Set once, when the gate is allocated.
+    gate: OnceLock<&'static Gate>,
 }
 
 // ===== impl Shard =====
 
 impl Shard {
     /// Creates an open shard.
-    pub(super) fn new(gate: Weak<Gate>) -> Self {
-        Self::with_word(0, gate)
+    pub(super) fn open() -> Self {
+        Self::with_word(0)
     }
 
     /// Creates the late shard, which is always closed (invariant 2).
-    pub(super) fn late(gate: Weak<Gate>) -> Self {
-        Self::with_word(CLOSED, gate)
+    pub(super) fn late() -> Self {
+        Self::with_word(CLOSED)
     }
 
-    fn with_word(word: u64, gate: Weak<Gate>) -> Self {
+    fn with_word(word: u64) -> Self {
         Self {
             word: AtomicU64::new(word),
             wakers: WakerSet::new(),
@@ -88,8 +90,45 @@ impl Shard {
             aborted: AtomicU64::new(0),
             arrivals: AtomicU64::new(0),
             last_arrival: AtomicU64::new(0),
-            gate,
+            gate: OnceLock::new(),
         }
+    }
+
+    pub(super) fn set_gate(&self, gate: &'static Gate) {
+        // It is new, so it is not set yet.
+        let _ = self.gate.set(gate);
+    }
+
+    /// Returns the gate, which is another controller's once the shard is given up.
+    pub(crate) fn gate(&self) -> &'static Gate {
+        self.gate.get().expect("set before the shard is used")
+    }
+
+    /// Orphans the shard. Returns whether it is empty, and so is given up.
+    pub(super) fn orphan(&self) -> bool {
+        // Acquire: pairs with the Release of `leave`; the thread that gives the shard up sees what the
+        // entries did. Release: pairs with the Acquire in `leave_last`.
+        let before = self.word.fetch_or(ORPHANED | CLOSED, Ordering::AcqRel);
+        before & IN_FLIGHT == 0
+    }
+
+    /// Makes an orphaned and empty shard as good as new.
+    pub(super) fn reset(&self) {
+        self.wakers.reset();
+        let is_late = std::ptr::eq(self, self.gate().late);
+        // Relaxed: nobody else uses the shard, and the gate changes hands under a lock.
+        for count in [
+            &self.carried,
+            &self.admitted,
+            &self.refused,
+            &self.aborted,
+            &self.arrivals,
+            &self.last_arrival,
+        ] {
+            count.store(0, Ordering::Relaxed);
+        }
+        let word = if is_late { CLOSED } else { 0 };
+        self.word.store(word, Ordering::Relaxed);
     }
 
     /// Sets phase bits. The gate calls it under its `state`.
@@ -146,17 +185,17 @@ impl Shard {
     /// Enters even if the gate is closed, and returns the shard that counts the entry. Calls
     /// `arrived` with the shard that notes the arrival if a shutdown has begun.
     #[inline]
-    pub(crate) fn enter_always(self: &Arc<Self>, arrived: impl FnOnce(&Self)) -> Arc<Self> {
+    pub(crate) fn enter_always(&'static self, arrived: impl FnOnce(&Self)) -> &'static Self {
         // Acquire and a single test, as in `enter`.
         let before = self.word.fetch_add(ENTRY, Ordering::Acquire);
         if before & (CLOSED | SHEDDING | CARRY) == 0 {
-            return Arc::clone(self);
+            return self;
         }
         self.enter_always_slow(before, arrived)
     }
 
     #[cold]
-    fn enter_always_slow(self: &Arc<Self>, before: u64, arrived: impl FnOnce(&Self)) -> Arc<Self> {
+    fn enter_always_slow(&'static self, before: u64, arrived: impl FnOnce(&Self)) -> &'static Self {
         self.carry_if_due(before);
         // A lame duck may be paused at the same time.
         let in_lame_duck = before & (SHEDDING | DRAINING) == SHEDDING;
@@ -164,40 +203,37 @@ impl Shard {
             if in_lame_duck {
                 arrived(self);
             }
-            return Arc::clone(self);
+            return self;
         }
-        // Without a gate, nothing waits for the count.
-        let Some(gate) = self.gate.upgrade() else {
-            return Arc::clone(self);
-        };
+        let late = self.gate().late;
         // Relaxed: published by the Release of the undo, which a scan that finds the shard empty
         // has acquired.
-        let late_before = gate.late.word.fetch_add(ENTRY, Ordering::Relaxed);
-        gate.late.carry_if_due(late_before);
+        let late_before = late.word.fetch_add(ENTRY, Ordering::Relaxed);
+        late.carry_if_due(late_before);
         if in_lame_duck {
             arrived(self);
         } else if before & DRAINING != 0 {
-            arrived(&gate.late);
+            arrived(late);
         }
         self.undo_entry();
-        Arc::clone(&gate.late)
+        late
     }
 
     /// Enters the late shard, for a request that its own shard refused. Returns `None` if late
     /// requests are not served.
     #[cold]
-    pub(crate) fn enter_late(&self) -> Option<Arc<Self>> {
+    pub(crate) fn enter_late(&self) -> Option<&'static Self> {
         self.enter_late_shard(|word| word & LATE != 0)
     }
 
     /// Enters the late shard, for a request that waited for the readiness of an inner service.
     #[cold]
-    pub(crate) fn enter_awaited(&self) -> Option<Arc<Self>> {
+    pub(crate) fn enter_awaited(&self) -> Option<&'static Self> {
         self.enter_late_shard(|word| word & ENDED == 0)
     }
 
-    fn enter_late_shard(&self, admits: impl FnOnce(u64) -> bool) -> Option<Arc<Self>> {
-        let late = Arc::clone(&self.gate.upgrade()?.late);
+    fn enter_late_shard(&self, admits: impl FnOnce(u64) -> bool) -> Option<&'static Self> {
+        let late = self.gate().late;
         // Acquire: pairs with the Release in `set_phase`. Invariant 7.
         let before = late.word.fetch_add(ONE_IN_FLIGHT, Ordering::Acquire);
         if !admits(before) {
@@ -211,16 +247,14 @@ impl Shard {
         Some(late)
     }
 
-    /// Returns whether the drain has ended, or the gate is gone: waiting requests are refused.
+    /// Returns whether the drain has ended: waiting requests are refused.
     pub(crate) fn has_ended(&self) -> bool {
-        let gate = self.gate.upgrade();
-        gate.is_none_or(|gate| gate.late.phase() & ENDED != 0)
+        self.gate().late.phase() & ENDED != 0
     }
 
     /// Returns whether late requests are served.
     pub(crate) fn serves_late(&self) -> bool {
-        let gate = self.gate.upgrade();
-        gate.is_some_and(|gate| gate.late.phase() & LATE != 0)
+        self.gate().late.phase() & LATE != 0
     }
 
     /// Counts a request that waits for the readiness of an inner service in the late shard. Returns
@@ -228,14 +262,12 @@ impl Shard {
     /// yet.
     #[cold]
     pub(crate) fn begin_waiting(&self) -> bool {
-        let Some(gate) = self.gate.upgrade() else {
-            return false;
-        };
+        let late = self.gate().late;
         // Acquire: as in `enter_late_shard`.
-        let before = gate.late.word.fetch_add(ONE_IN_FLIGHT, Ordering::Acquire);
+        let before = late.word.fetch_add(ONE_IN_FLIGHT, Ordering::Acquire);
         let waits = before & ENDED == 0;
         if !waits {
-            gate.late.leave();
+            late.leave();
         }
         waits
     }
@@ -243,13 +275,11 @@ impl Shard {
     /// Removes the waiting request from the count. Notes it as cut if the shard is forced.
     #[cold]
     pub(crate) fn end_waiting(&self) {
-        // If the gate is gone, nothing waits for the count.
-        if let Some(gate) = self.gate.upgrade() {
-            if self.is_forced() {
-                gate.late.note_aborted();
-            }
-            gate.late.leave();
+        let late = self.gate().late;
+        if self.is_forced() {
+            late.note_aborted();
         }
+        late.leave();
     }
 
     #[cold]
@@ -259,7 +289,7 @@ impl Shard {
         let before = self.word.fetch_sub(ONE_IN_FLIGHT, Ordering::Release);
         // A scan may have seen this entry and found the shard not empty (invariant 4).
         if before & IN_FLIGHT == ONE_IN_FLIGHT {
-            self.scan_gate();
+            self.leave_last(before);
         }
     }
 
@@ -269,30 +299,37 @@ impl Shard {
         // Release: pairs with the Acquire in `is_closed_and_empty`.
         let before = self.word.fetch_sub(ONE_IN_FLIGHT, Ordering::Release);
         if before & (CLOSED | IN_FLIGHT) == CLOSED | ONE_IN_FLIGHT {
-            self.scan_gate();
+            self.leave_last(before);
         }
     }
 
     /// Removes an entry that its runtime dropped as it ended (invariant 10).
     pub(crate) fn leave_killed(&self) {
-        let Some(gate) = self.gate.upgrade() else {
-            return self.leave();
-        };
+        let gate = self.gate();
         let mut state = gate.state();
         state.killed += 1;
         // Release: as in `leave`.
-        self.word.fetch_sub(ONE_IN_FLIGHT, Ordering::Release);
+        let before = self.word.fetch_sub(ONE_IN_FLIGHT, Ordering::Release);
         drop(state);
-        gate.scan();
+        if before & (CLOSED | IN_FLIGHT) == CLOSED | ONE_IN_FLIGHT {
+            self.leave_last(before);
+        }
     }
 
+    /// The shard was closed, had this word, and is empty now: scans the gate, or gives the shard up.
+    ///
     /// `extern "C"` functions do not unwind, so the drop of a guard needs no landing pads for this
     /// call. Panics in it are contained.
     #[cold]
-    extern "C" fn scan_gate(&self) {
+    extern "C" fn leave_last(&self, before: u64) {
+        let gate = self.gate();
         panic::contained(|| {
-            if let Some(gate) = self.gate.upgrade() {
+            if before & ORPHANED == 0 {
                 gate.scan();
+            } else {
+                // Acquire: pairs with the Release of the entries that left before, and of `orphan`.
+                fence(Ordering::Acquire);
+                gate.give_up_shard();
             }
         });
     }
@@ -349,16 +386,17 @@ impl Shard {
         remembered: &mut Remembered,
         waker: &Waker,
     ) -> bool {
+        if !slot.is_registered() {
+            let happened = || self.is_forced();
+            (*slot, *remembered) = (self.wakers).register_first(waker, interest::FORCED, happened);
+            return slot.is_registered();
+        }
         if self.wakers.is_remembered(*remembered, waker) {
             return true;
         }
         // Before the former waker is dropped, which may panic.
         *remembered = Remembered::NONE;
-        let registered = if slot.is_registered() {
-            self.register_other(slot, waker)
-        } else {
-            (self.wakers).register_anew(slot, waker, interest::FORCED, || self.is_forced())
-        };
+        let registered = self.register_other(slot, waker);
         *remembered = registered.unwrap_or(Remembered::NONE);
         registered.is_some()
     }
@@ -369,12 +407,14 @@ impl Shard {
         (self.wakers).register(slot, waker, interest::FORCED, || self.is_forced())
     }
 
-    /// Out of line and `extern "C"` (see `scan_gate`). It takes the slot by value, because a
+    /// Out of line and `extern "C"` (see `leave_last`). It takes the slot by value, because a
     /// reference into a guard would keep the compiler from holding the guard in registers.
     #[cold]
     #[inline(never)]
     pub(crate) extern "C" fn deregister(&self, slot: Slot) {
-        panic::contained(|| self.wakers.remove(slot));
+        if let Some(waker) = self.wakers.vacate(slot) {
+            panic::contained(|| drop(waker));
+        }
     }
 
     /// Wakes the next batch of wakers that are registered for `interests`. Returns `false` when
@@ -430,9 +470,7 @@ impl Shard {
     #[cold]
     #[inline(never)]
     fn carry(&self) {
-        let gate = self.gate.upgrade();
-        // Without a gate, nothing reads the count.
-        let _state = gate.as_ref().map(|gate| gate.state());
+        let _state = self.gate().state();
         // Relaxed: the count is read and carried under `state`.
         let carried = self.word.fetch_and(!CARRY, Ordering::Relaxed) & CARRY;
         // Zero if another thread has carried it.

@@ -17,6 +17,8 @@ impl Gate {
 
 #[cfg(not(tower_lifecycle_loom))]
 mod unit {
+    use std::ptr;
+
     use super::shard::{ENTRY, ONE_ENTERED};
     use super::*;
 
@@ -29,7 +31,7 @@ mod unit {
 
     #[test]
     fn an_open_shard_admits_and_counts() {
-        let gate = Gate::new(3, 0);
+        let gate = Lease::new(3, 0);
         assert_eq!(gate.shards().len(), 4, "a power of two");
         assert!(gate.shards()[0].enter(|| ()));
         assert!(gate.shards()[3].enter(|| ()));
@@ -40,7 +42,7 @@ mod unit {
 
     #[test]
     fn a_refusal_leaves_no_trace_but_its_own_count() {
-        let gate = Gate::new(1, 0);
+        let gate = Lease::new(1, 0);
         gate.drain();
         let before = gate.shards()[0].phase();
         assert!(!gate.shards()[0].enter(|| ()));
@@ -53,8 +55,8 @@ mod unit {
     }
 
     /// Returns a gate that `entered` entries have entered and left.
-    fn after(entered: u64) -> Arc<Gate> {
-        let gate = Gate::new(1, 0);
+    fn after(entered: u64) -> Lease {
+        let gate = Lease::new(1, 0);
         let word = &gate.shards()[0].word;
         word.store(entered * ONE_ENTERED, Ordering::Relaxed);
         gate
@@ -66,12 +68,12 @@ mod unit {
 
     #[test]
     fn the_admitted_count_does_not_wrap() {
-        let enter: [fn(&Arc<Shard>); 2] = [
+        let enter: [fn(&'static Shard); 2] = [
             |shard| assert!(shard.enter(|| panic!("not a late arrival"))),
-            |shard| drop(shard.enter_always(|_| panic!("not a late arrival"))),
+            |shard| _ = shard.enter_always(|_| panic!("not a late arrival")),
         ];
         for enter in enter {
-            let gate = Gate::new(1, 0);
+            let gate = Lease::new(1, 0);
             let shard = &gate.shards()[0];
             let mut admitted = 0;
             // The sum is more than three times what the field can hold.
@@ -95,7 +97,7 @@ mod unit {
 
     #[test]
     fn the_count_of_late_entries_does_not_wrap() {
-        let gate = Gate::new(1, 0);
+        let gate = Lease::new(1, 0);
         gate.begin_drain(true);
         let set = |entered| {
             let phase = gate.late.phase() % ONE_ENTERED;
@@ -132,7 +134,7 @@ mod unit {
 
     #[test]
     fn a_late_request_that_is_refused_was_never_counted_as_admitted() {
-        let gate = Gate::new(1, 0);
+        let gate = Lease::new(1, 0);
         gate.begin_drain(false);
         // Refused without touching the top field, so no reader has seen it as admitted.
         assert!(gate.shards()[0].enter_late().is_none());
@@ -167,7 +169,7 @@ mod unit {
 
     #[test]
     fn drained_comes_with_the_last_one_and_not_before_draining() {
-        let gate = Gate::new(2, 0);
+        let gate = Lease::new(2, 0);
         assert!(gate.shards()[0].enter(|| ()));
         assert!(gate.shards()[1].enter(|| ()));
         gate.shards()[0].leave();
@@ -179,12 +181,12 @@ mod unit {
 
     #[test]
     fn what_enters_late_is_counted_and_waited_for() {
-        let gate = Gate::new(1, 0);
+        let gate = Lease::new(1, 0);
         let shard = &gate.shards()[0];
         assert!(shard.enter(|| ()));
         gate.drain();
         let late = shard.enter_always(|_| ());
-        assert!(Arc::ptr_eq(&late, &gate.late));
+        assert!(ptr::eq(late, gate.late));
         shard.leave();
         assert_eq!((gate.in_flight(), gate.admitted()), (1, 2));
         assert!(!gate.is_drained());
@@ -194,7 +196,7 @@ mod unit {
 
     #[test]
     fn a_pause_refuses_and_ends_without_a_trace() {
-        let gate = Gate::new(2, 0);
+        let gate = Lease::new(2, 0);
         assert!(gate.shards()[0].enter(|| ()));
         assert!(gate.pause() && !gate.pause());
         assert!(gate.is_paused() && gate.shards()[1].is_paused());
@@ -212,7 +214,7 @@ mod unit {
 
     #[test]
     fn what_is_tracked_while_paused_is_counted_and_holds_idle() {
-        let gate = Gate::new(2, 0);
+        let gate = Lease::new(2, 0);
         gate.pause();
         assert!(gate.milestones.has(event::IDLE));
         let late = gate.shards()[0].enter_always(|_| ());
@@ -229,7 +231,7 @@ mod unit {
 
     #[test]
     fn a_pause_ends_with_the_closing_and_not_before_it() {
-        let gate = Gate::new(1, 0);
+        let gate = Lease::new(1, 0);
         gate.pause();
         gate.drain();
         assert!(gate.is_drained(), "idle before it, and drained now");
@@ -241,7 +243,7 @@ mod unit {
     }
 
     /// Enters as a request of the layers does. Returns whether it was noted as a late arrival.
-    fn arrives(shard: &Arc<Shard>, always: bool) -> bool {
+    fn arrives(shard: &'static Shard, always: bool) -> bool {
         let mut arrived = false;
         if always {
             shard.enter_always(|_| arrived = true);
@@ -253,7 +255,7 @@ mod unit {
 
     #[test]
     fn who_enters_arrives_late_in_a_shutdown_only() {
-        let gate = Gate::new(1, 0);
+        let gate = Lease::new(1, 0);
         let shard = &gate.shards()[0];
         let arrive = || (arrives(shard, false), arrives(shard, true));
         assert_eq!(arrive(), (false, false));
@@ -275,7 +277,7 @@ mod unit {
 
     #[test]
     fn late_requests_enter_by_the_late_shard_until_they_are_refused() {
-        let gate = Gate::new(2, 0);
+        let gate = Lease::new(2, 0);
         let shard = &gate.shards()[0];
         assert!(shard.enter_late().is_none(), "before the drain");
         gate.begin_drain(true);
@@ -309,7 +311,7 @@ mod unit {
             Gate::close,
         ];
         for begin in begin {
-            let gate = Gate::new(1, 0);
+            let gate = Lease::new(1, 0);
             begin(&gate);
             assert!(!gate.shards()[0].serves_late());
             assert!(gate.shards()[0].enter_late().is_none());
@@ -319,7 +321,7 @@ mod unit {
 
     #[test]
     fn a_request_that_waits_is_in_flight_and_not_admitted() {
-        let gate = Gate::new(1, 0);
+        let gate = Lease::new(1, 0);
         gate.begin_drain(false);
         gate.milestones.publish(event::CLOSED);
         assert!(gate.shards()[0].begin_waiting());
@@ -336,7 +338,7 @@ mod unit {
 
     #[test]
     fn arrivals_are_added_up_and_the_last_one_is_of_any_shard() {
-        let gate = Gate::new(4, 0);
+        let gate = Lease::new(4, 0);
         assert_eq!(gate.arrivals(), (0, 0));
         for (shard, at) in [(1, 30), (1, 20), (3, 10)] {
             gate.shards()[shard].note_arrival(at);
@@ -348,14 +350,88 @@ mod unit {
         assert_eq!(gate.arrivals(), (0, 0));
     }
 
+    /// Returns a number of shards that no other test uses, so the gates are this test's own.
+    fn own_number(n: usize) -> usize {
+        1 << (8 + n)
+    }
+
     #[test]
-    fn a_shard_outlives_its_gate() {
-        let gate = Gate::new(1, 0);
-        let shard = Arc::clone(&gate.shards()[0]);
-        gate.drain();
-        drop(gate);
+    fn a_gate_is_used_again_once_nobody_uses_it() {
+        let shards = own_number(0);
+        let gate = Lease::new(shards, 0);
+        let (first, another) = (gate.local(), gate.clone());
+        assert!(gate.shards()[1].enter(|| ()) && gate.shards()[2].enter(|| ()));
+        drop((gate, another));
+        gate_of(first).shards()[1].leave();
+        assert!(
+            !ptr::eq(Lease::new(shards, 0).local(), first),
+            "still in use"
+        );
+        gate_of(first).shards()[2].leave();
+        let again = [(); 2].map(|()| Lease::new(shards, 0));
+        assert!(again.iter().any(|gate| ptr::eq(gate.local(), first)));
+    }
+
+    fn gate_of(shard: &Shard) -> &'static Gate {
+        shard.gate()
+    }
+
+    #[test]
+    fn a_gate_that_is_used_again_is_as_good_as_new() {
+        let shards = own_number(1);
+        let gate = Lease::new(shards, 0);
+        let shard = &gate.shards()[0];
+        gate.keep_common(7_u8);
+        gate.shed();
+        shard.note_arrival(1);
+        gate.pause();
+        shard.note_refused();
         assert!(!shard.enter(|| ()));
-        shard.enter_always(|_| ()).leave();
-        assert_eq!(shard.in_flight(), 0);
+        gate.unpause();
+        assert!(shard.enter(|| ()));
+        gate.begin_drain(true);
+        gate.milestones.reach(event::CLOSED);
+        let late = shard.enter_late().expect("it is served");
+        gate.force();
+        late.note_aborted();
+        shard.leave();
+        drop(gate);
+        late.leave();
+
+        let gate = Lease::new(shards, event::STOPPED);
+        assert!(ptr::eq(&gate.shards()[0], shard), "the same");
+        assert_eq!(gate.milestones.reached(), event::STOPPED);
+        let counts = [
+            gate.in_flight(),
+            gate.admitted(),
+            gate.refused(),
+            gate.aborted(),
+        ];
+        assert_eq!((counts, gate.arrivals()), ([0; 4], (0, 0)));
+        assert!(gate.all_shards().all(|shard| shard.phase() & !CLOSED == 0));
+        assert_eq!((gate.idles(), gate.common::<u8>()), (0, None));
+        assert!(shard.enter(|| ()) && !gate.late.enter(|| ()));
+        assert!(gate.pause() && gate.unpause());
+        shard.leave();
+        gate.drain();
+        assert!(gate.is_drained());
+    }
+
+    #[test]
+    fn the_number_of_gates_is_the_most_that_were_in_use_at_a_time() {
+        let shards = own_number(2);
+        let mut seen = std::collections::BTreeSet::new();
+        for n in 0..500 {
+            let gate = Lease::new(shards, 0);
+            let shard = gate.local();
+            seen.insert(ptr::from_ref(shard).addr());
+            let outlives = n % 3 == 0;
+            assert!(!outlives || shard.enter(|| ()));
+            drop(gate);
+            if outlives {
+                shard.leave();
+            }
+        }
+        assert_eq!(seen.len(), 1);
     }
 }

@@ -10,8 +10,7 @@ use tokio::runtime::Handle;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::error::BoxError;
-use crate::in_flight::interest;
-use crate::layers::admission::Admission;
+use crate::in_flight::{Entry, interest};
 use crate::layers::cut::{Polled, cut};
 use crate::layers::long_lived::{Class, FinalFrame, Member};
 use crate::log::tell_here;
@@ -41,7 +40,7 @@ pin_project! {
             // Declared first, so that it is dropped before the guard.
             #[pin]
             inner: B,
-            guard: Admission,
+            guard: Entry,
             member: Member,
             turn: Turn,
         },
@@ -60,12 +59,7 @@ enum Turn {
 // ===== impl Ending =====
 
 impl<B> Ending<B> {
-    pub(crate) fn new(
-        inner: B,
-        guard: Admission,
-        class: Arc<Class>,
-        final_frame: FinalFrame,
-    ) -> Self {
+    pub(crate) fn new(inner: B, guard: Entry, class: Arc<Class>, final_frame: FinalFrame) -> Self {
         Self {
             state: State::Live {
                 inner,

@@ -11,10 +11,9 @@ use pin_project_lite::pin_project;
 use super::ending::Ending;
 use super::is_last;
 use crate::error::BoxError;
-use crate::in_flight::Entry;
-use crate::layers::admission::Admission;
+use crate::in_flight::{Entry, Held};
 use crate::layers::cold_box::ColdBox;
-use crate::layers::cut::{Polled, cut, poll_or_cut};
+use crate::layers::cut::{Polled, poll_or_cut};
 use crate::layers::facts::Facts;
 use crate::layers::long_lived::{Class, FinalFrame};
 use crate::layers::upgrade::{UpgradeGuard, UpgradedHold};
@@ -56,14 +55,6 @@ pin_project! {
         #[pin]
         state: State<B>,
     }
-
-    impl<B> PinnedDrop for ResponseBody<B> {
-        fn drop(this: Pin<&mut Self>) {
-            if let StateProj::Admitted { guard, .. } = this.project().state.project() {
-                guard.note_unfinished();
-            }
-        }
-    }
 }
 
 pin_project! {
@@ -74,7 +65,7 @@ pin_project! {
             // Declared first, so that it is dropped before the guard.
             #[pin]
             inner: B,
-            guard: Admission,
+            guard: Held,
         },
         /// Boxed, so that it does not make `Admitted` larger. `none` once the body has ended.
         Special { special: ColdBox<Pin<Box<Special<B>>>> },
@@ -107,7 +98,6 @@ pub(crate) enum Lasting {
 
 /// Returns whether `frame` carries the status of a gRPC call. It is the last frame of the call, and is
 /// sent only once: by the inner body, or by a cut.
-#[inline(never)]
 fn is_status<D>(frame: &Frame<D>, facts: Facts) -> bool {
     frame.is_trailers() && facts.ends_with_status()
 }
@@ -116,15 +106,18 @@ fn is_status<D>(frame: &Frame<D>, facts: Facts) -> bool {
 
 impl<B> ResponseBody<B> {
     #[inline]
-    pub(crate) fn new(inner: B, guard: Admission) -> Self {
+    pub(crate) fn new(inner: B, guard: Entry) -> Self {
         Self {
-            state: State::Admitted { inner, guard },
+            state: State::Admitted {
+                inner,
+                guard: Held::new(guard),
+            },
         }
     }
 
     /// Creates the body of a response that would outlast the drain.
     #[cold]
-    pub(crate) fn lasting(inner: B, guard: Admission, lasting: Lasting) -> Self {
+    pub(crate) fn lasting(inner: B, guard: Entry, lasting: Lasting) -> Self {
         Self::special(match lasting {
             Lasting::Stream(class, final_frame) => Special::LongLived {
                 inner: Ending::new(inner, guard, class, final_frame),
@@ -166,36 +159,45 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, BoxError>>> {
         let mut state = self.project().state;
-        let (mut inner, guard) = match state.as_mut().project() {
-            StateProj::Admitted { inner, guard } => (inner, guard),
-            StateProj::Special { special } if special.as_ref().is_none() => {
-                return Poll::Ready(None); // it has ended
+        if let StateProj::Admitted { mut inner, guard } = state.as_mut().project() {
+            // Checked before every poll of the inner body: a body that is always ready would never be
+            // cut.
+            if !guard.is_forced() && !Facts::noted(guard).ends_with_status() {
+                // Each outcome returns by itself, so that the compiler moves no more than it has.
+                match inner.as_mut().poll_frame(cx) {
+                    Poll::Ready(Some(Ok(frame))) => {
+                        if inner.is_end_stream() {
+                            state.end();
+                        }
+                        return Poll::Ready(Some(Ok(rebuilt(frame))));
+                    }
+                    Poll::Ready(Some(Err(error))) => {
+                        let error = error.into();
+                        state.end();
+                        return Poll::Ready(Some(Err(error)));
+                    }
+                    Poll::Ready(None) => {
+                        state.end();
+                        return Poll::Ready(None);
+                    }
+                    Poll::Pending => {
+                        if guard.poll_forced(cx).is_pending() {
+                            return Poll::Pending;
+                        }
+                    }
+                }
             }
-            StateProj::Special { .. } => return state.poll_special(cx),
-        };
-        // Checked before every poll of the inner body: a body that is always ready would never be cut.
-        if guard.is_forced() && !inner.is_end_stream() {
-            return state.cut();
+        } else if state.has_ended() {
+            return Poll::Ready(None);
         }
-        let polled = match inner.as_mut().poll_frame(cx) {
-            Poll::Ready(frame) => Poll::Ready(frame.map(|frame| frame.map_err(Into::into))),
-            Poll::Pending if guard.poll_forced(cx).is_ready() => return state.cut(),
-            Poll::Pending => return Poll::Pending,
-        };
-        let is_at_end = |frame: &_| inner.is_end_stream() || is_status(frame, Facts::noted(guard));
-        if is_last(&polled, is_at_end) {
-            state.set(State::ended());
-        }
-        polled
+        state.poll_special(cx)
     }
 
     #[inline]
     fn is_end_stream(&self) -> bool {
         match &self.state {
             State::Admitted { inner, .. } => inner.is_end_stream(),
-            State::Special { special } => special
-                .as_ref()
-                .is_none_or(|special| special.is_end_stream()),
+            State::Special { special } => is_special_at_end(special),
         }
     }
 
@@ -203,11 +205,39 @@ where
     fn size_hint(&self) -> SizeHint {
         match &self.state {
             State::Admitted { inner, .. } => inner.size_hint(),
-            State::Special { special } => match special.as_ref() {
-                Some(special) => special.size_hint(),
-                None => SizeHint::with_exact(0),
-            },
+            State::Special { special } => special_size_hint(special),
         }
+    }
+}
+
+/// Returns the same frame. Data is moved by itself, which is smaller than a frame of trailers.
+#[inline(always)]
+fn rebuilt<D>(frame: Frame<D>) -> Frame<D> {
+    frame.into_data().map_or_else(|other| other, Frame::data)
+}
+
+#[cold]
+#[inline(never)]
+fn is_special_at_end<B>(special: &ColdBox<Pin<Box<Special<B>>>>) -> bool
+where
+    B: Body<Error: Into<BoxError>>,
+    B::Data: From<Bytes>,
+{
+    special
+        .as_ref()
+        .is_none_or(|special| special.is_end_stream())
+}
+
+#[cold]
+#[inline(never)]
+fn special_size_hint<B>(special: &ColdBox<Pin<Box<Special<B>>>>) -> SizeHint
+where
+    B: Body<Error: Into<BoxError>>,
+    B::Data: From<Bytes>,
+{
+    match special.as_ref() {
+        Some(special) => special.size_hint(),
+        None => SizeHint::with_exact(0),
     }
 }
 
@@ -221,6 +251,23 @@ impl<B> State<B> {
             special: ColdBox::none(),
         }
     }
+
+    #[inline]
+    fn has_ended(&self) -> bool {
+        matches!(self, Self::Special { special } if special.as_ref().is_none())
+    }
+
+    /// Ends an admitted body: drops the inner body, and then its entry.
+    #[inline]
+    fn end(mut self: Pin<&mut Self>) {
+        // Declared first, so that it is dropped last if dropping the inner body panics.
+        let taken;
+        if let StateProj::Admitted { guard, .. } = self.as_mut().project() {
+            taken = guard.take();
+            self.set(Self::ended());
+            drop(taken);
+        }
+    }
 }
 
 impl<B> State<B>
@@ -228,24 +275,20 @@ where
     B: Body<Error: Into<BoxError>>,
     B::Data: From<Bytes>,
 {
-    /// Cuts an admitted body.
-    ///
-    /// Out of line, and sets the final state itself: a second place that can yield a frame would make
-    /// every frame that is passed on cost more.
-    #[cold]
-    #[inline(never)]
-    fn cut(mut self: Pin<&mut Self>) -> Polled<B::Data> {
-        let StateProj::Admitted { guard, .. } = self.as_mut().project() else {
-            return Poll::Ready(None);
-        };
-        let last = cut(guard);
-        self.set(Self::ended());
-        Poll::Ready(Some(last))
-    }
-
+    /// Polls a body for which force has come, that ends with a gRPC status, that is special, or that
+    /// has ended.
     #[cold]
     #[inline(never)]
     fn poll_special(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled<B::Data> {
+        if let StateProj::Admitted { mut inner, guard } = self.as_mut().project() {
+            let facts = Facts::noted(guard);
+            let polled = poll_or_cut(inner.as_mut(), &mut **guard, cx);
+            let is_at_end = |frame: &_| inner.is_end_stream() || is_status(frame, facts);
+            if is_last(&polled, is_at_end) {
+                self.end();
+            }
+            return polled;
+        }
         let StateProj::Special { special } = self.as_mut().project() else {
             return Poll::Ready(None);
         };

@@ -8,8 +8,7 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
 use super::is_last;
-use crate::in_flight::{Entry, Shard};
-use crate::sync::Arc;
+use crate::in_flight::Entry;
 
 pin_project! {
     /// The response body of [`RequestTracking`](crate::layers::RequestTracking).
@@ -61,7 +60,7 @@ pin_project! {
             // Declared first, so that it is dropped before the guard.
             #[pin]
             inner: B,
-            guard: Entry<Arc<Shard>>,
+            guard: Entry,
         },
         Ended,
     }
@@ -71,7 +70,7 @@ pin_project! {
 
 impl<B> TrackedBody<B> {
     #[inline]
-    pub(crate) fn new(inner: B, guard: Entry<Arc<Shard>>) -> Self {
+    pub(crate) fn new(inner: B, guard: Entry) -> Self {
         Self {
             state: Tracked::Live { inner, guard },
         }

@@ -11,8 +11,7 @@ use tower_service::Service;
 use super::Drain;
 use super::entrance::Late;
 use crate::error::{BoxError, Forced, POLLED_AFTER_COMPLETION, ShuttingDown};
-use crate::in_flight::Remembered;
-use crate::layers::admission::Admission;
+use crate::in_flight::{Entry, Remembered};
 use crate::layers::mode::AnyService;
 use crate::log::tell_here;
 
@@ -77,7 +76,7 @@ pin_project! {
             // Declared first, so that it is dropped before the guard.
             #[pin]
             inner: F,
-            guard: Admission,
+            guard: Entry,
             remembered: Remembered,
         },
         // The request was refused, or the future has completed (`None`).
@@ -112,7 +111,7 @@ where
                 remembered: Remembered::NONE,
             },
             Err(_) => {
-                let shard = &self.entrance.handle.shard;
+                let shard = self.entrance.handle.shard;
                 shard.note_refused();
                 AnyKind::Over {
                     refused: Some(ShuttingDown::new(shard.is_paused())),

@@ -3,8 +3,8 @@
 use std::mem;
 use std::task::{Context, Poll};
 
-use crate::in_flight::{Entry, LayerHandle, Slot, arrivals, interest};
-use crate::layers::admission::{Admission, DrainHandle, handle_for_shard};
+use crate::in_flight::{Entry, Slot, arrivals, interest};
+use crate::layers::admission::DrainHandle;
 use crate::layers::facts::Facts;
 use crate::layers::options::Options;
 use crate::log::tell_here;
@@ -101,7 +101,7 @@ impl Entrance {
     /// Registers the task for `interests`, and counts the waiting request if a shutdown has begun.
     /// Returns `false` if one of them has already come, or if requests may not wait any more.
     fn register(&mut self, cx: &Context<'_>, late: Late, interests: u32) -> bool {
-        let shard = &self.handle.shard;
+        let shard = self.handle.shard;
         if !shard.register(&mut self.slot, cx.waker(), interests) {
             return false;
         }
@@ -122,7 +122,7 @@ impl Entrance {
         late: Late,
         poll_inner: impl FnOnce(&mut Context<'_>) -> Poll<Result<(), E>>,
     ) -> Poll<Result<(), E>> {
-        let (shard, options) = (&self.handle.shard, &self.handle.layer.options);
+        let (shard, options) = (self.handle.shard, &self.handle.layer.options);
         let is_served = late == Late::Served && shard.is_draining();
         let has_waited = is_served && self.slot.is_registered() && !shard.has_ended();
         let may_wait = has_waited || (is_served && shard.serves_late());
@@ -159,7 +159,7 @@ impl Entrance {
     pub(super) fn admit(
         &mut self,
         is_exempt: impl FnOnce(&Options) -> bool,
-    ) -> Result<Admission, Refusal> {
+    ) -> Result<Entry, Refusal> {
         // The inner service must not be called before it is ready, whatever the state of the gate.
         let readiness = mem::replace(&mut self.readiness, Readiness::None);
         if readiness != Readiness::Inner {
@@ -169,21 +169,20 @@ impl Entrance {
         let handle = &self.handle;
         let arrived = || {
             if !is_exempt(&handle.layer.options) {
-                arrivals::note(&handle.shard);
+                arrivals::note(handle.shard);
             }
         };
-        let entry = Entry::admit(handle, LayerHandle::share, arrived);
+        let entry = Entry::admit(handle.shard, arrived);
         entry.ok_or(Refusal { inner_is_ready })
     }
 
     /// Admits a request that has waited since before draining began.
     #[cold]
-    fn admit_special(&self, readiness: Readiness) -> Result<Admission, Refusal> {
+    fn admit_special(&self, readiness: Readiness) -> Result<Entry, Refusal> {
         let inner_is_ready = readiness == Readiness::Awaited;
         if inner_is_ready {
-            let entered = self.handle.shard.enter_awaited();
-            let handle = entered.map(|shard| handle_for_shard(&self.handle, shard));
-            return handle.map(Entry::entered).ok_or(Refusal { inner_is_ready });
+            let entered = self.handle.shard.enter_awaited().map(Entry::entered);
+            return entered.ok_or(Refusal { inner_is_ready });
         }
         if readiness == Readiness::None && !self.handle.shard.is_closed() {
             tell_here!(
@@ -203,16 +202,15 @@ impl Entrance {
         refusal: Refusal,
         facts: Facts,
         path: &str,
-    ) -> Option<Admission> {
+    ) -> Option<Entry> {
         if !refusal.inner_is_ready {
             return None;
         }
-        let (shard, options) = (&self.handle.shard, &self.handle.layer.options);
+        let (shard, options) = (self.handle.shard, &self.handle.layer.options);
         if !options.is_exempt(path) {
             let late_shard = shard.enter_late()?;
-            arrivals::note(&late_shard);
-            let handle = handle_for_shard(&self.handle, late_shard);
-            return Some(facts.note(Entry::entered(handle)));
+            arrivals::note(late_shard);
+            return Some(facts.note(Entry::entered(late_shard)));
         }
         let facts = if shard.is_shedding() {
             facts

@@ -7,7 +7,8 @@ use http_body::Body;
 use super::unread::Refused;
 use super::{ResponseFuture, unread};
 use crate::error::ShuttingDown;
-use crate::layers::admission::{Admission, DrainHandle, handle_for_upgrade};
+use crate::in_flight::{Entry, Remembered};
+use crate::layers::admission::DrainHandle;
 use crate::layers::body::Lasting;
 use crate::layers::facts::Facts;
 use crate::layers::long_lived::FinalFrame;
@@ -32,26 +33,31 @@ pub(super) fn refuse<F, ReqBody: Body>(
     ResponseFuture::refused(Refused::new(response, unread, handle))
 }
 
-/// Adds a guard for the upgraded connection to the extensions of a request.
+/// Notes which classes the response may belong to, by the path of the request.
 #[cold]
 #[inline(never)]
-pub(super) fn offer_upgrade(
-    handle: &DrainHandle,
-    guard: Admission,
-    extensions: &mut Extensions,
-) -> Admission {
-    let offered = UpgradeGuard::new(&handle.shard);
-    // An uncounted request gets a guard too, so that a handler can extract it.
-    let guard = guard.map_shard_ref(|handle| handle_for_upgrade(handle, offered.offer()));
-    extensions.insert(offered);
-    guard
+pub(super) fn note_classes(handle: &DrainHandle, guard: Entry, path: &str) -> Entry {
+    let facts = Facts::noted(&guard);
+    let classes = &handle.layer.options.long_lived;
+    let classes = classes.number_of_path(facts.classes(), path);
+    facts.with_classes(classes).note(guard)
+}
+
+/// Adds a guard for the upgraded connection to the extensions of a request. An uncounted request gets
+/// one too, so that a handler can extract it.
+#[cold]
+#[inline(never)]
+pub(super) fn offer_upgrade(handle: &DrainHandle, extensions: &mut Extensions) -> Remembered {
+    let (guard, offer) = UpgradeGuard::offer(handle.shard, handle.lease.clone());
+    extensions.insert(guard);
+    Remembered::number(offer)
 }
 
 // ===== responses =====
 
 /// Returns whether a response is passed on unchanged. Otherwise, [`adapt`] must be called.
 #[inline]
-pub(super) fn is_ordinary<B: Body>(response: &Response<B>, guard: &Admission) -> bool {
+pub(super) fn is_ordinary<B: Body>(response: &Response<B>, guard: &Entry) -> bool {
     !guard.is_shedding()
         && !Facts::noted(guard).asks_to_upgrade()
         && response.body().size_hint().exact().is_some()
@@ -60,9 +66,13 @@ pub(super) fn is_ordinary<B: Body>(response: &Response<B>, guard: &Admission) ->
 /// Adds `Connection: close` if needed. Returns `Some` if the response would outlast the drain.
 #[cold]
 #[inline(never)]
-pub(super) fn adapt<B: Body>(response: &mut Response<B>, guard: &mut Admission) -> Option<Lasting> {
+pub(super) fn adapt<B: Body>(
+    response: &mut Response<B>,
+    guard: &mut Entry,
+    remembered: Remembered,
+) -> Option<Lasting> {
     let facts = Facts::noted(guard);
-    let Some(shard_ref) = guard.shard_ref() else {
+    let Some(shard) = guard.shard() else {
         // The request was exempt. While draining, every HTTP/1 response closes its connection.
         facts.close_connection(response.status(), response.headers_mut());
         return None;
@@ -71,7 +81,7 @@ pub(super) fn adapt<B: Body>(response: &mut Response<B>, guard: &mut Admission) 
         facts.ask_to_leave(response);
     }
     if facts.asks_to_upgrade() && facts.is_upgraded_by(response.status()) {
-        let handle = UpgradeGuard::offered(&shard_ref.layer.offer, &shard_ref.shard);
+        let handle = UpgradeGuard::offered(remembered.as_number(), shard);
         // A server may keep the guard until the socket is closed.
         response.extensions_mut().insert(handle.clone());
         return Some(Lasting::Upgrade(handle));
@@ -81,8 +91,7 @@ pub(super) fn adapt<B: Body>(response: &mut Response<B>, guard: &mut Admission) 
         return None;
     }
     let headers = response.headers();
-    let classes = shard_ref.layer.options.long_lived();
-    let class = classes.of_response(facts.path_class(), headers);
+    let class = facts.classes().of_response(shard.gate(), headers);
     if ends_with_status(facts, headers) {
         facts.ending_with_status().note_in(guard);
     }

@@ -134,7 +134,7 @@ impl<B> Unread<B> {
 
     /// Ready at force, at the end of a window in which too little arrived, or at the end of the time.
     fn poll_limits(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let shard = &self.handle.shard;
+        let shard = self.handle.shard;
         if !shard.register(&mut self.slot, cx.waker(), interest::FORCED) {
             return Poll::Ready(());
         }

@@ -10,7 +10,7 @@ use crate::log::{millis, tell_here};
 use crate::shutdown::Core;
 use crate::sync::{Arc, AtomicUsize, Mutex, Ordering, Weak, lock};
 
-/// A class of one layer. It counts its bodies and assigns their turns.
+/// A class of one controller. It counts its bodies and assigns their turns.
 pub(crate) struct Class {
     long_lived: LongLived,
     alive: AtomicUsize,
@@ -43,12 +43,12 @@ impl Class {
         }
     }
 
-    pub(super) fn name(&self) -> &Name {
+    fn name(&self) -> &Name {
         &self.long_lived.name
     }
 
-    pub(super) fn is(&self, name: &Name) -> bool {
-        self.long_lived.name == *name
+    pub(super) fn is(&self, long_lived: &LongLived) -> bool {
+        self.long_lived == *long_lived
     }
 
     /// Assigns the next turn to a body. Called only once draining has begun.

@@ -8,8 +8,8 @@ use crate::in_flight::gate::shard::{CARRY, ONE_ENTERED};
 const BEFORE: u64 = CARRY / ONE_ENTERED - 2;
 
 /// Returns a gate to which `admitted` entries were admitted, which have left.
-fn after(admitted: u64) -> Arc<Gate> {
-    let gate = Gate::new(1, 0);
+fn after(admitted: u64) -> Lease {
+    let gate = Lease::new(1, 0);
     let word = &gate.shards()[0].word;
     word.fetch_add(admitted * ONE_ENTERED, Ordering::Relaxed);
     gate

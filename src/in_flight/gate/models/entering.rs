@@ -8,11 +8,11 @@ use super::*;
 #[test]
 fn nothing_is_alive_once_drained() {
     check(|| {
-        let gate = Gate::new(2, 0);
+        let gate = Lease::new(2, 0);
         let alive = Arc::new(AtomicUsize::new(0));
         let threads: Vec<_> = (0..2)
             .map(|index| {
-                let shard = Arc::clone(&gate.shards()[index]);
+                let shard = &gate.shards()[index];
                 let alive = Arc::clone(&alive);
                 thread::spawn(move || {
                     if shard.enter(|| ()) {
@@ -39,10 +39,10 @@ fn nothing_is_alive_once_drained() {
 #[test]
 fn the_last_leave_wakes_who_waits() {
     check(|| {
-        let gate = Gate::new(2, 0);
+        let gate = Lease::new(2, 0);
         let threads: Vec<_> = (0..2)
             .map(|index| {
-                let shard = Arc::clone(&gate.shards()[index]);
+                let shard = &gate.shards()[index];
                 assert!(shard.enter(|| ()));
                 thread::spawn(move || shard.leave())
             })
@@ -60,11 +60,11 @@ fn the_last_leave_wakes_who_waits() {
 #[test]
 fn a_refusal_does_not_hide_the_last_leave() {
     check(|| {
-        let gate = Gate::new(2, 0);
-        let last = Arc::clone(&gate.shards()[1]);
+        let gate = Lease::new(2, 0);
+        let last = &gate.shards()[1];
         assert!(last.enter(|| ()));
         gate.drain();
-        let refused = Arc::clone(&gate.shards()[0]);
+        let refused = &gate.shards()[0];
         let threads = [
             thread::spawn(move || last.leave()),
             thread::spawn(move || assert!(!refused.enter(|| ()))),
@@ -83,13 +83,13 @@ fn a_refusal_does_not_hide_the_last_leave() {
 #[test]
 fn a_late_entry_holds_the_drain() {
     check(|| {
-        let gate = Gate::new(2, 0);
-        let held = Arc::clone(&gate.shards()[1]);
+        let gate = Lease::new(2, 0);
+        let held = &gate.shards()[1];
         assert!(held.enter(|| ()));
         let worker = {
-            let gate = Arc::clone(&gate);
+            let gate = gate.clone();
             thread::spawn(move || {
-                let shard = Arc::clone(&gate.shards()[0]);
+                let shard = &gate.shards()[0];
                 let late = shard.enter_always(|_| ());
                 held.leave();
                 assert!(!gate.is_drained(), "drained with one in flight");
@@ -111,11 +111,11 @@ fn a_late_entry_holds_the_drain() {
 #[test]
 fn late_arrivals_are_known_once_drained() {
     check(|| {
-        let gate = Gate::new(2, 0);
+        let gate = Lease::new(2, 0);
         gate.shards()[0].note_arrival(9);
         let threads: Vec<_> = (0..2)
             .map(|index| {
-                let shard = Arc::clone(&gate.shards()[index]);
+                let shard = &gate.shards()[index];
                 thread::spawn(move || {
                     let mut arrived = 0;
                     let note = || {
@@ -147,9 +147,9 @@ fn late_arrivals_are_known_once_drained() {
 #[test]
 fn drained_publishes_what_was_done_in_flight() {
     check(|| {
-        let gate = Gate::new(1, 0);
+        let gate = Lease::new(1, 0);
         let work = Arc::new(loom::cell::UnsafeCell::new(0));
-        let shard = Arc::clone(&gate.shards()[0]);
+        let shard = &gate.shards()[0];
         assert!(shard.enter(|| ()));
         let worker = {
             let work = Arc::clone(&work);
@@ -172,10 +172,10 @@ fn drained_publishes_what_was_done_in_flight() {
 #[test]
 fn a_refusal_sees_what_led_to_it() {
     check(|| {
-        let gate = Gate::new(1, 0);
+        let gate = Lease::new(1, 0);
         let notice = Arc::new(loom::cell::UnsafeCell::new(0));
         let client = {
-            let (gate, notice) = (Arc::clone(&gate), Arc::clone(&notice));
+            let (gate, notice) = (gate.clone(), Arc::clone(&notice));
             thread::spawn(move || {
                 if gate.shards()[0].enter(|| ()) {
                     gate.shards()[0].leave();
@@ -197,10 +197,10 @@ fn a_refusal_sees_what_led_to_it() {
 #[test]
 fn the_last_leave_of_a_pause_wakes_who_waits() {
     check(|| {
-        let gate = Gate::new(2, 0);
+        let gate = Lease::new(2, 0);
         let threads: Vec<_> = (0..2)
             .map(|index| {
-                let shard = Arc::clone(&gate.shards()[index]);
+                let shard = &gate.shards()[index];
                 assert!(shard.enter(|| ()));
                 thread::spawn(move || shard.leave())
             })
@@ -220,8 +220,8 @@ fn the_last_leave_of_a_pause_wakes_who_waits() {
 #[test]
 fn idle_is_of_this_pause() {
     check(|| {
-        let gate = Gate::new(1, 0);
-        let shard = Arc::clone(&gate.shards()[0]);
+        let gate = Lease::new(1, 0);
+        let shard = &gate.shards()[0];
         assert!(shard.enter(|| ()));
         let first = thread::spawn(move || shard.leave());
         assert!(gate.pause());
@@ -243,8 +243,8 @@ fn idle_is_of_this_pause() {
 #[test]
 fn drained_is_not_of_an_earlier_pause() {
     check(|| {
-        let gate = Gate::new(1, 0);
-        let shard = Arc::clone(&gate.shards()[0]);
+        let gate = Lease::new(1, 0);
+        let shard = &gate.shards()[0];
         assert!(shard.enter(|| ()));
         let first = thread::spawn(move || shard.leave());
         assert!(gate.pause());
@@ -265,13 +265,13 @@ fn drained_is_not_of_an_earlier_pause() {
 #[test]
 fn a_late_entry_holds_idle() {
     check(|| {
-        let gate = Gate::new(2, 0);
-        let held = Arc::clone(&gate.shards()[1]);
+        let gate = Lease::new(2, 0);
+        let held = &gate.shards()[1];
         assert!(held.enter(|| ()));
         let worker = {
-            let gate = Arc::clone(&gate);
+            let gate = gate.clone();
             thread::spawn(move || {
-                let shard = Arc::clone(&gate.shards()[0]);
+                let shard = &gate.shards()[0];
                 let late = shard.enter_always(|_| ());
                 held.leave();
                 assert!(!gate.milestones.has(event::IDLE), "idle with one in flight");
@@ -291,10 +291,10 @@ fn a_late_entry_holds_idle() {
 #[test]
 fn unpausing_does_not_open_what_is_closed_for_good() {
     check(|| {
-        let gate = Gate::new(2, 0);
+        let gate = Lease::new(2, 0);
         assert!(gate.pause());
         let unpause = {
-            let gate = Arc::clone(&gate);
+            let gate = gate.clone();
             thread::spawn(move || gate.unpause())
         };
         gate.drain();
@@ -312,10 +312,10 @@ fn unpausing_does_not_open_what_is_closed_for_good() {
 #[test]
 fn a_refusal_may_outlast_its_pause() {
     check(|| {
-        let gate = Gate::new(1, 0);
+        let gate = Lease::new(1, 0);
         assert!(gate.pause());
         let client = {
-            let shard = Arc::clone(&gate.shards()[0]);
+            let shard = &gate.shards()[0];
             thread::spawn(move || {
                 let admitted = shard.enter(|| ());
                 if admitted {
@@ -339,11 +339,11 @@ fn a_refusal_may_outlast_its_pause() {
 #[test]
 fn an_admission_sees_what_was_done_in_the_pause() {
     check(|| {
-        let gate = Gate::new(1, 0);
+        let gate = Lease::new(1, 0);
         let schema = Arc::new(loom::cell::UnsafeCell::new(0));
         assert!(gate.pause());
         let client = {
-            let (gate, schema) = (Arc::clone(&gate), Arc::clone(&schema));
+            let (gate, schema) = (gate.clone(), Arc::clone(&schema));
             thread::spawn(move || {
                 if gate.shards()[0].enter(|| ()) {
                     schema.with(|_| ());
@@ -363,7 +363,7 @@ fn an_admission_sees_what_was_done_in_the_pause() {
 #[test]
 fn entries_and_leaves_are_all_counted() {
     check(|| {
-        let gate = Gate::new(1, 0);
+        let gate = Lease::new(1, 0);
         assert!(gate.shards()[0].enter(|| ()));
         let threads = [
             beside(&gate, |gate| {
@@ -391,13 +391,13 @@ fn entries_and_leaves_are_all_counted() {
 fn turning_loses_no_entry() {
     for is_paused in [false, true] {
         check(move || {
-            let gate = Gate::new(1, 0);
+            let gate = Lease::new(1, 0);
             assert!(!is_paused || gate.pause());
             let client = beside(&gate, move |gate| {
                 let shard = &gate.shards()[0];
                 assert!(shard.enter(|| ()) != is_paused);
                 let counted_in = shard.enter_always(|_| ());
-                assert_eq!(Arc::ptr_eq(&counted_in, shard), !is_paused);
+                assert_eq!(std::ptr::eq(counted_in, shard), !is_paused);
                 shard.enter_always(|_| ());
                 counted_in.leave();
             });
@@ -424,7 +424,7 @@ fn turning_loses_no_entry() {
 #[test]
 fn nothing_is_alive_once_idle() {
     check(|| {
-        let gate = Gate::new(1, 0);
+        let gate = Lease::new(1, 0);
         let alive = Arc::new(AtomicUsize::new(0));
         let client = {
             let alive = Arc::clone(&alive);
@@ -453,7 +453,7 @@ fn nothing_is_alive_once_idle() {
 #[test]
 fn the_last_late_leave_wakes_who_waits() {
     check(|| {
-        let gate = Gate::new(1, 0);
+        let gate = Lease::new(1, 0);
         assert!(gate.shards()[0].enter(|| ()));
         gate.drain();
         let late = gate.shards()[0].enter_always(|_| ());
@@ -473,7 +473,7 @@ fn the_last_late_leave_wakes_who_waits() {
 #[test]
 fn a_refusal_does_not_hide_the_last_late_leave() {
     check(|| {
-        let gate = Gate::new(1, 0);
+        let gate = Lease::new(1, 0);
         assert!(gate.shards()[0].enter(|| ()));
         gate.drain();
         let threads = [
@@ -493,7 +493,7 @@ fn a_refusal_does_not_hide_the_last_late_leave() {
 #[test]
 fn late_entries_are_all_counted() {
     check(|| {
-        let gate = Gate::new(2, 0);
+        let gate = Lease::new(2, 0);
         gate.close();
         let threads: Vec<_> = (0..2)
             .map(|index| beside(&gate, move |gate| gate.shards()[index].enter_always(|_| ())))
@@ -516,7 +516,7 @@ fn late_entries_are_all_counted() {
 #[test]
 fn a_late_entry_may_meet_the_end_of_its_pause() {
     check(|| {
-        let gate = Gate::new(1, 0);
+        let gate = Lease::new(1, 0);
         assert!(gate.pause());
         let client = beside(&gate, |gate| gate.shards()[0].enter_always(|_| ()));
         assert!(gate.unpause());
@@ -536,13 +536,13 @@ fn a_late_entry_may_meet_the_end_of_its_pause() {
 fn who_is_not_refused_is_cut() {
     for always in [false, true] {
         check(move || {
-            let gate = Gate::new(2, 0);
+            let gate = Lease::new(2, 0);
             let client = beside(&gate, move |gate| {
                 let shard = &gate.shards()[1];
                 let counted_in = if always {
                     shard.enter_always(|_| ())
                 } else if shard.enter(|| ()) {
-                    Arc::clone(shard)
+                    shard
                 } else {
                     return;
                 };
@@ -564,7 +564,7 @@ fn who_is_not_refused_is_cut() {
 #[test]
 fn who_was_cut_is_known_once_drained() {
     check(|| {
-        let gate = Gate::new(2, 0);
+        let gate = Lease::new(2, 0);
         assert!(gate.shards().iter().all(|shard| shard.enter(|| ())));
         gate.drain();
         let requests = [0, 1].map(|index| {
@@ -592,7 +592,7 @@ fn who_was_cut_is_known_once_drained() {
 #[test]
 fn idle_is_told_once() {
     check(|| {
-        let gate = Gate::new(1, 0);
+        let gate = Lease::new(1, 0);
         gate.close();
         gate.milestones.reach(event::CLOSED);
         let other = beside(&gate, Gate::scan);

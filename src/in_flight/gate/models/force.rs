@@ -8,8 +8,8 @@ use super::*;
 #[test]
 fn a_registration_meets_force_or_is_woken_by_it() {
     check(|| {
-        let gate = Gate::new(1, 0);
-        let shard = Arc::clone(&gate.shards()[0]);
+        let gate = Lease::new(1, 0);
+        let shard = &gate.shards()[0];
         assert!(shard.enter(|| ()));
         let request = thread::spawn(move || {
             let mut slot = Slot::NONE;
@@ -39,8 +39,8 @@ fn a_registration_meets_force_or_is_woken_by_it() {
 #[test]
 fn a_registration_that_is_remembered_meets_force_or_is_woken_by_it() {
     check(|| {
-        let gate = Gate::new(1, 0);
-        let shard = Arc::clone(&gate.shards()[0]);
+        let gate = Lease::new(1, 0);
+        let shard = &gate.shards()[0];
         assert!(shard.enter(|| ()));
         let request = thread::spawn(move || {
             let mut slot = Slot::NONE;
@@ -77,10 +77,10 @@ fn a_registration_that_is_remembered_meets_force_or_is_woken_by_it() {
 #[test]
 fn slots_are_given_back_while_force_takes_the_wakers() {
     check(|| {
-        let gate = Gate::new(1, 0);
+        let gate = Lease::new(1, 0);
         let threads: Vec<_> = (0..2)
             .map(|_| {
-                let shard = Arc::clone(&gate.shards()[0]);
+                let shard = &gate.shards()[0];
                 thread::spawn(move || {
                     let mut slot = Slot::NONE;
                     block_on(poll_fn(|cx| {
@@ -106,7 +106,7 @@ fn slots_are_given_back_while_force_takes_the_wakers() {
 #[test]
 fn force_wakes_all_who_wait() {
     check(|| {
-        let gate = Gate::new(1, 0);
+        let gate = Lease::new(1, 0);
         let requests: Vec<_> = (0..2)
             .map(|_| {
                 beside(&gate, |gate| {
@@ -125,7 +125,7 @@ fn force_wakes_all_who_wait() {
 #[test]
 fn a_future_that_moves_is_woken_where_it_is() {
     check(|| {
-        let gate = Gate::new(1, 0);
+        let gate = Lease::new(1, 0);
         let request = beside(&gate, |gate| {
             let shard = &gate.shards()[0];
             let mut slot = Slot::NONE;
@@ -144,7 +144,7 @@ fn a_future_that_moves_is_woken_where_it_is() {
 #[test]
 fn who_waits_for_something_else_is_woken_by_it() {
     check(|| {
-        let gate = Gate::new(1, 0);
+        let gate = Lease::new(1, 0);
         let request = beside(&gate, |gate| {
             let (shard, mut slot) = (&gate.shards()[0], Slot::NONE);
             let woken = Arc::new(Woken::default());
@@ -164,7 +164,7 @@ fn who_waits_for_something_else_is_woken_by_it() {
 #[test]
 fn registering_again_takes_no_second_slot() {
     check(|| {
-        let gate = Gate::new(1, 0);
+        let gate = Lease::new(1, 0);
         let threads: Vec<_> = (0..2)
             .map(|_| {
                 beside(&gate, |gate| {
@@ -189,7 +189,7 @@ fn registering_again_takes_no_second_slot() {
 #[test]
 fn a_slot_has_one_owner() {
     check(|| {
-        let gate = Gate::new(1, 0);
+        let gate = Lease::new(1, 0);
         let owner = |gate: &Gate| {
             let (shard, mut slot) = (&gate.shards()[0], Slot::NONE);
             register(shard, &mut slot, Waker::noop());
@@ -213,7 +213,7 @@ fn a_slot_has_one_owner() {
 #[test]
 fn a_waker_is_woken_once() {
     check(|| {
-        let gate = Gate::new(1, 0);
+        let gate = Lease::new(1, 0);
         let (woken, mut slot) = (Arc::new(Woken::default()), Slot::NONE);
         let waker = Waker::from(Arc::clone(&woken));
         assert!(register(&gate.shards()[0], &mut slot, &waker));

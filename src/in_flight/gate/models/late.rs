@@ -10,9 +10,9 @@ fn begin_drain(gate: &Gate) {
 }
 
 /// Enters as a late request does.
-fn enter_late(gate: &Gate) -> Option<Arc<Shard>> {
+fn enter_late(gate: &Gate) -> Option<&'static Shard> {
     if gate.shards()[0].enter(|| ()) {
-        Some(Arc::clone(&gate.shards()[0]))
+        Some(&gate.shards()[0])
     } else {
         gate.shards()[0].enter_late()
     }
@@ -25,7 +25,7 @@ fn enter_late(gate: &Gate) -> Option<Arc<Shard>> {
 #[test]
 fn a_late_request_is_waited_for_or_refused() {
     check(|| {
-        let gate = Gate::new(1, 0);
+        let gate = Lease::new(1, 0);
         let over = Arc::new(AtomicUsize::new(0));
         let request = beside(&gate, {
             let over = Arc::clone(&over);
@@ -59,7 +59,7 @@ fn a_late_request_is_waited_for_or_refused() {
 #[test]
 fn no_request_is_refused_while_late_ones_are_served() {
     check(|| {
-        let gate = Gate::new(2, 0);
+        let gate = Lease::new(2, 0);
         let request = beside(&gate, |gate| {
             enter_late(gate).expect("it is served").leave()
         });
@@ -75,7 +75,7 @@ fn no_request_is_refused_while_late_ones_are_served() {
 #[test]
 fn a_late_request_is_cut_or_refused() {
     check(|| {
-        let gate = Gate::new(1, 0);
+        let gate = Lease::new(1, 0);
         begin_drain(&gate);
         let request = beside(&gate, |gate| {
             if let Some(entered) = gate.shards()[0].enter_late() {
@@ -96,7 +96,7 @@ fn a_late_request_is_cut_or_refused() {
 #[test]
 fn a_refused_late_request_does_not_hide_the_last_leave() {
     check(|| {
-        let gate = Gate::new(1, 0);
+        let gate = Lease::new(1, 0);
         assert!(gate.shards()[0].enter(|| ()));
         gate.close();
         gate.milestones.reach(event::CLOSED);

@@ -44,8 +44,8 @@ impl Change {
 }
 
 /// Creates a gate that is open, or one that sheds and is paused.
-fn new_gate(is_paused: bool) -> Arc<Gate> {
-    let gate = Gate::new(2, 0);
+fn new_gate(is_paused: bool) -> Lease {
+    let gate = Lease::new(2, 0);
     if is_paused {
         gate.shed();
         gate.pause();

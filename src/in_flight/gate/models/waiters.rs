@@ -8,7 +8,7 @@ use super::*;
 #[test]
 fn a_milestone_wakes_all_who_wait() {
     check(|| {
-        let gate = Gate::new(1, 0);
+        let gate = Lease::new(1, 0);
         let waiters = [event::FORCED, event::FORCED | event::STOPPED]
             .map(|events| beside(&gate, move |gate| wait_for(gate, events)));
         gate.milestones.reach(event::FORCED);
@@ -22,7 +22,7 @@ fn a_milestone_wakes_all_who_wait() {
 #[test]
 fn a_dropped_waiter_leaves_the_others() {
     check(|| {
-        let gate = Gate::new(1, 0);
+        let gate = Lease::new(1, 0);
         let mut slots = [Slot::NONE, Slot::NONE];
         for slot in &mut slots {
             let (milestones, waker) = (gate.milestones(), Waker::noop());
@@ -44,7 +44,7 @@ fn a_dropped_waiter_leaves_the_others() {
 #[test]
 fn a_milestone_is_new_once() {
     check(|| {
-        let gate = Gate::new(1, 0);
+        let gate = Lease::new(1, 0);
         let other = beside(&gate, |gate| {
             gate.milestones.reach(event::CLEANUP);
             gate.milestones.reach(event::FORCED)
@@ -61,7 +61,7 @@ fn a_milestone_is_new_once() {
 #[test]
 fn nothing_is_published_after_the_end() {
     check(|| {
-        let gate = Gate::new(1, 0);
+        let gate = Lease::new(1, 0);
         let force = beside(&gate, |gate| {
             let before = gate
                 .milestones
@@ -81,7 +81,7 @@ fn nothing_is_published_after_the_end() {
 #[test]
 fn what_is_taken_back_is_reached_again() {
     check(|| {
-        let gate = Gate::new(1, 0);
+        let gate = Lease::new(1, 0);
         assert!(gate.pause());
         let other = beside(&gate, |gate| {
             gate.milestones.take_back(event::IDLE);
