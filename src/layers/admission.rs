@@ -1,8 +1,10 @@
 //! The entry of an admitted request, and the state that its layer keeps for it.
 
+use super::cut_event::tell_by_name;
 use super::options::Options;
-use crate::in_flight::{Entry, LayerHandle, Shard};
-use crate::sync::{Arc, AtomicBool, Mutex, Ordering, Weak, lock};
+use crate::in_flight::{Entry, Lasts, LayerHandle, Listed, Shard};
+use crate::shutdown::Core;
+use crate::sync::{Arc, AtomicBool, Mutex, OnceLock, Ordering, Weak, lock};
 
 /// The entry of an admitted request, with the options of its layer. It counts nothing if the request was
 /// admitted as exempt while the gate was closed.
@@ -26,8 +28,12 @@ pub(crate) struct Offer(Weak<Upgrade>);
 /// The state that all clones of an [`UpgradeGuard`](crate::UpgradeGuard) share.
 pub(crate) struct Upgrade {
     shard: Arc<Shard>,
+    /// Set if the request has a name. Before the entry, so that it is off the list first.
+    listed: Mutex<Option<Listed>>,
     /// The entry of the request, once it is upgraded.
     entry: Mutex<Option<Admission>>,
+    /// Where it is counted as an upgrade, from the time that it is one.
+    core: OnceLock<Weak<Core>>,
     aborted: AtomicBool,
 }
 
@@ -73,6 +79,8 @@ impl Upgrade {
         Arc::new(Self {
             shard: Arc::clone(shard),
             entry: Mutex::new(None),
+            listed: Mutex::new(None),
+            core: OnceLock::new(),
             aborted: AtomicBool::new(false),
         })
     }
@@ -89,7 +97,24 @@ impl Upgrade {
     pub(super) fn count(&self, mut entry: Admission) {
         // The task that served the request may end long before the connection.
         entry.deregister();
+        if let Some(handle) = entry.shard_ref() {
+            let core = self
+                .core
+                .get_or_init(|| handle.layer.options.core().clone());
+            if let Some(core) = core.upgrade() {
+                core.lasting.begin(Lasts::Upgrade);
+            }
+        }
         *lock(&self.entry) = Some(entry);
+    }
+
+    pub(super) fn is_listed(&self) -> bool {
+        lock(&self.listed).is_some()
+    }
+
+    /// Keeps `listed` until this is dropped.
+    pub(super) fn list(&self, listed: Listed) {
+        *lock(&self.listed) = Some(listed);
     }
 
     pub(super) fn note_aborted(&self) {
@@ -106,6 +131,13 @@ impl Drop for Upgrade {
         // The connection had not ended when force came.
         if self.shard.is_forced() {
             self.note_aborted();
+            let listed = lock(&self.listed).take();
+            if let Some(listed) = listed {
+                tell_by_name(&listed);
+            }
+        }
+        if let Some(core) = self.core.get().and_then(Weak::upgrade) {
+            core.lasting.end(Lasts::Upgrade);
         }
     }
 }

@@ -195,6 +195,10 @@ impl Classes {
         }
     }
 
+    pub(super) fn core(&self) -> &Weak<Core> {
+        &self.core
+    }
+
     pub(crate) fn clear(&mut self) {
         self.classes = Arc::default();
         self.has_paths = false;

@@ -45,6 +45,10 @@ impl Options {
         }
     }
 
+    pub(super) fn core(&self) -> &Weak<Core> {
+        self.long_lived.core()
+    }
+
     pub(crate) fn long_lived(&self) -> &Classes {
         &self.long_lived
     }

@@ -29,7 +29,7 @@ use super::tasks::{Role, Tasks};
 use crate::config::ShutdownConfig;
 #[cfg(feature = "server")]
 use crate::in_flight::Connections;
-use crate::in_flight::{Gate, InFlightItem, LayerTables, Milestones, Roster, event};
+use crate::in_flight::{Gate, InFlightItem, Lasting, LayerTables, Milestones, Roster, event};
 use crate::log;
 use crate::log::tell;
 use crate::panic;
@@ -52,6 +52,7 @@ pub(crate) struct Core {
     pub(crate) layers: LayerTables,
     /// The names of what is in flight, as far as it has some.
     pub(crate) roster: Arc<Roster>,
+    pub(crate) lasting: Lasting,
     pub(crate) started_at: std::time::Instant,
     life: Mutex<Life>,
     runtime: OnceLock<Handle>,
@@ -119,6 +120,7 @@ impl Core {
             connections: Connections::new(&gate),
             layers: LayerTables::default(),
             roster: Roster::new(shards),
+            lasting: Lasting::default(),
             gate,
             started_at: std::time::Instant::now(),
             life: Mutex::default(),

@@ -11,10 +11,11 @@ use pin_project_lite::pin_project;
 use super::ending::Ending;
 use super::is_last;
 use crate::error::BoxError;
-use crate::in_flight::Entry;
+use crate::in_flight::{Entry, InFlightStage};
 use crate::layers::admission::Admission;
 use crate::layers::cold_box::ColdBox;
 use crate::layers::cut::{Polled, cut, poll_or_cut};
+use crate::layers::cut_event::drop_and_tell;
 use crate::layers::facts::Facts;
 use crate::layers::long_lived::{Class, FinalFrame};
 use crate::layers::upgrade::{UpgradeGuard, UpgradedHold};
@@ -239,7 +240,7 @@ where
             return Poll::Ready(None);
         };
         let last = cut(guard);
-        self.set(Self::ended());
+        drop_and_tell(InFlightStage::Body, || self.set(Self::ended()));
         Poll::Ready(Some(last))
     }
 
