@@ -2,12 +2,14 @@
 
 // `drain` and `tracking` take an entry of the wing `in_flight` for each request. The `body` of the response
 // holds the entry until it ends. `reject` creates the responses to requests that are refused or cut, in the
-// client's protocol. `names` lists requests, and is independent of the others. The wing `server` uses the limits for lingering and the marks in response extensions.
+// client's protocol. `names` lists requests, and logs those that are cut by name, so that `cut_event` logs them
+// once. The wing `server` uses the limits for lingering and the marks in response extensions.
 
 mod admission;
 mod body;
 mod cold_box;
 mod cut;
+mod cut_event;
 mod drain;
 mod facts;
 mod grpc;

@@ -19,7 +19,8 @@ pub struct InFlightNow {
     /// The number of open connections of [`serve`](crate::serve) and
     /// [`watch`](ShutdownController::watch).
     pub connections: u64,
-    /// The named ones among the requests, guards, tasks and workers, the oldest first. At most 1,000.
+    /// The named ones among the requests, upgraded connections, guards, tasks and workers, and requests that
+    /// wait for a service. The oldest first, at most 1,000.
     pub items: Vec<InFlightItem>,
 }
 
@@ -37,10 +38,11 @@ const MAX_ITEMS: usize = 1_000;
 impl ShutdownController {
     /// Returns what is in flight at this moment, by name and age.
     ///
-    /// Requests have names if a [`RequestNamesLayer`](crate::layers::RequestNamesLayer) names them, guards if
-    /// they are of [`track_named`](Self::track_named), and tasks always. The others are only counted. The
-    /// call takes a lock for each shard and copies the oldest names. It is for people and for admin ports,
-    /// not for each request.
+    /// Requests and upgraded connections have names if a
+    /// [`RequestNamesLayer`](crate::layers::RequestNamesLayer) names them, guards if they are of
+    /// [`track_named`](Self::track_named), and tasks always. The others are only counted. The call takes a
+    /// lock for each shard and copies the oldest names. It is for people and for admin ports, not for each
+    /// request.
     ///
     /// # Examples
     ///

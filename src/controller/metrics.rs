@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::controller::ShutdownController;
+use crate::in_flight::Lasts;
 use crate::shutdown::{LameDuckEnd, Role};
 use crate::state::LifecycleState;
 
@@ -57,6 +58,11 @@ pub struct Metrics {
     /// The number of requests, tasks and servers that were still alive when the shutdown was over. It is
     /// zero before.
     pub abandoned: u64,
+    /// The number of connections that were upgraded, such as WebSockets, and have not ended.
+    pub upgrades: u64,
+    /// The number of responses that draining ends, such as event streams. See
+    /// [`LongLived`](crate::LongLived).
+    pub streams: u64,
     /// The number of running tasks, workers and admin servers. See
     /// [`spawn`](ShutdownController::spawn).
     pub tasks: u64,
@@ -107,6 +113,8 @@ impl ShutdownController {
             late_requests: core.gate.late_requests(),
             aborted: core.aborted(),
             abandoned: core.report().map_or(0, |report| report.abandoned()),
+            upgrades: core.gate.lasting.now(Lasts::Upgrade),
+            streams: core.gate.lasting.now(Lasts::Stream),
             tasks: core.tasks.running(&[Role::Task, Role::Worker, Role::Admin]),
             hooks: core.hooks.len(),
             startup_services_tracked: core.services.len(),

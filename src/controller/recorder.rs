@@ -29,6 +29,8 @@ impl ShutdownController {
     /// | `lifecycle_requests_late` | gauge | requests that arrived while draining and were served |
     /// | `lifecycle_requests_abandoned` | gauge | what was still alive at the end |
     /// | `lifecycle_connections_open` | gauge | open connections of `serve` and `watch` |
+    /// | `lifecycle_upgrades_open` | gauge | upgraded connections, such as WebSockets |
+    /// | `lifecycle_streams_open` | gauge | responses that draining ends, such as event streams |
     /// | `lifecycle_tasks_running` | gauge | tasks, workers and admin servers |
     /// | `lifecycle_services_running` | gauge | services of a [`Startup`](crate::Startup) |
     /// | `lifecycle_hooks_registered` | gauge | hooks that have not been run |
@@ -119,6 +121,16 @@ impl ShutdownController {
                 "lifecycle_connections_open",
                 self.core().open_connections(),
                 "Open connections of servers of tower-lifecycle, and watched ones.",
+            ),
+            (
+                "lifecycle_upgrades_open",
+                metrics.upgrades,
+                "Upgraded connections, such as WebSockets.",
+            ),
+            (
+                "lifecycle_streams_open",
+                metrics.streams,
+                "Responses that draining ends, such as event streams.",
             ),
             (
                 "lifecycle_tasks_running",

@@ -68,6 +68,7 @@ pub(crate) use self::shard::{Shard, interest};
 use std::any::Any;
 
 use self::shard::{CLOSED, DRAINING, ENDED, FORCED, LATE, SHEDDING};
+use super::lasting::Lasting;
 use super::milestones::{Milestones, event};
 use super::thread_index::thread_index;
 use crate::sync::{Arc, AtomicU32, AtomicU64, Mutex, MutexGuard, Ordering, fence, lock};
@@ -87,6 +88,7 @@ pub(crate) struct Gate {
     /// How often the gate was found idle; changed under `state`.
     idles: AtomicU64,
     milestones: Milestones,
+    pub(crate) lasting: Lasting,
 }
 
 /// The part of the gate that is behind the lock (invariant 6).

@@ -50,6 +50,8 @@ pub enum InFlightKind {
     Task,
     /// A worker of [`spawn_worker`](crate::ShutdownController::spawn_worker).
     Worker,
+    /// An upgraded connection, named by a [`RequestNamesLayer`](crate::layers::RequestNamesLayer).
+    Upgrade,
 }
 
 /// What a piece of work is doing.
@@ -58,10 +60,14 @@ pub enum InFlightKind {
 #[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum InFlightStage {
+    /// A request waits until the service is ready. It has no name yet, since it has not been passed on.
+    Readiness,
     /// The request has no response yet.
     Handler,
     /// The response has begun, and its body has not ended.
     Body,
+    /// The response is an event stream, or the connection was upgraded.
+    Stream,
     /// The guard or task exists.
     Running,
 }
@@ -124,6 +130,7 @@ impl InFlightKind {
             Self::Guard => "guard",
             Self::Task => "task",
             Self::Worker => "worker",
+            Self::Upgrade => "upgrade",
         }
     }
 }
@@ -134,8 +141,10 @@ impl InFlightStage {
     /// Returns the name in lower snake case.
     pub const fn name(self) -> &'static str {
         match self {
+            Self::Readiness => "readiness",
             Self::Handler => "handler",
             Self::Body => "body",
+            Self::Stream => "stream",
             Self::Running => "running",
         }
     }
@@ -216,6 +225,10 @@ impl Roster {
 
 /// Returns a name that is safe to show: short, and without control characters.
 fn readable(name: &str) -> String {
+    let is_plain = |byte: u8| (b' '..=b'~').contains(&byte);
+    if name.len() < MAX_NAME && name.bytes().all(is_plain) {
+        return name.to_owned();
+    }
     let mut chars = name.chars().flat_map(|char| {
         let is_escaped = char.is_control();
         let escaped = is_escaped.then(|| char.escape_default());
@@ -250,6 +263,16 @@ impl Listed {
         if let Some(member) = &mut places.members[self.place] {
             member.stage = stage;
         }
+    }
+
+    /// Lists the work as an upgraded connection from now on.
+    pub(crate) fn upgrade(self) -> Self {
+        let mut places = lock(&self.roster.shards[self.shard]);
+        if let Some(member) = &mut places.members[self.place] {
+            (member.kind, member.stage) = (InFlightKind::Upgrade, InFlightStage::Stream);
+        }
+        drop(places);
+        self
     }
 
     /// Takes the work off the list, and remembers it as cut. Returns what it was.

@@ -5,9 +5,10 @@ use std::sync::Mutex as StdMutex;
 
 use http::Request;
 
+use super::cut_event::tell_by_name;
 use super::facts::Facts;
 use super::options::Options;
-use crate::in_flight::{Entry, LayerHandle, Lease, Shard};
+use crate::in_flight::{Entry, Lasts, LayerHandle, Lease, Listed, Shard};
 use crate::sync::{Arc, AtomicBool, AtomicUsize, Mutex, Ordering, PoisonError, Weak, lock};
 
 /// The handle of a [`DrainLayer`](crate::DrainLayer) service to its shard.
@@ -24,6 +25,8 @@ pub(crate) struct LayerOptions {
 /// The state that all clones of an [`UpgradeGuard`](crate::UpgradeGuard) share.
 pub(crate) struct Upgrade {
     shard: &'static Shard,
+    /// Set if the request has a name. Before the entry, so that it is off the list first.
+    listed: Mutex<Option<Listed>>,
     /// The entry of the request, once it is upgraded.
     entry: Mutex<Option<Entry>>,
     aborted: AtomicBool,
@@ -81,6 +84,7 @@ impl Upgrade {
         Arc::new(Self {
             shard,
             entry: Mutex::new(None),
+            listed: Mutex::new(None),
             aborted: AtomicBool::new(false),
             offer,
             _lease: lease,
@@ -99,7 +103,19 @@ impl Upgrade {
     pub(super) fn count(&self, mut entry: Entry) {
         // The task that served the request may end long before the connection.
         entry.deregister();
+        if let Some(shard) = entry.shard() {
+            shard.gate().lasting.begin(Lasts::Upgrade);
+        }
         *lock(&self.entry) = Some(entry);
+    }
+
+    pub(super) fn is_listed(&self) -> bool {
+        lock(&self.listed).is_some()
+    }
+
+    /// Keeps `listed` until this is dropped.
+    pub(super) fn list(&self, listed: Listed) {
+        *lock(&self.listed) = Some(listed);
     }
 
     pub(super) fn note_aborted(&self) {
@@ -121,6 +137,13 @@ impl Drop for Upgrade {
         // The connection had not ended when force came.
         if self.shard.is_forced() {
             self.note_aborted();
+            let listed = lock(&self.listed).take();
+            if let Some(listed) = listed {
+                tell_by_name(&listed);
+            }
+        }
+        if let Some(shard) = lock(&self.entry).as_ref().and_then(Entry::shard) {
+            shard.gate().lasting.end(Lasts::Upgrade);
         }
     }
 }

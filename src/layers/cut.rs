@@ -5,11 +5,11 @@ use std::task::{Context, Poll};
 
 use http_body::{Body, Frame};
 
+use super::cut_event::drop_and_tell;
 use super::facts::Facts;
 use super::grpc;
 use crate::error::{BoxError, Forced};
-use crate::in_flight::Entry;
-use crate::log::tell_here;
+use crate::in_flight::{Entry, InFlightStage};
 
 /// A guard of a body that can be cut.
 pub(crate) trait Cut {
@@ -23,12 +23,17 @@ pub(crate) trait Cut {
 
     /// Returns whether a cut body ends with a gRPC status instead of an error.
     fn ends_with_status(&self) -> bool;
+
+    /// Returns whether the cut is logged by name when the guard is dropped.
+    fn is_named(&self) -> bool {
+        false
+    }
 }
 
 /// One frame of a response body, or its end.
 pub(crate) type Polled<D> = Poll<Option<Result<Frame<D>, BoxError>>>;
 
-/// Polls `body` for the next frame, or cuts it if force has come.
+/// Polls `body` for the next frame, or cuts it if force has come, and logs that.
 #[inline]
 pub(crate) fn poll_or_cut<B>(
     mut body: Pin<&mut B>,
@@ -40,11 +45,11 @@ where
 {
     // Checked before every poll of the inner body: a body that is always ready would never be cut.
     if guard.is_forced() && !body.is_end_stream() {
-        return Poll::Ready(Some(cut(guard)));
+        return Poll::Ready(Some(cut_and_tell(guard)));
     }
     match body.as_mut().poll_frame(cx) {
         Poll::Ready(frame) => Poll::Ready(frame.map(|frame| frame.map_err(Into::into))),
-        Poll::Pending => guard.poll_forced(cx).map(|()| Some(cut(guard))),
+        Poll::Pending => guard.poll_forced(cx).map(|()| Some(cut_and_tell(guard))),
     }
 }
 
@@ -68,14 +73,20 @@ impl Cut for Entry {
     }
 }
 
-/// Notes that a body is cut, and returns its last item.
+#[cold]
+fn cut_and_tell<D>(guard: &impl Cut) -> Result<Frame<D>, BoxError> {
+    if !guard.is_named() {
+        drop_and_tell(InFlightStage::Stream, || ());
+    }
+    cut(guard)
+}
+
+/// Notes that a body is cut, and returns its last item. The caller drops the body by
+/// [`drop_and_tell`].
 #[cold]
 #[inline(never)]
 pub(crate) fn cut<D>(guard: &impl Cut) -> Result<Frame<D>, BoxError> {
     guard.note_aborted();
-    // Contains panics of the subscriber: the body has not ended yet, so its next poll would cut and
-    // note it again.
-    tell_here!(warn, "shutdown cut a response body that had not ended");
     if guard.ends_with_status() {
         Ok(Frame::trailers(grpc::trailers(grpc::CUT)))
     } else {

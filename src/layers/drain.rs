@@ -31,6 +31,7 @@ use self::unread::Refused;
 use super::admission::{DrainHandle, LayerOptions};
 use super::body::ResponseBody;
 use super::cold_box::ColdBox;
+use super::cut_event::drop_and_tell;
 use super::facts::Facts;
 use super::long_lived::LongLived;
 use super::mode::{AnyService, Http};
@@ -38,8 +39,7 @@ use super::options::Options;
 use super::reject;
 use crate::controller::ShutdownController;
 use crate::error::POLLED_AFTER_COMPLETION;
-use crate::in_flight::{Entry, Held, LayerHandle, Remembered};
-use crate::log::tell_here;
+use crate::in_flight::{Entry, Held, InFlightStage, LayerHandle, Remembered};
 use crate::sync::{Arc, OnceLock};
 
 /// A layer that drains a service on shutdown. It is the one line that an application adds:
@@ -654,8 +654,8 @@ impl<F, ReqBody> State<F, ReqBody> {
         match self.as_mut().project() {
             StateProj::Admitted { guard, .. } => {
                 let facts = Facts::noted(guard);
-                self.set(State::done()); // notes that the request was cut
-                tell_here!(warn, "shutdown cut a request that had no response yet");
+                // The drop notes that the request was cut.
+                drop_and_tell(InFlightStage::Handler, || self.set(State::done()));
                 reject::cut(facts).map(ResponseBody::refusal)
             }
             StateProj::Over { refused } => match refused.take() {

@@ -8,8 +8,9 @@ pub use self::body::NamedBody;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
+use http::header::{CONTENT_TYPE, HeaderMap};
 use http::request::Parts;
 use http::{Request, Response};
 use http_body::Body;
@@ -17,10 +18,10 @@ use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use self::named::{Label, Named, Names};
+use self::named::{Named, Names, NamesHandle};
 use crate::controller::ShutdownController;
-use crate::in_flight::InFlightStage;
-use crate::sync::Arc;
+use crate::in_flight::{InFlightStage, LayerHandle, Listed};
+use crate::sync::{Arc, OnceLock};
 
 /// A layer that lists requests by name while they wait.
 ///
@@ -35,9 +36,13 @@ use crate::sync::Arc;
 /// sees when a request is cut. It neither counts nor refuses anything itself.
 ///
 /// A request is listed from its first `Pending` on. Its body is listed from the first `Pending` or, if more
-/// frames follow, from the first frame on, so a client that reads slowly is seen. A request that ends in its
-/// first poll, with at most one frame, is never listed, and pays only for its name. What is not listed: requests that wait until the service is
-/// ready, and upgraded connections, since their response has ended.
+/// frames follow, from the first frame on, so a client that reads slowly is seen. The age counts from there,
+/// so that no clock is read before. A request that ends in its first poll, with at most one frame, is never
+/// listed, and pays only for a copy of what its name would be made of.
+///
+/// A request that waits until the service is ready is listed too, but has no name yet. An upgraded
+/// connection is listed under the name of its request, until the last clone of its
+/// [`UpgradeGuard`](crate::UpgradeGuard) is dropped, if the `DrainLayer` is around this layer.
 ///
 /// # Examples
 ///
@@ -70,14 +75,18 @@ use crate::sync::Arc;
 #[derive(Clone)]
 #[must_use = "a layer does nothing until it is put around a service"]
 pub struct RequestNamesLayer {
-    names: Arc<Names>,
+    ctl: ShutdownController,
+    names: Names,
+    /// Created for the first service, and shared by all services.
+    handle: Arc<OnceLock<NamesHandle>>,
 }
 
 /// A service that names its requests, created by [`RequestNamesLayer`].
-#[derive(Clone)]
 pub struct RequestNames<S> {
     inner: S,
-    names: Arc<Names>,
+    handle: NamesHandle,
+    /// The request that waits until the inner service is ready.
+    waiting: Option<Listed>,
 }
 
 pin_project! {
@@ -96,9 +105,11 @@ pin_project! {
 impl RequestNamesLayer {
     /// Creates a layer that names each request by its method and path.
     pub fn new(ctl: ShutdownController) -> Self {
-        let names = Names { ctl, name: None };
+        let roster = Arc::clone(&ctl.core().roster);
         Self {
-            names: Arc::new(names),
+            ctl,
+            names: Names { roster, name: None },
+            handle: Arc::default(),
         }
     }
 
@@ -123,17 +134,14 @@ impl RequestNamesLayer {
     /// });
     /// # let _ = layer;
     /// ```
-    pub fn name<F>(self, name: F) -> Self
+    pub fn name<F>(mut self, name: F) -> Self
     where
         F: Fn(&Parts) -> String + Send + Sync + 'static,
     {
-        let names = Names {
-            ctl: self.names.ctl.clone(),
-            name: Some(Box::new(name)),
-        };
-        Self {
-            names: Arc::new(names),
-        }
+        self.names.name = Some(Arc::new(name));
+        // Services that exist keep their names.
+        self.handle = Arc::default();
+        self
     }
 }
 
@@ -141,9 +149,12 @@ impl<S> Layer<S> for RequestNamesLayer {
     type Service = RequestNames<S>;
 
     fn layer(&self, inner: S) -> RequestNames<S> {
+        let core = self.ctl.core();
+        let new = || LayerHandle::new(&core.gate, &core.layers, self.names.clone());
         RequestNames {
             inner,
-            names: Arc::clone(&self.names),
+            handle: self.handle.get_or_init(new).clone(),
+            waiting: None,
         }
     }
 }
@@ -184,24 +195,55 @@ where
 
     #[inline]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
+        let polled = self.inner.poll_ready(cx);
+        match (&polled, &self.waiting) {
+            (Poll::Pending, None) => self.waiting = Some(self.handle.layer.list_unknown()),
+            (Poll::Ready(_), Some(_)) => self.waiting = None,
+            _ => {}
+        }
+        polled
     }
 
     #[inline]
-    fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
-        let label = match &self.names.name {
-            None => Label::of(&request),
-            Some(name) => {
-                let (parts, body) = request.into_parts();
-                let label = Label::Text(name(&parts));
-                request = Request::from_parts(parts, body);
-                label
+    fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
+        let named = match request.uri().path_and_query() {
+            Some(path) if self.handle.layer.name.is_none() => {
+                Named::of(&self.handle, request.method(), path, request.extensions())
             }
+            _ => return self.call_unusual(request),
         };
-        let named = Named::new(&self.names, label);
         ResponseFuture {
             inner: self.inner.call(request),
             named,
+        }
+    }
+}
+
+impl<S> RequestNames<S> {
+    /// Passes on a request that is not named by its path.
+    #[cold]
+    #[inline(never)]
+    fn call_unusual<B>(&mut self, request: Request<B>) -> ResponseFuture<S::Future>
+    where
+        S: Service<Request<B>>,
+    {
+        let (parts, body) = request.into_parts();
+        let named = Named::of_unusual(&self.handle, &parts);
+        ResponseFuture {
+            inner: self.inner.call(Request::from_parts(parts, body)),
+            named,
+        }
+    }
+}
+
+impl<S: Clone> Clone for RequestNames<S> {
+    /// The clone does not wait.
+    #[inline]
+    fn clone(&self) -> Self {
+        Self {
+            inner: self.inner.clone(),
+            handle: self.handle.clone(),
+            waiting: None,
         }
     }
 }
@@ -226,20 +268,45 @@ where
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
+        let named = this.named;
+        // Inspected in place, so that the response is moved only once.
         let polled = this.inner.poll(cx);
-        if polled.is_pending() {
-            this.named.wait(InFlightStage::Handler);
-        }
-        let result = ready!(polled);
-        let named = this.named.take();
-        Poll::Ready(match result {
-            Ok(response) => Ok(response.map(|body| NamedBody::new(body, named))),
-            Err(error) => {
-                named.complete();
-                Err(error)
+        let stage = match &polled {
+            Poll::Pending => {
+                named.wait(InFlightStage::Handler);
+                return Poll::Pending;
             }
-        })
+            Poll::Ready(Ok(response)) => {
+                named.answer(response.status());
+                stage_of(response)
+            }
+            Poll::Ready(Err(_)) => {
+                named.complete();
+                InFlightStage::Handler
+            }
+        };
+        polled.map_ok(|response| response.map(|body| NamedBody::new(body, named.take(), stage)))
     }
+}
+
+/// Returns the stage of a response's body while it waits.
+#[inline]
+fn stage_of<B: Body>(response: &Response<B>) -> InFlightStage {
+    if response.body().size_hint().exact().is_none() && is_event_stream(response.headers()) {
+        InFlightStage::Stream
+    } else {
+        InFlightStage::Body
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn is_event_stream(headers: &HeaderMap) -> bool {
+    let value = headers.get(CONTENT_TYPE).map(|value| value.as_bytes());
+    value.is_some_and(|value| {
+        let essence = value.split(|&byte| byte == b';').next();
+        essence.is_some_and(|name| name.trim_ascii().eq_ignore_ascii_case(b"text/event-stream"))
+    })
 }
 
 impl<F> fmt::Debug for ResponseFuture<F> {

@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 
 use super::admission::Upgrade;
 use super::cut::Cut;
-use crate::in_flight::{Entry, GuardWait, Lease, Shard, Slot, interest};
+use crate::in_flight::{Entry, GuardWait, Lease, Listed, Shard, Slot, interest};
 use crate::sync::Arc;
 
 /// Keeps an upgraded connection in flight: a WebSocket, or a tunnel.
@@ -105,6 +105,11 @@ impl UpgradeGuard {
     /// Keeps `entry` until the last clone is dropped.
     pub(crate) fn count(&self, entry: Entry) {
         self.0.count(entry);
+    }
+
+    /// Keeps `listed` on the list until the last clone is dropped.
+    pub(crate) fn list(&self, listed: Listed) {
+        self.0.list(listed);
     }
 
     /// Resolves when draining has begun, and the connection should be closed.
@@ -208,6 +213,10 @@ impl Cut for UpgradedHold {
 
     fn ends_with_status(&self) -> bool {
         false
+    }
+
+    fn is_named(&self) -> bool {
+        self.guard.0.is_listed()
     }
 }
 

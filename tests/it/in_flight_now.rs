@@ -2,21 +2,25 @@
 
 use std::convert::Infallible;
 use std::future::pending;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::MatchedPath;
-use axum::routing::get;
+use axum::extract::{Extension, MatchedPath};
+use axum::response::sse::{Event, Sse};
+use axum::routing::{any, get};
 use futures_util::{StreamExt, future, stream};
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use serde_json::json;
 use tokio::time::{sleep, timeout};
-use tower::ServiceExt;
+use tower::{Layer, Service, ServiceExt};
 use tower_lifecycle::controller::{InFlightItem, InFlightKind, InFlightStage};
 use tower_lifecycle::layers::RequestNamesLayer;
-use tower_lifecycle::{DrainLayer, ShutdownConfig, ShutdownController, ShutdownReason};
+use tower_lifecycle::{
+    DrainLayer, ShutdownConfig, ShutdownController, ShutdownReason, UpgradeGuard,
+};
 
 use crate::support::log::Lines;
 
@@ -199,7 +203,9 @@ async fn the_log_and_the_report_name_what_is_cut_and_what_is_abandoned() {
     ] {
         assert!(progress[0].contains(name), "{progress:?}");
     }
-    let cut = log.containing("request cut by the shutdown");
+    // One event for each, although two layers see it.
+    let cut = log.containing("WARN");
+    let cut: Vec<_> = cut.iter().filter(|line| line.contains("layer: ")).collect();
     assert_eq!(cut.len(), 2, "{cut:?}");
     for fields in [
         "request=\"GET /hangs/1\" stage=\"handler\" age_ms=16000",
@@ -246,4 +252,157 @@ async fn only_the_first_hundred_of_those_that_are_cut_are_named() {
         .unwrap();
     assert_eq!((report.aborted(), report.aborted_work().len()), (150, 100));
     drop(clients);
+}
+
+/// The same without the layer that names requests: one event for each, with its stage.
+#[tokio::test(start_paused = true)]
+async fn the_log_says_what_is_cut_also_without_names() {
+    let log = Lines::default();
+    let _listening = log.listen();
+    let ctl = ShutdownController::new();
+    let app = routes().layer(DrainLayer::new(ctl.clone()));
+    let clients = [spawn(&app, "/hangs/1"), spawn(&app, "/streams")];
+    sleep(MS).await;
+    ctl.force();
+    for client in clients {
+        client.await.unwrap();
+    }
+    let mut stages: Vec<_> = (log.containing("request cut by the shutdown").iter())
+        .map(|line| line.split("shutdown ").nth(1).unwrap().trim().to_owned())
+        .collect();
+    stages.sort();
+    assert_eq!(stages, ["stage=\"body\"", "stage=\"handler\""]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_stream_is_listed_as_one() {
+    let ctl = ShutdownController::new();
+    let events = || async {
+        let events = stream::pending::<Result<Event, Infallible>>();
+        Sse::new(events)
+    };
+    let app = Router::new()
+        .route("/events", get(events))
+        .layer(RequestNamesLayer::new(ctl.clone()))
+        .layer(DrainLayer::new(ctl.clone()));
+    let client = spawn(&app, "/events");
+    sleep(SECOND).await;
+    assert_eq!(
+        shown(&ctl.in_flight_now().items),
+        ["GET /events (stream, 1.0s)"]
+    );
+    assert_eq!(ctl.metrics().streams, 1);
+    client.abort();
+    assert!(client.await.unwrap_err().is_cancelled());
+    assert_eq!(ctl.metrics().streams, 0);
+}
+
+/// A service that is never ready.
+#[derive(Debug, Clone)]
+struct Busy;
+
+impl Service<Request<Body>> for Busy {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = future::Ready<Result<Response<Body>, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Pending
+    }
+
+    fn call(&mut self, _: Request<Body>) -> Self::Future {
+        unreachable!("it is not ready")
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_waits_for_the_service_is_listed_until_it_gives_up() {
+    let ctl = ShutdownController::new();
+    let service = RequestNamesLayer::new(ctl.clone()).layer(Busy);
+    let client = tokio::spawn(service.clone().oneshot(Request::new(Body::empty())));
+    sleep(2 * SECOND).await;
+    let now = ctl.in_flight_now();
+    assert_eq!(shown(&now.items), ["a request (readiness, 2.0s)"]);
+    assert_eq!(now.items[0].kind, InFlightKind::Request);
+    client.abort();
+    assert!(client.await.unwrap_err().is_cancelled());
+    assert!(ctl.in_flight_now().items.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upgraded_connection_is_listed_to_its_end_and_cut_by_name() {
+    let log = Lines::default();
+    let _listening = log.listen();
+    let ctl = ShutdownController::new();
+    let (keep, mut kept) = tokio::sync::mpsc::unbounded_channel();
+    let accept = move |Extension(guard): Extension<UpgradeGuard>| {
+        let keep = keep.clone();
+        async move {
+            sleep(SECOND).await;
+            keep.send(guard).unwrap();
+            StatusCode::SWITCHING_PROTOCOLS
+        }
+    };
+    let app = Router::new()
+        .route("/socket", any(accept))
+        .layer(RequestNamesLayer::new(ctl.clone()))
+        .layer(DrainLayer::new(ctl.clone()));
+    let open = async || {
+        let request = Request::get("/socket?key=secret").header("upgrade", "websocket");
+        let response = app.clone().oneshot(request.body(Body::empty()).unwrap());
+        assert_eq!(response.await.unwrap().status(), 101);
+    };
+    open().await;
+    let first = kept.recv().await.unwrap();
+    open().await;
+    let second = kept.recv().await.unwrap();
+    sleep(SECOND).await;
+
+    let now = ctl.in_flight_now();
+    // From the first wait of its request on.
+    let both = ["GET /socket (stream, 3.0s)", "GET /socket (stream, 2.0s)"];
+    assert_eq!(shown(&now.items), both);
+    assert_eq!(now.items[0].kind, InFlightKind::Upgrade);
+    assert_eq!((now.requests, ctl.metrics().upgrades), (2, 2));
+
+    drop(first);
+    assert_eq!(shown(&ctl.in_flight_now().items), both[1..]);
+    assert_eq!(ctl.metrics().upgrades, 1);
+
+    ctl.force();
+    drop(second);
+    assert!(ctl.in_flight_now().items.is_empty());
+    let report = ctl.shutdown(ShutdownReason::Manual).await;
+    assert_eq!(shown(report.aborted_work()), both[1..]);
+    let cut = log.containing("request cut by the shutdown");
+    assert_eq!(cut.len(), 1, "{cut:?}");
+    let fields = "request=\"GET /socket\" stage=\"stream\" age_ms=2000";
+    assert!(cut[0].contains(fields), "{cut:?}");
+}
+
+/// The box of a request is used again by the next one, whose name is shorter, longer, or by a closure.
+#[tokio::test(start_paused = true)]
+async fn no_request_has_the_name_of_another() {
+    let ctl = ShutdownController::new();
+    let layer = RequestNamesLayer::new(ctl.clone());
+    let by_closure = layer.clone().name(|_| "closure".to_owned());
+    let apps = [layer, by_closure].map(|layer| routes().layer(layer));
+    let long = "/hangs/".to_owned() + &"x".repeat(3_000);
+    for (app, path, name) in [
+        (0, "/hangs/12345", "GET /hangs/12345 "),
+        (1, "/hangs/1", "closure "),
+        (0, "/hangs/1", "GET /hangs/1 "),
+        (0, &*long, "GET /hangs/xxx"),
+        (0, "/hangs/1", "GET /hangs/1 "),
+    ] {
+        assert_eq!(ask(&apps[0], "/").await.status(), 200);
+        let request = Request::get(path).body(Body::empty()).unwrap();
+        let client = tokio::spawn(apps[app].clone().oneshot(request));
+        sleep(MS).await;
+        let shown = shown(&ctl.in_flight_now().items);
+        assert_eq!(shown.len(), 1, "{shown:?}");
+        assert!(shown[0].starts_with(name), "{shown:?}");
+        client.abort();
+        assert!(client.await.unwrap_err().is_cancelled());
+    }
 }

@@ -35,7 +35,8 @@ async fn a_cut_request_logs_one_warning_inside_its_span_and_nothing_of_the_clien
     let warnings = log.containing("WARN");
     assert_eq!(warnings.len(), 1, "{warnings:?}");
     assert!(warnings[0].contains("request{id=7}"), "{}", warnings[0]);
-    assert!(warnings[0].contains("shutdown cut a"), "{}", warnings[0]);
+    let event = "request cut by the shutdown stage=\"handler\"";
+    assert!(warnings[0].contains(event), "{}", warnings[0]);
     assert!(log.containing("secret").is_empty());
 }
 

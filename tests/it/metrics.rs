@@ -168,6 +168,8 @@ async fn the_snapshot_can_be_exported() {
         "late_requests": 0,
         "aborted": 0,
         "abandoned": 0,
+        "upgrades": 0,
+        "streams": 0,
         "tasks": 1,
         "hooks": 1,
         "startup_services_tracked": 0,

@@ -340,7 +340,6 @@ const ELSEWHERE: &[&str] = &[
     "not accepted",
     "not handed over; going on as before",
     "peer does not respond",
-    "request cut by the shutdown",
     "request refused: the service was not ready; call `poll_ready` before `call`",
     "second signal received: forcing",
     "service not stopped",

@@ -4,9 +4,18 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::LazyLock;
 
-use metrics_exporter_prometheus::PrometheusBuilder;
+use http::Request;
+use http_body_util::BodyExt;
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use tower::ServiceExt;
 use tower_lifecycle::{ShutdownController, ShutdownReason};
+
+/// The example's `main` is not used here.
+#[allow(dead_code)]
+#[path = "../../examples/metrics.rs"]
+mod example;
 
 fn deploy(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -14,14 +23,18 @@ fn deploy(path: &str) -> PathBuf {
         .join(path)
 }
 
-/// Returns what a scrape gets after a shutdown, which has every figure.
+/// Returns what a scrape of the example gets after a shutdown, which has every figure.
 async fn scrape() -> String {
-    let recorder = PrometheusBuilder::new().build_recorder();
+    static PROMETHEUS: LazyLock<PrometheusHandle> =
+        LazyLock::new(|| PrometheusBuilder::new().install_recorder().unwrap());
     let ctl = ShutdownController::new();
+    let admin = example::admin(&ctl, PROMETHEUS.clone());
     ctl.on_shutdown("flush", |_| async { Ok(()) }).unwrap();
     ctl.shutdown(ShutdownReason::Manual).await;
-    metrics::with_local_recorder(&recorder, || ctl.record_metrics());
-    recorder.handle().render()
+    let request = Request::get("/metrics").body(String::new()).unwrap();
+    let response = admin.oneshot(request).await.unwrap();
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    String::from_utf8(body.to_vec()).unwrap()
 }
 
 fn assert_success(output: &Output) {
@@ -88,5 +101,20 @@ async fn the_rules_and_the_dashboard_use_only_metrics_that_exist() {
                 "{path}: {name}"
             );
         }
+    }
+}
+
+#[test]
+fn the_guide_shows_the_code_of_the_example_for_opentelemetry() {
+    let read = |path| fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap();
+    let (guide, example) = (
+        read("docs/guide/metrics.md"),
+        read("examples/opentelemetry.rs"),
+    );
+    let shown = guide.split("```rust,ignore\n").nth(1).unwrap();
+    let shown = shown.split("```").next().unwrap();
+    assert!(shown.lines().count() > 5, "{shown}");
+    for line in shown.lines().map(str::trim).filter(|line| !line.is_empty()) {
+        assert!(example.lines().any(|other| other.trim() == line), "{line}");
     }
 }

@@ -9,6 +9,7 @@ use std::ops::Deref;
 
 use super::shard::Shard;
 use super::{Gate, State};
+use crate::in_flight::lasting::Lasting;
 use crate::in_flight::milestones::Milestones;
 #[cfg(not(tower_lifecycle_loom))]
 use crate::sync::lock;
@@ -91,6 +92,7 @@ impl Gate {
             openings: AtomicU64::new(0),
             idles: AtomicU64::new(0),
             milestones: Milestones::new(0),
+            lasting: Lasting::default(),
         }));
         gate.all_shards().for_each(|shard| shard.set_gate(gate));
         gate
@@ -131,6 +133,7 @@ impl Gate {
         // pairs with the Acquire in `scan`, as in `unpause`.
         self.openings.fetch_add(1, Ordering::Release);
         self.idles.store(0, Ordering::Relaxed);
+        self.lasting.reset();
         self.milestones.reset();
         let used = mem::take(&mut *state);
         drop(state);

@@ -10,8 +10,9 @@ use tokio::runtime::Handle;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::error::BoxError;
-use crate::in_flight::{Entry, interest};
+use crate::in_flight::{Entry, InFlightStage, interest};
 use crate::layers::cut::{Polled, cut};
+use crate::layers::cut_event::drop_and_tell;
 use crate::layers::long_lived::{Class, FinalFrame, Member};
 use crate::log::tell_here;
 use crate::sync::Arc;
@@ -94,7 +95,7 @@ where
             // never end.
             if guard.is_forced() && !inner.is_end_stream() {
                 let last = cut(guard);
-                state.set(State::Ended);
+                drop_and_tell(InFlightStage::Stream, || state.set(State::Ended));
                 return Poll::Ready(Some(last));
             }
             if guard.is_draining() && turn.poll(cx, member).is_ready() {

@@ -11,9 +11,10 @@ use pin_project_lite::pin_project;
 use super::ending::Ending;
 use super::is_last;
 use crate::error::BoxError;
-use crate::in_flight::{Entry, Held};
+use crate::in_flight::{Entry, Held, InFlightStage};
 use crate::layers::cold_box::ColdBox;
-use crate::layers::cut::{Polled, poll_or_cut};
+use crate::layers::cut::{Polled, cut, poll_or_cut};
+use crate::layers::cut_event::drop_and_tell;
 use crate::layers::facts::Facts;
 use crate::layers::long_lived::{Class, FinalFrame};
 use crate::layers::upgrade::{UpgradeGuard, UpgradedHold};
@@ -275,6 +276,16 @@ where
     B: Body<Error: Into<BoxError>>,
     B::Data: From<Bytes>,
 {
+    /// Cuts an admitted body.
+    fn cut(mut self: Pin<&mut Self>) -> Polled<B::Data> {
+        let StateProj::Admitted { guard, .. } = self.as_mut().project() else {
+            return Poll::Ready(None);
+        };
+        let last = cut(&**guard);
+        drop_and_tell(InFlightStage::Body, || self.end());
+        Poll::Ready(Some(last))
+    }
+
     /// Polls a body for which force has come, that ends with a gRPC status, that is special, or that
     /// has ended.
     #[cold]
@@ -282,7 +293,14 @@ where
     fn poll_special(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled<B::Data> {
         if let StateProj::Admitted { mut inner, guard } = self.as_mut().project() {
             let facts = Facts::noted(guard);
-            let polled = poll_or_cut(inner.as_mut(), &mut **guard, cx);
+            if guard.is_forced() && !inner.is_end_stream() {
+                return self.cut();
+            }
+            let polled = match inner.as_mut().poll_frame(cx) {
+                Poll::Ready(frame) => Poll::Ready(frame.map(|frame| frame.map_err(Into::into))),
+                Poll::Pending if guard.poll_forced(cx).is_ready() => return self.cut(),
+                Poll::Pending => return Poll::Pending,
+            };
             let is_at_end = |frame: &_| inner.is_end_stream() || is_status(frame, facts);
             if is_last(&polled, is_at_end) {
                 self.end();

@@ -171,7 +171,7 @@ impl<F> AnyKind<F> {
             guard.note_aborted();
         }
         self.set(AnyKind::Over { refused: None });
-        tell_here!(warn, "shutdown cut a call that had not completed");
+        tell_here!(warn, "call cut by the shutdown");
         Forced.into()
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{LongLived, Name};
+use crate::in_flight::Lasts;
 use crate::log::{millis, tell_here};
 use crate::shutdown::Core;
 use crate::sync::{Arc, AtomicUsize, Mutex, Ordering, Weak, lock};
@@ -128,6 +129,9 @@ impl Member {
     pub(crate) fn new(class: Arc<Class>) -> Self {
         // Relaxed, as the load in `Class::take_turn`: only a count.
         class.alive.fetch_add(1, Ordering::Relaxed);
+        if let Some(core) = class.core.upgrade() {
+            core.gate.lasting.begin(Lasts::Stream);
+        }
         Self(class)
     }
 
@@ -140,6 +144,9 @@ impl Drop for Member {
     fn drop(&mut self) {
         // Relaxed, as the load in `Class::take_turn`: only a count.
         self.0.alive.fetch_sub(1, Ordering::Relaxed);
+        if let Some(core) = self.0.core.upgrade() {
+            core.gate.lasting.end(Lasts::Stream);
+        }
     }
 }
 

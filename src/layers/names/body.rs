@@ -18,19 +18,26 @@ pin_project! {
         #[pin]
         inner: B,
         named: Named,
+        stage: InFlightStage,
     }
 }
 
 // ===== impl NamedBody =====
 
 impl<B: Body> NamedBody<B> {
-    pub(super) fn new(inner: B, mut named: Named) -> Self {
+    /// `stage` is that of the body while it waits.
+    #[inline]
+    pub(super) fn new(inner: B, mut named: Named, stage: InFlightStage) -> Self {
         if inner.is_end_stream() {
-            named.take().complete();
-        } else {
-            named.respond();
+            named.complete();
+        } else if named.is_listed() {
+            named.wait(stage);
         }
-        Self { inner, named }
+        Self {
+            inner,
+            named,
+            stage,
+        }
     }
 }
 
@@ -46,12 +53,12 @@ impl<B: Body> Body for NamedBody<B> {
         let mut this = self.project();
         let polled = this.inner.as_mut().poll_frame(cx);
         match &polled {
-            Poll::Pending => this.named.wait(InFlightStage::Body),
+            Poll::Pending => this.named.wait(*this.stage),
             // A server does not poll for the next frame before the client has read this one.
             Poll::Ready(Some(Ok(_))) if !this.inner.is_end_stream() => {
-                this.named.wait(InFlightStage::Body);
+                this.named.wait(*this.stage);
             }
-            Poll::Ready(_) => this.named.take().complete(),
+            Poll::Ready(_) => this.named.complete(),
         }
         polled
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::waiting::used_of_share;
-use crate::in_flight::{Arrivals, InFlightItem, event};
+use crate::in_flight::{Arrivals, InFlightItem, InFlightStage, event};
 use crate::log::tell;
 use crate::shutdown::attempt::Shutdown;
 use crate::shutdown::core::Core;
@@ -72,6 +72,9 @@ impl Record {
         core.note_aborted(aborted);
         self.abandoned_requests = in_flight;
         self.abandoned_work = core.oldest_in_flight(MAX_ABANDONED);
+        // Not work yet, and refused by now.
+        self.abandoned_work
+            .retain(|item| item.stage != InFlightStage::Readiness);
         self.abandoned_servers = core.servers.abandoned();
         self.abandoned_starts = core.services.starting();
         self.abandoned_connections = core.watched_connections();
