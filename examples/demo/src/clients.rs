@@ -17,8 +17,12 @@ pub struct Ledgers {
     pub stuck: Ledger,
 }
 
-/// Between two requests of a client, at most.
+/// Between two requests of a client whose answers are quick, at most. Shorter than the lame duck, so that each
+/// connection is asked to leave.
 const PAUSE: Duration = Duration::from_millis(200);
+/// The same after an answer that may have begun before the lame duck, and ends after it: shorter than the time
+/// for which the server then keeps the connection.
+const SHORT_PAUSE: Duration = Duration::from_millis(20);
 
 /// Runs all clients until the server has ended. Returns when a probe first saw red.
 pub fn run(
@@ -32,18 +36,20 @@ pub fn run(
         let slow: Vec<_> = slow.map(|millis| format!("/slow/{millis}")).collect();
         let streams: Vec<_> = streams.map(|lines| format!("/stream/{lines}")).collect();
 
-        let mut job = Job::new(address, &ledgers.all).pause(PAUSE);
-        job = job.expect("/quick", Expected::exactly("quick\n"));
+        let job = Job::new(address, &ledgers.all).pause(PAUSE);
+        let mut quick = Load::new(job.expect("/quick", Expected::exactly("quick\n")), 1);
+        quick.http1(140, &Ask::get(["/quick"]));
+
+        let mut job = Job::new(address, &ledgers.all).pause(SHORT_PAUSE);
         for path in slow.iter().chain(&streams) {
             job = job.expect(path, Expected::exactly(body_of(path)));
         }
-        let mut load = Load::new(job, 1);
-        load.http1(100, &Ask::get(["/quick"]));
-        load.http2(40, 10, &Ask::get(["/quick"]));
+        let mut long = Load::new(job, 2);
         for path in slow.iter().chain(&streams) {
-            load.http1(1, &Ask::get([path]));
+            long.http1(1, &Ask::get([path]));
         }
-        let mut unending = Load::new(Job::new(address, &ledgers.stuck), 2);
+
+        let mut unending = Load::new(Job::new(address, &ledgers.stuck), 3);
         for path in ["/stuck", "/endless"].iter().filter(|_| stuck) {
             unending.http1(1, &Ask::get([*path]));
         }
@@ -52,8 +58,7 @@ pub fn run(
 
         // The sender is only dropped, never used.
         let _ = server_ended.await;
-        load.end().await;
-        unending.end().await;
+        tokio::join!(quick.end(), long.end(), unending.end());
         probe.abort();
         Ok(probe.await.ok())
     })
