@@ -88,6 +88,7 @@ mod suite {
     // A new clone for each request.
     #[library_benchmark]
     #[benches::cloned(iter = 0..peers::COUNT, setup = ready)]
+    #[benches::cloned_pending(iter = 0..peers::COUNT, setup = pending_once)]
     fn cloned(warm: Warm) -> Warm {
         let cx = &mut Context::from_waker(&warm.waker);
         black_box(&warm.peer.service).requests_on_clones(REQUESTS, cx);
@@ -131,8 +132,8 @@ fn main() -> ExitCode {
 const RECORD: &str = "--record";
 /// Leaves out the services and servers that are only there for comparison.
 const OWN: &str = "--own";
-/// Selects the first five services in gungraun: the bare ones, the empty wrapper, and this crate's.
-const OWN_SERVICES: &str = "*_[0-4]";
+/// Selects the first six services in gungraun: the bare ones, the empty wrapper, and this crate's.
+const OWN_SERVICES: &str = "*_[0-5]";
 
 /// Runs gungraun, and compares.
 fn judge(mut args: Vec<String>) -> io::Result<ExitCode> {

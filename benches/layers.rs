@@ -39,6 +39,11 @@ fn clone_and_ready(c: &mut Criterion) {
     compare(c, "clone_and_ready", request::ready(), call_clone);
 }
 
+/// Both: a new clone for each request, which is answered at the second poll.
+fn clone_and_pending(c: &mut Criterion) {
+    compare(c, "clone_and_pending", request::pending(1), call_clone);
+}
+
 fn compare(
     c: &mut Criterion,
     group: &str,
@@ -109,6 +114,6 @@ fn short() -> Criterion {
 criterion_group! {
     name = benches;
     config = short();
-    targets = ready, pending_once, clone_and_ready, controller, health
+    targets = ready, pending_once, clone_and_ready, clone_and_pending, controller, health
 }
 criterion_main!(benches);

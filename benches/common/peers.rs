@@ -91,6 +91,11 @@ pub fn visit(inner: impl Served<Full<Bytes>>, visitor: &mut impl Visitor) {
         "counts to the body's end, refuses, waits, cuts response and body",
         DrainLayer::new(ctl.clone()).layer(inner()),
     );
+    visitor.visit(
+        "RequestNamesLayer",
+        "names what waits",
+        RequestNamesLayer::new(ctl.clone()).layer(inner()),
+    );
     std::mem::forget(ctl);
 
     let (in_flight, _) = InFlightRequestsLayer::pair();
@@ -155,12 +160,6 @@ pub fn visit(inner: impl Served<Full<Bytes>>, visitor: &mut impl Visitor) {
         "tower ConcurrencyLimit",
         "counts to the response, lets so many in: a known point",
         ConcurrencyLimitLayer::new(1024).layer(inner()),
-    );
-
-    visitor.visit(
-        "RequestNamesLayer",
-        "names what waits",
-        RequestNamesLayer::new(ShutdownController::new()).layer(inner()),
     );
 }
 

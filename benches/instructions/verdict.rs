@@ -17,7 +17,12 @@ const NOISE: f64 = 0.001;
 
 /// The services whose figures depend on this crate only. The others are shown; they depend on other
 /// crates, and some of them take branches at random.
-const OURS: [&str; 3] = ["RequestTrackingLayer", "DrainLayer", "tower_lifecycle"];
+const OURS: [&str; 4] = [
+    "RequestTrackingLayer",
+    "DrainLayer",
+    "RequestNamesLayer",
+    "tower_lifecycle",
+];
 
 /// Shown, and not checked: equal runs differ by up to 200 instructions, which is more than some
 /// layers cost.

@@ -88,7 +88,7 @@ impl Figures {
              request is `poll_ready`, `call`, all polls of the future and of the body, and their drop; \
              *pending once* is answered at the second poll, *further poll* is what each more costs, \
              *cloned* has the service cloned for it, as servers do. *Locked* are operations that lock \
-             the bus.",
+             the bus: when it is ready; then with the service cloned; then pending once, too.",
             instructions.valgrind, instructions.rustc
         ));
         page.paragraph("![Instructions over the bare service](instructions.svg)");
@@ -104,6 +104,7 @@ impl Figures {
                 of("cloned"),
                 instructions.locked("ready", peer.name),
                 instructions.locked("cloned", peer.name),
+                instructions.locked("cloned_pending", peer.name),
                 peer.covers.to_owned(),
             ]
         });
@@ -116,6 +117,7 @@ impl Figures {
                 "cloned",
                 "locked",
                 "locked, cloned",
+                "locked, cloned, pending",
                 "what it does",
             ],
             rows,
