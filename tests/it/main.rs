@@ -77,7 +77,7 @@ mod outlives;
 mod parallel;
 mod platform;
 mod readiness;
-#[cfg(feature = "metrics")]
+#[cfg(all(feature = "metrics", target_has_atomic = "64"))]
 mod recorder;
 mod refused_uploads;
 mod rejection;

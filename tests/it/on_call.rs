@@ -18,7 +18,6 @@ use std::time::Duration;
 use tokio::time::timeout;
 use tower_lifecycle::controller::*;
 use tower_lifecycle::startup::*;
-use tower_lifecycle::store::*;
 use tower_lifecycle::{error::*, *};
 
 use crate::support::log::listen;

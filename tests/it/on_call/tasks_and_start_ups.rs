@@ -183,6 +183,8 @@ async fn a_task_that_fails_while_shutting_down_is_never_graceful() {
 #[cfg(unix)]
 #[tokio::test]
 async fn a_lock_that_is_a_pipe_is_an_error() {
+    use tower_lifecycle::store::{FileStore, StateStore};
+
     let folder = std::env::temp_dir().join(format!("h-rev3-pipe-{}", std::process::id()));
     let store = FileStore::new(&folder).unwrap();
     let lock = folder.join("lock");
