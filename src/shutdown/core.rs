@@ -346,7 +346,7 @@ impl Core {
         })
     }
 
-    #[cfg(all(feature = "signal", any(unix, windows)))]
+    #[cfg(feature = "signal")]
     pub(crate) fn note_signal(&self, name: &'static str) {
         *lock(&self.signal) = Some(name);
     }

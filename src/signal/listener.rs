@@ -1,5 +1,8 @@
 //! The meaning of the signals that a controller listens for.
 
+// Systems without signals have nothing to listen for.
+#![cfg_attr(not(any(unix, windows)), allow(dead_code))]
+
 use std::time::Instant;
 
 use crate::controller::ShutdownController;
@@ -18,7 +21,6 @@ pub(super) struct Listener {
 }
 
 /// The first signal of a shutdown.
-#[cfg(any(unix, windows))]
 pub(super) struct FirstSignal {
     shutdown: Arc<Shutdown>,
     received_at: Instant,
@@ -27,7 +29,6 @@ pub(super) struct FirstSignal {
 impl Listener {
     /// Handles a signal: the first one triggers the shutdown, a later one forces it. Returns `true` after
     /// a force. If the shutdown is called off in between, the next signal is a first one again.
-    #[cfg(any(unix, windows))]
     pub(super) fn received(&self, name: &'static str, first: &mut Option<FirstSignal>) -> bool {
         let core = self.ctl.core();
         if let Some(first) = first.as_ref().filter(|f| !f.shutdown.is_called_off()) {
