@@ -448,8 +448,8 @@ extern "C" fn drop_untaken(entry: &mut Entry) {
     drop(entry.take());
 }
 
-/// By value, so that an entry need not be in memory where it is dropped.
-#[inline]
+/// By value and out of line, so that an entry need not be in memory where it is dropped.
+#[inline(never)]
 fn leave(shard: &Shard, slot: Slot) {
     if slot.is_registered() {
         shard.deregister(slot);
