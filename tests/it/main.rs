@@ -93,6 +93,8 @@ mod server_endings;
 mod server_goodbyes;
 #[cfg(feature = "http2")]
 mod server_handover;
+#[cfg(all(feature = "server", not(feature = "http2")))]
+mod server_http1;
 #[cfg(feature = "http2")]
 mod server_idle;
 #[cfg(feature = "http2")]
