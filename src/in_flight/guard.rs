@@ -430,22 +430,25 @@ impl DerefMut for Held {
 impl Drop for Held {
     #[inline]
     fn drop(&mut self) {
-        if self.is_counted() {
-            drop_untaken(self);
+        if let Some(shard) = self.shard {
+            drop_untaken(shard, self.slot.take_last(), self.note());
         }
     }
 }
 
 /// Drops an entry that was not taken: its work has not finished.
 ///
-/// `extern "C"`, because panics in it are contained. `inline`, so that it is compiled where it is
-/// used: otherwise the compiler must assume that it keeps the pointer, and moves the whole future once
-/// more.
+/// `extern "C"`, because panics in it are contained. By value: with a pointer to the entry, the
+/// compiler would keep the whole future in memory, and move it once more.
 #[cold]
-#[inline]
-extern "C" fn drop_untaken(entry: &mut Entry) {
+#[inline(never)]
+extern "C" fn drop_untaken(shard: &'static Shard, slot: Slot, note: u32) {
+    let mut entry = Entry {
+        shard: Some(shard),
+        slot,
+        note: NonZeroU32::MIN | note,
+    };
     entry.note_unfinished();
-    drop(entry.take());
 }
 
 /// By value and out of line, so that an entry need not be in memory where it is dropped.
