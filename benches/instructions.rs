@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! cargo bench -p benches --bench instructions
-//! cargo bench -p benches --bench instructions -- --own       # without the peers' services
+//! cargo bench -p benches --bench instructions -- --own       # what is checked, without peers
 //! cargo bench -p benches --bench instructions -- --record
 //! ```
 //!
@@ -130,10 +130,12 @@ fn main() -> ExitCode {
 
 /// Writes the figures to the file that later runs compare with.
 const RECORD: &str = "--record";
-/// Leaves out the services and servers that are only there for comparison.
+/// Leaves out what is only there for comparison, and what other figures show too, to be fast.
 const OWN: &str = "--own";
 /// Selects the first six services in gungraun: the bare ones, the empty wrapper, and this crate's.
 const OWN_SERVICES: &str = "*_[0-5]";
+/// Selects what is checked of the servers.
+const OWN_SERVERS: &str = "*http1*";
 
 /// Runs gungraun, and compares.
 fn judge(mut args: Vec<String>) -> io::Result<ExitCode> {
@@ -150,6 +152,7 @@ fn judge(mut args: Vec<String>) -> io::Result<ExitCode> {
     let mut of_services = args.clone();
     of_services.extend(is_own.then(|| OWN_SERVICES.to_owned()));
     let mut cases = measure(&env::current_exe()?, &of_services, numbered)?;
+    args.extend(is_own.then(|| OWN_SERVERS.to_owned()));
     let mut of_servers = Vec::new();
     for server in servers::build(is_own)? {
         let name = |id: &str| (id.to_owned(), server.name.to_owned());
