@@ -31,6 +31,7 @@ pub(crate) use self::lasting::Lasts;
 pub(crate) use self::layer_shard::{LayerHandle, LayerTables};
 pub(crate) use self::milestones::{Milestones, event};
 pub(crate) use self::roster::{Listed, Roster};
+pub(crate) use self::thread_index::thread_index;
 #[cfg(feature = "server")]
 pub(crate) use self::wakers::WakerSet;
 pub(crate) use self::wakers::{Remembered, Slot};

@@ -451,8 +451,8 @@ extern "C" fn drop_untaken(shard: &'static Shard, slot: Slot, note: u32) {
     entry.note_unfinished();
 }
 
-/// By value and out of line, so that an entry need not be in memory where it is dropped.
-#[inline(never)]
+/// By value, so that an entry need not be in memory where it is dropped.
+#[inline]
 fn leave(shard: &Shard, slot: Slot) {
     if slot.is_registered() {
         shard.deregister(slot);

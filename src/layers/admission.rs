@@ -1,15 +1,15 @@
 //! What a layer keeps for its services, and upgrades that are offered to requests.
 
 use std::collections::BTreeMap;
-use std::sync::Mutex as StdMutex;
+use std::sync::{Mutex as StdMutex, MutexGuard};
 
 use http::Request;
 
 use super::cut_event::tell_by_name;
 use super::facts::Facts;
 use super::options::Options;
-use crate::in_flight::{Entry, Lasts, LayerHandle, Lease, Listed, Shard};
-use crate::sync::{Arc, AtomicBool, AtomicUsize, Mutex, Ordering, PoisonError, Weak, lock};
+use crate::in_flight::{Entry, Lasts, LayerHandle, Lease, Listed, Shard, thread_index};
+use crate::sync::{Arc, AtomicBool, Mutex, Ordering, PoisonError, Weak, lock};
 
 /// The handle of a [`DrainLayer`](crate::DrainLayer) service to its shard.
 pub(crate) type DrainHandle = LayerHandle<LayerOptions>;
@@ -36,9 +36,21 @@ pub(crate) struct Upgrade {
     _lease: Option<Lease>,
 }
 
-/// The upgrades that were offered, by number. The request knows the number of its offer. The mutex is
-/// std's under loom too, because it is static.
-static OFFERS: StdMutex<BTreeMap<usize, Weak<Upgrade>>> = StdMutex::new(BTreeMap::new());
+/// The upgrades that some of the threads have offered, by number. The request knows the number of its
+/// offer.
+///
+/// In cache lines of their own: some clients ask for an upgrade with each request. The mutex is std's
+/// under loom too, because it is static.
+#[repr(align(128))]
+struct Offers(StdMutex<Offered>);
+
+struct Offered {
+    last: usize,
+    upgrades: BTreeMap<usize, Weak<Upgrade>>,
+}
+
+const TABLES: usize = 16;
+static OFFERS: [Offers; TABLES] = [const { Offers::new() }; TABLES];
 
 // ===== impl LayerOptions =====
 
@@ -62,17 +74,20 @@ impl LayerOptions {
 impl Upgrade {
     /// Creates an upgrade that counts nothing yet, and offers it. Returns the number of the offer too.
     pub(super) fn offer(shard: &'static Shard, lease: Lease) -> (Arc<Self>, usize) {
-        static LAST: AtomicUsize = AtomicUsize::new(0);
-        // Relaxed: it only has to be unique. It is not zero before it has wrapped.
-        let number = LAST.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+        let index = thread_index() % TABLES;
+        let mut offered = OFFERS[index].lock();
+        // The index is in the number, so that it leads to the table. Not zero before it has wrapped.
+        offered.last = offered.last.wrapping_add(TABLES);
+        let number = offered.last | index;
         let upgrade = Self::with(shard, number, Some(lease));
-        offers().insert(number, Arc::downgrade(&upgrade));
+        offered.upgrades.insert(number, Arc::downgrade(&upgrade));
+        drop(offered);
         (upgrade, number)
     }
 
     /// Returns the upgrade that was offered under this number, if there still is a guard.
     pub(super) fn offered(number: usize) -> Option<Arc<Self>> {
-        offers().get(&number)?.upgrade()
+        Offers::of(number).upgrades.get(&number)?.upgrade()
     }
 
     /// Creates an upgrade that will count an entry of `shard` at once.
@@ -127,13 +142,11 @@ impl Upgrade {
     }
 }
 
-fn offers() -> std::sync::MutexGuard<'static, BTreeMap<usize, Weak<Upgrade>>> {
-    OFFERS.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Drop for Upgrade {
     fn drop(&mut self) {
-        offers().remove(&self.offer);
+        if self.offer != 0 {
+            Offers::of(self.offer).upgrades.remove(&self.offer);
+        }
         // The connection had not ended when force came.
         if self.shard.is_forced() {
             self.note_aborted();
@@ -145,5 +158,25 @@ impl Drop for Upgrade {
         if let Some(shard) = lock(&self.entry).as_ref().and_then(Entry::shard) {
             shard.gate().lasting.end(Lasts::Upgrade);
         }
+    }
+}
+
+// ===== impl Offers =====
+
+impl Offers {
+    const fn new() -> Self {
+        Self(StdMutex::new(Offered {
+            last: 0,
+            upgrades: BTreeMap::new(),
+        }))
+    }
+
+    /// Locks the table with this number.
+    fn of(number: usize) -> MutexGuard<'static, Offered> {
+        OFFERS[number % TABLES].lock()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Offered> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
