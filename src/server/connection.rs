@@ -103,6 +103,10 @@ where
     #[cfg(feature = "http2")]
     let streams = Streams::new(Arc::clone(&open));
     let ending = match detect_http2(&mut hyper_io, &mut orders, settings).await {
+        Ok(false) => {
+            let connection = settings.http1().serve_connection(hyper_io, answers);
+            drive(connection.with_upgrades(), &io_handle, &mut orders).await
+        }
         #[cfg(feature = "http2")]
         Ok(true) => {
             activity.note_may_send(true);
@@ -115,13 +119,13 @@ where
             let connection = builder.serve_connection(hyper_io, answers);
             drive(connection, &io_handle, &mut orders).await
         }
-        Ok(_is_http2) => {
-            #[cfg(not(feature = "http2"))]
-            if _is_http2 {
-                tell!(debug, "HTTP/2 needs the feature `http2`: refused");
-            }
-            let connection = settings.http1().serve_connection(hyper_io, answers);
-            drive(connection.with_upgrades(), &io_handle, &mut orders).await
+        #[cfg(not(feature = "http2"))]
+        Ok(true) => {
+            tell!(
+                debug,
+                "HTTP/2 needs the feature `http2`: closed the connection"
+            );
+            Ending::Closed
         }
         Err(ending) => ending,
     };
@@ -174,8 +178,7 @@ where
         }
         Either::Right(()) => return Err(Ending::Closed),
     };
-    // Without the feature, the preface is a bad request of HTTP/1 (RFC 9113 §3.4).
-    orders.set_protocol(if is_http2 && cfg!(feature = "http2") {
+    orders.set_protocol(if is_http2 {
         Protocol::Http2
     } else {
         Protocol::Http1

@@ -34,8 +34,8 @@ use crate::sync::Arc;
 /// Serves `app` on the connections of `listener`, from now to the end of the shutdown.
 ///
 /// It supports HTTP/1.1, upgrades and, with the feature `http2`, HTTP/2 (detected by its preface, in
-/// cleartext or over [TLS](Serve::handshake)). Without the feature, a client that begins with HTTP/2 gets 400,
-/// and its connection is closed.
+/// cleartext or over [TLS](Serve::handshake)). Without the feature, the connection of a client that begins
+/// with HTTP/2 is closed, as hyper does it.
 ///
 /// Any cloneable tower service for HTTP can be the application, for example an axum `Router`. Put a
 /// [`DrainLayer`](crate::DrainLayer) in it or around it. The layer counts, refuses and cuts requests; the

@@ -308,7 +308,7 @@ async fn lives() -> Vec<Vec<String>> {
 
 /// Messages that need a socket, a signal or a failing system.
 const ELSEWHERE: &[&str] = &[
-    "HTTP/2 needs the feature `http2`: refused",
+    "HTTP/2 needs the feature `http2`: closed the connection",
     "SIGHUP left to another handler",
     "a long shutdown will be killed, and hooks may not run: set a shorter total, or, if the platform waits longer, say so by `ShutdownConfig::within`",
     "a receiver of the report panicked",
