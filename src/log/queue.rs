@@ -175,13 +175,19 @@ mod tests {
                 logged.fetch_add(1, Ordering::AcqRel);
             }));
         }
-        assert_eq!(queue().dropped, 10);
+        // More if other tests log meanwhile.
+        let dropped = usize::try_from(queue().dropped).expect("a small number");
+        assert!(dropped >= 10, "{dropped}");
         drop(release);
         while !queue().waiting.is_empty() {
             thread::yield_now();
         }
         flush();
-        assert_eq!(logged.load(Ordering::Acquire), CAPACITY);
+        let logged = logged.load(Ordering::Acquire);
+        assert!(
+            logged <= CAPACITY && logged + dropped >= CAPACITY + 10,
+            "{logged}"
+        );
         assert_eq!(queue().dropped, 0, "the number has been logged");
     }
 
