@@ -45,8 +45,8 @@ impl ShutdownConfig {
     /// let hook = Platform::kubernetes().pre_stop(Duration::from_secs(30));
     /// assert_eq!(
     ///     ShutdownConfig::within(hook).unwrap_err().to_string(),
-    ///     "termination_grace is 30s, but must be above 31s, the pre_stop \
-    ///      of 30s and the margin of 1s"
+    ///     "termination_grace is 30s, but must be above 31s, the pre_stop of 30s and the \
+    ///      margin of 1s"
     /// );
     /// # Ok(()) }
     /// ```

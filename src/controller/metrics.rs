@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use super::controller::ShutdownController;
-use crate::in_flight::Lasts;
 use crate::shutdown::{LameDuckEnd, Role};
 use crate::state::LifecycleState;
 
@@ -113,8 +112,8 @@ impl ShutdownController {
             late_requests: core.gate.late_requests(),
             aborted: core.aborted(),
             abandoned: core.report().map_or(0, |report| report.abandoned()),
-            upgrades: core.gate.lasting.now(Lasts::Upgrade),
-            streams: core.gate.lasting.now(Lasts::Stream),
+            upgrades: core.gate.upgrades.now(),
+            streams: core.gate.streams.now(),
             tasks: core.tasks.running(&[Role::Task, Role::Worker, Role::Admin]),
             hooks: core.hooks.len(),
             startup_services_tracked: core.services.len(),

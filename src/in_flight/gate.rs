@@ -68,7 +68,7 @@ pub(crate) use self::shard::{Shard, interest};
 use std::any::Any;
 
 use self::shard::{CLOSED, DRAINING, ENDED, FORCED, LATE, SHEDDING};
-use super::lasting::Lasting;
+use super::gauge::Gauge;
 use super::milestones::{Milestones, event};
 use super::thread_index::thread_index;
 use crate::sync::{Arc, AtomicU32, AtomicU64, Mutex, MutexGuard, Ordering, fence, lock};
@@ -88,7 +88,10 @@ pub(crate) struct Gate {
     /// How often the gate was found idle; changed under `state`.
     idles: AtomicU64,
     milestones: Milestones,
-    pub(crate) lasting: Lasting,
+    /// Connections that were upgraded, and have not ended.
+    pub(crate) upgrades: Gauge,
+    /// Responses of a class that is ended when draining begins.
+    pub(crate) streams: Gauge,
 }
 
 /// The part of the gate that is behind the lock (invariant 6).

@@ -28,14 +28,13 @@ use tower_service::Service;
 
 use self::entrance::{Entrance, Late};
 use self::unread::Refused;
-use super::admission::{DrainHandle, LayerOptions};
 use super::body::ResponseBody;
 use super::cold_box::ColdBox;
 use super::cut_event::drop_and_tell;
 use super::facts::Facts;
 use super::long_lived::LongLived;
 use super::mode::{AnyService, Http};
-use super::options::Options;
+use super::options::{DrainHandle, LayerOptions, Options};
 use super::reject;
 use crate::controller::ShutdownController;
 use crate::error::POLLED_AFTER_COMPLETION;

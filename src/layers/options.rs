@@ -1,13 +1,15 @@
-//! The options of a [`DrainLayer`](crate::DrainLayer).
+//! The options of a [`DrainLayer`](crate::DrainLayer), and how its services refer to them.
 
 use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::HeaderValue;
-use http::{Response, request};
+use http::{Request, Response, request};
 
+use super::facts::Facts;
 use super::long_lived::{Classes, LongLived, SharedClasses};
+use crate::in_flight::LayerHandle;
 use crate::shutdown::Core;
 use crate::sync::Arc;
 
@@ -18,6 +20,17 @@ pub(crate) struct Options {
     exempt_paths: Vec<Box<str>>,
     pub(super) refuse_with: Option<RefuseWith>,
     pub(super) long_lived: Classes,
+}
+
+/// The handle of a [`DrainLayer`](crate::DrainLayer) service to its shard.
+pub(crate) type DrainHandle = LayerHandle<LayerOptions>;
+
+/// What a [`DrainLayer`](crate::DrainLayer) keeps for its services.
+#[derive(Clone)]
+pub(crate) struct LayerOptions {
+    pub(crate) options: Arc<Options>,
+    /// The facts that hold for every request of the layer.
+    facts: Facts,
 }
 
 type RefuseWith = Arc<dyn Fn(&request::Parts) -> Response<Bytes> + Send + Sync>;
@@ -84,6 +97,23 @@ impl fmt::Debug for Options {
             .field("refuse_with", &self.refuse_with.is_some())
             .field("long_lived", &self.long_lived)
             .finish()
+    }
+}
+
+// ===== impl LayerOptions =====
+
+impl LayerOptions {
+    pub(super) fn new(options: &Arc<Options>) -> Self {
+        Self {
+            options: Arc::clone(options),
+            facts: Facts::of_layer(options.long_lived.number(), options.long_lived.have_paths()),
+        }
+    }
+
+    /// Returns the facts about an admitted request that its response needs.
+    #[inline(always)]
+    pub(super) fn facts_of<T>(&self, request: &Request<T>) -> Facts {
+        Facts::of(request).and(self.facts)
     }
 }
 

@@ -6,10 +6,12 @@
 //! the task of the handler, by a server (from the response's extensions), and by the response body,
 //! which servers drop at once. If the response is not an upgrade, the entry moves to its body.
 
+mod offered;
+
 use std::fmt;
 use std::task::{Context, Poll};
 
-use super::admission::Upgrade;
+use self::offered::Upgrade;
 use super::cut::Cut;
 use crate::in_flight::{Entry, GuardWait, Lease, Listed, Shard, Slot, interest};
 use crate::sync::Arc;

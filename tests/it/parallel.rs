@@ -23,7 +23,7 @@ const THREADS: u64 = 8;
 /// admitted guard is alive after the drain.
 #[test]
 fn admitted_and_refused_are_all_that_tried_and_none_is_alive_after_drained() {
-    const ROUNDS: u64 = 250;
+    const ROUNDS: u64 = 1_000;
     const TRIES: u64 = 1_000_000 / ROUNDS / THREADS;
     let mut raced = 0;
     for round in 0..ROUNDS {

@@ -23,11 +23,12 @@ use tower_lifecycle::restart::{HandOver, Inherited};
 use tower_lifecycle::{DrainLayer, ShutdownConfig, ShutdownController, serve};
 
 use crate::balancers::support::app::routes;
-use crate::balancers::support::load::{Ledger, Load, requests_or};
+use crate::balancers::support::load::{Ledger, Load, requests_or, restarts_or};
 use crate::balancers::support::process::{LIFE, PORT, free_ports};
 
 const FOLDER: &str = "TOWER_LIFECYCLE_TEST_FOLDER";
 const KIND: &str = "TOWER_LIFECYCLE_TEST_RESTART";
+/// `TOWER_LIFECYCLE_TEST_RESTARTS` sets another number.
 const RESTARTS: u64 = 12;
 /// The minimum number of requests of each kind. `TOWER_LIFECYCLE_TEST_REQUESTS` sets another one.
 const REQUESTS: u64 = 8_000;
@@ -40,9 +41,9 @@ fn sockets_that_are_handed_over_lose_nothing() {
     let [port] = free_ports();
     let mut service = Service::start("handed", port, |_, _| me());
     let load = Load::start(service.address);
-    let requests = requests_or(REQUESTS);
-    for restart in 0..RESTARTS {
-        load.wait_for_sent(requests / RESTARTS * restart);
+    let (requests, restarts) = (requests_or(REQUESTS), restarts_or(RESTARTS));
+    for restart in 0..restarts {
+        load.wait_for_sent(requests / restarts * restart);
         if restart % 4 == 1 {
             service.fails(["exit", "panic", "hang"][restart as usize / 4 % 3]);
         }
@@ -57,9 +58,9 @@ fn sockets_that_share_a_port_lose_nothing() {
     let [port] = free_ports();
     let mut service = Service::start("reuseport", port, |_, _| me());
     let load = Load::start(service.address);
-    let requests = requests_or(REQUESTS);
-    for restart in 0..RESTARTS {
-        load.wait_for_sent(requests / RESTARTS * restart);
+    let (requests, restarts) = (requests_or(REQUESTS), restarts_or(RESTARTS));
+    for restart in 0..restarts {
+        load.wait_for_sent(requests / restarts * restart);
         if restart % 4 == 1 {
             service.fails(["exit", "panic", "hang"][restart as usize / 4 % 3]);
         }
@@ -86,9 +87,9 @@ fn sockets_of_systemd_lose_nothing() {
         command
     });
     let load = Load::start(service.address);
-    let requests = requests_or(REQUESTS);
-    for restart in 0..RESTARTS {
-        load.wait_for_sent(requests / RESTARTS * restart);
+    let (requests, restarts) = (requests_or(REQUESTS), restarts_or(RESTARTS));
+    for restart in 0..restarts {
+        load.wait_for_sent(requests / restarts * restart);
         service.restarts();
     }
     service.end(load, "socket activation");
@@ -296,7 +297,8 @@ impl Service {
         self.send(Signal::SIGTERM);
         assert_eq!(self.hears(), Heard::Ended { well: true });
         println!(
-            "{kind}: {RESTARTS} restarts, {} requests, {} failed {:?}, longest {:.1?}, in {:.1?}",
+            "{kind}: {} restarts, {} requests, {} failed {:?}, longest {:.1?}, in {:.1?}",
+            restarts_or(RESTARTS),
             ledger.requests(),
             ledger.failures(),
             ledger.failed,

@@ -9,7 +9,7 @@ use std::ops::Deref;
 
 use super::shard::Shard;
 use super::{Gate, State};
-use crate::in_flight::lasting::Lasting;
+use crate::in_flight::gauge::Gauge;
 use crate::in_flight::milestones::Milestones;
 #[cfg(not(tower_lifecycle_loom))]
 use crate::sync::lock;
@@ -92,7 +92,8 @@ impl Gate {
             openings: AtomicU64::new(0),
             idles: AtomicU64::new(0),
             milestones: Milestones::new(0),
-            lasting: Lasting::default(),
+            upgrades: Gauge::default(),
+            streams: Gauge::default(),
         }));
         gate.all_shards().for_each(|shard| shard.set_gate(gate));
         gate
@@ -133,7 +134,8 @@ impl Gate {
         // pairs with the Acquire in `scan`, as in `unpause`.
         self.openings.fetch_add(1, Ordering::Release);
         self.idles.store(0, Ordering::Relaxed);
-        self.lasting.reset();
+        self.upgrades.reset();
+        self.streams.reset();
         self.milestones.reset();
         let used = mem::take(&mut *state);
         drop(state);

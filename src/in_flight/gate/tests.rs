@@ -394,6 +394,8 @@ mod unit {
         let late = shard.enter_late().expect("it is served");
         gate.force();
         late.note_aborted();
+        gate.upgrades.increment();
+        gate.streams.increment();
         shard.leave();
         drop(gate);
         late.leave();
@@ -410,6 +412,7 @@ mod unit {
         assert_eq!((counts, gate.arrivals()), ([0; 4], (0, 0)));
         assert!(gate.all_shards().all(|shard| shard.phase() & !CLOSED == 0));
         assert_eq!((gate.idles(), gate.common::<u8>()), (0, None));
+        assert_eq!((gate.upgrades.now(), gate.streams.now()), (0, 0));
         assert!(shard.enter(|| ()) && !gate.late.enter(|| ()));
         assert!(gate.pause() && gate.unpause());
         shard.leave();

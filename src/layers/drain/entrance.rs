@@ -4,9 +4,8 @@ use std::mem;
 use std::task::{Context, Poll};
 
 use crate::in_flight::{Entry, Slot, arrivals, interest};
-use crate::layers::admission::DrainHandle;
 use crate::layers::facts::Facts;
-use crate::layers::options::Options;
+use crate::layers::options::{DrainHandle, Options};
 use crate::log::tell_here;
 
 /// The admission state of one service. A clone starts afresh: it takes over neither the readiness of

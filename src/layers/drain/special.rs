@@ -8,10 +8,10 @@ use super::unread::Refused;
 use super::{ResponseFuture, unread};
 use crate::error::ShuttingDown;
 use crate::in_flight::{Entry, Remembered};
-use crate::layers::admission::DrainHandle;
 use crate::layers::body::Lasting;
 use crate::layers::facts::Facts;
 use crate::layers::long_lived::FinalFrame;
+use crate::layers::options::DrainHandle;
 use crate::layers::reject;
 use crate::layers::upgrade::UpgradeGuard;
 

@@ -14,9 +14,9 @@ use tokio::runtime::Handle;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::in_flight::{Slot, interest};
-use crate::layers::admission::DrainHandle;
 use crate::layers::facts::Facts;
 use crate::layers::linger::{LEAST, Limits, SILENCE};
+use crate::layers::options::DrainHandle;
 use crate::panic;
 use crate::sync::{Mutex, PoisonError};
 

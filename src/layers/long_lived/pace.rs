@@ -6,7 +6,6 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{LongLived, Name};
-use crate::in_flight::Lasts;
 use crate::log::{millis, tell_here};
 use crate::shutdown::Core;
 use crate::sync::{Arc, AtomicUsize, Mutex, Ordering, Weak, lock};
@@ -130,7 +129,7 @@ impl Member {
         // Relaxed, as the load in `Class::take_turn`: only a count.
         class.alive.fetch_add(1, Ordering::Relaxed);
         if let Some(core) = class.core.upgrade() {
-            core.gate.lasting.begin(Lasts::Stream);
+            core.gate.streams.increment();
         }
         Self(class)
     }
@@ -145,7 +144,7 @@ impl Drop for Member {
         // Relaxed, as the load in `Class::take_turn`: only a count.
         self.0.alive.fetch_sub(1, Ordering::Relaxed);
         if let Some(core) = self.0.core.upgrade() {
-            core.gate.lasting.end(Lasts::Stream);
+            core.gate.streams.decrement();
         }
     }
 }

@@ -70,7 +70,7 @@ async fn who_waited_before_the_pause_is_not_told_of_a_shutdown() {
 /// Readiness depends on `is_paused`, and is red no later than the first refusal.
 #[test]
 fn a_pause_shows_no_later_than_its_first_refusal_and_no_longer_than_its_last() {
-    const ROUNDS: u64 = 5_000;
+    const ROUNDS: u64 = 20_000;
     let ctl = ShutdownController::new();
     let (refused, admitted) = (AtomicU64::new(0), AtomicU64::new(0));
     thread::scope(|scope| {

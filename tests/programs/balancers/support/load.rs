@@ -30,7 +30,16 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Returns the number of requests that `TOWER_LIFECYCLE_TEST_REQUESTS` asks for, or else `default`.
 pub fn requests_or(default: u64) -> u64 {
-    std::env::var("TOWER_LIFECYCLE_TEST_REQUESTS").map_or(default, |number| number.parse().unwrap())
+    number("TOWER_LIFECYCLE_TEST_REQUESTS", default)
+}
+
+/// The same for restarts, by `TOWER_LIFECYCLE_TEST_RESTARTS`.
+pub fn restarts_or(default: u64) -> u64 {
+    number("TOWER_LIFECYCLE_TEST_RESTARTS", default)
+}
+
+fn number(variable: &str, default: u64) -> u64 {
+    std::env::var(variable).map_or(default, |number| number.parse().unwrap())
 }
 
 /// Clients that send one request after another, each on a connection that it reuses.

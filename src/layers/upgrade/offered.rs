@@ -1,29 +1,14 @@
-//! What a layer keeps for its services, and upgrades that are offered to requests.
+//! The upgrades that are offered to requests, and the state of those that are accepted.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex as StdMutex, MutexGuard};
 
-use http::Request;
-
-use super::cut_event::tell_by_name;
-use super::facts::Facts;
-use super::options::Options;
-use crate::in_flight::{Entry, Lasts, LayerHandle, Lease, Listed, Shard, thread_index};
+use crate::in_flight::{Entry, Lease, Listed, Shard, thread_index};
+use crate::layers::cut_event::tell_by_name;
 use crate::sync::{Arc, AtomicBool, Mutex, Ordering, PoisonError, Weak, lock};
 
-/// The handle of a [`DrainLayer`](crate::DrainLayer) service to its shard.
-pub(crate) type DrainHandle = LayerHandle<LayerOptions>;
-
-/// What a [`DrainLayer`](crate::DrainLayer) keeps for its services.
-#[derive(Clone)]
-pub(crate) struct LayerOptions {
-    pub(crate) options: Arc<Options>,
-    /// The facts that hold for every request of the layer.
-    facts: Facts,
-}
-
 /// The state that all clones of an [`UpgradeGuard`](crate::UpgradeGuard) share.
-pub(crate) struct Upgrade {
+pub(super) struct Upgrade {
     shard: &'static Shard,
     /// Set if the request has a name. Before the entry, so that it is off the list first.
     listed: Mutex<Option<Listed>>,
@@ -51,23 +36,6 @@ struct Offered {
 
 const TABLES: usize = 16;
 static OFFERS: [Offers; TABLES] = [const { Offers::new() }; TABLES];
-
-// ===== impl LayerOptions =====
-
-impl LayerOptions {
-    pub(super) fn new(options: &Arc<Options>) -> Self {
-        Self {
-            options: Arc::clone(options),
-            facts: Facts::of_layer(options.long_lived.number(), options.long_lived.have_paths()),
-        }
-    }
-
-    /// Returns the facts about an admitted request that its response needs.
-    #[inline(always)]
-    pub(super) fn facts_of<T>(&self, request: &Request<T>) -> Facts {
-        Facts::of(request).and(self.facts)
-    }
-}
 
 // ===== impl Upgrade =====
 
@@ -119,7 +87,7 @@ impl Upgrade {
         // The task that served the request may end long before the connection.
         entry.deregister();
         if let Some(shard) = entry.shard() {
-            shard.gate().lasting.begin(Lasts::Upgrade);
+            shard.gate().upgrades.increment();
         }
         *lock(&self.entry) = Some(entry);
     }
@@ -156,7 +124,7 @@ impl Drop for Upgrade {
             }
         }
         if let Some(shard) = lock(&self.entry).as_ref().and_then(Entry::shard) {
-            shard.gate().lasting.end(Lasts::Upgrade);
+            shard.gate().upgrades.decrement();
         }
     }
 }
