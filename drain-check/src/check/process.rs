@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -19,7 +19,10 @@ use crate::check::error::Error;
 /// How many lines of output are kept for an error message.
 const LINES: usize = 12;
 
-/// A server that runs. It is killed when it is dropped.
+/// How long a drop waits for the end of a killed process.
+const KILLED_WITHIN: Duration = Duration::from_secs(1);
+
+/// A server that runs. It is killed when it is dropped, and its port is free after that.
 #[derive(Debug)]
 pub struct Process {
     child: Child,
@@ -51,7 +54,6 @@ impl Process {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
-            .kill_on_drop(true)
             .spawn()
             .map_err(|source| Error::Start { program, source })?;
         let output = Output::default();
@@ -118,6 +120,12 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         self.readers.iter().for_each(JoinHandle::abort);
+        // The kernel ends it soon, but not before the signal is sent.
+        let deadline = Instant::now() + KILLED_WITHIN;
+        let _ = self.child.start_kill();
+        while self.ended().is_none() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 }
 

@@ -83,7 +83,11 @@ async fn run(options: &Options) -> Result<Report, Error> {
     let ledger = Ledger::default();
     progress.show(&ledger);
     let target = balancer_address.map_or(direct, |address| Target::of(vec![address], true));
-    let mut job = Job::new(target, &ledger).answer_within(options.answer_within);
+    // At least a third of the load, so that connections are open and requests under way.
+    let shortest = options.load / 3;
+    let mut job = Job::new(target, &ledger)
+        .answer_within(options.answer_within)
+        .spread(shortest / 2);
     for (path, expected) in expected {
         job = job.expect(path, expected);
     }
@@ -92,8 +96,6 @@ async fn run(options: &Options) -> Result<Report, Error> {
     let mut restarts = Vec::new();
     for round in 1..=options.rounds() {
         for instance in 0..fleet.instances.len() {
-            // At least a third of it, so that connections are open and requests under way.
-            let shortest = options.load / 3;
             let time = shortest + random.up_to(options.load - shortest);
             sleep(Balancer::settles_within(options.via) + time).await;
             fleet.check().await?;

@@ -14,6 +14,7 @@ mod wire;
 
 use std::collections::HashMap;
 use std::convert::Infallible;
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -66,6 +67,8 @@ pub struct Job {
     ledger: Ledger,
     answer_within: Duration,
     pause: Duration,
+    /// Within what time the clients begin.
+    spread: Duration,
 }
 
 /// A proper answer.
@@ -105,6 +108,7 @@ impl Job {
             ledger: ledger.clone(),
             answer_within: ANSWER_WITHIN,
             pause: PAUSE,
+            spread: Duration::ZERO,
         }
     }
 
@@ -126,6 +130,16 @@ impl Job {
     #[must_use]
     pub fn pause(mut self, time: Duration) -> Self {
         self.pause = time;
+        self
+    }
+
+    /// Sets within what time the clients begin, each at a random moment. The default is zero.
+    ///
+    /// Clients that begin at once send their requests to a slow server in step. A signal then meets all of
+    /// them in the same moment of their requests.
+    #[must_use]
+    pub fn spread(mut self, time: Duration) -> Self {
+        self.spread = time;
         self
     }
 }
@@ -203,7 +217,7 @@ impl Load {
     pub fn http1(&mut self, count: usize, ask: &Ask) {
         for _ in 0..count {
             let client = self.client(Sender::Http1, ask);
-            self.clients.spawn(http1::run(client));
+            self.spawn(client, http1::run);
         }
     }
 
@@ -219,7 +233,8 @@ impl Load {
                 shared = http2::Shared::default();
             }
             let client = self.client(Sender::Http2, ask);
-            self.clients.spawn(http2::run(client, shared.clone()));
+            let shared = shared.clone();
+            self.spawn(client, |client| http2::run(client, shared));
         }
     }
 
@@ -228,7 +243,7 @@ impl Load {
     pub(crate) fn pooled(&mut self, sender: Sender, count: usize, ask: &Ask) {
         for _ in 0..count {
             let client = self.client(sender, ask);
-            self.clients.spawn(pooled::run(client));
+            self.spawn(client, pooled::run);
         }
     }
 
@@ -241,7 +256,7 @@ impl Load {
         };
         for _ in 0..count {
             let client = self.client(Sender::WebSocket, &ask);
-            self.clients.spawn(websocket::run(client));
+            self.spawn(client, websocket::run);
         }
     }
 
@@ -258,6 +273,17 @@ impl Load {
             turn: usize::from(self.number as u16),
             backoff: BACKOFF[0],
         }
+    }
+
+    fn spawn<F>(&mut self, mut client: Client, run: impl FnOnce(Client) -> F + Send + 'static)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let first_pause = self.random.up_to(self.job.spread);
+        self.clients.spawn(async move {
+            client.wait(first_pause).await;
+            run(client).await;
+        });
     }
 
     /// Waits until each client has the answer to its last request.
@@ -338,7 +364,12 @@ impl Client {
             self.backoff = BACKOFF[0];
             self.random.up_to(self.job.pause)
         };
-        let _ = timeout(pause, ended(&mut self.end)).await;
+        self.wait(pause).await;
+    }
+
+    /// Waits this long, or until the load ends.
+    async fn wait(&mut self, time: Duration) {
+        let _ = timeout(time, ended(&mut self.end)).await;
     }
 
     /// Connects to the first address that accepts, and notes those that do not.
@@ -386,4 +417,40 @@ fn slow_body() -> Body {
     });
     // `BoxBody` must be `Sync`, which the sleep is.
     StreamBody::new(chunks).boxed()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, TcpListener};
+
+    use super::*;
+
+    /// Returns when each of twenty clients began, with nobody to answer them.
+    async fn beginnings(spread: Duration) -> Vec<Duration> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+        let address = listener.local_addr().expect("an address");
+        drop(listener);
+        let ledger = Ledger::default();
+        let job = Job::new(Target::of(vec![address], false), &ledger).spread(spread);
+        let mut load = Load::new(job, 1);
+        load.http1(20, &Ask::get(["/"]));
+        sleep(Duration::from_millis(500)).await;
+        load.end().await;
+        let entries = ledger.take();
+        let first = |client| {
+            let of_client = entries.iter().filter(|entry| entry.client == client);
+            of_client.map(|entry| entry.began).min()
+        };
+        (0..20).filter_map(first).collect()
+    }
+
+    #[tokio::test]
+    async fn clients_begin_at_random_moments_of_the_spread() {
+        let spread = Duration::from_millis(400);
+        let began = beginnings(spread).await;
+        assert_eq!(began.len(), 20);
+        let in_the = |half: std::ops::Range<Duration>| began.iter().any(|at| half.contains(at));
+        assert!(in_the(Duration::ZERO..spread / 2), "{began:?}");
+        assert!(in_the(spread / 2..2 * spread), "{began:?}");
+    }
 }
