@@ -18,6 +18,7 @@ use tower_lifecycle::{
     ShutdownReason, Startup,
 };
 
+use crate::support::loopback::loopback;
 use crate::support::shutdown::{Dropped, ms, shut_down};
 
 const MANUAL: ShutdownReason = ShutdownReason::Manual;
@@ -44,7 +45,7 @@ fn answer(code: &str, status: &str) -> (String, String) {
 }
 
 async fn bound() -> (TcpListener, SocketAddr) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listener = TcpListener::bind(loopback()).await.unwrap();
     let address = listener.local_addr().unwrap();
     (listener, address)
 }

@@ -643,15 +643,17 @@ async fn a_force_is_in_the_report_in_whatever_state_it_came() {
 #[tokio::test(start_paused = true)]
 async fn more_phases_than_milliseconds_keep_the_deadline() {
     // In sequence each would take a timer tick, which is a millisecond.
-    const PHASES: u16 = 1_000;
+    // Few enough for a busy machine: 50 ms of real time after the deadline, the shutdown is given up.
+    const PHASES: u16 = 100;
     let ctl = controller(taking(ms(20)));
     for n in 0..PHASES {
         ctl.add_hook(Hook::new(n.to_string(), |_| pending()).phase(n.into()))
             .unwrap();
     }
     let report = ctl.shutdown(MANUAL).await;
-    assert!(report.duration() < ms(500), "{:?}", report.duration());
-    assert!(hook_outcomes(&report).iter().all(|o| o == "timed out"));
+    assert!(report.duration() < ms(60), "{:?}", report.duration());
+    let outcomes = hook_outcomes(&report);
+    assert_eq!(outcomes, vec!["timed out"; PHASES.into()]);
 }
 
 #[tokio::test(start_paused = true)]

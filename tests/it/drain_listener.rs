@@ -20,6 +20,7 @@ use tower_lifecycle::{
     ShutdownReport,
 };
 
+use crate::support::loopback::loopback;
 use crate::support::shutdown::ms;
 
 /// A listener without sockets. The channel is its backlog.
@@ -228,7 +229,7 @@ async fn connect_info_works_by_way_of_tap_io() {
     let ctl = ShutdownController::new();
     let peer = |ConnectInfo(peer): ConnectInfo<SocketAddr>| async move { peer.to_string() };
     let app = Router::new().route("/", get(peer));
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listener = TcpListener::bind(loopback()).await.unwrap();
     let address = listener.local_addr().unwrap();
     let listener = DrainListener::new(listener, &ctl);
     let stop = listener.graceful_shutdown();

@@ -29,6 +29,8 @@ use tower_lifecycle::{
 };
 use tower_test::mock::{self, Mock, Spawn};
 
+use crate::support::loopback::loopback;
+
 type Answer = Response<Full<Bytes>>;
 type MockService = Mock<Request<&'static str>, Answer>;
 type Handle = mock::Handle<Request<&'static str>, Answer>;
@@ -589,7 +591,7 @@ async fn over_a_socket_probes_are_answered_in_front_of_a_service_that_is_never_r
         .service(NeverReady {
             asked: Arc::clone(&asked),
         });
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listener = TcpListener::bind(loopback()).await.unwrap();
     let address = listener.local_addr().unwrap();
     let server = tokio::spawn(async move {
         loop {

@@ -22,6 +22,8 @@ use tower_lifecycle::{
     ShutdownReason,
 };
 
+#[cfg(feature = "http2")]
+use crate::support::loopback::loopback;
 use crate::support::shutdown::{controller, ms, settle};
 
 const MANUAL: ShutdownReason = ShutdownReason::Manual;
@@ -492,7 +494,7 @@ async fn a_limit_around_a_router_serves_what_was_received_before_the_trigger() {
         .layer(DrainLayer::new(ctl.clone()))
         .concurrency_limit(2)
         .service(Router::<()>::new().fallback_service(service_fn(handle)));
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listener = tokio::net::TcpListener::bind(loopback()).await.unwrap();
     let url = format!("http://{}/400", listener.local_addr().unwrap());
     let server = tower_lifecycle::serve(listener, app, ctl.clone()).into_future();
     let server = tokio::spawn(server);

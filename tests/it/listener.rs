@@ -23,6 +23,7 @@ use tower_lifecycle::{
     DrainLayer, ShutdownConfig, ShutdownController, ShutdownReason, ShutdownReport,
 };
 
+use crate::support::loopback::loopback;
 use crate::support::sockets::{Event, Held, in_time};
 
 const IN_THE_BACKLOG: usize = 100;
@@ -190,7 +191,7 @@ impl Server {
         let thread = std::thread::spawn(move || {
             let runtime = Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
-                let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+                let listener = TcpListener::bind(loopback()).await.unwrap();
                 let address = listener.local_addr().unwrap();
                 if way == Way::DrainListener {
                     let listener = DrainListener::new(listener, &ctl);

@@ -29,6 +29,7 @@ use crate::support::layers::{
     App, Handler, Script, Stage, Step, app, dropped_first, frame, send, text,
 };
 use crate::support::log::Lines;
+use crate::support::loopback::loopback;
 use crate::support::shutdown::settle;
 use crate::support::sockets::{Server, client, in_time, with_each_server_and_protocol};
 
@@ -791,7 +792,7 @@ async fn serve_grpc(
     std::net::SocketAddr,
     JoinHandle<tower_lifecycle::ShutdownReport>,
 ) {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listener = tokio::net::TcpListener::bind(loopback()).await.unwrap();
     let address = listener.local_addr().unwrap();
     let layer = DrainLayer::new(ctl.clone()).long_lived(LongLived::path(WATCH));
     let server = axum::serve(listener, app.layer(layer));

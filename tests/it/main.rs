@@ -15,6 +15,7 @@ mod support {
     #[cfg(feature = "http2")]
     pub mod ledger;
     pub mod log;
+    pub mod loopback;
     pub mod panics;
     pub mod runtime;
     #[cfg(feature = "http2")]

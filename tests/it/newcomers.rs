@@ -11,6 +11,8 @@ use tokio::net::TcpListener;
 use tokio::task::{JoinSet, yield_now};
 use tower_lifecycle::{DrainLayer, ShutdownController, ShutdownReason, serve};
 
+use crate::support::loopback::loopback;
+
 const ROUNDS: usize = 20;
 const CLIENTS: usize = 16;
 /// Less than the second after which a client retransmits.
@@ -37,7 +39,7 @@ async fn no_client_is_reset_that_connects_as_the_listener_closes() {
             .route("/", get(async || "served"))
             .layer(DrainLayer::new(ctl.clone()))
             .with_state(());
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = TcpListener::bind(loopback()).await.unwrap();
         let address = listener.local_addr().unwrap();
         let server = tokio::spawn(serve(listener, app, ctl.clone()).into_future());
         let clients = [(); CLIENTS].map(|()| std::thread::spawn(move || until_refused(address)));

@@ -31,6 +31,7 @@ use tower_lifecycle::layers::Drain;
 use tower_lifecycle::layers::DrainFuture;
 use tower_lifecycle::{DrainLayer, ShutdownConfig, ShutdownController, ShutdownReason};
 
+use crate::support::loopback::loopback;
 use crate::support::sockets::{Kind, Protocol, Server, client, eventually, in_time};
 
 const PAUSED: &str = r#"{"error":"service is paused"}"#;
@@ -51,7 +52,7 @@ async fn axum(ctl: &ShutdownController) -> SocketAddr {
     let app = Router::new()
         .route("/", post(|_: Bytes| async { "uploaded" }))
         .layer(DrainLayer::new(ctl.clone()));
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listener = TcpListener::bind(loopback()).await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async { axum::serve(listener, app).await });
     address

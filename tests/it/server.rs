@@ -37,6 +37,7 @@ use tower_lifecycle::{
     DrainLayer, LifecycleState, ShutdownConfig, ShutdownController, ShutdownReason, serve,
 };
 
+use crate::support::loopback::loopback;
 use crate::support::server::{
     self, Alive, Answer, BIG, CUT, Connector, DATA, END_STREAM, Event, Frame, GOAWAY, HEADERS,
     Http1, Http2, PING, PREFACE, REFUSED, RST_STREAM, SETTINGS, Server, Watched, assert_at, big,

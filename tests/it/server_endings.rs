@@ -22,6 +22,7 @@ use tower_lifecycle::{
     DrainLayer, ShutdownConfig, ShutdownController, ShutdownReason, ShutdownReport, serve,
 };
 
+use crate::support::loopback::loopback;
 use crate::support::server::{self, Frame, HEADERS, Http1, Http2, PREFACE, in_time, pipes, start};
 
 const MS: Duration = Duration::from_millis(1);
@@ -267,7 +268,7 @@ fn upload(address: SocketAddr, head: &str) -> io::Result<String> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_asks_for_an_upgrade_with_an_upload_gets_its_early_answer_and_no_reset() {
     let ctl = ShutdownController::new();
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listener = TcpListener::bind(loopback()).await.unwrap();
     let address = listener.local_addr().unwrap();
     let server = tokio::spawn(serve(listener, app(&ctl), ctl.clone()).into_future());
     let plain = "host: test\r\n";

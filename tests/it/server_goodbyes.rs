@@ -16,6 +16,7 @@ use tower_lifecycle::{
     DrainLayer, LifecycleState, ShutdownConfig, ShutdownController, ShutdownReason, serve,
 };
 
+use crate::support::loopback::loopback;
 use crate::support::server::{
     Event, Frame, GOAWAY, HEADERS, Http2, REFUSED, Server, assert_at, in_time, start, trigger,
 };
@@ -349,7 +350,7 @@ async fn no_goodbye_overtakes_an_answer() {
     for round in 0..10 {
         let config = ShutdownConfig::default().lame_duck(Duration::from_millis(round % 2 * 40));
         let ctl = controller(config);
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = TcpListener::bind(loopback()).await.unwrap();
         let address = listener.local_addr().unwrap();
         let count = Arc::new(AtomicU32::new(0));
         let entered = Arc::clone(&count);

@@ -12,6 +12,7 @@ use tower_lifecycle::{
 };
 
 use crate::support::grpc::{Echo, EchoClient};
+use crate::support::loopback::loopback;
 use crate::support::sockets::in_time;
 
 const CALLERS: u64 = 32;
@@ -53,7 +54,7 @@ async fn call_until(client: EchoClient, end: Instant, pause: Duration) -> Ledger
 }
 
 async fn round(connections: u64, lame_duck: Duration, pause: Duration) -> Ledger {
-    let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let socket = std::net::TcpListener::bind(loopback()).unwrap();
     socket.set_nonblocking(true).unwrap();
     let address = socket.local_addr().unwrap();
     let listener = |socket: &std::net::TcpListener| {

@@ -9,13 +9,14 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tower_lifecycle::{DrainLayer, ShutdownController, ShutdownReason, ShutdownReport, serve};
 
+use crate::support::loopback::loopback;
 use crate::support::sockets::in_time;
 
 async fn start(ctl: &ShutdownController) -> (SocketAddr, JoinHandle<ShutdownReport>) {
     let app = Router::new()
         .route("/", get(|| async { "hello" }))
         .layer(DrainLayer::new(ctl.clone()));
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listener = TcpListener::bind(loopback()).await.unwrap();
     let address = listener.local_addr().unwrap();
     let server = tokio::spawn(serve(listener, app, ctl.clone()).into_future());
     (address, server)

@@ -15,6 +15,7 @@ use tower_lifecycle::{
     DrainLayer, LifecycleState, ShutdownConfig, ShutdownController, ShutdownReason,
 };
 
+use crate::support::loopback::loopback;
 use crate::support::server::{
     Alive, Connector, Event, Frame, GOAWAY, HEADERS, Http1, Http2, Server, assert_at, in_time,
     start_with, trigger,

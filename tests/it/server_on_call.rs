@@ -40,6 +40,7 @@ use tower_lifecycle::{
     DrainLayer, ShutdownConfig, ShutdownController, ShutdownReason, ShutdownReport, serve,
 };
 
+use crate::support::loopback::loopback;
 use crate::support::runtime::threads;
 use crate::support::shutdown::ms;
 
@@ -103,7 +104,7 @@ async fn a_watched_connection_that_is_left_is_reported_as_abandoned() {
 async fn tiny_totals_are_kept() {
     for total in [1, 2, 5, 20, 50] {
         let ctl = within(total);
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = TcpListener::bind(loopback()).await.unwrap();
         let address = listener.local_addr().unwrap();
         let server = tokio::spawn(serve(listener, app(&ctl), ctl.clone()).into_future());
         let mut clients = Vec::new();

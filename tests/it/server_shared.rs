@@ -15,6 +15,7 @@ use tower_lifecycle::{
     serve,
 };
 
+use crate::support::loopback::loopback;
 use crate::support::server::{Http1, in_time};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -38,7 +39,7 @@ fn start(
 
 /// Two listeners on one socket, as a process and its successor have them.
 fn one_socket() -> (TcpListener, TcpListener) {
-    let first = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let first = std::net::TcpListener::bind(loopback()).unwrap();
     first.set_nonblocking(true).unwrap();
     let second = first.try_clone().unwrap();
     (
@@ -130,15 +131,15 @@ async fn a_shared_socket_is_accepted_from_again_after_resume() {
 /// `shared` is not for this: each has its own backlog, which its server serves before it closes.
 #[tokio::test]
 async fn sockets_that_share_a_port_serve_their_own_backlogs() {
-    let bind = |address: &str| {
+    let bind = |address: SocketAddr| {
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_reuseport(true).unwrap();
-        socket.bind(address.parse().unwrap()).unwrap();
+        socket.bind(address).unwrap();
         socket.listen(1024).unwrap()
     };
-    let first = bind("127.0.0.1:0");
+    let first = bind(loopback());
     let address = first.local_addr().unwrap();
-    let second = bind(&address.to_string());
+    let second = bind(address);
     let (old, new) = (ShutdownController::new(), ShutdownController::new());
     let server = start(first, &old, "served", false);
     let successor = start(second, &new, "served", false);

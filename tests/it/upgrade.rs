@@ -37,6 +37,7 @@ use tower_lifecycle::{
 
 use self::tunnels::{drain_tunnel, serve_tunnel};
 use crate::support::layers::{Broken, Script, Stage, Step, app, dropped_first, frame, send, text};
+use crate::support::loopback::loopback;
 use crate::support::shutdown::settle;
 use crate::support::sockets::{Event, Kind, Server, in_time};
 

@@ -19,6 +19,8 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 use tower_lifecycle::{DrainLayer, ShutdownController, ShutdownReason, ShutdownReport};
 
+use crate::support::loopback::loopback;
+
 /// More than the buffers of two sockets hold.
 const LARGE: usize = 16 * 1024 * 1024;
 /// More than an HTTP/2 stream's window.
@@ -59,7 +61,7 @@ async fn serve(
     protocol: Protocol,
     app: Router,
 ) -> (SocketAddr, JoinHandle<ShutdownReport>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listener = TcpListener::bind(loopback()).await.unwrap();
     let address = listener.local_addr().unwrap();
     let (watcher, mut stop) = (ctl.clone(), ctl.stop_accepting());
     let accept_loop = async move {

@@ -10,6 +10,8 @@ use axum::routing::get;
 use tokio::net::TcpListener;
 use tower_lifecycle::{DrainLayer, ShutdownController, ShutdownReason, serve};
 
+use crate::support::loopback::loopback;
+
 /// The child process of the next test.
 #[test]
 #[ignore = "not a test of its own"]
@@ -18,7 +20,7 @@ fn a_server_that_runs_out_of_file_descriptors() {
     let runtime = { runtime }.enable_all().build().unwrap();
     let report = runtime.block_on(async {
         let ctl = ShutdownController::new();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = TcpListener::bind(loopback()).await.unwrap();
         println!("address={}", listener.local_addr().unwrap());
         let stop = ctl.clone();
         let stop = get(async move || stop.trigger(ShutdownReason::Manual).to_string());

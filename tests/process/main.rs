@@ -9,6 +9,7 @@
 mod support {
     #[cfg(all(target_os = "linux", feature = "persist", feature = "signal"))]
     pub mod log;
+    pub mod loopback;
     #[cfg(all(unix, feature = "signal"))]
     pub mod shutdown;
     #[cfg(all(unix, feature = "signal"))]

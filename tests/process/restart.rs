@@ -26,6 +26,8 @@ use tower_lifecycle::{DrainLayer, ShutdownConfig, ShutdownController, serve};
 
 use crate::end_after;
 
+use crate::support::loopback::loopback;
+
 /// The folder of a service. The file `role` in it says what the next process does.
 const FOLDER: &str = "TOWER_LIFECYCLE_RESTART_FOLDER";
 /// Set by a new version of the program.
@@ -90,7 +92,7 @@ async fn run(folder: &Path, role: &Role) {
     ctl.listen_for_signals().unwrap();
     ctl.notify_systemd().unwrap();
     let tcp = inherited.tcp("http").unwrap();
-    let tcp = tcp.or_bind("127.0.0.1:0").await.unwrap();
+    let tcp = tcp.or_bind(loopback()).await.unwrap();
     let unix = inherited.unix("local").unwrap();
     let unix = unix.or_bind(folder.join("socket")).await.unwrap();
     let limit = Duration::from_millis(role.number("limit").unwrap_or(10_000));

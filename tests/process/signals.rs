@@ -22,6 +22,7 @@ use tower_lifecycle::{
     DrainLayer, ShutdownConfig, ShutdownController, ShutdownReason, ShutdownReport,
 };
 
+use crate::support::loopback::loopback;
 use crate::support::sockets::{Event, Held, Protocol, client, in_time};
 
 /// Tells the child what to do.
@@ -507,7 +508,7 @@ fn serve(ctl: ShutdownController, runtime: &Runtime) -> ShutdownReport {
             drained.await;
             eprintln!("drained");
         });
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = TcpListener::bind(loopback()).await.unwrap();
         eprintln!("ready {}", listener.local_addr().unwrap());
         let server = axum::serve(listener, app(&ctl));
         ctl.run(server.with_graceful_shutdown(ctl.stop_accepting()))

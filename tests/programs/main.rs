@@ -9,6 +9,7 @@
 mod support {
     #[cfg(feature = "http2")]
     pub mod ledger;
+    pub mod loopback;
     pub mod sockets;
 }
 

@@ -34,6 +34,8 @@ use tower_lifecycle::{
     ShutdownReport, UpgradeGuard, serve,
 };
 
+use crate::support::loopback::loopback;
+
 #[global_allocator]
 static ALLOCATOR: PeakAlloc = PeakAlloc;
 
@@ -309,7 +311,7 @@ async fn cycle(chance: &mut Chance, clients: &Handle, counts: &Arc<Counts>) -> C
         .cleanup_reserve(ms(500));
     let ctl = ShutdownController::with_config(config).unwrap();
     add_hooks(&ctl);
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listener = TcpListener::bind(loopback()).await.unwrap();
     let address = listener.local_addr().unwrap();
     let server = tokio::spawn(serve(listener, app(&ctl, counts), ctl.clone()).into_future());
 

@@ -7,6 +7,7 @@
 
 #[path = "../support"]
 mod support {
+    pub mod loopback;
     #[allow(dead_code)] // Only a part of it is used here.
     pub mod server;
 }

@@ -29,6 +29,7 @@ use tonic_prost::ProstCodec;
 use tower::{Service, service_fn};
 use tower_lifecycle::{DrainLayer, ShutdownController, ShutdownReport};
 
+use crate::support::loopback::loopback;
 use crate::support::sockets::{Event, in_time};
 
 const UNARY: &str = "/test.Echo/Unary";
@@ -225,7 +226,7 @@ impl Server {
         routes: Routes,
         layer: DrainLayer,
     ) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
+        let listener = TcpListener::bind(loopback()).await.expect("loopback");
         let address = listener.local_addr().expect("bound");
         let plain = routes.clone().into_axum_router();
         let app = plain.clone().layer(layer.clone());

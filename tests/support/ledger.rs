@@ -30,6 +30,8 @@ use tower_lifecycle::{
     DrainLayer, ShutdownConfig, ShutdownController, ShutdownReport, UpgradeGuard, serve,
 };
 
+use crate::support::loopback::loopback;
+
 /// The body of a refusal response.
 pub const REFUSED: &str = r#"{"error":"service is shutting down"}"#;
 pub const STREAM_SIZE: usize = 1 << 20;
@@ -89,7 +91,7 @@ impl Service {
             .route("/echo", any(echo))
             .with_state(Arc::clone(&pieces));
         let drains = app.clone().layer(DrainLayer::new(ctl.clone()));
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = TcpListener::bind(loopback()).await.unwrap();
         let address = listener.local_addr().unwrap();
         let run = match kind {
             Kind::Ours => tokio::spawn(serve(listener, drains, ctl.clone()).into_future()),

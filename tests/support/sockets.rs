@@ -26,6 +26,8 @@ use tower::{Layer, Service};
 use tower_lifecycle::layers::ResponseBody;
 use tower_lifecycle::{DrainLayer, ShutdownController, ShutdownReport};
 
+use crate::support::loopback::loopback;
+
 /// The time limit of a step.
 pub const TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -145,7 +147,7 @@ pub struct Server {
 
 impl Server {
     pub async fn start(kind: Kind, ctl: &ShutdownController, app: Router) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = TcpListener::bind(loopback()).await.unwrap();
         let address = listener.local_addr().unwrap();
         let layer = DrainLayer::new(ctl.clone());
         let stop = ctl.stop_accepting();

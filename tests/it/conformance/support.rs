@@ -29,6 +29,8 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tower_lifecycle::{DrainLayer, ShutdownConfig, ShutdownController, ShutdownReport, serve};
 
+use crate::support::loopback::loopback;
+
 /// How long a server may be silent before it is considered idle. Only a script that does not behave
 /// as its row says waits this long.
 pub const QUIET: Duration = Duration::from_secs(5);
@@ -362,7 +364,7 @@ impl Server {
         let handled = Arc::<AtomicU64>::default();
         let release = Arc::new(Semaphore::new(0));
         let app = app(&handled, &release);
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = TcpListener::bind(loopback()).await.unwrap();
         let address = listener.local_addr().unwrap();
         let run = match kind {
             Kind::Serve => {

@@ -145,7 +145,7 @@ async fn a_forced_server_on_sockets_leaves_nothing_behind_in_time() {
     let total = 1600 * MS;
     let config = ShutdownConfig::default().shutdown_timeout(total);
     let (ctl, remains) = (controller(config), Remains::default());
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listener = TcpListener::bind(loopback()).await.unwrap();
     let address = listener.local_addr().unwrap();
     let sockets = remains.sockets.clone();
     let server = serve(listener, remains.app(&ctl), ctl.clone()).handshake(move |io| {

@@ -30,7 +30,7 @@ async fn an_idle_connection_is_closed_when_refusing_is_over() {
 #[tokio::test]
 async fn an_idle_socket_is_closed_and_not_reset() {
     let ctl = ShutdownController::new();
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listener = TcpListener::bind(loopback()).await.unwrap();
     let address = listener.local_addr().unwrap();
     let server = tokio::spawn(serve(listener, app(&ctl), ctl.clone()).into_future());
     let mut clients = Vec::new();

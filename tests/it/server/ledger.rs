@@ -108,7 +108,7 @@ async fn no_request_is_lost_when_a_server_under_load_is_shut_down() {
             0 => config.refuse_for(REFUSE_FOR),
             _ => config.refuse_for(REFUSE_FOR).lame_duck(100 * MS),
         });
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = TcpListener::bind(loopback()).await.unwrap();
         let address = listener.local_addr().unwrap();
         let server = tokio::spawn(serve(listener, app(&ctl), ctl.clone()).into_future());
         let mut clients = tokio::task::JoinSet::new();

@@ -27,7 +27,7 @@ fn whoever_waits_in_the_backlog_is_answered() {
             let runtime = tokio::runtime::Builder::new_current_thread();
             let runtime = { runtime }.enable_all().build().unwrap();
             runtime.block_on(async {
-                let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+                let listener = TcpListener::bind(loopback()).await.unwrap();
                 tell.send(listener.local_addr().unwrap()).unwrap();
                 serve(listener, app, ctl).await
             })

@@ -7,7 +7,7 @@ const UPLOAD: usize = 8 << 20;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_uploads_before_it_reads_gets_the_refusal_and_no_reset() {
     let ctl = refusing();
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listener = TcpListener::bind(loopback()).await.unwrap();
     let address = listener.local_addr().unwrap();
     let server = tokio::spawn(serve(listener, app(&ctl), ctl.clone()).into_future());
     let working = ctl.track();

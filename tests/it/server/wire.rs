@@ -25,7 +25,7 @@ async fn pipelined_requests_are_answered_in_their_order() {
 #[tokio::test]
 async fn pipelined_requests_after_the_last_answer_do_not_reset_the_connection() {
     let ctl = refusing();
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listener = TcpListener::bind(loopback()).await.unwrap();
     let address = listener.local_addr().unwrap();
     let server = tokio::spawn(serve(listener, app(&ctl), ctl.clone()).into_future());
     let working = ctl.track();

@@ -29,7 +29,7 @@ impl Sockets {
         set: impl FnOnce(Serve<TcpListener, Router>) -> Serve<TcpListener, Router>,
     ) -> Self {
         let app = App::new();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = TcpListener::bind(loopback()).await.unwrap();
         let address = listener.local_addr().unwrap();
         let accepted = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&accepted);

@@ -111,7 +111,7 @@ fn lingering_ends_in_time_also_when_the_client_never_pauses() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lingering_ends_in_time_on_a_socket_that_is_always_full() {
     let ctl = within(10_000);
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listener = TcpListener::bind(loopback()).await.unwrap();
     let address = listener.local_addr().unwrap();
     let serving = serve(listener, app(&ctl), ctl.clone()).linger(u64::MAX, ms(300));
     let _server = tokio::spawn(serving.into_future());

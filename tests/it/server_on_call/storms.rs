@@ -8,7 +8,7 @@ async fn a_storm_of_triggers_taken_back_loses_nobody() {
     let ctl = ctl(ShutdownConfig::default()
         .shutdown_timeout(ms(20_000))
         .lame_duck(ms(400)));
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listener = TcpListener::bind(loopback()).await.unwrap();
     let address = listener.local_addr().unwrap();
     let server = tokio::spawn(serve(listener, app(&ctl), ctl.clone()).into_future());
     let stop = Arc::new(Notify::new());

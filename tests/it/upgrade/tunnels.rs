@@ -37,7 +37,7 @@ async fn tunnel(mut request: Request<Incoming>) -> Result<Response<Empty<Bytes>>
 
 /// Serves one connection of `tunnel`.
 pub(super) async fn serve_tunnel(ctl: &ShutdownController) -> std::net::SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listener = TcpListener::bind(loopback()).await.unwrap();
     let address = listener.local_addr().unwrap();
     let service = DrainLayer::new(ctl.clone()).layer(service_fn(tunnel));
     tokio::spawn(async move {
