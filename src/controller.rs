@@ -25,7 +25,9 @@ pub use self::metrics::Metrics;
 pub use self::readiness::Readiness;
 pub use self::run::Run;
 pub use self::task::Task;
-pub use crate::in_flight::{InFlightItem, InFlightKind, InFlightStage};
+pub use crate::in_flight::{
+    ConnectionItem, ConnectionStage, InFlightItem, InFlightKind, InFlightStage,
+};
 pub use crate::shutdown::{HookError, TaskPolicy};
 
 pub(crate) use self::spawn::start;

@@ -2,10 +2,11 @@
 //!
 //! [`Gate`] counts work and decides whether more may enter. [`Entry`] is one unit of work in the
 //! gate, and [`InFlightGuard`] is its public form. [`LayerHandle`] finds a layer's shard of the
-//! gate. [`OpenConnection`] counts connections. [`Milestones`] wakes tasks that wait for a point in
+//! gate. [`OpenConnection`] counts and lists connections. [`Milestones`] wakes tasks that wait for a point in
 //! the lifecycle. This module depends only on the top-level modules of the crate.
 
 pub(crate) mod arrivals;
+mod connection_item;
 #[cfg(feature = "server")]
 mod connections;
 mod ending;
@@ -14,16 +15,18 @@ mod gauge;
 mod guard;
 mod layer_shard;
 mod milestones;
+mod places;
 mod roster;
 mod thread_index;
 mod wakers;
 
+pub use self::connection_item::{ConnectionItem, ConnectionStage};
 pub use self::guard::{GuardWait, InFlightGuard};
 pub use self::roster::{InFlightItem, InFlightKind, InFlightStage};
 
 pub(crate) use self::arrivals::Arrivals;
 #[cfg(feature = "server")]
-pub(crate) use self::connections::{Connections, OpenConnection};
+pub(crate) use self::connections::{Connections, HasStage, OpenConnection};
 pub(crate) use self::ending::runtime_is_ending;
 pub(crate) use self::gate::{Gate, Lease, Shard, interest};
 pub(crate) use self::guard::{Entry, Held};

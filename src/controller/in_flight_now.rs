@@ -4,7 +4,9 @@ use std::fmt;
 use std::ops::Deref;
 
 use super::controller::ShutdownController;
-use crate::in_flight::{InFlightGuard, InFlightItem, InFlightKind, InFlightStage, Listed};
+use crate::in_flight::{
+    ConnectionItem, InFlightGuard, InFlightItem, InFlightKind, InFlightStage, Listed,
+};
 use crate::shutdown::Role;
 
 /// What is in flight, created by [`ShutdownController::in_flight_now`].
@@ -22,6 +24,9 @@ pub struct InFlightNow {
     /// The named ones among the requests, upgraded connections, guards, tasks and workers, and requests that
     /// wait for a service. The oldest first, at most 1,000.
     pub items: Vec<InFlightItem>,
+    /// The open connections of [`serve`](crate::serve): first those that are not idle, then the oldest, at
+    /// most 1,000. Those of [`watch`](ShutdownController::watch) are only counted.
+    pub connection_items: Vec<ConnectionItem>,
 }
 
 /// An [`InFlightGuard`] with a name, created by [`ShutdownController::track_named`].
@@ -40,8 +45,9 @@ impl ShutdownController {
     ///
     /// Requests and upgraded connections have names if a
     /// [`RequestNamesLayer`](crate::layers::RequestNamesLayer) names them, guards if they are of
-    /// [`track_named`](Self::track_named), and tasks always. The others are only counted. The call takes a
-    /// lock for each shard and copies the oldest names. It is for people and for admin ports, not for each
+    /// [`track_named`](Self::track_named), and tasks always. The others are only counted. Connections are
+    /// listed by the addresses of their peers. The call takes a lock for each shard and one for the
+    /// connections, and copies the oldest names. It is for people and for admin ports, not for each
     /// request.
     ///
     /// # Examples
@@ -67,6 +73,7 @@ impl ShutdownController {
             tasks: core.tasks.running(&[Role::Task, Role::Worker]),
             connections: core.open_connections(),
             items: core.oldest_in_flight(MAX_ITEMS),
+            connection_items: core.oldest_connections(MAX_ITEMS),
         }
     }
 

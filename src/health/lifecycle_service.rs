@@ -56,6 +56,7 @@ use crate::controller::ShutdownController;
 /// | `lame_duck_lasted_seconds` | number or null | how long it lasted |
 /// | `in_flight` | object | what a drain waits for: `total`, and of it `requests` (with guards), `connections`, `tasks`, `servers` and `starts` (services that are starting) |
 /// | `oldest` | array | the 20 oldest of what is in flight [by name](ShutdownController::in_flight_now), the oldest first, each with `kind`, `name`, `stage` and `age_seconds` |
+/// | `connections` | array | the 20 oldest [open connections](ShutdownController::in_flight_now) of [`serve`](crate::serve()), first those that are not idle, each with `peer`, `stage` and `age_seconds` |
 /// | `tasks` | object | running tasks by role: `task`, `worker` and `admin` |
 /// | `services` | array | started services and named tasks, each with `name`, `status` and perhaps `error`, as in [`HealthService`](crate::HealthService) |
 /// | `hooks`, `saves` | arrays | each with `name`, `phase` and `status`: `registered`, `running` or its outcome, as in the [report](crate::report::Outcome::name) |

@@ -1,8 +1,16 @@
-//! Counts the open connections of servers and of accept loops that report them.
+//! Counts the open connections of servers and of accept loops that report them, and lists those of servers.
 
+use std::cmp::Reverse;
+use std::fmt;
+
+use tokio::time::Instant;
+
+use super::connection_item::{ConnectionItem, ConnectionStage};
 use super::gate::Lease;
 use super::milestones::event;
-use crate::sync::{Arc, AtomicUsize, Ordering};
+use super::places::Places;
+use super::roster::readable;
+use crate::sync::{Arc, AtomicUsize, Mutex, Ordering, lock};
 
 #[derive(Debug)]
 pub(crate) struct Connections {
@@ -12,12 +20,26 @@ pub(crate) struct Connections {
     served: AtomicUsize,
     /// Connections of accept loops that use the connection watcher.
     watched: AtomicUsize,
+    /// Those of the crate's own servers.
+    list: Mutex<Places<Member>>,
+}
+
+/// Knows the stage of a connection.
+pub(crate) trait HasStage: Send + Sync {
+    fn stage(&self) -> ConnectionStage;
+}
+
+struct Member {
+    peer: Arc<str>,
+    connection: Arc<dyn HasStage>,
+    since: Instant,
 }
 
 /// An open connection. Counted until it is dropped.
 pub(crate) struct OpenConnection {
     connections: Arc<Connections>,
-    is_watched: bool,
+    /// `None` for one that is watched.
+    place: Option<usize>,
 }
 
 // ===== impl Connections =====
@@ -28,6 +50,7 @@ impl Connections {
             gate: gate.clone(),
             served: AtomicUsize::new(0),
             watched: AtomicUsize::new(0),
+            list: Mutex::default(),
         })
     }
 
@@ -45,44 +68,84 @@ impl Connections {
         self.watched.load(Ordering::Acquire) as u64
     }
 
-    fn count(&self, is_watched: bool) -> &AtomicUsize {
-        if is_watched {
-            &self.watched
-        } else {
-            &self.served
+    /// Returns at most `most` of those that are listed: first those that are not idle, then the oldest.
+    pub(crate) fn oldest(&self, most: usize) -> Vec<ConnectionItem> {
+        let now = Instant::now();
+        let list = lock(&self.list);
+        let mut found: Vec<_> = list.iter().map(|member| member.item(now)).collect();
+        drop(list);
+        found.sort_by_key(|item| (item.stage == ConnectionStage::Idle, Reverse(item.age)));
+        found.truncate(most);
+        found
+    }
+}
+
+impl Member {
+    fn item(&self, now: Instant) -> ConnectionItem {
+        ConnectionItem {
+            peer: Arc::clone(&self.peer),
+            stage: self.connection.stage(),
+            age: now.saturating_duration_since(self.since),
         }
+    }
+}
+
+impl fmt::Debug for Member {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Member")
+            .field("peer", &self.peer)
+            .finish_non_exhaustive()
     }
 }
 
 // ===== impl OpenConnection =====
 
 impl OpenConnection {
-    pub(crate) fn served(connections: &Arc<Connections>) -> Self {
-        Self::new(connections, false)
+    /// Counts and lists a connection of the crate's own servers.
+    pub(crate) fn served(
+        connections: &Arc<Connections>,
+        peer: &dyn fmt::Debug,
+        connection: Arc<dyn HasStage>,
+    ) -> Self {
+        let member = Member {
+            peer: readable(&format!("{peer:?}")).into(),
+            connection,
+            since: Instant::now(),
+        };
+        let place = lock(&connections.list).add(member);
+        Self::new(connections, Some(place))
     }
 
+    /// Counts a connection of an accept loop that uses the connection watcher.
     pub(crate) fn watched(connections: &Arc<Connections>) -> Self {
-        Self::new(connections, true)
+        Self::new(connections, None)
     }
 
-    fn new(connections: &Arc<Connections>, is_watched: bool) -> Self {
+    fn new(connections: &Arc<Connections>, place: Option<usize>) -> Self {
+        let open = Self {
+            connections: Arc::clone(connections),
+            place,
+        };
         // Relaxed: its server or watcher is known to run anyway.
-        connections
-            .count(is_watched)
-            .fetch_add(1, Ordering::Relaxed);
-        let connections = Arc::clone(connections);
-        Self {
-            connections,
-            is_watched,
+        open.count().fetch_add(1, Ordering::Relaxed);
+        open
+    }
+
+    fn count(&self) -> &AtomicUsize {
+        match self.place {
+            Some(_) => &self.connections.served,
+            None => &self.connections.watched,
         }
     }
 }
 
 impl Drop for OpenConnection {
     fn drop(&mut self) {
-        let count = self.connections.count(self.is_watched);
+        let list = &self.connections.list;
+        let member = self.place.and_then(|place| lock(list).remove(place));
+        drop(member);
         // Release: pairs with the Acquire in `served` and `watched`.
-        if count.fetch_sub(1, Ordering::Release) == 1 {
+        if self.count().fetch_sub(1, Ordering::Release) == 1 {
             self.connections.gate.milestones().reach(event::WORK_ENDED);
         }
     }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::places::Places;
 use super::thread_index::thread_index;
 use crate::sync::{Arc, Mutex, lock};
 
@@ -76,14 +77,8 @@ pub enum InFlightStage {
 #[derive(Debug)]
 pub(crate) struct Roster {
     /// By the thread that listed the work.
-    shards: Box<[Mutex<Places>]>,
+    shards: Box<[Mutex<Places<Member>>]>,
     cut: Mutex<Vec<InFlightItem>>,
-}
-
-#[derive(Debug, Default)]
-struct Places {
-    members: Vec<Option<Member>>,
-    free: Vec<usize>,
 }
 
 #[derive(Debug)]
@@ -174,22 +169,10 @@ impl Roster {
             since: Instant::now(),
         };
         let shard = thread_index() % self.shards.len();
-        let mut places = lock(&self.shards[shard]);
-        let place = match places.free.pop() {
-            Some(place) => {
-                places.members[place] = Some(member);
-                place
-            }
-            None => {
-                places.members.push(Some(member));
-                places.members.len() - 1
-            }
-        };
-        drop(places);
         Listed {
             roster: Arc::clone(self),
             shard,
-            place,
+            place: lock(&self.shards[shard]).add(member),
         }
     }
 
@@ -199,7 +182,7 @@ impl Roster {
         let mut items = Vec::new();
         for shard in &self.shards {
             let places = lock(shard);
-            let mut members: Vec<_> = places.members.iter().flatten().collect();
+            let mut members: Vec<_> = places.iter().collect();
             // Not sorted under the lock: there may be a hundred thousand.
             if members.len() > most {
                 members.select_nth_unstable_by_key(most, |member| member.since);
@@ -224,7 +207,7 @@ impl Roster {
 }
 
 /// Returns a name that is safe to show: short, and without control characters.
-fn readable(name: &str) -> String {
+pub(super) fn readable(name: &str) -> String {
     let is_plain = |byte: u8| (b' '..=b'~').contains(&byte);
     if name.len() < MAX_NAME && name.bytes().all(is_plain) {
         return name.to_owned();
@@ -260,7 +243,7 @@ impl Member {
 impl Listed {
     pub(crate) fn set_stage(&self, stage: InFlightStage) {
         let mut places = lock(&self.roster.shards[self.shard]);
-        if let Some(member) = &mut places.members[self.place] {
+        if let Some(member) = places.member(self.place) {
             member.stage = stage;
         }
     }
@@ -268,7 +251,7 @@ impl Listed {
     /// Lists the work as an upgraded connection from now on.
     pub(crate) fn upgrade(self) -> Self {
         let mut places = lock(&self.roster.shards[self.shard]);
-        if let Some(member) = &mut places.members[self.place] {
+        if let Some(member) = places.member(self.place) {
             (member.kind, member.stage) = (InFlightKind::Upgrade, InFlightStage::Stream);
         }
         drop(places);
@@ -286,17 +269,13 @@ impl Listed {
     }
 
     fn take(&self) -> Option<Member> {
-        let mut places = lock(&self.roster.shards[self.shard]);
-        places.members[self.place].take()
+        lock(&self.roster.shards[self.shard]).take(self.place)
     }
 }
 
 impl Drop for Listed {
     fn drop(&mut self) {
-        let mut places = lock(&self.roster.shards[self.shard]);
-        let member = places.members[self.place].take();
-        places.free.push(self.place);
-        drop(places);
+        let member = lock(&self.roster.shards[self.shard]).remove(self.place);
         drop(member);
     }
 }
@@ -308,28 +287,13 @@ impl fmt::Debug for Listed {
 }
 
 #[cfg(feature = "serde")]
-fn text<S: serde::Serializer>(text: &Arc<str>, to: S) -> Result<S::Ok, S::Error> {
+pub(super) fn text<S: serde::Serializer>(text: &Arc<str>, to: S) -> Result<S::Ok, S::Error> {
     to.serialize_str(text)
 }
 
 #[cfg(all(test, not(tower_lifecycle_loom)))]
 mod tests {
     use super::*;
-
-    #[test]
-    fn places_are_used_again() {
-        let roster = Roster::new(1);
-        for n in 0..1_000 {
-            let name = format!("job {n}");
-            let first = roster.list(InFlightKind::Guard, &name, InFlightStage::Running);
-            let second = roster.list(InFlightKind::Guard, "other", InFlightStage::Running);
-            assert_eq!(&*roster.oldest(1)[0].name, name);
-            drop(first);
-            assert_eq!(roster.oldest(10).len(), 1);
-            drop(second);
-        }
-        assert_eq!(lock(&roster.shards[0]).members.len(), 2);
-    }
 
     #[test]
     fn names_are_short_and_have_no_control_characters() {

@@ -10,6 +10,7 @@ use http::Extensions;
 use tokio::task::{JoinSet, yield_now};
 use tokio::time::{Instant, sleep};
 
+use super::activity::Activity;
 use super::app::App;
 use super::backlog::Backlog;
 use super::connection::{Accepted, Common, serve_connection};
@@ -231,12 +232,14 @@ where
         if let Some(add_extensions) = &self.add_extensions {
             add_extensions(&peer, &mut extensions);
         }
+        let activity = Arc::new(Activity::new(self.common.settings.lifespan.requests));
         let accepted = Accepted {
             io,
             app: self.app.clone(),
             extensions,
             number: self.accepted,
-            open: OpenConnection::served(&self.core.connections),
+            open: OpenConnection::served(&self.core.connections, &peer, Arc::clone(&activity) as _),
+            activity,
         };
         self.accepted = self.accepted.wrapping_add(1);
         let common = Arc::clone(&self.common);

@@ -6,6 +6,7 @@ use std::task::Waker;
 
 use tokio::time::Instant;
 
+use crate::in_flight::{ConnectionStage, HasStage};
 use crate::layers::UpgradeGuard;
 use crate::sync::{Arc, AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Mutex, Ordering, lock};
 
@@ -43,6 +44,8 @@ pub(super) struct Activity {
     tunnel: AtomicBool,
     /// A [`Closing`], for the responses to come.
     closing: AtomicUsize,
+    /// A [`Protocol`].
+    protocol: AtomicUsize,
     /// Recorded only while responses say that the connection will be closed.
     quiet: Mutex<Quiet>,
     /// The guard of the tunnel that an HTTP/1 connection has become.
@@ -69,6 +72,22 @@ pub(super) enum Closing {
     NotYet = 1,
     /// That it will be closed.
     Now = 2,
+}
+
+/// The protocol of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(usize)]
+pub(super) enum Protocol {
+    /// The handshake before HTTP.
+    Handshake = 0,
+    /// HTTP, but the version is not known yet.
+    Unknown = 1,
+    Http1 = 2,
+    Http2 = 3,
+    /// Any other protocol, after an upgrade.
+    Tunnel = 4,
+    /// None any more: the connection is being closed.
+    Over = 5,
 }
 
 /// One part of a response under way.
@@ -288,6 +307,11 @@ impl Activity {
         }
     }
 
+    /// Records the protocol, for [`stage`](HasStage::stage).
+    pub(super) fn note_protocol(&self, protocol: Protocol) {
+        self.protocol.store(protocol as usize, Ordering::Relaxed);
+    }
+
     #[inline]
     pub(super) fn is_tunnel(&self) -> bool {
         self.tunnel.load(Ordering::Relaxed)
@@ -337,6 +361,30 @@ impl Activity {
 
     pub(super) fn take_upgrade(&self) -> Option<UpgradeGuard> {
         lock(&self.upgrade).take()
+    }
+}
+
+impl HasStage for Activity {
+    fn stage(&self) -> ConnectionStage {
+        let is = |protocol| self.protocol.load(Ordering::Relaxed) == protocol as usize;
+        if is(Protocol::Handshake) {
+            ConnectionStage::Handshake
+        } else if self.is_tunnel() {
+            ConnectionStage::Tunnel
+        } else if is(Protocol::Over) || self.is_lingering() {
+            ConnectionStage::Closing
+        } else if self.is_stalled() {
+            ConnectionStage::Stalled
+        } else if !self.is_quiet() {
+            ConnectionStage::Busy
+        } else if self.has_tunnel() {
+            ConnectionStage::Tunnel
+        } else if self.has_received() && !is(Protocol::Http2) {
+            // On HTTP/2, frames arrive on an idle connection, too.
+            ConnectionStage::Head
+        } else {
+            ConnectionStage::Idle
+        }
     }
 }
 

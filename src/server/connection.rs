@@ -9,12 +9,12 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 
-use super::activity::Activity;
+use super::activity::{Activity, Protocol};
 use super::app::{Answers, App};
 use super::handshake::Handshake;
 #[cfg(feature = "http2")]
 use super::lingering::{BRIEF, Limits};
-use super::orders::{ANNOUNCEMENT, Order, Orders, Protocol};
+use super::orders::{ANNOUNCEMENT, Order, Orders};
 use super::plan::PlanChannel;
 use super::settings::Settings;
 use super::shared_io::{HyperIo, IoHandle};
@@ -42,6 +42,7 @@ pub(super) struct Accepted<I, S> {
     pub(super) extensions: Extensions,
     /// The position in the order of accepted connections.
     pub(super) number: u32,
+    pub(super) activity: Arc<Activity>,
     pub(super) open: OpenConnection,
 }
 
@@ -73,9 +74,9 @@ where
         app,
         extensions,
         number,
+        activity,
         open,
     } = accepted;
-    let activity = Arc::new(Activity::new(settings.lifespan.requests));
     let mut orders = Orders::new(plans, &activity, number, settings);
 
     let handshake = within(settings.handshake_timeout, handshake.handshake(io));

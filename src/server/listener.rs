@@ -1,5 +1,6 @@
 //! Sources of connections.
 
+use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -67,8 +68,8 @@ pub trait Listener: Send {
     /// A connection.
     type Io: AsyncRead + AsyncWrite + Unpin + Send + 'static;
 
-    /// The address of a peer.
-    type Addr: Send + 'static;
+    /// The address of a peer. [`in_flight_now`](crate::ShutdownController::in_flight_now) shows its `Debug`.
+    type Addr: fmt::Debug + Send + 'static;
 
     /// Waits for the next connection.
     ///

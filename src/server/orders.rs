@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use self::goodbye::Goodbye;
 use self::lifetime::Lifetime;
-use super::activity::{Activity, Closing};
+use super::activity::{Activity, Closing, Protocol};
 use super::alarm::Alarm;
 use super::idle::{Idle, Times};
 use super::moment;
@@ -35,21 +35,6 @@ pub(super) enum Order {
     Close,
     /// Close now, even with requests in flight.
     Cut,
-}
-
-/// The protocol of a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Protocol {
-    /// The handshake before HTTP.
-    Handshake,
-    /// HTTP, but the version is not known yet.
-    Unknown,
-    Http1,
-    Http2,
-    /// Any other protocol, after an upgrade.
-    Tunnel,
-    /// None any more: the connection is being closed.
-    Over,
 }
 
 /// How long until a connection that was busy at its deadline is checked again.
@@ -120,6 +105,7 @@ impl<'a> Orders<'a> {
             self.open_since = Instant::now();
         }
         self.protocol = protocol;
+        self.activity.note_protocol(protocol);
     }
 
     pub(super) fn activity(&self) -> &'a Arc<Activity> {

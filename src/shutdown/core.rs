@@ -29,7 +29,9 @@ use super::tasks::{Role, Tasks};
 use crate::config::ShutdownConfig;
 #[cfg(feature = "server")]
 use crate::in_flight::Connections;
-use crate::in_flight::{InFlightItem, LayerTables, Lease, Milestones, Roster, event};
+use crate::in_flight::{
+    ConnectionItem, InFlightItem, LayerTables, Lease, Milestones, Roster, event,
+};
 use crate::log;
 use crate::log::tell;
 use crate::panic;
@@ -270,6 +272,17 @@ impl Core {
         return self.connections.served();
         #[cfg(not(feature = "server"))]
         0
+    }
+
+    /// Returns at most `most` of them: first those that are not idle, then the oldest.
+    pub(crate) fn oldest_connections(&self, most: usize) -> Vec<ConnectionItem> {
+        #[cfg(feature = "server")]
+        return self.connections.oldest(most);
+        #[cfg(not(feature = "server"))]
+        {
+            let _ = most;
+            Vec::new()
+        }
     }
 
     /// Returns how much is left to wait for at the end of a drain, in total.

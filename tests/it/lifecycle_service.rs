@@ -22,6 +22,9 @@ use tower_lifecycle::{
 };
 
 use crate::support::log::Lines;
+use crate::support::loopback::loopback;
+#[cfg(feature = "http2")]
+use crate::support::server::start;
 use crate::support::shutdown::{controller, ms, ten_seconds};
 
 const MANUAL: ShutdownReason = ShutdownReason::Manual;
@@ -121,6 +124,7 @@ async fn running_has_this_form() {
             {"kind": "task", "name": "consumer", "stage": "running", "age_seconds": null},
             {"kind": "worker", "name": "queue", "stage": "running", "age_seconds": null},
         ],
+        "connections": [],
         "tasks": {"task": 1, "worker": 1, "admin": 0},
         "services": [
             {"name": "consumer", "status": "healthy"},
@@ -146,6 +150,28 @@ async fn running_has_this_form() {
         text.starts_with(r#"{"state":"running","ready":true,"paused":false,"forced":false,"#),
         "{text}"
     );
+}
+
+#[cfg(feature = "http2")]
+#[tokio::test(start_paused = true)]
+async fn the_connections_of_the_server_are_listed() {
+    let ctl = controller(ten_seconds());
+    let (connector, _server) = start(&ctl, Router::new());
+    let _idle = connector.pipe(64);
+    sleep(ms(1_500)).await;
+    let mut half = connector.http1();
+    half.send("GET / HT").await;
+    sleep(ms(1_000)).await;
+    let seen = shown(&ctl).await;
+    assert_eq!(seen["in_flight"]["connections"], 2);
+    let expected = json!([
+        {"peer": "2", "stage": "head", "age_seconds": 1.0},
+        {"peer": "1", "stage": "idle", "age_seconds": 2.5},
+    ]);
+    assert_eq!(seen["connections"], expected);
+    let page = page_of(&LifecycleService::new(ctl.clone()), "/").await;
+    let row = "<tr><td>2</td><td>head</td><td class=\"n\">1.0 s</td></tr>";
+    assert!(page.contains(row), "{page}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -738,7 +764,7 @@ fn the_service_and_its_future_have_the_auto_traits() {
 
 #[tokio::test]
 async fn it_is_an_admin_server_that_can_end_the_process() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listener = TcpListener::bind(loopback()).await.unwrap();
     let url = format!("http://{}/lifecycle", listener.local_addr().unwrap());
     let ctl = ShutdownController::with_config(ten_seconds()).unwrap();
     let service = LifecycleService::new(ctl.clone()).actions(true);

@@ -1,5 +1,6 @@
 //! `serve`, seen by its clients: exact bytes and exact times.
 
+mod connections;
 mod force;
 mod goodbyes;
 mod idle_peers;

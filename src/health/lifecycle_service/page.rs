@@ -3,7 +3,7 @@
 use std::fmt::{Display, Formatter, Result};
 
 use super::action::Action;
-use super::status::{Deadline, Hook, Item, Service, Status};
+use super::status::{Connection, Deadline, Hook, Item, Service, Status};
 
 /// The page, formatted by `Display`.
 pub(super) struct Page<'a> {
@@ -58,6 +58,12 @@ impl Display for Page<'_> {
             "Oldest in flight",
             &["name", "kind", "stage", "!age"],
             &status.oldest,
+        )?;
+        table(
+            f,
+            "Connections",
+            &["peer", "stage", "!age"],
+            &status.connections,
         )?;
         table(
             f,
@@ -259,6 +265,17 @@ impl Row for Item {
         write!(
             f,
             "<td>{name}</td><td>{kind}</td><td>{stage}</td><td class=\"n\">{age}</td>"
+        )
+    }
+}
+
+impl Row for Connection {
+    fn cells(&self, f: &mut Formatter<'_>) -> Result {
+        let (peer, age) = (Text(&self.peer), Seconds(self.age_seconds));
+        let stage = self.stage;
+        write!(
+            f,
+            "<td>{peer}</td><td>{stage}</td><td class=\"n\">{age}</td>"
         )
     }
 }

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::action::Action;
 use crate::controller::ShutdownController;
 use crate::health::services;
-use crate::in_flight::{InFlightItem, event};
+use crate::in_flight::{ConnectionItem, InFlightItem, event};
 use crate::shutdown::{Core, HookStatus, LameDuckEnd, Role, ServiceHealth, ShutdownNotice};
 use crate::state::LifecycleState;
 
@@ -28,6 +28,7 @@ pub(super) struct Status {
     pub(super) lame_duck_lasted_seconds: Option<f64>,
     pub(super) in_flight: InFlight,
     pub(super) oldest: Vec<Item>,
+    pub(super) connections: Vec<Connection>,
     pub(super) tasks: TasksRunning,
     pub(super) services: Vec<Service>,
     pub(super) hooks: Vec<Hook>,
@@ -78,6 +79,13 @@ pub(super) struct Item {
 }
 
 #[derive(Debug, Serialize)]
+pub(super) struct Connection {
+    pub(super) peer: String,
+    pub(super) stage: &'static str,
+    pub(super) age_seconds: f64,
+}
+
+#[derive(Debug, Serialize)]
 pub(super) struct TasksRunning {
     pub(super) task: u64,
     pub(super) worker: u64,
@@ -100,7 +108,7 @@ pub(super) struct Hook {
     pub(super) status: &'static str,
 }
 
-/// How many pieces of work are listed.
+/// How many pieces of work are listed, and how many connections.
 const OLDEST: usize = 20;
 
 // ===== impl Status =====
@@ -133,6 +141,9 @@ impl Status {
             in_flight: InFlight::of(core),
             oldest: (core.oldest_in_flight(OLDEST).into_iter())
                 .map(Item::of)
+                .collect(),
+            connections: (core.oldest_connections(OLDEST).into_iter())
+                .map(Connection::of)
                 .collect(),
             tasks: TasksRunning {
                 task: running(Role::Task),
@@ -208,6 +219,16 @@ impl Item {
         Self {
             kind: item.kind.name(),
             name: item.name.to_string(),
+            stage: item.stage.name(),
+            age_seconds: item.age.as_secs_f64(),
+        }
+    }
+}
+
+impl Connection {
+    fn of(item: ConnectionItem) -> Self {
+        Self {
+            peer: item.peer.to_string(),
             stage: item.stage.name(),
             age_seconds: item.age.as_secs_f64(),
         }

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::{Order, Orders, Protocol};
+use super::{Order, Orders};
+use crate::server::activity::Protocol;
 use crate::server::plan::{Drain, Plan};
 use crate::shutdown::earlier;
 

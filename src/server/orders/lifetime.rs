@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Order, Orders, Protocol};
-use crate::server::activity::Closing;
+use super::{Order, Orders};
+use crate::server::activity::{Closing, Protocol};
 use crate::server::alarm::Alarm;
 use crate::server::moment;
 use crate::server::settings::Lifespan;

@@ -21,7 +21,7 @@ const STALL_DIVISOR: u32 = 5;
 /// Added to that pause for each connection that is being closed.
 const STALL_PER_CONNECTION: Duration = Duration::from_micros(50);
 
-/// How much of the work in flight the log names.
+/// How much of what is in flight the log names.
 const SHOWN: usize = 3;
 
 pub(super) fn reached(core: &Arc<Core>, events: u32) -> Wait {
@@ -76,7 +76,7 @@ pub(super) async fn log_progress(core: &Arc<Core>, notice: &ShutdownNotice) {
         let in_flight = core.gate.in_flight();
         let [tasks, workers] = [Role::Task, Role::Worker].map(|role| core.tasks.running(&[role]));
         let (servers, connections) = (core.servers.running(), core.open_connections());
-        let (drain_remaining, oldest) = (notice.drain_remaining(), oldest_work(core));
+        let (drain_remaining, oldest) = (notice.drain_remaining(), oldest(core));
         tell!(
             info,
             in_flight,
@@ -91,11 +91,18 @@ pub(super) async fn log_progress(core: &Arc<Core>, notice: &ShutdownNotice) {
     }
 }
 
-/// Returns the oldest named work as a text, such as `GET /export (body, 31.5s), mail (4.0s)`.
-fn oldest_work(core: &Core) -> Option<String> {
-    let oldest = core.oldest_in_flight(SHOWN);
-    let texts: Vec<_> = oldest.iter().map(ToString::to_string).collect();
-    (!texts.is_empty()).then(|| texts.join(", "))
+/// Returns the oldest named work as a text, such as `GET /export (body, 31.5s), mail (4.0s)`. If no work has
+/// a name, it returns connections, such as `10.1.2.3:40112 (stalled, 31.5s)`.
+fn oldest(core: &Core) -> Option<String> {
+    let mut oldest = texts(&core.oldest_in_flight(SHOWN));
+    if oldest.is_empty() {
+        oldest = texts(&core.oldest_connections(SHOWN));
+    }
+    (!oldest.is_empty()).then(|| oldest.join(", "))
+}
+
+fn texts(items: &[impl ToString]) -> Vec<String> {
+    items.iter().map(ToString::to_string).collect()
 }
 
 /// Returns how much of `share`, which ends at `end`, has been used up at `now`.
