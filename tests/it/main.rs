@@ -3,7 +3,8 @@
 //! They run in parallel in one process. So a test must not change process-wide state (the
 //! environment, the global subscriber, signal handlers), inspect all threads, or start a child,
 //! which would hold the other tests' sockets open for a moment. Such tests are in `process`.
-//! `hot_path` counts allocations, `soak` uses both cores, `programs` needs installed programs.
+//! `hot_path` counts allocations, `soak` uses both cores, `programs` needs installed programs, and `http1`
+//! is for builds without HTTP/2.
 #![allow(clippy::unwrap_used)]
 
 #[path = "../support"]
@@ -94,8 +95,6 @@ mod server_endings;
 mod server_goodbyes;
 #[cfg(feature = "http2")]
 mod server_handover;
-#[cfg(all(feature = "server", not(feature = "http2")))]
-mod server_http1;
 #[cfg(feature = "http2")]
 mod server_idle;
 #[cfg(feature = "http2")]

@@ -1,16 +1,31 @@
-//! `serve` as the quick start has it: without the feature `http2`.
+//! `serve` as the quick start has it: without the feature `http2`. Small, since it is built for that alone.
+#![cfg(all(feature = "server", not(feature = "http2")))]
+#![allow(clippy::unwrap_used)]
 
+use std::future::Future;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use axum::Router;
 use axum::routing::get;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use tower_lifecycle::{DrainLayer, ShutdownController, ShutdownReason, ShutdownReport, serve};
 
-use crate::support::loopback::loopback;
-use crate::support::sockets::in_time;
+#[path = "support"]
+mod support {
+    pub mod loopback;
+}
+
+use support::loopback::loopback;
+
+/// Fails the test if `future` takes too long.
+async fn in_time<F: Future>(future: F) -> F::Output {
+    let output = timeout(Duration::from_secs(30), future).await;
+    output.expect("it should not take this long")
+}
 
 async fn start(ctl: &ShutdownController) -> (SocketAddr, JoinHandle<ShutdownReport>) {
     let app = Router::new()
