@@ -352,7 +352,8 @@ fn rolls(via: &str) {
     );
     let run = Run::new("none", &words);
     assert_eq!((run.code, run.count("lost")), (0, 0), "{}", run.text);
-    let run = Run::new("exits_at_once", &words);
+    // So many that each instance has an upload when it exits.
+    let run = Run::new("exits_at_once", &format!("{words} --clients 60"));
     assert_eq!(run.code, 1, "{}", run.text);
     assert_ne!(run.count("lost"), 0, "a loss would not be seen");
     run.is_named("exits_at_once");

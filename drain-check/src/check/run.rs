@@ -85,9 +85,10 @@ async fn run(options: &Options) -> Result<Report, Error> {
     let target = balancer_address.map_or(direct, |address| Target::of(vec![address], true));
     // At least a third of the load, so that connections are open and requests under way.
     let shortest = options.load / 3;
+    let settles_within = Balancer::settles_within(options.via);
     let mut job = Job::new(target, &ledger)
         .answer_within(options.answer_within)
-        .spread(shortest / 2);
+        .spread(settles_within + shortest / 2);
     for (path, expected) in expected {
         job = job.expect(path, expected);
     }
@@ -97,7 +98,7 @@ async fn run(options: &Options) -> Result<Report, Error> {
     for round in 1..=options.rounds() {
         for instance in 0..fleet.instances.len() {
             let time = shortest + random.up_to(options.load - shortest);
-            sleep(Balancer::settles_within(options.via) + time).await;
+            sleep(settles_within + time).await;
             fleet.check().await?;
             let is_last = round == options.rounds() && fleet.instances.len() == 1;
             let mut restart = fleet.end(instance, &ledger, &progress).await?;
