@@ -583,7 +583,9 @@ impl<B> Service<Request<B>> for NeverReady {
 /// A real server, whose inner service is never ready, and a real client.
 #[tokio::test]
 async fn over_a_socket_probes_are_answered_in_front_of_a_service_that_is_never_ready() {
-    let ctl = ShutdownController::new();
+    // The request that waits for readiness is refused at the drain deadline.
+    let config = ShutdownConfig::default().shutdown_timeout(Duration::from_secs(2));
+    let ctl = ShutdownController::with_config(config).unwrap();
     let asked = Arc::new(Semaphore::new(0));
     let service = ServiceBuilder::new()
         .layer(HealthLayer::new(ctl.clone()))

@@ -1,6 +1,6 @@
 //! Loom models of the gate, of the registration for force and of the milestones.
 //!
-//! Run them with `RUSTFLAGS="--cfg tower_lifecycle_loom" cargo test --profile loom --lib gate::`.
+//! Run them with `.ci/models`.
 //! Each model names the bugs that were seeded to see it fail.
 //!
 //! # Which model covers which pair

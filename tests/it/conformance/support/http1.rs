@@ -130,7 +130,7 @@ fn chunked(name: &'static str, body: &str, both: &'static str) -> Row {
 }
 
 /// For faults that are detected at once only if they arrive at once.
-const APART: &str = "in several packets it waits, for hyper then looks for the end of a head alone";
+const APART: &str = "when it arrives in several packets, the server waits: hyper then checks only for the end of the head";
 
 pub fn rows() -> Vec<Row> {
     let mut rows = request_lines();
@@ -202,8 +202,8 @@ fn request_lines() -> Vec<Row> {
             "200, open",
         )
         .note(
-            "while draining it is closed, and says so by `Connection: close, keep-alive`, of which \
-             hyper has added the second",
+            "while draining, the response has `Connection: close, keep-alive`, since hyper adds the \
+             second, and the connection is closed",
         ),
         row(
             "HTTP/1.0 without Host",
@@ -242,7 +242,7 @@ fn headers() -> Vec<Row> {
     let many = |count| "x: y\r\n".repeat(count) + "z: z";
     vec![
         row("no Host", "GET / HTTP/1.1\r\n\r\n", "200, open")
-            .note("RFC 9112 §3.2 asks for 400; hyper leaves it to the application"),
+            .note("RFC 9112 §3.2 requires 400; hyper leaves the check to the application"),
         line("Host twice", "host: other", "200, open").note("the same"),
         line("an invalid Host", "x: y\r\nhost: a b", "200, open").note("the same"),
         line("a space before the colon", "x : y", "400, closed"),
@@ -346,7 +346,7 @@ fn lengths() -> Vec<Row> {
             "abc",
             "431, closed",
         )
-        .note("hyper keeps the two highest for bodies without length"),
+        .note("hyper reserves the two highest lengths for bodies of unknown length"),
         post(
             "Content-Length, then Transfer-Encoding",
             "content-length: 3\r\ntransfer-encoding: chunked",
@@ -383,7 +383,7 @@ fn lengths() -> Vec<Row> {
             "0\r\n\r\n",
             "200, open",
         )
-        .note("the application gets what gzip has made"),
+        .note("the application receives the compressed body"),
         post(
             "chunked twice",
             "transfer-encoding: chunked, chunked",
@@ -563,7 +563,7 @@ fn conversations() -> Vec<Row> {
             vec![send("GET /never HTTP/1.1\r\n\r\n"), HalfClose],
             "closed",
         )
-        .note("to hyper the client is gone, unless its `half_close` is set"),
+        .note("hyper treats it as a disconnect, unless its `half_close` is set"),
         Row::new(
             "a body after 100 Continue",
             vec![expecting("/echo", "100-continue"), Receive, send("abc")],

@@ -176,7 +176,7 @@ fn beginnings() -> Vec<Row> {
             "HTTP/1.1 400, closed",
         ),
         first("no SETTINGS, but a request", &get(1, "/"), "200, open")
-            .note("RFC 9113 §3.4 asks for PROTOCOL_ERROR; h2 does not wait for them"),
+            .note("RFC 9113 §3.4 requires PROTOCOL_ERROR; h2 does not check the order"),
         first(
             "no SETTINGS, but a PING",
             &frame(PING, 0, 0, &[0; 8]),
@@ -222,8 +222,8 @@ fn settings() -> Vec<Row> {
             PROTOCOL_ERROR,
         )
         .note(
-            "RFC 9113 §6.5 asks for FRAME_SIZE_ERROR; to h2 a wrong length is a PROTOCOL_ERROR in \
-             each kind of frame",
+            "RFC 9113 §6.5 requires FRAME_SIZE_ERROR; h2 reports a wrong length of any frame as \
+             PROTOCOL_ERROR",
         ),
         row(
             "an ACK that nobody waits for",
@@ -246,7 +246,7 @@ fn settings() -> Vec<Row> {
             &[&setting(4, 1 << 31)],
             PROTOCOL_ERROR,
         )
-        .note("RFC 9113 §6.5.2 asks for FLOW_CONTROL_ERROR"),
+        .note("RFC 9113 §6.5.2 requires FLOW_CONTROL_ERROR"),
         row("MAX_FRAME_SIZE of 100", &[&setting(5, 100)], PROTOCOL_ERROR),
         row(
             "MAX_FRAME_SIZE of 2^24",
@@ -510,7 +510,7 @@ fn blocks() -> Vec<Row> {
         row("half a block", &[&begun], "waits").rest(rest(1)),
         fields("an index that nothing has", &[0x80 | 70], PROTOCOL_ERROR),
         fields("index 0", &[0x80], PROTOCOL_ERROR).note(
-            "RFC 9113 §4.3 asks for COMPRESSION_ERROR; to h2 each fault of a block is a \
+            "RFC 9113 §4.3 requires COMPRESSION_ERROR; h2 reports any fault of a field block as \
              PROTOCOL_ERROR",
         ),
         fields("a literal that is cut short", &[0, 5, b'x'], PROTOCOL_ERROR),

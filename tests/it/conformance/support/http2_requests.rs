@@ -17,7 +17,7 @@ pub(super) fn requests() -> Vec<Row> {
         fields("no :method", &of(&[scheme, path]), STREAM_ERROR),
         fields("no :scheme", &of(&[method, path]), STREAM_ERROR),
         fields("no :path", &of(&[method, scheme]), "404, open")
-            .note("RFC 9113 §8.3.1 calls it malformed; to h2 it is an empty path"),
+            .note("RFC 9113 §8.3.1 calls it malformed; h2 takes it for an empty path"),
         fields("no :authority", &of(&[method, scheme, path]), "200, open"),
         fields(
             "an empty :path",
@@ -90,7 +90,7 @@ pub(super) fn requests() -> Vec<Row> {
             "axum allows extended CONNECT (RFC 8441) only if built with its feature `http2`",
         ),
         extra("a name in capitals", ("X", "y"), PROTOCOL_ERROR)
-            .note("RFC 9113 §8.2 asks for a stream error; to h2 it is a fault of the block"),
+            .note("RFC 9113 §8.2 requires a stream error; h2 reports a connection error"),
         extra("no name", ("", "y"), PROTOCOL_ERROR),
         extra("a name with a space", ("x y", "z"), PROTOCOL_ERROR),
         extra("a LF in a value", ("x", "y\nz"), PROTOCOL_ERROR),

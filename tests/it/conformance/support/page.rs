@@ -3,30 +3,36 @@
 use super::{Row, Step, http1, http2};
 
 const INTRODUCTION: &str = "\
-# What is answered to what
+# How input is answered
 
-Raw bytes and frames, and what `tower_lifecycle::serve` and `axum::serve` do with them. `tests/it/conformance.rs` plays each row to
-both, and compares this page with its tables; `UPDATE=1 cargo test --all-features --test it conformance::` writes it anew.
+These tables list bytes of HTTP/1 and frames of HTTP/2, with the results of `tower_lifecycle::serve` and `axum::serve`. The test
+`tests/it/conformance.rs` sends each row to both servers and compares the results with this page.
+`UPDATE=1 cargo test --all-features --test it conformance::` writes the page anew.
 
-The answers are in their order. Then the connection is *open*, and another request is answered on it; or *closed* by the server; or
-the server *waits* for more; or the client was *gone*. Where a connection is closed by `serve`, it is closed in order, never by a
-reset: a client that is still sending loses no answer. While `serve` drains, the first answer is the last, whatever the row, and a
-connection that waits is closed after `grace`. The parsers are hyper's and h2's, so both columns are theirs, faults included, and may
-change with their versions.
+A result is the responses in order, followed by the state of the connection:
+
+- *open*: another request was answered on the connection.
+- *closed*: the server closed the connection.
+- *waits*: the server waits for more input.
+- *gone*: the client closed the connection.
+
+`serve` does not reset the connections that it closes, so a client that is still sending does not lose a response. While `serve` drains,
+each connection is closed after its first response. A connection that waits is closed after `grace`. hyper and h2 parse the input, so the
+results of both servers may change with their versions, and both have the same faults.
 ";
 
 const MOST: usize = 90;
 
 pub fn page() -> String {
     let mut page = INTRODUCTION.to_owned();
-    page += "\n## HTTP/1\n\n| what is sent | its bytes | `serve` | `axum::serve` |\n|---|---|---|---|\n";
+    page += "\n## HTTP/1\n\n| input | bytes | `serve` | `axum::serve` |\n|---|---|---|---|\n";
     let rows = http1::rows();
     for row in &rows {
         let (serve, axum) = (row.serve, axum(row));
         page += &format!("| {} | {} | {serve} | {axum} |\n", label(row), bytes(row));
     }
     push_notes(&mut page, &rows);
-    page += "\n## HTTP/2\n\n| what is sent | `serve` | `axum::serve` |\n|---|---|---|\n";
+    page += "\n## HTTP/2\n\n| input | `serve` | `axum::serve` |\n|---|---|---|\n";
     let rows = http2::rows();
     for row in &rows {
         page += &format!("| {} | {} | {} |\n", label(row), row.serve, axum(row));
