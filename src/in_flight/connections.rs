@@ -1,6 +1,5 @@
 //! Counts the open connections of servers and of accept loops that report them, and lists those of servers.
 
-use std::cmp::Reverse;
 use std::fmt;
 
 use tokio::time::Instant;
@@ -72,19 +71,33 @@ impl Connections {
     pub(crate) fn oldest(&self, most: usize) -> Vec<ConnectionItem> {
         let now = Instant::now();
         let list = lock(&self.list);
-        let mut found: Vec<_> = list.iter().map(|member| member.item(now)).collect();
-        drop(list);
-        found.sort_by_key(|item| (item.stage == ConnectionStage::Idle, Reverse(item.age)));
-        found.truncate(most);
-        found
+        let staged = |member| (Member::stage(member), member);
+        let mut found: Vec<_> = list.iter().map(staged).collect();
+        let order = |&(stage, member): &(ConnectionStage, &Member)| {
+            (stage == ConnectionStage::Idle, member.since)
+        };
+        // Not sorted in full: there may be a hundred thousand.
+        if found.len() > most {
+            found.select_nth_unstable_by_key(most, order);
+            found.truncate(most);
+        }
+        found.sort_by_key(order);
+        let items = found.into_iter();
+        items
+            .map(|(stage, member)| member.item(stage, now))
+            .collect()
     }
 }
 
 impl Member {
-    fn item(&self, now: Instant) -> ConnectionItem {
+    fn stage(&self) -> ConnectionStage {
+        self.connection.stage()
+    }
+
+    fn item(&self, stage: ConnectionStage, now: Instant) -> ConnectionItem {
         ConnectionItem {
             peer: Arc::clone(&self.peer),
-            stage: self.connection.stage(),
+            stage,
             age: now.saturating_duration_since(self.since),
         }
     }
