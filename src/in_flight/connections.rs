@@ -156,7 +156,7 @@ impl Drop for OpenConnection {
     fn drop(&mut self) {
         let list = &self.connections.list;
         let member = self.place.and_then(|place| lock(list).remove(place));
-        drop(member);
+        drop(member); // outside the lock
         // Release: pairs with the Acquire in `served` and `watched`.
         if self.count().fetch_sub(1, Ordering::Release) == 1 {
             self.connections.gate.milestones().reach(event::WORK_ENDED);

@@ -30,7 +30,7 @@ impl<T> Places<T> {
     }
 
     /// Gives the place back, and returns the member, unless it was taken.
-    #[must_use = "a member may be dear to drop, and the list is locked"]
+    #[must_use = "dropping a member may be expensive, and the list is locked"]
     pub(super) fn remove(&mut self, place: usize) -> Option<T> {
         self.free.push(place);
         self.members[place].take()

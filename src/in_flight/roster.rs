@@ -276,7 +276,7 @@ impl Listed {
 impl Drop for Listed {
     fn drop(&mut self) {
         let member = lock(&self.roster.shards[self.shard]).remove(self.place);
-        drop(member);
+        drop(member); // outside the lock
     }
 }
 

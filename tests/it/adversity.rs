@@ -643,7 +643,7 @@ async fn a_force_is_in_the_report_in_whatever_state_it_came() {
 #[tokio::test(start_paused = true)]
 async fn more_phases_than_milliseconds_keep_the_deadline() {
     // In sequence each would take a timer tick, which is a millisecond.
-    // Few enough for a busy machine: 50 ms of real time after the deadline, the shutdown is given up.
+    // Not more: the shutdown is given up 50 ms of real time after its deadline, and machines are busy.
     const PHASES: u16 = 100;
     let ctl = controller(taking(ms(20)));
     for n in 0..PHASES {

@@ -25,7 +25,6 @@ use tower_lifecycle::store::{FileStore, StateStore};
 use tower_lifecycle::{DrainLayer, ShutdownConfig, ShutdownController, serve};
 
 use crate::end_after;
-
 use crate::support::loopback::loopback;
 
 /// The folder of a service. The file `role` in it says what the next process does.

@@ -218,8 +218,8 @@ end
 
     /// Runs wrk for a second.
     async fn wrk(service: &Service) -> Tally {
-        // With 64 on a busy machine, wrk reads an idle connection too late to see it close before it
-        // sends the next request (the open case of HTTP/1, RFC 9112 §9.5).
+        // With 64 on a busy machine, wrk takes so long between two requests of a connection that the server
+        // closes it as idle (RFC 9112 §9.5), and wrk reports a read error.
         const CONNECTIONS: u64 = 16;
         let script = Path::new(env!("CARGO_TARGET_TMPDIR")).join("requests.lua");
         std::fs::write(&script, [WRK_REQUESTS, WRK_SCRIPT].concat()).unwrap();

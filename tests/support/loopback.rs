@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Returns an address to bind, with a port that the system chooses.
 ///
-/// On Linux no other test uses this address. Clients of other tests connect to servers that are closed, to see
-/// that. If the system gave such a port to another server meanwhile, that would count their requests.
+/// On Linux each call returns another address. The clients of some tests go on connecting after their server
+/// has closed. If its port were given to the server of another test, that server would count their requests.
 pub fn loopback() -> SocketAddr {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     if !cfg!(target_os = "linux") {

@@ -120,7 +120,7 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         self.readers.iter().for_each(JoinHandle::abort);
-        // The kernel ends it soon, but not before the signal is sent.
+        // The process ends a moment after the signal, and its port is free only then.
         let deadline = Instant::now() + KILLED_WITHIN;
         let _ = self.child.start_kill();
         while self.ended().is_none() && Instant::now() < deadline {
