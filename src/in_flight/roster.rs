@@ -3,6 +3,7 @@
 //! Counting needs no names. Work is listed here only if it asks for it, and requests only once they have
 //! to wait, so that a request that ends in its first poll does not pay for the list.
 
+use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::fmt;
 use std::mem;
@@ -10,8 +11,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::gate::Lease;
 use super::places::Places;
-use super::thread_index::thread_index;
 use crate::sync::{Arc, Mutex, lock};
 
 /// A piece of work in flight, with its name.
@@ -76,6 +77,8 @@ pub enum InFlightStage {
 /// The list.
 #[derive(Debug)]
 pub(crate) struct Roster {
+    /// Tells whether work is cut.
+    gate: Lease,
     /// By the thread that listed the work.
     shards: Box<[Mutex<Places<Member>>]>,
     cut: Mutex<Vec<InFlightItem>>,
@@ -148,9 +151,10 @@ impl InFlightStage {
 // ===== impl Roster =====
 
 impl Roster {
-    pub(crate) fn new(shards: usize) -> Arc<Self> {
+    pub(crate) fn new(gate: &Lease) -> Arc<Self> {
         Arc::new(Self {
-            shards: (0..shards.max(1)).map(|_| Mutex::default()).collect(),
+            gate: gate.clone(),
+            shards: gate.shards().iter().map(|_| Mutex::default()).collect(),
             cut: Mutex::default(),
         })
     }
@@ -168,7 +172,7 @@ impl Roster {
             stage,
             since: Instant::now(),
         };
-        let shard = thread_index() % self.shards.len();
+        let shard = self.gate.local_index();
         Listed {
             roster: Arc::clone(self),
             shard,
@@ -207,10 +211,10 @@ impl Roster {
 }
 
 /// Returns a name that is safe to show: short, and without control characters.
-pub(super) fn readable(name: &str) -> String {
+pub(super) fn readable(name: &str) -> Cow<'_, str> {
     let is_plain = |byte: u8| (b' '..=b'~').contains(&byte);
     if name.len() < MAX_NAME && name.bytes().all(is_plain) {
-        return name.to_owned();
+        return Cow::Borrowed(name);
     }
     let mut chars = name.chars().flat_map(|char| {
         let is_escaped = char.is_control();
@@ -224,7 +228,7 @@ pub(super) fn readable(name: &str) -> String {
     if chars.next().is_some() {
         readable.push('…');
     }
-    readable
+    Cow::Owned(readable)
 }
 
 impl Member {
@@ -241,6 +245,11 @@ impl Member {
 // ===== impl Listed =====
 
 impl Listed {
+    /// Returns whether admitted work is cut.
+    pub(crate) fn is_forced(&self) -> bool {
+        self.roster.gate.local().is_forced()
+    }
+
     pub(crate) fn set_stage(&self, stage: InFlightStage) {
         let mut places = lock(&self.roster.shards[self.shard]);
         if let Some(member) = places.member(self.place) {
@@ -298,7 +307,8 @@ mod tests {
     #[test]
     fn names_are_short_and_have_no_control_characters() {
         assert_eq!(readable("GET /\u{1b}[31m\n"), "GET /\\u{1b}[31m\\n");
-        let long = readable(&"ä".repeat(1_000));
+        let long = "ä".repeat(1_000);
+        let long = readable(&long);
         assert_eq!(long.chars().count(), MAX_NAME);
         assert!(long.ends_with('…'));
     }

@@ -15,6 +15,8 @@ pub(crate) use self::response::Lasting;
 
 use std::task::Poll;
 
+use http_body::Frame;
+
 /// Returns whether a body yields nothing after `polled`. `is_at_end` decides this for a frame.
 #[inline]
 fn is_last<T, E>(polled: &Poll<Option<Result<T, E>>>, is_at_end: impl FnOnce(&T) -> bool) -> bool {
@@ -23,4 +25,10 @@ fn is_last<T, E>(polled: &Poll<Option<Result<T, E>>>, is_at_end: impl FnOnce(&T)
         Poll::Ready(_) => true,
         Poll::Pending => false,
     }
+}
+
+/// Returns the same frame. Data is moved by itself, which is smaller than a frame of trailers.
+#[inline(always)]
+pub(super) fn rebuilt<D>(frame: Frame<D>) -> Frame<D> {
+    frame.into_data().map_or_else(|other| other, Frame::data)
 }

@@ -105,7 +105,7 @@ pin_project! {
 impl RequestNamesLayer {
     /// Creates a layer that names each request by its method and path.
     pub fn new(ctl: ShutdownController) -> Self {
-        let roster = Arc::clone(&ctl.core().roster);
+        let roster = Arc::downgrade(&ctl.core().roster);
         Self {
             ctl,
             names: Names { roster, name: None },
@@ -197,7 +197,7 @@ where
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         let polled = self.inner.poll_ready(cx);
         match (&polled, &self.waiting) {
-            (Poll::Pending, None) => self.waiting = Some(self.handle.layer.list_unknown()),
+            (Poll::Pending, None) => self.waiting = self.handle.layer.list_unknown(),
             (Poll::Ready(_), Some(_)) => self.waiting = None,
             _ => {}
         }
@@ -206,12 +206,12 @@ where
 
     #[inline]
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
-        let named = match request.uri().path_and_query() {
-            Some(path) if self.handle.layer.name.is_none() => {
-                Named::of(&self.handle, request.method(), path, request.extensions())
-            }
-            _ => return self.call_unusual(request),
-        };
+        let names = &self.handle.layer;
+        let path = request.uri().path();
+        if path.is_empty() || names.name.is_some() {
+            return self.call_unusual(request);
+        }
+        let named = Named::of(names, request.method(), path, request.extensions());
         ResponseFuture {
             inner: self.inner.call(request),
             named,
@@ -228,7 +228,7 @@ impl<S> RequestNames<S> {
         S: Service<Request<B>>,
     {
         let (parts, body) = request.into_parts();
-        let named = Named::of_unusual(&self.handle, &parts);
+        let named = Named::of_unusual(&self.handle.layer, &parts);
         ResponseFuture {
             inner: self.inner.call(Request::from_parts(parts, body)),
             named,
@@ -271,21 +271,22 @@ where
         let named = this.named;
         // Inspected in place, so that the response is moved only once.
         let polled = this.inner.poll(cx);
-        let stage = match &polled {
+        match &polled {
             Poll::Pending => {
-                named.wait(InFlightStage::Handler);
+                named.wait();
                 return Poll::Pending;
             }
             Poll::Ready(Ok(response)) => {
-                named.answer(response.status());
-                stage_of(response)
+                named.answer(response.status(), stage_of(response));
+                // Servers drop such a body without polling it.
+                if response.body().is_end_stream() {
+                    named.complete();
+                }
             }
-            Poll::Ready(Err(_)) => {
-                named.complete();
-                InFlightStage::Handler
-            }
-        };
-        polled.map_ok(|response| response.map(|body| NamedBody::new(body, named.take(), stage)))
+            Poll::Ready(Err(_)) => named.complete(),
+        }
+        let named = named.take();
+        polled.map_ok(|response| response.map(|body| NamedBody::new(body, named)))
     }
 }
 

@@ -120,7 +120,7 @@ impl Core {
             #[cfg(feature = "server")]
             connections: Connections::new(&gate),
             layers: LayerTables::default(),
-            roster: Roster::new(shards),
+            roster: Roster::new(&gate),
             gate,
             started_at: std::time::Instant::now(),
             life: Mutex::default(),

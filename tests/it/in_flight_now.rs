@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::future::pending;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -380,29 +381,51 @@ async fn an_upgraded_connection_is_listed_to_its_end_and_cut_by_name() {
     assert!(cut[0].contains(fields), "{cut:?}");
 }
 
-/// The box of a request is used again by the next one, whose name is shorter, longer, or by a closure.
+/// The box of a request is used again by the next one, whose method, name and controller may be others.
 #[tokio::test(start_paused = true)]
 async fn no_request_has_the_name_of_another() {
-    let ctl = ShutdownController::new();
+    let [ctl, other] = [(); 2].map(|()| ShutdownController::new());
     let layer = RequestNamesLayer::new(ctl.clone());
     let by_closure = layer.clone().name(|_| "closure".to_owned());
-    let apps = [layer, by_closure].map(|layer| routes().layer(layer));
+    let of_other = RequestNamesLayer::new(other.clone());
+    let apps = [layer, by_closure, of_other].map(|layer| routes().layer(layer));
     let long = "/hangs/".to_owned() + &"x".repeat(3_000);
-    for (app, path, name) in [
-        (0, "/hangs/12345", "GET /hangs/12345 "),
-        (1, "/hangs/1", "closure "),
-        (0, "/hangs/1", "GET /hangs/1 "),
-        (0, &*long, "GET /hangs/xxx"),
-        (0, "/hangs/1", "GET /hangs/1 "),
+    for (app, method, path, name) in [
+        (0, "GET", "/hangs/12345", "GET /hangs/12345 "),
+        (0, "HEAD", "/hangs/1", "HEAD /hangs/1 "),
+        (1, "GET", "/hangs/1", "closure "),
+        (0, "GET", "/hangs/1", "GET /hangs/1 "),
+        (0, "GET", &*long, "GET /hangs/xxx"),
+        (2, "GET", "/hangs/1", "GET /hangs/1 "),
+        (0, "GET", "/hangs/1", "GET /hangs/1 "),
     ] {
         assert_eq!(ask(&apps[0], "/").await.status(), 200);
-        let request = Request::get(path).body(Body::empty()).unwrap();
+        let request = Request::builder().method(method).uri(path);
+        let request = request.body(Body::empty()).unwrap();
         let client = tokio::spawn(apps[app].clone().oneshot(request));
         sleep(MS).await;
-        let shown = shown(&ctl.in_flight_now().items);
+        let [its, others] = match app {
+            2 => [&other, &ctl],
+            _ => [&ctl, &other],
+        };
+        let shown = shown(&its.in_flight_now().items);
         assert_eq!(shown.len(), 1, "{shown:?}");
         assert!(shown[0].starts_with(name), "{shown:?}");
+        assert!(others.in_flight_now().items.is_empty());
         client.abort();
         assert!(client.await.unwrap_err().is_cancelled());
     }
+}
+
+/// Although the thread keeps the box of its last request.
+#[tokio::test]
+async fn an_ended_request_keeps_nothing_alive() {
+    let kept = Arc::new(());
+    let held = Arc::clone(&kept);
+    let ctl = ShutdownController::new();
+    let layer = RequestNamesLayer::new(ctl).name(move |_| format!("{held:?}"));
+    let app = routes().layer(layer);
+    assert_eq!(ask(&app, "/").await.status(), 200);
+    drop(app);
+    assert_eq!(Arc::strong_count(&kept), 1);
 }

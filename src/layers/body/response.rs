@@ -9,7 +9,7 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
 use super::ending::Ending;
-use super::is_last;
+use super::{is_last, rebuilt};
 use crate::error::BoxError;
 use crate::in_flight::{Entry, Held, InFlightStage};
 use crate::layers::cold_box::ColdBox;
@@ -209,12 +209,6 @@ where
             State::Special { special } => special_size_hint(special),
         }
     }
-}
-
-/// Returns the same frame. Data is moved by itself, which is smaller than a frame of trailers.
-#[inline(always)]
-fn rebuilt<D>(frame: Frame<D>) -> Frame<D> {
-    frame.into_data().map_or_else(|other| other, Frame::data)
 }
 
 #[cold]

@@ -8,7 +8,7 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
 use super::named::Named;
-use crate::in_flight::InFlightStage;
+use crate::layers::body::rebuilt;
 
 pin_project! {
     /// The response body of [`RequestNames`](super::RequestNames). It passes the inner body on unchanged.
@@ -18,26 +18,15 @@ pin_project! {
         #[pin]
         inner: B,
         named: Named,
-        stage: InFlightStage,
     }
 }
 
 // ===== impl NamedBody =====
 
-impl<B: Body> NamedBody<B> {
-    /// `stage` is that of the body while it waits.
+impl<B> NamedBody<B> {
     #[inline]
-    pub(super) fn new(inner: B, mut named: Named, stage: InFlightStage) -> Self {
-        if inner.is_end_stream() {
-            named.complete();
-        } else if named.is_listed() {
-            named.wait(stage);
-        }
-        Self {
-            inner,
-            named,
-            stage,
-        }
+    pub(super) fn new(inner: B, named: Named) -> Self {
+        Self { inner, named }
     }
 }
 
@@ -51,16 +40,30 @@ impl<B: Body> Body for NamedBody<B> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         let mut this = self.project();
-        let polled = this.inner.as_mut().poll_frame(cx);
-        match &polled {
-            Poll::Pending => this.named.wait(*this.stage),
-            // A server does not poll for the next frame before the client has read this one.
-            Poll::Ready(Some(Ok(_))) if !this.inner.is_end_stream() => {
-                this.named.wait(*this.stage);
+        // Each outcome returns by itself, so that the compiler moves no more than it has.
+        match this.inner.as_mut().poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                // A server does not poll for the next frame before the client has read this one.
+                if this.inner.is_end_stream() {
+                    this.named.complete();
+                } else {
+                    this.named.wait_in_body();
+                }
+                Poll::Ready(Some(Ok(rebuilt(frame))))
             }
-            Poll::Ready(_) => this.named.complete(),
+            Poll::Ready(Some(Err(error))) => {
+                this.named.complete();
+                Poll::Ready(Some(Err(error)))
+            }
+            Poll::Ready(None) => {
+                this.named.complete();
+                Poll::Ready(None)
+            }
+            Poll::Pending => {
+                this.named.wait_in_body();
+                Poll::Pending
+            }
         }
-        polled
     }
 
     #[inline]

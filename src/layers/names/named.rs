@@ -1,21 +1,22 @@
 //! One request with its name.
 
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::fmt;
 
 use http::request::Parts;
-use http::uri::PathAndQuery;
 use http::{Extensions, Method, StatusCode};
 
 use crate::in_flight::{InFlightKind, InFlightStage, LayerHandle, Listed, Roster};
 use crate::layers::cut_event::tell_by_name;
 use crate::layers::upgrade::UpgradeGuard;
-use crate::sync::Arc;
+use crate::sync::{Arc, Weak};
 
 /// Where requests are listed, and how they are named.
 #[derive(Clone)]
 pub(super) struct Names {
-    pub(super) roster: Arc<Roster>,
+    /// The controller keeps it. Weak, so that it compares as equal to that of a spare box.
+    pub(super) roster: Weak<Roster>,
     /// `None`: by method and path.
     pub(super) name: Option<NameFn>,
 }
@@ -30,16 +31,34 @@ type NameFn = Arc<dyn Fn(&Parts) -> String + Send + Sync>;
 /// In a box, because a request is moved many times.
 pub(super) struct Named(Option<Box<Live>>);
 
+/// What is known of a request. A spare one keeps `text`, which is empty, and `roster`.
 struct Live {
     // Declared first, so that it is off the list before an upgrade that was only offered is over.
-    listed: Option<Listed>,
-    stage: InFlightStage,
-    /// In front of the text, unless that is the whole name. Left as it is in a spare box.
-    method: Option<Method>,
+    rare: Rare,
+    /// Whether `rare` is not that of a spare box.
+    is_rare: bool,
+    /// The stage of the response's body while it waits.
+    body: InFlightStage,
+    /// The path, or the whole name.
     text: String,
+    /// Weak, so that a spare box keeps nothing alive, and compares as equal to its own roster alone.
+    roster: Weak<Roster>,
+}
+
+/// What a GET that ends in its first poll does not have.
+struct Rare {
+    listed: Option<Listed>,
+    /// The stage under which the request is listed.
+    stage: InFlightStage,
+    prefix: Prefix,
     upgrade: Option<Upgrade>,
-    /// `None` while no request has the box.
-    handle: Option<NamesHandle>,
+}
+
+/// What a name has in front of its text.
+enum Prefix {
+    Get,
+    Method(Method),
+    Nothing,
 }
 
 /// An upgrade that was offered to a request.
@@ -60,11 +79,11 @@ const MAX_SPARE: usize = 1024;
 // ===== impl Names =====
 
 impl Names {
-    /// Lists a request that waits for the service.
+    /// Lists a request that waits for the service, unless the controller is gone.
     #[cold]
-    pub(super) fn list_unknown(&self) -> Listed {
+    pub(super) fn list_unknown(&self) -> Option<Listed> {
         let (kind, stage) = (InFlightKind::Request, InFlightStage::Readiness);
-        self.roster.list(kind, "a request", stage)
+        Some(self.roster.upgrade()?.list(kind, "a request", stage))
     }
 }
 
@@ -76,35 +95,38 @@ impl Named {
     /// Always inlined: if the addresses of the request's parts escape, the compiler moves the request once
     /// more.
     #[inline(always)]
-    pub(super) fn of(
-        handle: &NamesHandle,
-        method: &Method,
-        path: &PathAndQuery,
-        extensions: &Extensions,
-    ) -> Self {
-        let mut live = Live::take();
-        live.method = Some(method.clone());
-        live.text.push_str(path.path());
+    pub(super) fn of(names: &Names, method: &Method, path: &str, extensions: &Extensions) -> Self {
+        let mut live = Live::take(names);
+        // Both push. In the first, the compiler leaves out the check whether the text has to grow.
+        if path.len() <= live.text.capacity() {
+            live.text.push_str(path);
+        } else {
+            live.push_long(path);
+        }
+        if *method != Method::GET {
+            live.set_prefix(Prefix::Method(method.clone()));
+        }
         if !extensions.is_empty() {
             live.note_upgrade(method, extensions);
         }
-        live.handle = Some(handle.share());
         Self(Some(live))
     }
 
     /// Names a request by the closure, or one without a path, such as a CONNECT, by its target.
     #[cold]
-    pub(super) fn of_unusual(handle: &NamesHandle, request: &Parts) -> Self {
-        let mut live = Live::take();
-        match &handle.layer.name {
-            Some(name) => (live.method, live.text) = (None, name(request)),
+    pub(super) fn of_unusual(names: &Names, request: &Parts) -> Self {
+        let mut live = Live::take(names);
+        match &names.name {
+            Some(name) => {
+                live.text = name(request);
+                live.set_prefix(Prefix::Nothing);
+            }
             None => {
-                live.method = Some(request.method.clone());
                 live.text = request.uri.to_string();
+                live.set_prefix(Prefix::Method(request.method.clone()));
             }
         }
         live.note_upgrade(&request.method, &request.extensions);
-        live.handle = Some(handle.share());
         Self(Some(live))
     }
 
@@ -114,25 +136,33 @@ impl Named {
         Self(self.0.take())
     }
 
-    /// Lists the request, which has to wait in `stage`.
+    /// Lists the request, which waits for its response.
     #[inline]
-    pub(super) fn wait(&mut self, stage: InFlightStage) {
+    pub(super) fn wait(&mut self) {
         if let Some(live) = &mut self.0 {
-            if live.listed.is_none() || live.stage != stage {
-                live.wait(stage);
-            }
+            live.wait(InFlightStage::Handler);
         }
     }
 
-    /// Hands the place in the list to the connection if this status upgrades it.
+    /// Lists the request, whose body waits.
     #[inline]
-    pub(super) fn answer(&mut self, status: StatusCode) {
-        let upgrade = self.0.as_ref().and_then(|live| live.upgrade.as_ref());
-        if upgrade.is_some_and(|upgrade| upgrade.is_done_by(status)) {
+    pub(super) fn wait_in_body(&mut self) {
+        if let Some(live) = &mut self.0 {
+            live.wait(live.body);
+        }
+    }
+
+    /// Notes the status of the response, and the stage of its body while that waits.
+    #[inline]
+    pub(super) fn answer(&mut self, status: StatusCode, body: InFlightStage) {
+        let Some(live) = &mut self.0 else { return };
+        live.body = body;
+        if live.is_rare && live.answer(status) {
             self.upgrade();
         }
     }
 
+    /// Hands the place in the list to the connection.
     #[cold]
     #[inline(never)]
     fn upgrade(&mut self) {
@@ -140,15 +170,9 @@ impl Named {
             return;
         };
         live.wait(InFlightStage::Stream);
-        if let (Some(listed), Some(upgrade)) = (live.listed.take(), live.upgrade.take()) {
+        if let (Some(listed), Some(upgrade)) = (live.rare.listed.take(), live.rare.upgrade.take()) {
             upgrade.guard.list(listed.upgrade());
         }
-    }
-
-    /// Returns whether the request is on the list.
-    #[inline]
-    pub(super) fn is_listed(&self) -> bool {
-        self.0.as_ref().is_some_and(|live| live.listed.is_some())
     }
 
     /// Ends the request, which nothing has cut.
@@ -164,17 +188,20 @@ impl Drop for Named {
     #[inline]
     fn drop(&mut self) {
         if let Some(live) = self.0.take() {
-            live.drop_unfinished();
+            Live::drop_unfinished(live);
         }
     }
 }
 
 impl fmt::Debug for Named {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = self.0.as_ref().map(|live| live.name());
+        let live = self.0.as_ref();
         f.debug_struct("Named")
-            .field("name", &name)
-            .field("listed", &self.is_listed())
+            .field("name", &live.map(|live| live.name()))
+            .field(
+                "listed",
+                &live.is_some_and(|live| live.rare.listed.is_some()),
+            )
             .finish()
     }
 }
@@ -183,85 +210,146 @@ impl fmt::Debug for Named {
 
 impl Live {
     #[inline(always)]
-    fn take() -> Box<Self> {
+    fn take(names: &Names) -> Box<Self> {
         // Not where the thread is ending: it has no spare one.
         let spare = SPARE.try_with(Cell::take).ok().flatten();
-        spare.unwrap_or_else(Self::new)
+        let mut live = spare.unwrap_or_else(Self::new);
+        if !live.roster.ptr_eq(&names.roster) {
+            live.join(&names.roster);
+        }
+        live.text.clear();
+        live
     }
 
     #[cold]
     #[inline(never)]
     fn new() -> Box<Self> {
         Box::new(Self {
-            listed: None,
-            stage: InFlightStage::Handler,
-            method: None,
+            rare: Rare::NONE,
+            is_rare: false,
+            body: InFlightStage::Body,
             text: String::new(),
-            upgrade: None,
-            handle: None,
+            roster: Weak::new(),
         })
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn join(&mut self, roster: &Weak<Roster>) {
+        self.roster = Weak::clone(roster);
     }
 
     /// Keeps the box for the next request of this thread.
     #[inline(never)]
     fn give_back(mut self: Box<Self>) {
-        self.handle = None;
-        if self.listed.is_some() || self.upgrade.is_some() {
-            (self.listed, self.upgrade) = (None, None);
+        if self.is_rare {
+            self.clear();
         }
+        let _ = SPARE.try_with(|spare| spare.set(Some(self)));
+    }
+
+    #[inline(never)]
+    fn clear(&mut self) {
+        (self.rare, self.is_rare) = (Rare::NONE, false);
         if self.text.capacity() > MAX_SPARE {
             self.text = String::new();
         }
-        self.text.clear();
-        let _ = SPARE.try_with(|spare| spare.set(Some(self)));
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn push_long(&mut self, path: &str) {
+        self.text.push_str(path);
+        // Not longer than need be for the next request.
+        self.is_rare = true;
     }
 
     /// Ends a request that is dropped before its end. After a force, it was cut.
     #[cold]
     #[inline(never)]
-    fn drop_unfinished(self: Box<Self>) {
-        let is_forced = self
-            .handle
-            .as_ref()
-            .is_some_and(|handle| handle.shard.is_forced());
-        if let Some(listed) = self.listed.as_ref().filter(|_| is_forced) {
-            tell_by_name(listed);
+    fn drop_unfinished(live: Box<Self>) {
+        if let Some(listed) = &live.rare.listed {
+            if listed.is_forced() {
+                tell_by_name(listed);
+            }
         }
-        self.give_back();
+        live.give_back();
+    }
+
+    #[inline]
+    fn wait(&mut self, stage: InFlightStage) {
+        if self.rare.listed.is_none() || self.rare.stage != stage {
+            self.list(stage);
+        }
     }
 
     #[cold]
     #[inline(never)]
-    fn wait(&mut self, stage: InFlightStage) {
-        match &self.listed {
+    fn list(&mut self, stage: InFlightStage) {
+        match &self.rare.listed {
             Some(listed) => listed.set_stage(stage),
             None => {
-                let names = self.handle.as_ref().map(|handle| &handle.layer);
-                let (kind, name) = (InFlightKind::Request, self.name());
-                self.listed = names.map(|names| names.roster.list(kind, &name, stage));
+                let roster = self.roster.upgrade();
+                self.rare.listed =
+                    roster.map(|roster| roster.list(InFlightKind::Request, &self.name(), stage));
             }
         }
-        self.stage = stage;
+        (self.rare.stage, self.is_rare) = (stage, true);
     }
 
-    fn name(&self) -> String {
-        match &self.method {
-            Some(method) => format!("{method} {}", self.text),
-            None => self.text.clone(),
-        }
+    fn name(&self) -> Cow<'_, str> {
+        let method = match &self.rare.prefix {
+            Prefix::Get => "GET",
+            Prefix::Method(method) => method.as_str(),
+            Prefix::Nothing => return Cow::Borrowed(&self.text),
+        };
+        Cow::Owned([method, " ", &self.text].concat())
+    }
+
+    #[inline(never)]
+    fn set_prefix(&mut self, prefix: Prefix) {
+        (self.rare.prefix, self.is_rare) = (prefix, true);
     }
 
     /// Notes the guard that a [`DrainLayer`](crate::DrainLayer) has put into a request, if it has.
     #[inline]
     fn note_upgrade(&mut self, method: &Method, extensions: &Extensions) {
         if let Some(guard) = extensions.get::<UpgradeGuard>() {
-            self.upgrade = Some(Upgrade {
+            self.is_rare = true;
+            self.rare.upgrade = Some(Upgrade {
                 guard: guard.clone(),
                 is_connect: *method == Method::CONNECT,
             });
         }
     }
+
+    /// Returns whether a response of this status upgrades the connection. If not, a request that is
+    /// listed is in its body from now on.
+    #[inline(never)]
+    fn answer(&mut self, status: StatusCode) -> bool {
+        let upgrade = self.rare.upgrade.as_ref();
+        if upgrade.is_some_and(|upgrade| upgrade.is_done_by(status)) {
+            return true;
+        }
+        if self.rare.listed.is_some() {
+            self.wait(self.body);
+        }
+        false
+    }
 }
+
+// ===== impl Rare =====
+
+impl Rare {
+    const NONE: Self = Self {
+        listed: None,
+        stage: InFlightStage::Handler,
+        prefix: Prefix::Get,
+        upgrade: None,
+    };
+}
+
+// ===== impl Upgrade =====
 
 impl Upgrade {
     fn is_done_by(&self, status: StatusCode) -> bool {
