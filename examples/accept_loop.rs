@@ -14,6 +14,7 @@
 
 use std::future::Future;
 use std::io::{self, Write};
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -60,7 +61,7 @@ async fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
     let tls = TlsAcceptor::from(Arc::new(tls()?));
     let serve = {
         let ctl = ctl.clone();
-        move |tcp| serve_connection(&ctl, tls.clone(), tcp, app.clone())
+        move |tcp, peer| serve_connection(&ctl, tls.clone(), tcp, peer, app.clone())
     };
     let stop = ctl.stop_accepting();
     let report = ctl.run(accept_loop(listener, serve, stop)).await;
@@ -71,7 +72,7 @@ async fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
 /// Serves every connection until `stop` resolves.
 async fn accept_loop(
     listener: TcpListener,
-    serve: impl Fn(TcpStream),
+    serve: impl Fn(TcpStream, SocketAddr),
     stop: impl Future<Output = ()>,
 ) {
     let mut stop = std::pin::pin!(stop);
@@ -81,7 +82,7 @@ async fn accept_loop(
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((tcp, _)) => serve(tcp),
+            Ok((tcp, peer)) => serve(tcp, peer),
             // For example too many open files, which may be temporary.
             Err(error) => {
                 tracing::warn!(%error, "cannot accept");
@@ -92,7 +93,7 @@ async fn accept_loop(
     // Closing the listener would reset the connections in the kernel's backlog.
     for _ in 0..4096 {
         match timeout(Duration::from_millis(1), listener.accept()).await {
-            Ok(Ok((tcp, _))) => serve(tcp),
+            Ok(Ok((tcp, peer))) => serve(tcp, peer),
             Ok(Err(error)) => tracing::warn!(%error, "cannot accept"),
             Err(_) => break,
         }
@@ -100,8 +101,14 @@ async fn accept_loop(
 }
 
 /// Serves one connection, handshake included. It counts from this call on.
-fn serve_connection(ctl: &ShutdownController, tls: TlsAcceptor, tcp: TcpStream, app: Router) {
-    let connection = ctl.watch_handshake(async move {
+fn serve_connection(
+    ctl: &ShutdownController,
+    tls: TlsAcceptor,
+    tcp: TcpStream,
+    peer: SocketAddr,
+    app: Router,
+) {
+    let handshake = async move {
         let stream = TokioIo::new(tls.accept(tcp).await?);
         let mut builder = Builder::new(TokioExecutor::new());
         builder.http1().timer(TokioTimer::new());
@@ -114,7 +121,8 @@ fn serve_connection(ctl: &ShutdownController, tls: TlsAcceptor, tcp: TcpStream, 
         let connection =
             builder.serve_connection_with_upgrades(stream, TowerToHyperService::new(app));
         io::Result::Ok(connection.into_owned())
-    });
+    };
+    let connection = ctl.watch_handshake(handshake).peer(peer);
     tokio::spawn(async move {
         if let Err(error) = connection.await {
             tracing::debug!(%error, "connection failed");

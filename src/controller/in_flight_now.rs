@@ -24,8 +24,9 @@ pub struct InFlightNow {
     /// The named ones among the requests, upgraded connections, guards, tasks and workers, and requests that
     /// wait for a service. The oldest first, at most 1,000.
     pub items: Vec<InFlightItem>,
-    /// The open connections of [`serve`](crate::serve): first those that are not idle, then the oldest, at
-    /// most 1,000. Those of [`watch`](ShutdownController::watch) are only counted.
+    /// The open connections of [`serve`](crate::serve), and those of [`watch`](ShutdownController::watch)
+    /// that name their [`peer`](crate::server::WatchedConnection::peer): first those that are not idle,
+    /// then the oldest, at most 1,000.
     pub connection_items: Vec<ConnectionItem>,
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::sync::Arc;
 
-/// An open connection of [`serve`](crate::serve()).
+/// An open connection of [`serve`](crate::serve()), or of your own accept loop if that names its peer.
 ///
 /// Created by [`ShutdownController::in_flight_now`](crate::ShutdownController::in_flight_now).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,6 +33,8 @@ pub struct ConnectionItem {
 pub enum ConnectionStage {
     /// A handshake comes before HTTP, such as that of TLS.
     Handshake,
+    /// It is a connection of your own accept loop, of which no more is known.
+    Open,
     /// It waits for a request.
     Idle,
     /// Part of a request has arrived, on HTTP/1.
@@ -63,6 +65,7 @@ impl ConnectionStage {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Handshake => "handshake",
+            Self::Open => "open",
             Self::Idle => "idle",
             Self::Head => "head",
             Self::Busy => "busy",

@@ -1,4 +1,4 @@
-//! Counts the open connections of servers and of accept loops that report them, and lists those of servers.
+//! Counts and lists the open connections of servers, and of accept loops that report them.
 
 use std::fmt;
 
@@ -19,7 +19,7 @@ pub(crate) struct Connections {
     served: AtomicUsize,
     /// Connections of accept loops that use the connection watcher.
     watched: AtomicUsize,
-    /// Those of the crate's own servers.
+    /// Those of the crate's own servers, and those of accept loops that name their peers.
     list: Mutex<Places<Member>>,
 }
 
@@ -37,7 +37,9 @@ struct Member {
 /// An open connection. Counted until it is dropped.
 pub(crate) struct OpenConnection {
     connections: Arc<Connections>,
-    /// `None` for one that is watched.
+    /// Whether it is of the crate's own server.
+    is_served: bool,
+    /// Its place in the list.
     place: Option<usize>,
 }
 
@@ -120,43 +122,56 @@ impl OpenConnection {
         peer: &dyn fmt::Debug,
         connection: Arc<dyn HasStage>,
     ) -> Self {
-        let member = Member {
-            peer: readable(&format!("{peer:?}")).into(),
-            connection,
-            since: Instant::now(),
-        };
-        let place = lock(&connections.list).add(member);
-        Self::new(connections, Some(place))
+        let mut open = Self::new(connections, true);
+        open.list(peer, connection);
+        open
     }
 
     /// Counts a connection of an accept loop that uses the connection watcher.
     pub(crate) fn watched(connections: &Arc<Connections>) -> Self {
-        Self::new(connections, None)
+        Self::new(connections, false)
     }
 
-    fn new(connections: &Arc<Connections>, place: Option<usize>) -> Self {
+    fn new(connections: &Arc<Connections>, is_served: bool) -> Self {
         let open = Self {
             connections: Arc::clone(connections),
-            place,
+            is_served,
+            place: None,
         };
         // Relaxed: its server or watcher is known to run anyway.
         open.count().fetch_add(1, Ordering::Relaxed);
         open
     }
 
+    /// Lists the connection by its peer.
+    pub(crate) fn list(&mut self, peer: &dyn fmt::Debug, connection: Arc<dyn HasStage>) {
+        let member = Member {
+            peer: readable(&format!("{peer:?}")).into(),
+            connection,
+            since: Instant::now(),
+        };
+        self.leave_list();
+        self.place = Some(lock(&self.connections.list).add(member));
+    }
+
+    fn leave_list(&mut self) {
+        let list = &self.connections.list;
+        let member = (self.place.take()).and_then(|place| lock(list).remove(place));
+        drop(member); // outside the lock
+    }
+
     fn count(&self) -> &AtomicUsize {
-        match self.place {
-            Some(_) => &self.connections.served,
-            None => &self.connections.watched,
+        if self.is_served {
+            &self.connections.served
+        } else {
+            &self.connections.watched
         }
     }
 }
 
 impl Drop for OpenConnection {
     fn drop(&mut self) {
-        let list = &self.connections.list;
-        let member = self.place.and_then(|place| lock(list).remove(place));
-        drop(member); // outside the lock
+        self.leave_list();
         // Release: pairs with the Acquire in `served` and `watched`.
         if self.count().fetch_sub(1, Ordering::Release) == 1 {
             self.connections.gate.milestones().reach(event::WORK_ENDED);

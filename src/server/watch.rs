@@ -21,10 +21,10 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use self::silence::Silence;
 use crate::controller::ShutdownController;
-use crate::in_flight::{OpenConnection, event};
+use crate::in_flight::{ConnectionStage, HasStage, OpenConnection, event};
 use crate::log::tell;
 use crate::shutdown::{Core, ENDED, Wait};
-use crate::sync::Arc;
+use crate::sync::{Arc, AtomicBool, Ordering};
 
 pin_project! {
     /// The future of [`ShutdownController::watch`].
@@ -171,21 +171,46 @@ impl ShutdownController {
     /// # }
     /// ```
     pub fn watch<C: GracefulConnection>(&self, connection: C) -> WatchedConnection<C> {
-        WatchedConnection::new(Watched::new(self.core()), connection)
+        WatchedConnection::new(Watched::new(self.core(), true), connection)
     }
 }
 
 /// Counts an open connection of a lifecycle.
 struct Watched {
     core: Arc<Core>,
-    _open: OpenConnection,
+    open: OpenConnection,
+    is_connected: Arc<IsConnected>,
 }
 
+/// Whether the handshake has ended.
+struct IsConnected(AtomicBool);
+
 impl Watched {
-    fn new(core: &Arc<Core>) -> Self {
+    fn new(core: &Arc<Core>, is_connected: bool) -> Self {
         Self {
             core: Arc::clone(core),
-            _open: OpenConnection::watched(&core.connections),
+            open: OpenConnection::watched(&core.connections),
+            is_connected: Arc::new(IsConnected(AtomicBool::new(is_connected))),
+        }
+    }
+
+    fn list(&mut self, peer: &dyn fmt::Debug) {
+        self.open.list(peer, Arc::clone(&self.is_connected) as _);
+    }
+
+    fn note_connected(&self) {
+        // Relaxed: for display only.
+        self.is_connected.0.store(true, Ordering::Relaxed);
+    }
+}
+
+impl HasStage for IsConnected {
+    fn stage(&self) -> ConnectionStage {
+        // Relaxed: for display only.
+        if self.0.load(Ordering::Relaxed) {
+            ConnectionStage::Open
+        } else {
+            ConnectionStage::Handshake
         }
     }
 }
@@ -220,6 +245,31 @@ impl<C> WatchedConnection<C> {
             silence: None,
             open,
         }
+    }
+
+    /// Lists the connection by the address of its peer, as its `Debug` shows it.
+    ///
+    /// [`in_flight_now`](ShutdownController::in_flight_now) returns the list, and the progress lines of a
+    /// drain name the oldest if no work has a name. Without this, the connection is only counted.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::net::SocketAddr;
+    ///
+    /// use tower_lifecycle::ShutdownController;
+    /// use tower_lifecycle::server::{GracefulConnection, WatchedConnection};
+    ///
+    /// fn watched<C>(ctl: &ShutdownController, connection: C, peer: SocketAddr) -> WatchedConnection<C>
+    /// where
+    ///     C: GracefulConnection,
+    /// {
+    ///     ctl.watch(connection).peer(peer)
+    /// }
+    /// ```
+    pub fn peer(mut self, peer: impl fmt::Debug) -> Self {
+        self.open.list(&peer);
+        self
     }
 }
 

@@ -66,6 +66,41 @@ async fn a_client_that_is_in_its_handshake_at_the_trigger_is_served() {
     assert!(shutdown.await.is_graceful());
 }
 
+/// Returns the listed connections.
+fn listed(ctl: &ShutdownController) -> Vec<String> {
+    let now = ctl.in_flight_now();
+    now.connection_items
+        .iter()
+        .map(ToString::to_string)
+        .collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_names_its_peer_is_listed_from_the_call_to_the_end() {
+    let ctl = ShutdownController::new();
+    let (client, pipe) = duplex(1024);
+    let (finish, finished) = oneshot::channel();
+    let builder = ctl.clone();
+    let handshake = async move { finished.await.map(|()| http1(&builder, pipe)) };
+    let connection = ctl.watch_handshake(handshake);
+    assert_eq!(listed(&ctl), [""; 0]);
+    let connection = tokio::spawn(connection.peer("first name").peer("client"));
+    sleep(ms(1_000)).await;
+    assert_eq!(listed(&ctl), ["\"client\" (handshake, 1.0s)"]);
+    finish.send(()).unwrap();
+    sleep(ms(1_000)).await;
+    assert_eq!(listed(&ctl), ["\"client\" (open, 2.0s)"]);
+
+    drop(client);
+    let _ = connection.await.unwrap();
+    assert_eq!(listed(&ctl), [""; 0]);
+    assert_eq!(ctl.in_flight_now().connections, 0);
+
+    let (_client, pipe) = duplex(1024);
+    let _watched = ctl.watch(http1(&ctl, pipe)).peer(7);
+    assert_eq!(listed(&ctl), ["7 (open, 0.0ns)"]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn it_is_counted_from_the_call_on_and_not_from_the_first_poll() {
     let ctl = ShutdownController::new();

@@ -159,7 +159,7 @@ impl ShutdownController {
         F: Future<Output = Result<C, E>>,
         C: GracefulConnection,
     {
-        let open = Watched::new(self.core());
+        let open = Watched::new(self.core(), false);
         let limits = Limits {
             called_at: Instant::now(),
             wait: wait_for_draining(self.core()),
@@ -179,6 +179,17 @@ impl ShutdownController {
 // ===== impl WatchedHandshake =====
 
 impl<F, C> WatchedHandshake<F, C> {
+    /// Lists the connection by the address of its peer, from its handshake on. See
+    /// [`WatchedConnection::peer`].
+    pub fn peer(mut self, peer: impl fmt::Debug) -> Self {
+        match &mut self.stage {
+            Stage::Handshake { open, .. } => open.list(&peer),
+            Stage::Connection { watch } => watch.open.list(&peer),
+            Stage::Ended => {}
+        }
+        self
+    }
+
     /// Sets how long the handshake may take, from the call of `watch_handshake` on. Default: 10 s.
     ///
     /// # Examples
@@ -230,6 +241,7 @@ where
                     if let StageTaken::Handshake { open, .. } =
                         stage.as_mut().project_replace(Stage::Ended)
                     {
+                        open.note_connected();
                         let watch = WatchedConnection::new(open, connection);
                         stage.set(Stage::Connection { watch });
                     }
