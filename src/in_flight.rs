@@ -15,6 +15,7 @@ mod gauge;
 mod guard;
 mod layer_shard;
 mod milestones;
+mod oldest;
 mod places;
 mod roster;
 mod thread_index;
@@ -32,6 +33,8 @@ pub(crate) use self::gate::{Gate, Lease, Shard, interest};
 pub(crate) use self::guard::{Entry, Held};
 pub(crate) use self::layer_shard::{LayerHandle, LayerTables};
 pub(crate) use self::milestones::{Milestones, event};
+pub(crate) use self::oldest::Oldest;
+pub(crate) use self::places::Places;
 pub(crate) use self::roster::{Listed, Roster};
 pub(crate) use self::thread_index::thread_index;
 #[cfg(feature = "server")]

@@ -164,6 +164,7 @@ pub mod store;
 mod sync;
 #[cfg(all(unix, feature = "systemd"))]
 pub mod systemd;
+mod text;
 
 pub use config::{Platform, ShutdownConfig};
 pub use controller::{ShutdownController, Task};

@@ -24,12 +24,20 @@ pub(crate) async fn caught<F: Future>(future: F) -> Result<F::Output, Payload> {
 
 /// Calls `act`. Returns whether it returned without a panic.
 pub(crate) fn contained(act: impl FnOnce()) -> bool {
-    let Err(payload) = catch_unwind(AssertUnwindSafe(act)) else {
-        return true;
-    };
-    // The payload is foreign too. If its drop panics, the second payload is leaked.
+    match catch_unwind(AssertUnwindSafe(act)) {
+        Ok(()) => true,
+        Err(payload) => {
+            discard(payload);
+            false
+        }
+    }
+}
+
+/// Drops a payload, which is foreign too. If its drop panics, the second payload is leaked.
+#[cold]
+#[inline(never)]
+fn discard(payload: Payload) {
     catch_unwind(AssertUnwindSafe(|| drop(payload))).unwrap_or_else(mem::forget);
-    false
 }
 
 /// Drops a foreign value and contains a panic of its drop. Drop values one by one, because two

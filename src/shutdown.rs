@@ -61,4 +61,4 @@ pub(crate) use self::servers::ServerError;
 pub(crate) use self::services::ServiceHealth;
 pub(crate) use self::services::Stop;
 pub(crate) use self::startup_failure::StartupFailure;
-pub(crate) use self::tasks::{Policies, Role};
+pub(crate) use self::tasks::{Policies, Role, TaskId};

@@ -42,6 +42,9 @@ pub(crate) fn thread<F>(name: &str, run: F) -> io::Result<thread::JoinHandle<()>
 where
     F: FnOnce() + Send + 'static,
 {
-    let run: Box<dyn FnOnce() + Send> = Box::new(run);
+    start(name, Box::new(run))
+}
+
+fn start(name: &str, run: Box<dyn FnOnce() + Send>) -> io::Result<thread::JoinHandle<()>> {
     thread::Builder::new().name(name.to_owned()).spawn(run)
 }

@@ -41,7 +41,7 @@ impl ShutdownConfig {
     /// assert!(error.to_string().starts_with(r#"duration is "soon", but must be seconds"#));
     /// ```
     pub fn parse_duration(text: &str) -> Result<Duration, ConfigError> {
-        parse(text).map_err(|cause| ConfigError::bad_value("duration", text, Some(cause)))
+        parse(text).map_err(|cause| ConfigError::bad_value("duration", &text, Some(cause)))
     }
 }
 
@@ -49,14 +49,14 @@ impl Field {
     pub(super) fn parse(self, text: &str) -> Result<Value, ConfigError> {
         if self.is_count() {
             let count = text.trim().parse().map(Value::Count).map_err(Cause::Count);
-            return count.map_err(|cause| self.bad_value(text, Some(cause)));
+            return count.map_err(|cause| self.bad_value(&text, Some(cause)));
         }
         let time = parse(text).map(Value::Time);
-        time.map_err(|cause| self.bad_value(text, Some(cause)))
+        time.map_err(|cause| self.bad_value(&text, Some(cause)))
     }
 
     /// Returns the error for `value`, which is not one of this field.
-    pub(super) fn bad_value(self, value: impl Debug, cause: Option<Cause>) -> ConfigError {
+    pub(super) fn bad_value(self, value: &dyn Debug, cause: Option<Cause>) -> ConfigError {
         if self.is_count() {
             ConfigError::bad_count(self.name(), value, cause)
         } else {

@@ -72,7 +72,7 @@ impl ShutdownConfig {
             let Some(value) = lookup(&name) else { continue };
             let value = match value.to_str() {
                 Some(text) => field.parse(text),
-                None => Err(field.bad_value(value, None)),
+                None => Err(field.bad_value(&value, None)),
             };
             config = config.with(field, value.map_err(|error| error.with_key(name))?);
         }

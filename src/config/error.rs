@@ -6,6 +6,7 @@ use std::num::ParseIntError;
 use std::time::{Duration, TryFromFloatSecsError};
 
 use super::platform::Platform;
+use crate::text::one_line;
 
 /// An error for a [`ShutdownConfig`](crate::ShutdownConfig) that is invalid, or that does not fit its
 /// [`Platform`](crate::Platform).
@@ -83,7 +84,7 @@ const MAX_SHOWN: usize = 64;
 
 impl ConfigError {
     pub(super) fn not_above_zero(field: &'static str, value: Duration) -> Self {
-        Self::new(field, value, Allowed::AboveZero)
+        Self::new(field, &value, Allowed::AboveZero)
     }
 
     pub(super) fn too_long(
@@ -93,7 +94,7 @@ impl ConfigError {
         kept: &[(&'static str, Duration)],
     ) -> Self {
         let kept = kept.to_vec();
-        Self::new(field, value, Allowed::AtMost { total, kept })
+        Self::new(field, &value, Allowed::AtMost { total, kept })
     }
 
     pub(super) fn killed(
@@ -107,30 +108,30 @@ impl ConfigError {
             grace: platform.termination_grace,
             kept: kept.to_vec(),
         };
-        Self::new(field, value, allowed)
+        Self::new(field, &value, allowed)
     }
 
     pub(super) fn nothing_left(platform: &Platform, kept: &[(&'static str, Duration)]) -> Self {
         let kept = kept.to_vec();
         let grace = platform.termination_grace;
-        Self::new("termination_grace", grace, Allowed::Above { kept })
+        Self::new("termination_grace", &grace, Allowed::Above { kept })
     }
 
-    pub(super) fn bad_value(field: &'static str, value: impl Debug, cause: Option<Cause>) -> Self {
+    pub(super) fn bad_value(field: &'static str, value: &dyn Debug, cause: Option<Cause>) -> Self {
         Self {
             cause: cause.map(Cause::shortened).map(Box::new),
             ..Self::new(field, value, Allowed::Duration)
         }
     }
 
-    pub(super) fn bad_count(field: &'static str, value: impl Debug, cause: Option<Cause>) -> Self {
+    pub(super) fn bad_count(field: &'static str, value: &dyn Debug, cause: Option<Cause>) -> Self {
         Self {
             cause: cause.map(Box::new),
             ..Self::new(field, value, Allowed::Count)
         }
     }
 
-    fn new(field: &'static str, value: impl Debug, allowed: Allowed) -> Self {
+    fn new(field: &'static str, value: &dyn Debug, allowed: Allowed) -> Self {
         Self {
             field,
             key: None,
@@ -245,12 +246,7 @@ fn list(f: &mut fmt::Formatter<'_>, kept: &[(&str, Duration)]) -> fmt::Result {
     Ok(())
 }
 
-/// Formats a value from outside. It is escaped, so that it cannot break out of a log line, and
-/// truncated.
-pub(super) fn escaped(value: impl Debug) -> Box<str> {
-    let text = format!("{value:?}");
-    match text.char_indices().nth(MAX_SHOWN) {
-        Some((end, _)) => format!("{}…", &text[..end]).into(),
-        None => text.into(),
-    }
+/// Formats a value from outside, so that it cannot break out of a log line.
+pub(super) fn escaped(value: &dyn Debug) -> Box<str> {
+    one_line(&format!("{value:?}"), MAX_SHOWN).into()
 }

@@ -92,7 +92,7 @@ impl Visitor<'_> for KeyVisitor {
         field.ok_or_else(|| {
             E::custom(format_args!(
                 "unknown key {}, expected one of {}",
-                escaped(key),
+                escaped(&key),
                 Field::NAMES.join(", ")
             ))
         })
@@ -112,7 +112,7 @@ impl ValueOf {
             let secs = number.try_into().ok();
             secs.map(|secs| Value::Time(Duration::from_secs(secs)))
         };
-        value.ok_or_else(|| E::custom(self.0.bad_value(number, None)))
+        value.ok_or_else(|| E::custom(self.0.bad_value(&number, None)))
     }
 }
 
@@ -154,10 +154,10 @@ impl Visitor<'_> for ValueOf {
 
     fn visit_f64<E: Error>(self, secs: f64) -> Result<Value, E> {
         if self.0.is_count() {
-            return Err(E::custom(self.0.bad_value(secs, None)));
+            return Err(E::custom(self.0.bad_value(&secs, None)));
         }
         let time = Duration::try_from_secs_f64(secs).map(Value::Time);
-        time.map_err(|cause| E::custom(self.0.bad_value(secs, Some(Cause::Seconds(cause)))))
+        time.map_err(|cause| E::custom(self.0.bad_value(&secs, Some(Cause::Seconds(cause)))))
     }
 
     fn visit_str<E: Error>(self, text: &str) -> Result<Value, E> {

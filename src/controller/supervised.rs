@@ -11,7 +11,7 @@ use super::controller::ShutdownController;
 use crate::in_flight::{event, runtime_is_ending};
 use crate::log::{millis, tell};
 use crate::panic;
-use crate::shutdown::{BoxFuture, Outcome, Role, TaskPolicy, TaskReport};
+use crate::shutdown::{BoxFuture, Outcome, Role, TaskId, TaskPolicy, TaskReport};
 use crate::state::ShutdownReason;
 use crate::sync::Arc;
 
@@ -25,7 +25,7 @@ pub(super) struct Supervised {
 /// The entry of a task in the registry. It ends with the task, at the latest when it is dropped.
 pub(super) struct Entry {
     ctl: ShutdownController,
-    id: u64,
+    id: TaskId,
     /// The name of the watched service, if the task watches one.
     watches: Option<Arc<str>>,
     has_ended: bool,
@@ -70,7 +70,7 @@ impl Future for Supervised {
 // ===== impl Entry =====
 
 impl Entry {
-    pub(super) fn new(ctl: &ShutdownController, id: u64, role: Role, name: &Arc<str>) -> Self {
+    pub(super) fn new(ctl: &ShutdownController, id: TaskId, role: Role, name: &Arc<str>) -> Self {
         Self {
             ctl: ctl.clone(),
             id,

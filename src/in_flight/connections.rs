@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use super::connection_item::{ConnectionItem, ConnectionStage};
 use super::gate::Lease;
 use super::milestones::event;
+use super::oldest::Oldest;
 use super::places::Places;
 use super::roster::readable;
 use crate::sync::{Arc, AtomicUsize, Mutex, Ordering, lock};
@@ -72,36 +73,17 @@ impl Connections {
     /// Returns at most `most` of those that are listed: first those that are not idle, then the oldest.
     pub(crate) fn oldest(&self, most: usize) -> Vec<ConnectionItem> {
         let now = Instant::now();
-        let list = lock(&self.list);
-        let staged = |member| (Member::stage(member), member);
-        let mut found: Vec<_> = list.iter().map(staged).collect();
-        let order = |&(stage, member): &(ConnectionStage, &Member)| {
-            (stage == ConnectionStage::Idle, member.since)
-        };
-        // Not sorted in full: there may be a hundred thousand.
-        if found.len() > most {
-            found.select_nth_unstable_by_key(most, order);
-            found.truncate(most);
+        let mut oldest = Oldest::new(most);
+        for member in lock(&self.list).iter() {
+            let stage = member.connection.stage();
+            let age = now.saturating_duration_since(member.since);
+            oldest.add(stage == ConnectionStage::Idle, age, || ConnectionItem {
+                peer: Arc::clone(&member.peer),
+                stage,
+                age,
+            });
         }
-        found.sort_by_key(order);
-        let items = found.into_iter();
-        items
-            .map(|(stage, member)| member.item(stage, now))
-            .collect()
-    }
-}
-
-impl Member {
-    fn stage(&self) -> ConnectionStage {
-        self.connection.stage()
-    }
-
-    fn item(&self, stage: ConnectionStage, now: Instant) -> ConnectionItem {
-        ConnectionItem {
-            peer: Arc::clone(&self.peer),
-            stage,
-            age: now.saturating_duration_since(self.since),
-        }
+        oldest.into_vec()
     }
 }
 

@@ -1,16 +1,19 @@
 //! A list whose members are found by their places, and whose places are used again.
 
 #[derive(Debug)]
-pub(super) struct Places<T> {
+pub(crate) struct Places<T> {
     members: Vec<Option<T>>,
     free: Vec<usize>,
 }
+
+/// How many places keep their memory while none is in use.
+const KEPT: usize = 64;
 
 // ===== impl Places =====
 
 impl<T> Places<T> {
     /// Adds a member, and returns its place.
-    pub(super) fn add(&mut self, member: T) -> usize {
+    pub(crate) fn add(&mut self, member: T) -> usize {
         if let Some(place) = self.free.pop() {
             self.members[place] = Some(member);
             return place;
@@ -19,25 +22,34 @@ impl<T> Places<T> {
         self.members.len() - 1
     }
 
-    /// Returns the member, unless it was taken.
-    pub(super) fn member(&mut self, place: usize) -> Option<&mut T> {
-        self.members[place].as_mut()
+    /// Returns the member that is at a place, if there is one.
+    pub(crate) fn member(&mut self, place: usize) -> Option<&mut T> {
+        self.members.get_mut(place)?.as_mut()
     }
 
     /// Takes the member out. Its place stays occupied.
-    pub(super) fn take(&mut self, place: usize) -> Option<T> {
+    pub(crate) fn take(&mut self, place: usize) -> Option<T> {
         self.members[place].take()
     }
 
     /// Gives the place back, and returns the member, unless it was taken.
     #[must_use = "dropping a member may be expensive, and the list is locked"]
-    pub(super) fn remove(&mut self, place: usize) -> Option<T> {
+    pub(crate) fn remove(&mut self, place: usize) -> Option<T> {
+        let member = self.members[place].take();
         self.free.push(place);
-        self.members[place].take()
+        // No place is in use. Their memory is given back, if it is much.
+        if self.free.len() == self.members.len() && self.free.len() > KEPT {
+            *self = Self::default();
+        }
+        member
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = &T> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
         self.members.iter().flatten()
+    }
+
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.members.iter_mut().flatten()
     }
 }
 
@@ -66,5 +78,16 @@ mod tests {
             assert_eq!(places.remove(second), None);
         }
         assert_eq!(places.members.len(), 2);
+    }
+
+    #[test]
+    fn the_memory_of_many_is_given_back() {
+        let mut places = Places::default();
+        let all: Vec<_> = (0..10_000).map(|n| places.add(n)).collect();
+        for place in all {
+            assert!(places.remove(place).is_some());
+        }
+        assert_eq!(places.members.capacity() + places.free.capacity(), 0);
+        assert_eq!(places.member(7), None);
     }
 }

@@ -4,7 +4,6 @@
 //! to wait, so that a request that ends in its first poll does not pay for the list.
 
 use std::borrow::Cow;
-use std::cmp::Reverse;
 use std::fmt;
 use std::mem;
 use std::time::Duration;
@@ -12,8 +11,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::gate::Lease;
+use super::oldest::Oldest;
 use super::places::Places;
 use crate::sync::{Arc, Mutex, lock};
+use crate::text::one_line;
 
 /// A piece of work in flight, with its name.
 ///
@@ -180,23 +181,14 @@ impl Roster {
         }
     }
 
-    /// Returns at most `most` pieces of work, the oldest first.
-    pub(crate) fn oldest(&self, most: usize) -> Vec<InFlightItem> {
+    /// Adds all pieces of work.
+    pub(crate) fn collect(&self, oldest: &mut Oldest<InFlightItem>) {
         let now = Instant::now();
-        let mut items = Vec::new();
         for shard in &self.shards {
-            let places = lock(shard);
-            let mut members: Vec<_> = places.iter().collect();
-            // Not sorted under the lock: there may be a hundred thousand.
-            if members.len() > most {
-                members.select_nth_unstable_by_key(most, |member| member.since);
-                members.truncate(most);
+            for member in lock(shard).iter() {
+                oldest.add(false, member.age(now), || member.item(now));
             }
-            items.extend(members.iter().map(|member| member.item(now)));
         }
-        items.sort_by_key(|item| Reverse(item.age));
-        items.truncate(most);
-        items
     }
 
     /// Returns the first hundred pieces of work that were cut.
@@ -210,25 +202,9 @@ impl Roster {
     }
 }
 
-/// Returns a name that is safe to show: short, and without control characters.
+/// Returns a name that is safe to show.
 pub(super) fn readable(name: &str) -> Cow<'_, str> {
-    let is_plain = |byte: u8| (b' '..=b'~').contains(&byte);
-    if name.len() < MAX_NAME && name.bytes().all(is_plain) {
-        return Cow::Borrowed(name);
-    }
-    let mut chars = name.chars().flat_map(|char| {
-        let is_escaped = char.is_control();
-        let escaped = is_escaped.then(|| char.escape_default());
-        escaped
-            .into_iter()
-            .flatten()
-            .chain((!is_escaped).then_some(char))
-    });
-    let mut readable: String = chars.by_ref().take(MAX_NAME - 1).collect();
-    if chars.next().is_some() {
-        readable.push('…');
-    }
-    Cow::Owned(readable)
+    one_line(name, MAX_NAME)
 }
 
 impl Member {
@@ -237,8 +213,12 @@ impl Member {
             kind: self.kind,
             name: Arc::clone(&self.name),
             stage: self.stage,
-            age: now.saturating_duration_since(self.since),
+            age: self.age(now),
         }
+    }
+
+    fn age(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.since)
     }
 }
 
@@ -298,18 +278,4 @@ impl fmt::Debug for Listed {
 #[cfg(feature = "serde")]
 pub(super) fn text<S: serde::Serializer>(text: &Arc<str>, to: S) -> Result<S::Ok, S::Error> {
     to.serialize_str(text)
-}
-
-#[cfg(all(test, not(tower_lifecycle_loom)))]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_are_short_and_have_no_control_characters() {
-        assert_eq!(readable("GET /\u{1b}[31m\n"), "GET /\\u{1b}[31m\\n");
-        let long = "ä".repeat(1_000);
-        let long = readable(&long);
-        assert_eq!(long.chars().count(), MAX_NAME);
-        assert!(long.ends_with('…'));
-    }
 }

@@ -3,7 +3,6 @@
 mod moves;
 
 use std::cell::Cell;
-use std::cmp::Reverse;
 use std::fmt;
 use std::mem;
 use std::time::Duration;
@@ -30,7 +29,7 @@ use crate::config::ShutdownConfig;
 #[cfg(feature = "server")]
 use crate::in_flight::Connections;
 use crate::in_flight::{
-    ConnectionItem, InFlightItem, LayerTables, Lease, Milestones, Roster, event,
+    ConnectionItem, InFlightItem, LayerTables, Lease, Milestones, Oldest, Roster, event,
 };
 use crate::log;
 use crate::log::tell;
@@ -294,11 +293,10 @@ impl Core {
 
     /// Returns at most `most` pieces of named work, the oldest first.
     pub(crate) fn oldest_in_flight(&self, most: usize) -> Vec<InFlightItem> {
-        let mut items = self.roster.oldest(most);
-        items.extend(self.tasks.in_flight());
-        items.sort_by_key(|item| Reverse(item.age));
-        items.truncate(most);
-        items
+        let mut oldest = Oldest::new(most);
+        self.roster.collect(&mut oldest);
+        self.tasks.collect(&mut oldest);
+        oldest.into_vec()
     }
 
     /// Returns until when a drain that begins now serves requests that arrive.

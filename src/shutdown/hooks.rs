@@ -258,7 +258,8 @@ impl Hooks {
         } else {
             // It may have been late for a shutdown that was called off.
             lock(&self.late).retain(|late| late.name != hook.name);
-            hooks.push(hook);
+            let at = hooks.partition_point(|other| other.phase <= hook.phase);
+            hooks.insert(at, hook);
             return Ok(());
         };
         Err(HookError {
@@ -279,8 +280,7 @@ impl Hooks {
     /// Takes all hooks, in the order in which they run. Their reports so far are kept here, so that they
     /// are not lost with the runtime.
     fn take(&self) -> Vec<Hook> {
-        let mut hooks = std::mem::take(&mut *lock(&self.waiting));
-        hooks.sort_by_key(|hook| hook.phase); // stable: registration order within a phase
+        let hooks = std::mem::take(&mut *lock(&self.waiting));
         let taken = hooks.iter().map(|hook| Taken {
             report: hook.not_started(),
             has_ended: false,
@@ -306,12 +306,11 @@ impl Hooks {
             phase: report.phase,
             status,
         };
-        let mut waiting: Vec<_> = {
+        let waiting: Vec<_> = {
             let waiting = lock(&self.waiting);
             let waiting = waiting.iter().map(Hook::not_started);
             waiting.map(|hook| status(&hook, "registered")).collect()
         };
-        waiting.sort_by_key(|hook| hook.phase);
         let mut all: Vec<_> = {
             let taken = lock(&self.taken);
             let taken = taken.iter().map(|hook| {

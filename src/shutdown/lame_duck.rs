@@ -1,6 +1,5 @@
 //! How a lame duck ends, and who has seen in it that the service is not ready.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::time::Duration;
@@ -40,7 +39,7 @@ pub(crate) struct Probers {
 
 #[derive(Debug, Default)]
 struct Seen {
-    probers: HashMap<u64, Probes>,
+    probers: Vec<Probes>,
     /// When there were last too many of them.
     overflowed: Option<Instant>,
 }
@@ -48,6 +47,8 @@ struct Seen {
 /// The probes of one prober.
 #[derive(Debug)]
 struct Probes {
+    /// The hash of the prober.
+    prober: u64,
     last: Instant,
     /// How many were answered red since the trigger.
     red: u32,
@@ -101,27 +102,29 @@ impl Probers {
     pub(crate) fn note(&self, prober: u64, is_red: bool, window: Duration) {
         let now = Instant::now();
         let mut seen = lock(&self.seen);
-        if seen.probers.len() >= Self::MAX && !seen.probers.contains_key(&prober) {
-            let is_current = |probes: &Probes| now.saturating_duration_since(probes.last) <= window;
-            seen.probers.retain(|_, probes| is_current(probes));
-            if seen.probers.len() >= Self::MAX {
-                seen.overflowed = Some(now);
-                return;
-            }
+        let red = u32::from(is_red);
+        if let Some(probes) = seen.probers.iter_mut().find(|one| one.prober == prober) {
+            probes.last = now;
+            probes.red = probes.red.saturating_add(red);
+            return;
         }
-        let probes = seen
-            .probers
-            .entry(prober)
-            .or_insert(Probes { last: now, red: 0 });
-        probes.last = now;
-        probes.red = probes.red.saturating_add(u32::from(is_red));
+        if seen.probers.len() >= Self::MAX {
+            let is_current = |probes: &Probes| now.saturating_duration_since(probes.last) <= window;
+            seen.probers.retain(is_current);
+        }
+        if seen.probers.len() >= Self::MAX {
+            seen.overflowed = Some(now);
+            return;
+        }
+        let last = now;
+        seen.probers.push(Probes { prober, last, red });
     }
 
     /// Forgets what was seen in a pause or an earlier lame duck, because a new shutdown begins.
     pub(crate) fn forget_red(&self) {
         lock(&self.seen)
             .probers
-            .values_mut()
+            .iter_mut()
             .for_each(|probes| probes.red = 0);
     }
 
@@ -130,7 +133,7 @@ impl Probers {
     pub(crate) fn witnesses(&self, times: u32, trigger: Instant, window: Duration) -> Witnesses {
         let seen = lock(&self.seen);
         let is_current = |last: Instant| trigger.saturating_duration_since(last) <= window;
-        let current = seen.probers.values().filter(|p| is_current(p.last));
+        let current = seen.probers.iter().filter(|p| is_current(p.last));
         let (mut probers, mut seen_red) = (0, 0);
         for probes in current {
             probers += 1;

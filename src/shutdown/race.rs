@@ -1,11 +1,14 @@
 //! Small combinators, so that tokio's macros and their compile time are not needed.
+//!
+//! They are structs, since an async function keeps its arguments twice, and compiles to more.
 
 use std::future::{Future, poll_fn};
-use std::pin::pin;
-use std::task::Poll;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
+use pin_project_lite::pin_project;
 use tokio::runtime::Handle;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, Timeout, timeout_at};
 
 use crate::spawn;
 
@@ -23,28 +26,69 @@ impl<T> Either<T, T> {
     }
 }
 
+pin_project! {
+    /// The future of [`race`].
+    #[must_use = "futures do nothing unless polled"]
+    pub(crate) struct Race<A, B> {
+        #[pin]
+        left: A,
+        #[pin]
+        right: B,
+    }
+}
+
+pin_project! {
+    /// The future of [`until`].
+    #[project = UntilProj]
+    #[must_use = "futures do nothing unless polled"]
+    pub(crate) enum Until<F> {
+        Limited {
+            #[pin]
+            future: Timeout<F>,
+        },
+        Unlimited {
+            #[pin]
+            future: F,
+        },
+    }
+}
+
 /// Waits for the first of two futures. If both are ready, the left one wins.
-pub(crate) async fn race<A, B>(left: A, right: B) -> Either<A::Output, B::Output>
-where
-    A: Future,
-    B: Future,
-{
-    let (mut left, mut right) = (pin!(left), pin!(right));
-    poll_fn(|cx| {
-        if let Poll::Ready(output) = left.as_mut().poll(cx) {
-            return Poll::Ready(Either::Left(output));
-        }
-        right.as_mut().poll(cx).map(Either::Right)
-    })
-    .await
+pub(crate) fn race<A: Future, B: Future>(left: A, right: B) -> Race<A, B> {
+    Race { left, right }
 }
 
 /// Waits for `future` until `deadline`, where `None` means no limit. Returns `None` if the deadline
 /// passes first. The future is polled first, even if the deadline has already passed.
-pub(crate) async fn until<F: Future>(deadline: Option<Instant>, future: F) -> Option<F::Output> {
+pub(crate) fn until<F: Future>(deadline: Option<Instant>, future: F) -> Until<F> {
     match deadline {
-        Some(deadline) => timeout_at(deadline, future).await.ok(),
-        None => Some(future.await),
+        Some(deadline) => Until::Limited {
+            future: timeout_at(deadline, future),
+        },
+        None => Until::Unlimited { future },
+    }
+}
+
+impl<A: Future, B: Future> Future for Race<A, B> {
+    type Output = Either<A::Output, B::Output>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        if let Poll::Ready(output) = this.left.poll(cx) {
+            return Poll::Ready(Either::Left(output));
+        }
+        this.right.poll(cx).map(Either::Right)
+    }
+}
+
+impl<F: Future> Future for Until<F> {
+    type Output = Option<F::Output>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.project() {
+            UntilProj::Limited { future } => future.poll(cx).map(Result::ok),
+            UntilProj::Unlimited { future } => future.poll(cx).map(Some),
+        }
     }
 }
 

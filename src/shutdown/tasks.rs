@@ -10,7 +10,6 @@ pub use self::policy::TaskPolicy;
 
 pub(crate) use self::policy::Policies;
 
-use std::collections::BTreeMap;
 use std::time::Instant;
 
 use tokio::task::AbortHandle;
@@ -22,7 +21,7 @@ use super::outcome::{Outcome, TaskReport};
 use super::services::ServiceHealth;
 #[cfg(feature = "health")]
 use crate::error::Chain;
-use crate::in_flight::{InFlightItem, InFlightKind, InFlightStage};
+use crate::in_flight::{InFlightItem, InFlightKind, InFlightStage, Oldest, Places};
 use crate::sync::{Arc, Mutex, lock};
 
 /// The tasks of one lifecycle.
@@ -31,7 +30,7 @@ pub(crate) struct Tasks(Mutex<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
-    running: BTreeMap<u64, Running>,
+    running: Places<Running>,
     /// How many tasks of each role are running.
     counts: [u64; Role::COUNT],
     spawned: u64,
@@ -42,12 +41,20 @@ struct Inner {
 
 #[derive(Debug)]
 struct Running {
+    number: u64,
     name: Arc<str>,
     role: Role,
     policies: Policies,
     started_at: Instant,
     /// `None` until the runtime has spawned the task.
     abort: Option<AbortHandle>,
+}
+
+/// Identifies a task. The place in the list is the task's own until [`Tasks::end`].
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct TaskId {
+    place: usize,
+    number: u64,
 }
 
 /// The role of a task, which decides when it has to end.
@@ -79,10 +86,10 @@ impl Role {
 // ===== impl Tasks =====
 
 impl Tasks {
-    /// Registers a task. Returns its number, and whether it is cut at once.
-    pub(crate) fn begin(&self, name: Arc<str>, role: Role, policies: Policies) -> (u64, bool) {
+    /// Registers a task. Returns whether it is cut at once, too.
+    pub(crate) fn begin(&self, name: Arc<str>, role: Role, policies: Policies) -> (TaskId, bool) {
         let mut tasks = lock(&self.0);
-        let id = tasks.spawned;
+        let number = tasks.spawned;
         tasks.spawned += 1;
         tasks.counts[role as usize] += 1;
         let is_refused = tasks.refused[role as usize];
@@ -90,31 +97,31 @@ impl Tasks {
         if !is_refused {
             tasks.ends.replaced(&name);
         }
-        let running = Running {
+        let place = tasks.running.add(Running {
+            number,
             name,
             role,
             policies,
             started_at: Instant::now(),
             abort: None,
-        };
-        tasks.running.insert(id, running);
-        (id, is_refused)
+        });
+        (TaskId { place, number }, is_refused)
     }
 
-    pub(crate) fn spawned(&self, id: u64, abort: AbortHandle) {
+    pub(crate) fn spawned(&self, id: TaskId, abort: AbortHandle) {
         let mut tasks = lock(&self.0);
-        // The task may have ended already.
-        let Some(role) = tasks.running.get(&id).map(|task| task.role) else {
+        let refused = tasks.refused;
+        let task = tasks.running.member(id.place);
+        // The task may have ended already, and its place may be another one's.
+        let Some(task) = task.filter(|task| task.number == id.number) else {
             return;
         };
-        if tasks.refused[role as usize] {
-            drop(tasks);
-            abort.abort();
+        if !refused[task.role as usize] {
+            task.abort = Some(abort);
             return;
         }
-        if let Some(task) = tasks.running.get_mut(&id) {
-            task.abort = Some(abort);
-        }
+        drop(tasks);
+        abort.abort();
     }
 
     /// Records that a task has ended. `ended` is its outcome if it ended by itself, or `None` if it was cut
@@ -122,13 +129,13 @@ impl Tasks {
     /// and the policy for this end, unless there is nothing to report.
     pub(crate) fn end(
         &self,
-        id: u64,
+        id: TaskId,
         ended: Option<Outcome>,
         is_killed: bool,
         shutdown: Option<Arc<Shutdown>>,
     ) -> Option<(TaskReport, TaskPolicy)> {
         let mut tasks = lock(&self.0);
-        let task = tasks.running.remove(&id)?;
+        let task = tasks.running.remove(id.place)?;
         tasks.counts[task.role as usize] -= 1;
         let is_cut = task.role.is_work() && tasks.refused[task.role as usize];
         let (outcome, policy) = match ended {
@@ -172,7 +179,7 @@ impl Tasks {
     pub(crate) fn cut(&self, roles: &[Role]) {
         self.refuse(roles);
         let mut tasks = lock(&self.0);
-        let running = tasks.running.values_mut();
+        let running = tasks.running.iter_mut();
         let aborts: Vec<_> = running
             .filter(|task| roles.contains(&task.role))
             .filter_map(|task| task.abort.take())
@@ -186,7 +193,7 @@ impl Tasks {
     /// Returns the reports of tasks that ended badly, and of those that have not ended.
     pub(crate) fn reports(&self) -> Vec<TaskReport> {
         let tasks = lock(&self.0);
-        let alive = tasks.running.values().filter(|task| task.role.is_work());
+        let alive = tasks.running.iter().filter(|task| task.role.is_work());
         let alive = alive.map(|task| TaskReport {
             name: Arc::clone(&task.name),
             outcome: Outcome::Abandoned,
@@ -196,23 +203,22 @@ impl Tasks {
         tasks.ends.reports().chain(alive).collect()
     }
 
-    /// Returns the running tasks and workers.
-    pub(crate) fn in_flight(&self) -> Vec<InFlightItem> {
-        let tasks = lock(&self.0);
-        let kind = |role| match role {
-            Role::Task => Some(InFlightKind::Task),
-            Role::Worker => Some(InFlightKind::Worker),
-            Role::Admin | Role::Watch => None,
-        };
-        let item = |task: &Running| {
-            Some(InFlightItem {
-                kind: kind(task.role)?,
+    /// Adds the running tasks and workers.
+    pub(crate) fn collect(&self, oldest: &mut Oldest<InFlightItem>) {
+        for task in lock(&self.0).running.iter() {
+            let kind = match task.role {
+                Role::Task => InFlightKind::Task,
+                Role::Worker => InFlightKind::Worker,
+                Role::Admin | Role::Watch => continue,
+            };
+            let age = task.started_at.elapsed();
+            oldest.add(false, age, || InFlightItem {
+                kind,
                 name: Arc::clone(&task.name),
                 stage: InFlightStage::Running,
-                age: task.started_at.elapsed(),
-            })
-        };
-        tasks.running.values().filter_map(item).collect()
+                age,
+            });
+        }
     }
 
     /// Returns how many more tasks ended badly than are in the reports.
@@ -234,11 +240,13 @@ impl Tasks {
             let tasks = lock(&self.0);
             let dead = tasks.ends.dead();
             names.extend(dead.map(|(name, outcome)| (Arc::clone(name), Some(outcome.clone()))));
-            let running = tasks.running.values();
+            let running = tasks.running.iter();
             names.extend(running.map(|task| (Arc::clone(&task.name), None)));
         }
-        // Of one name, the task that ended badly comes first, and is the one that is kept.
-        names.sort_by(|one, other| one.0.cmp(&other.0));
+        // Of one name, a task that ended badly comes first, and is the one that is kept.
+        names.sort_unstable_by(|(one, bad), (other, other_bad)| {
+            (one, bad.is_none()).cmp(&(other, other_bad.is_none()))
+        });
         names.dedup_by(|later, first| later.0 == first.0);
         // Formatting an error runs user code, so it happens outside the lock.
         let health = |(name, outcome): (Arc<str>, Option<Outcome>)| {

@@ -303,7 +303,11 @@ impl Live {
             Prefix::Method(method) => method.as_str(),
             Prefix::Nothing => return Cow::Borrowed(&self.text),
         };
-        Cow::Owned([method, " ", &self.text].concat())
+        let mut name = String::with_capacity(method.len() + 1 + self.text.len());
+        name.push_str(method);
+        name.push(' ');
+        name.push_str(&self.text);
+        Cow::Owned(name)
     }
 
     #[inline(never)]

@@ -1,6 +1,5 @@
 //! The upgrades that are offered to requests, and the state of those that are accepted.
 
-use std::collections::BTreeMap;
 use std::sync::{Mutex as StdMutex, MutexGuard};
 
 use crate::in_flight::{Entry, Lease, Listed, Shard, thread_index};
@@ -31,7 +30,8 @@ struct Offers(StdMutex<Offered>);
 
 struct Offered {
     last: usize,
-    upgrades: BTreeMap<usize, Weak<Upgrade>>,
+    /// Few: each only until its request is upgraded, or all guards of it are dropped.
+    upgrades: Vec<(usize, Weak<Upgrade>)>,
 }
 
 const TABLES: usize = 16;
@@ -48,14 +48,14 @@ impl Upgrade {
         offered.last = offered.last.wrapping_add(TABLES);
         let number = offered.last | index;
         let upgrade = Self::with(shard, number, Some(lease));
-        offered.upgrades.insert(number, Arc::downgrade(&upgrade));
+        offered.upgrades.push((number, Arc::downgrade(&upgrade)));
         drop(offered);
         (upgrade, number)
     }
 
-    /// Returns the upgrade that was offered under this number, if there still is a guard.
+    /// Takes the upgrade that was offered under this number, if there still is a guard.
     pub(super) fn offered(number: usize) -> Option<Arc<Self>> {
-        Offers::of(number).upgrades.get(&number)?.upgrade()
+        Offers::take(number)?.upgrade()
     }
 
     /// Creates an upgrade that will count an entry of `shard` at once.
@@ -113,7 +113,7 @@ impl Upgrade {
 impl Drop for Upgrade {
     fn drop(&mut self) {
         if self.offer != 0 {
-            Offers::of(self.offer).upgrades.remove(&self.offer);
+            drop(Offers::take(self.offer));
         }
         // The connection had not ended when force came.
         if self.shard.is_forced() {
@@ -135,13 +135,15 @@ impl Offers {
     const fn new() -> Self {
         Self(StdMutex::new(Offered {
             last: 0,
-            upgrades: BTreeMap::new(),
+            upgrades: Vec::new(),
         }))
     }
 
-    /// Locks the table with this number.
-    fn of(number: usize) -> MutexGuard<'static, Offered> {
-        OFFERS[number % TABLES].lock()
+    /// Takes the offer with this number, unless it was taken.
+    fn take(number: usize) -> Option<Weak<Upgrade>> {
+        let upgrades = &mut OFFERS[number % TABLES].lock().upgrades;
+        let at = upgrades.iter().rposition(|(other, _)| *other == number)?;
+        Some(upgrades.swap_remove(at).1)
     }
 
     fn lock(&self) -> MutexGuard<'_, Offered> {

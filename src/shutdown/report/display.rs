@@ -1,10 +1,11 @@
 //! The report as text, which fits on one screen whatever happened.
 
-use std::fmt::{self, Display, Write};
+use std::fmt::{self, Display};
 
-use super::{PhaseReport, ShutdownReport};
+use super::{HookReport, PhaseReport, SaveReport, ServiceReport, ShutdownReport};
 use crate::error::Chain;
 use crate::state::LifecycleState;
+use crate::text::one_line;
 
 /// How many hooks are listed at most, and how many services, tasks, and so on. Those that did not complete
 /// come first.
@@ -22,7 +23,8 @@ impl Display for ShutdownReport {
             self.duration()
         )?;
         if let Some(failure) = &facts.startup_failure {
-            write!(f, "\n  start-up      {}", OneLine(failure))?;
+            let failure = failure.to_string();
+            write!(f, "\n  start-up      {}", one_line(&failure, WIDTH))?;
         }
         for PhaseReport { state, duration } in &facts.phases {
             write!(f, "\n  {state:<13} {duration:.3?}")?;
@@ -75,46 +77,44 @@ impl Display for ShutdownReport {
                 write!(f, "\n  {title:<13} {count} {what}")?;
             }
         }
-        let aborted = facts.aborted_work.iter();
-        list(f, "cut", aborted.map(|item| (item, false)))?;
-        let abandoned = facts.abandoned_work.iter();
-        list(f, "abandoned", abandoned.map(|item| (item, false)))?;
-        let errors = facts
-            .server_errors
-            .iter()
-            .map(|error| (Chain(&**error), false));
-        list(f, "server error", errors)?;
-        let tasks = facts.tasks.iter();
-        list(f, "task", tasks.map(|task| (task, false)))?;
+        list(f, "cut", &failed(&facts.aborted_work))?;
+        list(f, "abandoned", &failed(&facts.abandoned_work))?;
+        let errors = facts.server_errors.iter();
+        let errors: Vec<_> = errors.map(|error| Chain(&**error)).collect();
+        list(f, "server error", &failed(&errors))?;
+        list(f, "task", &failed(&facts.tasks))?;
         if facts.tasks_forgotten > 0 {
             let more = facts.tasks_forgotten;
             write!(f, "\n  tasks         {more} more did not end well")?;
         }
-        let hooks = facts.hooks.iter();
-        list(f, "hook", hooks.map(|hook| (hook, hook.is_completed())))?;
-        let services = facts.services.iter();
+        list(f, "hook", &entries(&facts.hooks, HookReport::is_completed))?;
         list(
             f,
             "service",
-            services.map(|service| (service, service.is_completed())),
+            &entries(&facts.services, ServiceReport::is_completed),
         )?;
-        let saves = facts.saves.iter();
-        list(f, "save", saves.map(|save| (save, save.is_completed())))
+        list(f, "save", &entries(&facts.saves, SaveReport::is_completed))
     }
 }
 
-/// Writes a line for each entry, which comes with whether it completed. If there are too many, the last line
-/// says how many are left out.
-fn list<T: Display>(
-    f: &mut fmt::Formatter<'_>,
-    title: &str,
-    entries: impl Iterator<Item = (T, bool)>,
-) -> fmt::Result {
-    let entries: Vec<_> = entries.collect();
+/// An entry of a list, and whether it completed.
+type Entry<'a> = (&'a dyn Display, bool);
+
+fn entries<T: Display>(all: &[T], is_completed: fn(&T) -> bool) -> Vec<Entry<'_>> {
+    let entry = |one| (one as &dyn Display, is_completed(one));
+    all.iter().map(entry).collect()
+}
+
+fn failed<T: Display>(all: &[T]) -> Vec<Entry<'_>> {
+    entries(all, |_| false)
+}
+
+/// Writes a line for each entry. If there are too many, the last line says how many are left out.
+fn list(f: &mut fmt::Formatter<'_>, title: &str, entries: &[Entry<'_>]) -> fmt::Result {
     let failed = entries.iter().filter(|(_, completed)| !completed).count();
     let mut room_for_failed = LISTED;
     let mut room_for_completed = LISTED.saturating_sub(failed);
-    for (entry, completed) in &entries {
+    for (entry, completed) in entries {
         let room = if *completed {
             &mut room_for_completed
         } else {
@@ -122,7 +122,8 @@ fn list<T: Display>(
         };
         if *room > 0 {
             *room -= 1;
-            write!(f, "\n  {title:<13} {}", OneLine(entry))?;
+            let entry = entry.to_string();
+            write!(f, "\n  {title:<13} {}", one_line(&entry, WIDTH))?;
         }
     }
     match (
@@ -137,26 +138,5 @@ fn list<T: Display>(
                 "\n  {title:<13} {more} more, {failed} of which did not complete"
             )
         }
-    }
-}
-
-/// Shows a text on one line: control characters are escaped, and what is too long is left out.
-struct OneLine<T>(T);
-
-impl<T: Display> Display for OneLine<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = self.0.to_string();
-        let mut chars = text.chars();
-        for char in chars.by_ref().take(WIDTH) {
-            if char.is_control() {
-                write!(f, "{}", char.escape_default())?;
-            } else {
-                f.write_char(char)?;
-            }
-        }
-        if chars.next().is_some() {
-            f.write_char('…')?;
-        }
-        Ok(())
     }
 }
