@@ -9,6 +9,7 @@ use std::sync::LazyLock;
 use http::Request;
 use http_body_util::BodyExt;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use serde_json::{Value, json};
 use tower::ServiceExt;
 use tower_lifecycle::{ShutdownController, ShutdownReason};
 
@@ -82,6 +83,42 @@ fn promtool_finds_no_fault_with_the_rules_and_their_tests_pass() {
             .unwrap();
         assert_success(&output);
     }
+}
+
+/// As recording rules, which is how promtool checks queries.
+#[test]
+#[ignore = "needs promtool"]
+fn promtool_understands_the_queries_of_the_dashboard() {
+    let text = fs::read_to_string(deploy("grafana/dashboard.json")).unwrap();
+    let dashboard: Value = serde_json::from_str(&text).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap();
+    let targets = panels
+        .iter()
+        .flat_map(|panel| panel["targets"].as_array().unwrap());
+    let rules: Vec<_> = targets
+        .enumerate()
+        .map(|(number, target)| {
+            // The variables of Grafana, as it fills them in.
+            let query = target["expr"].as_str().unwrap();
+            let query = query
+                .replace("$__rate_interval", "1m")
+                .replace("$job", ".*");
+            assert!(!query.contains('$'), "{query}");
+            json!({ "record": format!("query_{number}"), "expr": query })
+        })
+        .collect();
+    assert!(rules.len() >= 10, "{rules:?}");
+    let rules = json!({ "groups": [{ "name": "dashboard", "rules": rules }] });
+    let file = std::env::temp_dir().join(format!("dashboard-{}.yml", std::process::id()));
+    // JSON is YAML.
+    fs::write(&file, rules.to_string()).unwrap();
+    let output = Command::new("promtool")
+        .args(["check", "rules"])
+        .arg(&file)
+        .output()
+        .unwrap();
+    fs::remove_file(&file).unwrap();
+    assert_success(&output);
 }
 
 /// Needs no program.
