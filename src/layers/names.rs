@@ -20,7 +20,7 @@ use tower_service::Service;
 
 use self::named::{Named, Names, NamesHandle};
 use crate::controller::ShutdownController;
-use crate::in_flight::{InFlightStage, LayerHandle, Listed};
+use crate::in_flight::{LayerHandle, Listed};
 use crate::sync::{Arc, OnceLock};
 
 /// A layer that lists requests by name while they wait.
@@ -277,7 +277,7 @@ where
                 return Poll::Pending;
             }
             Poll::Ready(Ok(response)) => {
-                named.answer(response.status(), stage_of(response));
+                named.answer(response.status(), is_stream(response));
                 // Servers drop such a body without polling it.
                 if response.body().is_end_stream() {
                     named.complete();
@@ -290,14 +290,10 @@ where
     }
 }
 
-/// Returns the stage of a response's body while it waits.
+/// Returns whether a response's body is an event stream.
 #[inline]
-fn stage_of<B: Body>(response: &Response<B>) -> InFlightStage {
-    if response.body().size_hint().exact().is_none() && is_event_stream(response.headers()) {
-        InFlightStage::Stream
-    } else {
-        InFlightStage::Body
-    }
+fn is_stream<B: Body>(response: &Response<B>) -> bool {
+    response.body().size_hint().exact().is_none() && is_event_stream(response.headers())
 }
 
 #[cold]

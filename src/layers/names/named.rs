@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::cell::Cell;
 use std::fmt;
+use std::mem;
 
 use http::request::Parts;
 use http::{Extensions, Method, StatusCode};
@@ -10,6 +11,7 @@ use http::{Extensions, Method, StatusCode};
 use crate::in_flight::{InFlightKind, InFlightStage, LayerHandle, Listed, Roster};
 use crate::layers::cut_event::tell_by_name;
 use crate::layers::upgrade::UpgradeGuard;
+use crate::panic;
 use crate::sync::{Arc, Weak};
 
 /// Where requests are listed, and how they are named.
@@ -31,14 +33,12 @@ type NameFn = Arc<dyn Fn(&Parts) -> String + Send + Sync>;
 /// In a box, because a request is moved many times.
 pub(super) struct Named(Option<Box<Live>>);
 
-/// What is known of a request. A spare one keeps `text`, which is empty, and `roster`.
+/// What is known of a request. A spare one keeps the memory of `text`, and `roster`.
 struct Live {
     // Declared first, so that it is off the list before an upgrade that was only offered is over.
     rare: Rare,
     /// Whether `rare` is not that of a spare box.
     is_rare: bool,
-    /// The stage of the response's body while it waits.
-    body: InFlightStage,
     /// The path, or the whole name.
     text: String,
     /// Weak, so that a spare box keeps nothing alive, and compares as equal to its own roster alone.
@@ -50,6 +50,8 @@ struct Rare {
     listed: Option<Listed>,
     /// The stage under which the request is listed.
     stage: InFlightStage,
+    /// The stage of the response's body while it waits.
+    body: InFlightStage,
     prefix: Prefix,
     upgrade: Option<Upgrade>,
 }
@@ -148,15 +150,17 @@ impl Named {
     #[inline]
     pub(super) fn wait_in_body(&mut self) {
         if let Some(live) = &mut self.0 {
-            live.wait(live.body);
+            live.wait(live.rare.body);
         }
     }
 
-    /// Notes the status of the response, and the stage of its body while that waits.
+    /// Notes the status of the response, and whether its body is a stream.
     #[inline]
-    pub(super) fn answer(&mut self, status: StatusCode, body: InFlightStage) {
+    pub(super) fn answer(&mut self, status: StatusCode, is_stream: bool) {
         let Some(live) = &mut self.0 else { return };
-        live.body = body;
+        if is_stream {
+            live.note_stream();
+        }
         if live.is_rare && live.answer(status) {
             self.upgrade();
         }
@@ -227,7 +231,6 @@ impl Live {
         Box::new(Self {
             rare: Rare::NONE,
             is_rare: false,
-            body: InFlightStage::Body,
             text: String::new(),
             roster: Weak::new(),
         })
@@ -240,8 +243,11 @@ impl Live {
     }
 
     /// Keeps the box for the next request of this thread.
+    ///
+    /// `extern "C"`, because panics in it are contained: then the compiler keeps no response in memory for
+    /// one, which saves 8 instructions.
     #[inline(never)]
-    fn give_back(mut self: Box<Self>) {
+    extern "C" fn give_back(mut self: Box<Self>) {
         if self.is_rare {
             self.clear();
         }
@@ -250,7 +256,9 @@ impl Live {
 
     #[inline(never)]
     fn clear(&mut self) {
-        (self.rare, self.is_rare) = (Rare::NONE, false);
+        let rare = mem::replace(&mut self.rare, Rare::NONE);
+        self.is_rare = false;
+        panic::dropped(rare);
         if self.text.capacity() > MAX_SPARE {
             self.text = String::new();
         }
@@ -315,6 +323,11 @@ impl Live {
         (self.rare.prefix, self.is_rare) = (prefix, true);
     }
 
+    #[inline(never)]
+    fn note_stream(&mut self) {
+        (self.rare.body, self.is_rare) = (InFlightStage::Stream, true);
+    }
+
     /// Notes the guard that a [`DrainLayer`](crate::DrainLayer) has put into a request, if it has.
     #[inline]
     fn note_upgrade(&mut self, method: &Method, extensions: &Extensions) {
@@ -336,7 +349,7 @@ impl Live {
             return true;
         }
         if self.rare.listed.is_some() {
-            self.wait(self.body);
+            self.wait(self.rare.body);
         }
         false
     }
@@ -348,6 +361,7 @@ impl Rare {
     const NONE: Self = Self {
         listed: None,
         stage: InFlightStage::Handler,
+        body: InFlightStage::Body,
         prefix: Prefix::Get,
         upgrade: None,
     };
