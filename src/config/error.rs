@@ -248,6 +248,5 @@ fn list(f: &mut fmt::Formatter<'_>, kept: &[(&str, Duration)]) -> fmt::Result {
 
 /// Formats a value from outside, so that it cannot break out of a log line.
 pub(super) fn escaped(value: &dyn Debug) -> Box<str> {
-    // And one for `…`.
-    one_line(&format!("{value:?}"), MAX_SHOWN + 1).into()
+    one_line(&format!("{value:?}"), MAX_SHOWN).into()
 }

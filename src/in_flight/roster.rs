@@ -204,7 +204,8 @@ impl Roster {
 
 /// Returns a name that is safe to show.
 pub(super) fn readable(name: &str) -> Cow<'_, str> {
-    one_line(name, MAX_NAME)
+    // The last one may be `…`.
+    one_line(name, MAX_NAME - 1)
 }
 
 impl Member {
