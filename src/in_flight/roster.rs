@@ -78,7 +78,7 @@ pub enum InFlightStage {
 /// The list.
 #[derive(Debug)]
 pub(crate) struct Roster {
-    /// Tells whether work is cut.
+    /// Has as many shards as the list, and knows whether work is cut.
     gate: Lease,
     /// By the thread that listed the work.
     shards: Box<[Mutex<Places<Member>>]>,

@@ -93,6 +93,7 @@ enum HookErrorKind {
 #[derive(Debug)]
 pub(crate) struct Hooks {
     kind: HookKind,
+    /// In the order in which they run.
     waiting: Mutex<Vec<Hook>>,
     /// The hooks that were taken, and their reports so far.
     taken: Mutex<Vec<Taken>>,

@@ -192,7 +192,7 @@ impl Drop for Named {
     #[inline]
     fn drop(&mut self) {
         if let Some(live) = self.0.take() {
-            Live::drop_unfinished(live);
+            live.drop_unfinished();
         }
     }
 }
@@ -275,13 +275,13 @@ impl Live {
     /// Ends a request that is dropped before its end. After a force, it was cut.
     #[cold]
     #[inline(never)]
-    fn drop_unfinished(live: Box<Self>) {
-        if let Some(listed) = &live.rare.listed {
+    fn drop_unfinished(self: Box<Self>) {
+        if let Some(listed) = &self.rare.listed {
             if listed.is_forced() {
                 tell_by_name(listed);
             }
         }
-        live.give_back();
+        self.give_back();
     }
 
     #[inline]
