@@ -265,3 +265,35 @@ impl Tasks {
         names.into_iter().map(health).collect()
     }
 }
+
+#[cfg(all(test, not(tower_lifecycle_loom)))]
+mod tests {
+    use std::future::pending;
+
+    use tokio::task::yield_now;
+
+    use super::*;
+
+    /// A task may end before the runtime has returned its handle. By then its place may be another one's.
+    #[tokio::test]
+    async fn the_handle_of_a_task_that_ended_is_not_taken_for_that_of_the_next() {
+        let tasks = Tasks::default();
+        let begin = |name: &str| {
+            let policies = Policies::default_of(Role::Task);
+            tasks.begin(name.into(), Role::Task, policies).0
+        };
+        let [ended, next] = [(); 2].map(|()| tokio::spawn(pending::<()>()));
+
+        let ended_id = begin("ended");
+        tasks.end(ended_id, Some(Outcome::Completed), false, None);
+        let next_id = begin("next");
+        assert_eq!(next_id.place, ended_id.place);
+        tasks.spawned(next_id, next.abort_handle());
+        tasks.spawned(ended_id, ended.abort_handle());
+
+        tasks.cut(&[Role::Task]);
+        yield_now().await;
+        assert!(next.is_finished());
+        assert!(!ended.is_finished());
+    }
+}
