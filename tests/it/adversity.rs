@@ -656,6 +656,21 @@ async fn more_phases_than_milliseconds_keep_the_deadline() {
     assert_eq!(outcomes, vec!["timed out"; PHASES.into()]);
 }
 
+/// In real time: a paused clock ticks at once.
+#[tokio::test]
+async fn phases_without_time_do_not_wait_for_a_tick_each() {
+    const PHASES: u16 = 100;
+    let ctl = controller(taking(ms(20)));
+    for n in 0..PHASES {
+        ctl.add_hook(Hook::new(n.to_string(), |_| pending()).phase(n.into()))
+            .unwrap();
+    }
+    let report = ctl.shutdown(MANUAL).await;
+    // Given up 50 ms after its deadline, it would leave some that were not started.
+    let outcomes = hook_outcomes(&report);
+    assert_eq!(outcomes, vec!["timed out"; PHASES.into()]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn no_lame_duck_is_waited_for_when_no_server_is_left() {
     let fails = std::io::Result::<()>::Err(std::io::Error::other("bind"));
