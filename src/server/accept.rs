@@ -222,7 +222,7 @@ where
         if !panic::contained(|| self.try_spawn(connection)) {
             tell!(
                 error,
-                "connection closed: making its extensions or cloning the application panicked"
+                "connection closed: making its extensions, cloning the application or showing its address panicked"
             );
         }
     }

@@ -324,7 +324,7 @@ const ELSEWHERE: &[&str] = &[
     "cannot start a thread to watch the deadline",
     "cannot tell the old process that this one is ready",
     "cannot write the report of the shutdown",
-    "connection closed: making its extensions or cloning the application panicked",
+    "connection closed: making its extensions, cloning the application or showing its address panicked",
     "connection cut",
     "connection failed",
     "ending long-lived responses",
