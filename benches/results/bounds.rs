@@ -58,13 +58,13 @@ fn instructions(instructions: Option<&Instructions>, bounds: &mut Vec<Bound>) {
     );
     let further = instructions.and_then(|instructions| instructions.further_poll(DRAIN));
     at_most("bare, drain, each further pending poll", 40.0, further);
-    for (kind, layer, most) in [("tracking", TRACKING, 100.0), ("drain", DRAIN, 260.0)] {
+    for (kind, layer) in [("tracking", TRACKING), ("drain", DRAIN)] {
         for (place, suffix) in [("inside the router", ""), ("around it", ", around")] {
             let over = |name: &str| over("http1", &format!("{name}{suffix}"));
             let measured = over(layer).zip(over("empty wrapper"));
             let measured = measured.map(|(ours, empty)| ours - empty);
             let what = format!("an empty wrapper, server, {kind} {place}");
-            at_most(&what, most, measured);
+            at_most(&what, 260.0, measured);
         }
     }
     for (what, group, most) in [

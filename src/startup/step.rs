@@ -38,7 +38,7 @@ mod sealed {
 
     pub trait Steps<'a> {
         /// The started services: a tuple or a `Vec`, like the steps.
-        type Started;
+        type Started: 'static;
         /// The places where the steps store their started services.
         type Places: Send + 'a;
 
