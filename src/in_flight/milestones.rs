@@ -123,7 +123,7 @@ impl Milestones {
     /// Registers `waker` for any of `events`. Returns `false` if one of them is already reached.
     pub(crate) fn register(&self, slot: &mut Slot, waker: &Waker, events: u32) -> bool {
         let happened = || self.has(events);
-        let registered = self.waiting.register(slot, waker, events, happened);
+        let registered = self.waiting.register(slot, waker, events, &happened);
         registered.is_some()
     }
 

@@ -138,7 +138,7 @@ impl WakerSet {
         slot: &mut Slot,
         waker: &Waker,
         events: u32,
-        happened: impl Fn() -> bool,
+        happened: &dyn Fn() -> bool,
     ) -> Option<Remembered> {
         if !slot.is_registered() {
             let remembered;
@@ -199,7 +199,7 @@ impl WakerSet {
         slot: &Slot,
         waker: &Waker,
         events: u32,
-        happened: impl Fn() -> bool,
+        happened: &dyn Fn() -> bool,
     ) -> Option<Remembered> {
         let clone = waker.clone();
         let is_same = clone.will_wake(waker);
@@ -383,7 +383,7 @@ mod tests {
     }
 
     fn register(set: &WakerSet, slot: &mut Slot, waker: &Waker) {
-        assert!(set.register(slot, waker, EVENT, || false).is_some());
+        assert!(set.register(slot, waker, EVENT, &|| false).is_some());
     }
 
     #[test]
@@ -420,7 +420,7 @@ mod tests {
     }
 
     fn remember(set: &WakerSet, slot: &mut Slot, waker: &Waker) -> Remembered {
-        let remembered = set.register(slot, waker, EVENT, || false);
+        let remembered = set.register(slot, waker, EVENT, &|| false);
         remembered.expect("it has not happened")
     }
 

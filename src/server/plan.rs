@@ -124,7 +124,7 @@ impl PlanReceiver {
             let stale = || plans.version() != self.version;
             let next = waiting_for(self.version.wrapping_add(1));
             let readers = &plans.readers;
-            let registered = readers.register(&mut self.slot, cx.waker(), next, stale);
+            let registered = readers.register(&mut self.slot, cx.waker(), next, &stale);
             if registered.is_some() {
                 break;
             }

@@ -369,7 +369,7 @@ impl Shard {
     /// happened.
     pub(crate) fn register(&self, slot: &mut Slot, waker: &Waker, interests: u32) -> bool {
         let happened = || self.phase() & u64::from(interests) != 0;
-        let registered = self.wakers.register(slot, waker, interests, happened);
+        let registered = self.wakers.register(slot, waker, interests, &happened);
         registered.is_some()
     }
 
@@ -404,7 +404,7 @@ impl Shard {
     #[cold]
     #[inline(never)]
     fn register_other(&self, slot: &mut Slot, waker: &Waker) -> Option<Remembered> {
-        (self.wakers).register(slot, waker, interest::FORCED, || self.is_forced())
+        (self.wakers).register(slot, waker, interest::FORCED, &|| self.is_forced())
     }
 
     /// Out of line and `extern "C"` (see `leave_last`). It takes the slot by value, because a
