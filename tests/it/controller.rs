@@ -1,8 +1,10 @@
 //! The controller and the sequence: order, deadlines, single run, driver, and the report.
 
 use std::future::{pending, poll_fn, ready};
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
 use std::task::Poll;
+use std::thread;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -11,6 +13,7 @@ use tokio_test::{assert_pending, assert_ready, task};
 use tower_lifecycle::report::PhaseReport;
 use tower_lifecycle::{LifecycleState, ShutdownConfig, ShutdownController, ShutdownReason};
 
+use crate::support::runtime::{TIMEOUT, threads};
 use crate::support::shutdown::{controller, ms, ten_seconds};
 use LifecycleState::*;
 
@@ -54,6 +57,42 @@ async fn a_graceful_shutdown_goes_through_the_states_in_order() {
     let states: Vec<_> = report.phases().iter().map(PhaseReport::state).collect();
     assert_eq!(states, [LameDuck, Draining, Stopping]);
     assert_eq!((report.admitted(), report.in_flight_at_trigger()), (1, 1));
+}
+
+/// A probe of readiness takes the lock of the states, too, so a move may come right when the observers have
+/// been notified of the one before.
+#[test]
+fn observers_are_notified_of_each_move_whatever_else_goes_on() {
+    let current: Arc<Mutex<Option<ShutdownController>>> = Arc::default();
+    let is_over = Arc::new(AtomicBool::new(false));
+    let probe = || {
+        let (current, is_over) = (Arc::clone(&current), Arc::clone(&is_over));
+        move || {
+            while !is_over.load(Ordering::Relaxed) {
+                let ctl = current.lock().unwrap().clone();
+                for _ in 0..100 {
+                    let _ = ctl.as_ref().map(|ctl| (ctl.is_ready(), ctl.notice()));
+                }
+            }
+        }
+    };
+    let probers = [thread::spawn(probe()), thread::spawn(probe())];
+    let runtime = threads(2);
+    for _ in 0..3_000 {
+        let ctl = runtime.block_on(async { ShutdownController::new() });
+        let (moved, moves) = mpsc::channel();
+        ctl.on_state_change(move |_, new| moved.send(new).unwrap());
+        *current.lock().unwrap() = Some(ctl.clone());
+        runtime.block_on(ctl.shutdown(ShutdownReason::Manual));
+        let moves: Vec<_> = (0..3)
+            .map_while(|_| moves.recv_timeout(TIMEOUT).ok())
+            .collect();
+        assert_eq!(moves, [Draining, Stopping, Stopped]);
+    }
+    is_over.store(true, Ordering::Relaxed);
+    for prober in probers {
+        prober.join().unwrap();
+    }
 }
 
 #[tokio::test(start_paused = true)]

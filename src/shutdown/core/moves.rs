@@ -2,6 +2,7 @@
 //! shutdown. Observers and waiters are notified outside the lock.
 
 use std::collections::VecDeque;
+use std::mem;
 use std::time::Duration;
 
 use super::Core;
@@ -228,7 +229,7 @@ impl Core {
             return;
         }
         life.notifying = true;
-        let _reset = ResetNotifying(&self.life);
+        let reset = ResetNotifying(&self.life);
         while let Some((old, new)) = life.pending.pop_front() {
             let observers = life.observers.clone();
             let shutdown = life.shutdown.clone();
@@ -246,17 +247,19 @@ impl Core {
             life = lock(&self.life);
             if new.is_terminal() {
                 // No transition is left, and the observers may hold the controller.
-                let observers = std::mem::take(&mut life.observers);
+                let observers = mem::take(&mut life.observers);
                 drop(life);
                 observers.into_iter().for_each(panic::dropped);
                 life = lock(&self.life);
             }
         }
-        drop(life);
+        // Under the lock that found nothing pending: the next transition is another caller's.
+        life.notifying = false;
+        mem::forget(reset);
     }
 }
 
-/// Resets `Life::notifying` when dropped, also after a panic.
+/// Resets `Life::notifying` after a panic.
 struct ResetNotifying<'a>(&'a Mutex<Life>);
 
 impl Drop for ResetNotifying<'_> {
