@@ -2,8 +2,10 @@
 
 use std::convert::Infallible;
 use std::future::{Future, pending};
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc as blocking};
+use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -706,4 +708,40 @@ fn workers_go_with_the_driving_runtime_when_it_ends_meanwhile() {
     assert!(is_dropped.load(Ordering::SeqCst));
     let report = one_thread().block_on(ctl.shutdown(MANUAL));
     assert_eq!(report.reason(), ShutdownReason::Interrupted);
+}
+
+/// Forces when it is woken for the first time after it was armed.
+struct Forces {
+    ctl: ShutdownController,
+    is_armed: AtomicBool,
+}
+
+impl Wake for Forces {
+    fn wake(self: Arc<Self>) {
+        if self.is_armed.swap(false, Ordering::SeqCst) {
+            self.ctl.force();
+        }
+    }
+}
+
+/// Servers that are left are dropped in between, which wakes their tasks.
+#[tokio::test(start_paused = true)]
+async fn a_force_between_the_drain_and_the_stop_of_the_workers_is_not_lost() {
+    let ctl = controller();
+    drop(ctl.spawn_worker("hangs", |_stop| pending::<()>()));
+    let forces = Arc::new(Forces {
+        ctl: ctl.clone(),
+        is_armed: AtomicBool::new(false),
+    });
+    let waker = Waker::from(Arc::clone(&forces));
+    let mut cx = Context::from_waker(&waker);
+    let mut run = pin!(ctl.run(ctl.stop_accepting()));
+    assert!(run.as_mut().poll(&mut cx).is_pending());
+    ctl.trigger(MANUAL);
+    assert!(run.as_mut().poll(&mut cx).is_pending()); // the server has ended
+    forces.is_armed.store(true, Ordering::SeqCst);
+    let begun = Instant::now();
+    let report = shut_down(&ctl).await;
+    assert!(report.is_forced(), "{report}");
+    assert!(begun.elapsed() <= ms(3_100), "the reserve: {report}");
 }

@@ -21,12 +21,7 @@ use crate::sync::Arc;
 
 /// Stops the workers. After a force, the reserve of the clean-up begins when they have ended.
 pub(super) async fn stop(core: &Arc<Core>, shutdown: &Arc<Shutdown>, record: &mut Record) {
-    let is_forced = core.milestones().has(event::FORCED);
-    let forced_at = is_forced.then(|| {
-        let now = || (Instant::now(), shutdown.frozen());
-        record.cut_at.unwrap_or_else(now)
-    });
-    if let Some(ended_at) = stop_and_wait(core, shutdown, forced_at).await {
+    if let Some(ended_at) = stop_and_wait(core, shutdown, record.cut_at).await {
         record.cut_at = Some((ended_at, shutdown.frozen()));
     }
 }
@@ -34,11 +29,11 @@ pub(super) async fn stop(core: &Arc<Core>, shutdown: &Arc<Shutdown>, record: &mu
 /// Tells the workers to stop, waits until their share of the time is over, and cuts those that are
 /// left. Returns when the wait was over; `None` if there was no worker.
 ///
-/// `forced_at` is the time of the force, and how long the process had not run until then.
+/// `cut_at` is when the drain was cut, and how long the process had not run until then.
 async fn stop_and_wait(
     core: &Arc<Core>,
     shutdown: &Arc<Shutdown>,
-    forced_at: Option<(Instant, Duration)>,
+    cut_at: Option<(Instant, Duration)>,
 ) -> Option<Instant> {
     core.milestones().reach(event::DROP_SERVERS);
     let has_workers = core.tasks.running(&[Role::Worker]) > 0;
@@ -47,10 +42,16 @@ async fn stop_and_wait(
         let dropped = none_left(core, || core.servers.running());
         until(Some(Instant::now() + cut_grace(core)), dropped).await;
     }
+    // Published before the check for a force; see `Core::cut`.
     core.milestones().reach(event::STOP_WORKERS);
     if !has_workers {
         return None;
     }
+    let is_forced = core.milestones().has(event::FORCED);
+    let forced_at = is_forced.then(|| {
+        let now = || (Instant::now(), shutdown.frozen());
+        cut_at.unwrap_or_else(now)
+    });
     // Each worker is polled once, even if no time is left.
     yield_now().await;
     let roles: &[Role] = match forced_at {
