@@ -15,7 +15,8 @@ const KNOWN: [i32; 12] = [
 #[cfg(target_os = "linux")]
 fn more() -> impl Iterator<Item = i32> {
     use nix::sys::signal::Signal::{SIGIO, SIGPWR};
-    [SIGIO as i32, SIGPWR as i32].into_iter().chain(34..=64)
+    let first = if cfg!(target_env = "musl") { 35 } else { 34 };
+    [SIGIO as i32, SIGPWR as i32].into_iter().chain(first..=64)
 }
 
 #[cfg(not(target_os = "linux"))]
