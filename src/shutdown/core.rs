@@ -418,13 +418,14 @@ impl Core {
         }
     }
 
-    /// Cuts what is left of an interrupted shutdown. Returns how much was in flight, or had been dropped by
-    /// the end of its runtime.
+    /// Cuts what is left of an interrupted shutdown, workers too. Returns how much was in flight, or had been
+    /// dropped by the end of its runtime.
     pub(crate) fn interrupt(&self) -> u64 {
         let in_flight = self.gate.interrupt();
         // An earlier force may have set it.
         let _ = self.in_flight_at_force.set(in_flight);
         self.cut();
+        self.milestones().reach(event::CUT_WORKERS);
         self.tasks.cut(&Role::ALL);
         in_flight
     }

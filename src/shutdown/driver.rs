@@ -16,7 +16,7 @@ use super::race::race;
 use super::report::ShutdownReport;
 use super::sequence::{Record, roll_back, shut_down};
 use super::wait::Wait;
-use crate::in_flight::{event, interest};
+use crate::in_flight::{event, interest, runtime_is_ending};
 use crate::log::tell;
 use crate::spawn::{self, Boxed};
 use crate::state::{LifecycleState, ShutdownReason};
@@ -172,10 +172,15 @@ impl Drop for Driver {
             give_up(core, shutdown);
             return;
         }
+        // A `Startup` is often dropped right before its runtime, when `main` returns an error, or with it.
+        // The runtime, and so the process, does not end until the remaining services are stopped.
+        let is_waited_for = core.is_starting_up() && (spawned || runtime_is_ending());
+        if is_waited_for && !core.milestones().has(event::CLEANUP) {
+            // What is left on that runtime will not run any more, and is dropped after this.
+            core.interrupt();
+        }
         let thread = drive_by_thread(core, shutdown);
-        // A `Startup` is often dropped right before its runtime, when `main` returns an error. The
-        // runtime, and so the process, does not end until the remaining services are stopped.
-        if let Some(thread) = thread.filter(|_| spawned) {
+        if let Some(thread) = thread.filter(|_| is_waited_for) {
             let _ = thread.join();
         }
     }
@@ -200,7 +205,7 @@ fn give_up(core: &Core, shutdown: &Arc<Shutdown>) {
     core.milestones()
         .reach(event::STOP_ACCEPTING | event::CLOSE_ADMIN);
     core.advance(LifecycleState::Stopping);
-    for service in core.services.not_stopped() {
+    for service in core.services.close() {
         tell!(warn, service = &*service, "service not stopped");
     }
     finish(core, record.report(core));

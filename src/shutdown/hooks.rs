@@ -11,6 +11,8 @@ use std::mem;
 use std::panic::Location;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::cleanup::{BoxFuture, Cleanup, Job, Note, Progress};
 use super::notice::ShutdownNotice;
 use super::outcome::{HookReport, Outcome};
@@ -110,6 +112,8 @@ pub(crate) enum HookKind {
 #[derive(Debug)]
 struct Taken {
     report: HookReport,
+    /// Since when the hook has been running.
+    since: Option<Instant>,
     has_ended: bool,
 }
 
@@ -284,6 +288,7 @@ impl Hooks {
         let hooks = std::mem::take(&mut *lock(&self.waiting));
         let taken = hooks.iter().map(|hook| Taken {
             report: hook.not_started(),
+            since: None,
             has_ended: false,
         });
         lock(&self.taken).extend(taken);
@@ -295,8 +300,14 @@ impl Hooks {
         self.take().into_iter().for_each(panic::dropped);
         let taken = lock(&self.taken);
         let late = lock(&self.late);
-        let taken = taken.iter().map(|hook| &hook.report);
-        taken.chain(&*late).cloned().collect()
+        let taken = taken.iter().map(|hook| {
+            let mut report = hook.report.clone();
+            if let Some(since) = hook.since {
+                report.duration = since.elapsed();
+            }
+            report
+        });
+        taken.chain(late.iter().cloned()).collect()
     }
 
     /// Returns what each hook does, in the order in which they run. `is_over` says whether the shutdown is.
@@ -335,11 +346,15 @@ impl Hooks {
         let hook = &mut taken[place];
         match progress {
             // Counts as cut until the hook reports its end.
-            Progress::Running => hook.report.outcome = Outcome::Cut,
+            Progress::Running => {
+                hook.report.outcome = Outcome::Cut;
+                hook.since = Some(Instant::now());
+            }
             Progress::Ended(outcome, duration) => {
                 if mem::replace(&mut hook.has_ended, true) {
                     return;
                 }
+                hook.since = None;
                 (hook.report.outcome, hook.report.duration) = (outcome, duration);
                 let report = hook.report.clone();
                 drop(taken);

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::future::{Future, ready};
+use std::mem;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -23,7 +24,7 @@ struct Inner {
     steps_running: u32,
     /// When the current step ends at the latest. `None` if it has no limit, or there is no step.
     step_deadline: Option<Instant>,
-    /// `true` once the stops have begun. The caller has to stop a service that it starts later.
+    /// `true` once the stops have begun, or will not. The caller has to stop a service that it starts later.
     closed: bool,
 }
 
@@ -33,7 +34,6 @@ struct Service {
     /// The services of one step are stopped at the same time.
     step: u32,
     status: Status,
-    duration: Duration,
 }
 
 #[derive(Debug)]
@@ -42,8 +42,12 @@ enum Status {
     #[cfg_attr(not(feature = "health"), expect(dead_code, reason = "health shows it"))]
     NotStarted(String),
     Healthy(Stop),
-    Stopping(Stop),
-    Stopped(Outcome),
+    Stopping {
+        stop: Stop,
+        since: Instant,
+    },
+    /// How the stop ended, and how long it took.
+    Stopped(Outcome, Duration),
 }
 
 /// The stops that run at the same time.
@@ -98,7 +102,6 @@ impl Services {
             name: Arc::clone(name),
             step,
             status: Status::Starting,
-            duration: Duration::ZERO,
         }));
         inner.steps_running += 1;
         inner.step_deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
@@ -158,7 +161,10 @@ impl Services {
         let inner = lock(&self.0);
         let mut services = inner.services.iter();
         services.any(|service| {
-            let has_begun = matches!(service.status, Status::Stopping(_) | Status::Stopped(_));
+            let has_begun = matches!(
+                service.status,
+                Status::Stopping { .. } | Status::Stopped(..)
+            );
             has_begun && *service.name == *name
         })
     }
@@ -213,13 +219,18 @@ impl Services {
         let service = &mut inner.services[index];
         match (progress, &service.status) {
             (Progress::Running, Status::Healthy(stop)) => {
-                service.status = Status::Stopping(stop.clone());
+                service.status = Status::Stopping {
+                    stop: stop.clone(),
+                    since: Instant::now(),
+                };
             }
-            (Progress::Ended(outcome, duration), Status::Stopping(_)) => {
-                service.status = Status::Stopped(outcome.clone());
-                service.duration = duration;
+            (Progress::Ended(outcome, duration), Status::Stopping { .. }) => {
+                let stopped = Status::Stopped(outcome.clone(), duration);
+                let stopping = mem::replace(&mut service.status, stopped);
                 let name = Arc::clone(&service.name);
                 drop(inner);
+                // A stop that was never polled still holds user code, which is dropped outside the lock.
+                panic::dropped(stopping);
                 log(name, outcome, duration);
             }
             // Already recorded.
@@ -227,9 +238,11 @@ impl Services {
         }
     }
 
-    /// Returns the names of the services that were started and whose stop has not begun.
-    pub(crate) fn not_stopped(&self) -> Vec<Arc<str>> {
-        let inner = lock(&self.0);
+    /// Leaves a service that is started from now on to its caller, which has to stop it. Returns the names of
+    /// those that were started and whose stop has not begun.
+    pub(crate) fn close(&self) -> Vec<Arc<str>> {
+        let mut inner = lock(&self.0);
+        inner.closed = true;
         let waiting = inner.services.iter().rev();
         let waiting = waiting.filter(|service| service.stop().is_some());
         waiting.map(|service| Arc::clone(&service.name)).collect()
@@ -292,31 +305,34 @@ fn log(service: Arc<str>, outcome: Outcome, took: Duration) {
 
 impl Service {
     fn is_running(&self) -> bool {
-        matches!(self.status, Status::Healthy(_) | Status::Stopping(_))
+        matches!(self.status, Status::Healthy(_) | Status::Stopping { .. })
     }
 
     /// Returns the stop, if it has not begun.
     fn stop(&self) -> Option<&Stop> {
         match &self.status {
-            Status::Healthy(stop) | Status::Stopping(stop) => Some(stop).filter(|s| s.is_pending()),
+            Status::Healthy(stop) | Status::Stopping { stop, .. } => {
+                Some(stop).filter(|s| s.is_pending())
+            }
             _ => None,
         }
     }
 
     fn report(&self) -> Option<ServiceReport> {
-        let outcome = match &self.status {
+        let (outcome, duration) = match &self.status {
             Status::NotStarted(_) => return None,
             // The start blocks its thread, or is no longer polled.
-            Status::Starting => Outcome::Abandoned,
-            _ if self.stop().is_some() => Outcome::NotStarted,
+            Status::Starting => (Outcome::Abandoned, Duration::ZERO),
+            _ if self.stop().is_some() => (Outcome::NotStarted, Duration::ZERO),
             // Counts as cut until the stop reports its end.
-            Status::Healthy(_) | Status::Stopping(_) => Outcome::Cut,
-            Status::Stopped(outcome) => outcome.clone(),
+            Status::Healthy(_) => (Outcome::Cut, Duration::ZERO),
+            Status::Stopping { since, .. } => (Outcome::Cut, since.elapsed()),
+            Status::Stopped(outcome, duration) => (outcome.clone(), *duration),
         };
         Some(ServiceReport {
             name: Arc::clone(&self.name),
             outcome,
-            duration: self.duration,
+            duration,
         })
     }
 
@@ -327,9 +343,9 @@ impl Service {
             Status::Starting => ("starting", None, None),
             Status::NotStarted(cause) => ("failed", Some(cause.clone()), None),
             Status::Healthy(_) => ("healthy", None, None),
-            Status::Stopping(_) => ("stopping", None, None),
-            Status::Stopped(Outcome::Completed) => ("stopped", None, None),
-            Status::Stopped(outcome) => ("failed", None, Some(outcome.clone())),
+            Status::Stopping { .. } => ("stopping", None, None),
+            Status::Stopped(Outcome::Completed, _) => ("stopped", None, None),
+            Status::Stopped(outcome, _) => ("failed", None, Some(outcome.clone())),
         };
         (Arc::clone(&self.name), status, start_error, stopped)
     }

@@ -640,6 +640,27 @@ async fn a_force_is_in_the_report_in_whatever_state_it_came() {
     }
 }
 
+#[test]
+fn a_hook_that_holds_up_an_interrupted_shutdown_is_reported_with_its_time() {
+    let report = in_time(|| {
+        one_thread().block_on(async {
+            let ctl = controller(taking(ms(100)));
+            let in_hook = ctl.clone();
+            ctl.on_shutdown("blocks", |_| async move {
+                // Blocks the runtime until the shutdown has been given up.
+                while !in_hook.state().is_terminal() {
+                    thread::sleep(ms(1));
+                }
+                Ok(())
+            })
+            .unwrap();
+            ctl.shutdown(MANUAL).await
+        })
+    });
+    assert_eq!(report.reason(), ShutdownReason::Interrupted);
+    assert!(report.hooks()[0].duration() >= ms(50), "{report}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn more_phases_than_milliseconds_keep_the_deadline() {
     // In sequence each would take a timer tick, which is a millisecond.
