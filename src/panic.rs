@@ -46,6 +46,13 @@ pub(crate) fn dropped<T>(value: T) {
     contained(|| drop(value));
 }
 
+/// Returns the message of a panic, and drops its payload.
+pub(crate) fn into_message(payload: Payload) -> String {
+    let message = message(&payload);
+    discard(payload);
+    message
+}
+
 /// Returns the message of a panic.
 pub(crate) fn message(payload: &Payload) -> String {
     if let Some(message) = payload.downcast_ref::<String>() {

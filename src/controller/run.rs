@@ -103,6 +103,8 @@ impl ShutdownController {
     }
 }
 
+const PANICKED: &str = "the server panicked";
+
 // ===== impl Run =====
 
 impl<F> Run<F> {
@@ -132,18 +134,21 @@ where
         if let Some(server) = this.server.as_mut().as_pin_mut() {
             // Checked first: once the drain is over, the server is dropped and not polled again.
             if Pin::new(&mut *this.drain_over).poll(cx).is_ready() {
-                this.server.set(None);
+                let dropped = catch_unwind(AssertUnwindSafe(|| this.server.set(None)));
                 this.registration.deregister(None);
+                dropped.unwrap_or_else(|panic| resume_unwind(panic));
             } else {
                 match catch_unwind(AssertUnwindSafe(|| server.poll(cx))) {
                     Ok(Poll::Ready(output)) => {
-                        this.server.set(None);
-                        this.registration.server_ended(output.into_result());
+                        let dropped = catch_unwind(AssertUnwindSafe(|| this.server.set(None)));
+                        let panicked = dropped.as_ref().map_err(|_| PANICKED.into());
+                        let result = output.into_result().and(panicked.copied());
+                        this.registration.server_ended(result);
+                        dropped.unwrap_or_else(|panic| resume_unwind(panic));
                     }
                     Ok(Poll::Pending) => {}
                     Err(panic) => {
-                        this.registration
-                            .server_ended(Err("the server panicked".into()));
+                        this.registration.server_ended(Err(PANICKED.into()));
                         resume_unwind(panic);
                     }
                 }

@@ -54,7 +54,7 @@ impl Future for Supervised {
         let (outcome, panic) = match catch_unwind(AssertUnwindSafe(poll)) {
             Ok(Poll::Pending) => return Poll::Pending,
             Ok(Poll::Ready(outcome)) => (outcome, None),
-            Err(panic) => (Outcome::panicked(&panic), Some(panic)),
+            Err(panic) => (Outcome::Panicked(panic::message(&panic)), Some(panic)),
         };
         // Drops what the task held before its end is reported.
         panic::dropped(this.future.take());

@@ -139,7 +139,7 @@ impl<'a, C: Future<Output = ()>> Cleanup<'a, C> {
             match race(ended, self.cut.as_mut()).await {
                 Either::Left(Some(Ok(()))) => return None,
                 Either::Left(Some(Err(error))) => match error.try_into_panic() {
-                    Ok(panic) => return Some((job.place, Outcome::panicked(&panic))),
+                    Ok(panic) => return Some((job.place, Outcome::panicked(panic))),
                     // Cancelled, but not here: the runtime is shutting down, and this task with it.
                     // `Driver::drop` makes the report.
                     Err(_) => pending().await,
@@ -159,7 +159,7 @@ impl<'a, C: Future<Output = ()>> Cleanup<'a, C> {
         let outcome = match until(self.abort_deadline, &mut job.task).await {
             Some(Ok(())) => return None,
             Some(Err(error)) => match error.try_into_panic() {
-                Ok(panic) => Outcome::panicked(&panic),
+                Ok(panic) => Outcome::panicked(panic),
                 Err(_) => Outcome::Cut,
             },
             None => Outcome::Cut,
@@ -257,7 +257,7 @@ impl Job {
                     let result = extension.until(limit, run).await;
                     result.map_or(Outcome::TimedOut, Outcome::of)
                 });
-                let outcome = job.await.unwrap_or_else(|panic| Outcome::panicked(&panic));
+                let outcome = job.await.unwrap_or_else(Outcome::panicked);
                 // Reported by the job's own task: code that blocks another thread cannot prevent it.
                 let ended = || note(place, Progress::Ended(outcome, started_at.elapsed()));
                 match &spans {

@@ -364,8 +364,8 @@ impl Outcome {
         }
     }
 
-    pub(crate) fn panicked(payload: &panic::Payload) -> Self {
-        Self::Panicked(panic::message(payload))
+    pub(crate) fn panicked(payload: panic::Payload) -> Self {
+        Self::Panicked(panic::into_message(payload))
     }
 
     /// Must be called in the job's own task: if formatting the error panics or blocks, only that job is

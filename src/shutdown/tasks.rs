@@ -22,6 +22,7 @@ use super::services::ServiceHealth;
 #[cfg(feature = "health")]
 use crate::error::Chain;
 use crate::in_flight::{InFlightItem, InFlightKind, InFlightStage, Oldest, Places};
+use crate::panic;
 use crate::sync::{Arc, Mutex, lock};
 
 /// The tasks of one lifecycle.
@@ -94,9 +95,7 @@ impl Tasks {
         tasks.counts[role as usize] += 1;
         let is_refused = tasks.refused[role as usize];
         #[cfg(feature = "health")]
-        if !is_refused {
-            tasks.ends.replaced(&name);
-        }
+        let replaced = (!is_refused).then(|| tasks.ends.replaced(&name));
         let place = tasks.running.add(Running {
             number,
             name,
@@ -105,6 +104,9 @@ impl Tasks {
             started_at: Instant::now(),
             abort: None,
         });
+        drop(tasks);
+        #[cfg(feature = "health")]
+        panic::dropped(replaced);
         (TaskId { place, number }, is_refused)
     }
 
@@ -154,10 +156,12 @@ impl Tasks {
             duration: task.started_at.elapsed(),
             in_shutdown: shutdown.is_some(),
         };
+        let mut replaced = None;
         if policy != TaskPolicy::Ignore {
-            tasks.ends.note(report.clone(), shutdown);
+            replaced = tasks.ends.note(report.clone(), shutdown);
         }
         drop((tasks, task.abort));
+        panic::dropped(replaced);
         Some((report, policy))
     }
 

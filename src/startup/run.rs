@@ -65,7 +65,8 @@ impl AnyStep<'_> {
                 if let Err(stop) = started {
                     stop_now(core, Arc::clone(&name), &stop);
                 }
-                let cloned = cloned.map_err(|panic| StartupCause::Panicked(panic::message(&panic)));
+                let cloned =
+                    cloned.map_err(|panic| StartupCause::Panicked(panic::into_message(panic)));
                 return cloned.and(watched).map_err(|cause| StartupFailure {
                     step: Some(name),
                     cause,
@@ -74,10 +75,10 @@ impl AnyStep<'_> {
             Ok(Ok(Err(error))) => match panic::caught(async { Outcome::of(Err(error)) }).await {
                 Ok(Outcome::Failed(error)) => StartupCause::Failed(error),
                 Ok(_) => StartupCause::Dropped,
-                Err(panic) => StartupCause::Panicked(panic::message(&panic)),
+                Err(panic) => StartupCause::Panicked(panic::into_message(panic)),
             },
             Ok(Err(limit)) => StartupCause::TimedOut(limit),
-            Err(panic) => StartupCause::Panicked(panic::message(&panic)),
+            Err(panic) => StartupCause::Panicked(panic::into_message(panic)),
         };
         core.services.failed(&name, cause.chain());
         Err(StartupFailure {

@@ -44,6 +44,7 @@ mod drain;
 mod drain_listener;
 #[cfg(feature = "http2")]
 mod force_books;
+mod foreign_drops;
 mod grpc;
 mod grpc_cut;
 #[cfg(feature = "health")]
@@ -85,6 +86,7 @@ mod refused_uploads;
 mod rejection;
 #[cfg(feature = "serde")]
 mod report;
+mod runtime_ends;
 #[cfg(feature = "persist")]
 mod saves;
 #[cfg(feature = "http2")]

@@ -1,9 +1,7 @@
 //! Tasks that ended badly, for the report and, until they are replaced, for health.
 
 use crate::shutdown::attempt::Shutdown;
-#[cfg(feature = "health")]
-use crate::shutdown::outcome::Outcome;
-use crate::shutdown::outcome::TaskReport;
+use crate::shutdown::outcome::{Outcome, TaskReport};
 use crate::sync::Arc;
 
 /// How many ends are stored, so that a task that is spawned again and again does not fill the memory. All
@@ -27,11 +25,17 @@ struct BadEnd {
 }
 
 impl Ends {
-    pub(super) fn note(&mut self, report: TaskReport, shutdown: Option<Arc<Shutdown>>) {
+    /// Returns the end that it replaces, whose error must be dropped outside the lock.
+    pub(super) fn note(
+        &mut self,
+        report: TaskReport,
+        shutdown: Option<Arc<Shutdown>>,
+    ) -> Option<Outcome> {
+        let mut replaced = None;
         #[cfg(feature = "health")]
         if !matches!(report.outcome, Outcome::Cut) && self.dead.len() < REMEMBERED {
             let (name, outcome) = (Arc::clone(&report.name), report.outcome.clone());
-            self.replaced(&name);
+            replaced = self.replaced(&name);
             self.dead.push((name, outcome));
         }
         if self.bad.len() < REMEMBERED {
@@ -39,12 +43,15 @@ impl Ends {
         } else {
             self.forgotten += 1;
         }
+        replaced
     }
 
-    /// Records that a task of this name runs again.
+    /// Records that a task of this name runs again. Returns the end of the former one, whose error must be
+    /// dropped outside the lock.
     #[cfg(feature = "health")]
-    pub(super) fn replaced(&mut self, name: &Arc<str>) {
-        self.dead.retain(|(dead, _)| dead != name);
+    pub(super) fn replaced(&mut self, name: &Arc<str>) -> Option<Outcome> {
+        let place = self.dead.iter().position(|(dead, _)| dead == name)?;
+        Some(self.dead.swap_remove(place).1)
     }
 
     #[cfg(feature = "health")]
