@@ -5,6 +5,7 @@
 // client's protocol. `names` lists requests, and logs those that are cut by name, so that `cut_event` logs them
 // once. The wing `server` uses the limits for lingering and the marks in response extensions.
 
+mod alarm;
 mod body;
 mod cold_box;
 mod cut;

@@ -10,9 +10,12 @@ use std::task::{Context, Wake, Waker};
 use std::thread;
 use std::time::Duration;
 
+use axum::body::Body;
 use bytes::Bytes;
+use futures_util::stream;
+use http::header::CONTENT_TYPE;
 use http::{Request, Response};
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full};
 use portable_atomic::AtomicU64;
 use tokio::runtime::Builder;
 use tokio::sync::oneshot;
@@ -22,7 +25,7 @@ use tower::limit::ConcurrencyLimitLayer;
 use tower::{BoxError, Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_lifecycle::error::Forced;
 use tower_lifecycle::{
-    DrainLayer, Hook, InFlightGuard, LifecycleState, ShutdownConfig, ShutdownController,
+    DrainLayer, Hook, InFlightGuard, LifecycleState, LongLived, ShutdownConfig, ShutdownController,
     ShutdownReason,
 };
 
@@ -283,6 +286,34 @@ fn a_runtime_without_a_timer_may_run_the_server() {
             tokio::join!(run, async { ctl.trigger(MANUAL) }).0
         });
         assert!(report.is_graceful(), "{report}");
+    });
+}
+
+/// The second stream has to wait for its turn.
+#[test]
+fn a_runtime_without_a_timer_may_serve_streams() {
+    in_time(|| {
+        let driving = threads(1);
+        let ctl = driving.block_on(async { controller(taking(TIMEOUT)) });
+        let events = service_fn(|_: Request<String>| async {
+            let body = Body::from_stream(stream::pending::<Result<Bytes, Infallible>>());
+            let response = Response::builder().header(CONTENT_TYPE, "text/event-stream");
+            Ok::<_, Infallible>(response.body(body).unwrap())
+        });
+        let one_a_second = LongLived::content_type("text/event-stream").rate(1);
+        let layer = DrainLayer::new(ctl.clone()).long_lived(one_a_second);
+        let service = layer.layer(events);
+        let bare = Builder::new_current_thread().build().unwrap();
+        bare.block_on(async {
+            let request = || Request::new(String::new());
+            let first = service.clone().oneshot(request()).await.unwrap();
+            let second = service.oneshot(request()).await.unwrap();
+            ctl.trigger(MANUAL);
+            for response in [first, second] {
+                let body = response.into_body().collect().await.unwrap();
+                assert!(body.to_bytes().is_empty());
+            }
+        });
     });
 }
 

@@ -6,11 +6,11 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body::{Body, SizeHint};
 use pin_project_lite::pin_project;
-use tokio::runtime::Handle;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::{Instant, Sleep};
 
 use crate::error::BoxError;
 use crate::in_flight::{Entry, InFlightStage, interest};
+use crate::layers::alarm::poll_alarm;
 use crate::layers::cut::{Polled, cut};
 use crate::layers::cut_event::drop_and_tell;
 use crate::layers::long_lived::{Class, FinalFrame, Member};
@@ -53,7 +53,10 @@ pin_project! {
 enum Turn {
     /// Draining has not begun.
     None,
-    At(Pin<Box<Sleep>>),
+    At {
+        at: Instant,
+        alarm: Option<Pin<Box<Sleep>>>,
+    },
     Never,
 }
 
@@ -118,7 +121,7 @@ where
                 Poll::Pending => {
                     let interests = match turn {
                         Turn::None => interest::DRAINING | interest::FORCED,
-                        Turn::At(_) | Turn::Never => interest::FORCED,
+                        Turn::At { .. } | Turn::Never => interest::FORCED,
                     };
                     if guard.register(cx, interests) {
                         return Poll::Pending;
@@ -157,17 +160,14 @@ impl Turn {
     fn poll(&mut self, cx: &mut Context<'_>, member: &Member) -> Poll<()> {
         if let Turn::None = self {
             *self = match member.take_turn() {
-                // Without a runtime, nothing would wake the task at its turn.
-                Some(_) if Handle::try_current().is_err() => return Poll::Ready(()),
-                Some(at) if at > Instant::now() => Turn::At(Box::pin(sleep_until(at))),
-                Some(_) => return Poll::Ready(()),
+                Some(at) => Turn::At { at, alarm: None },
                 None => Turn::Never,
             };
         }
         match self {
             // Checks the clock first: the timer may not run while a task never yields.
-            Turn::At(sleep) if Instant::now() >= sleep.deadline() => Poll::Ready(()),
-            Turn::At(sleep) => sleep.as_mut().poll(cx),
+            Turn::At { at, .. } if Instant::now() >= *at => Poll::Ready(()),
+            Turn::At { at, alarm } => poll_alarm(alarm, *at, cx),
             Turn::None | Turn::Never => Poll::Pending,
         }
     }

@@ -10,14 +10,13 @@ use bytes::{Buf, Bytes};
 use http::header::{CONTENT_LENGTH, EXPECT};
 use http::{Request, Response};
 use http_body::{Body, Frame};
-use tokio::runtime::Handle;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::{Instant, Sleep};
 
 use crate::in_flight::{Slot, interest};
+use crate::layers::alarm::poll_alarm;
 use crate::layers::facts::Facts;
 use crate::layers::linger::{LEAST, Limits, SILENCE};
 use crate::layers::options::DrainHandle;
-use crate::panic;
 use crate::sync::{Mutex, PoisonError};
 
 /// How many frames are read in one poll. A body that is always ready must not block the thread.
@@ -147,21 +146,4 @@ impl<B> Drop for Unread<B> {
     fn drop(&mut self) {
         self.handle.shard.deregister(self.slot.take());
     }
-}
-
-/// Ready at `at`. Without a timer (outside of tokio, or in a runtime without one), it is ready at once.
-fn poll_alarm(alarm: &mut Option<Pin<Box<Sleep>>>, at: Instant, cx: &mut Context<'_>) -> Poll<()> {
-    if Handle::try_current().is_err() {
-        return Poll::Ready(());
-    }
-    let mut polled = Poll::Ready(());
-    // Tokio panics in a runtime without a timer, and has no way to check for one.
-    panic::contained(|| {
-        let alarm = alarm.get_or_insert_with(|| Box::pin(sleep_until(at)));
-        if alarm.deadline() != at {
-            alarm.as_mut().reset(at);
-        }
-        polled = alarm.as_mut().poll(cx);
-    });
-    polled
 }
