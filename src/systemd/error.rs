@@ -27,6 +27,7 @@ pub struct SystemdError {
 #[derive(Debug)]
 pub(super) enum SystemdErrorKind {
     OutsideRuntime,
+    WithoutTimer,
     /// An environment variable has a value that it must not have.
     BadValue {
         variable: &'static str,
@@ -62,6 +63,9 @@ impl fmt::Display for SystemdError {
             SystemdErrorKind::OutsideRuntime => {
                 f.write_str("systemd can only be notified from inside a tokio runtime")
             }
+            SystemdErrorKind::WithoutTimer => f.write_str(
+                "systemd can only be notified from a tokio runtime with a timer: build it with `enable_time`",
+            ),
             SystemdErrorKind::BadValue {
                 variable,
                 value,
@@ -82,7 +86,7 @@ impl Error for SystemdError {
             SystemdErrorKind::BadValue { source, .. } => source
                 .as_ref()
                 .map(|source| source as &(dyn Error + 'static)),
-            SystemdErrorKind::OutsideRuntime => None,
+            SystemdErrorKind::OutsideRuntime | SystemdErrorKind::WithoutTimer => None,
         }
     }
 }

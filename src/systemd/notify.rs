@@ -1,6 +1,9 @@
 //! Notifying systemd.
 
+use std::time::Duration;
+
 use tokio::runtime::Handle;
+use tokio::time::sleep;
 
 use super::environment::Environment;
 use super::error::{SystemdError, SystemdErrorKind};
@@ -8,6 +11,7 @@ use super::messenger::Messenger;
 use super::socket::NotifySocket;
 use super::watchdog;
 use crate::controller::ShutdownController;
+use crate::panic;
 use crate::state::LifecycleState;
 use crate::sync::{Arc, Ordering};
 
@@ -52,8 +56,8 @@ impl ShutdownController {
     /// # Errors
     ///
     /// Returns a [`SystemdError`] outside a tokio runtime, if `NOTIFY_SOCKET`, `WATCHDOG_USEC` or
-    /// `WATCHDOG_PID` has an invalid value, or if the system refuses a socket. Sockets of the kind `vsock:`
-    /// are not supported.
+    /// `WATCHDOG_PID` has an invalid value, if there is a `NOTIFY_SOCKET` but the runtime has no timer, or if
+    /// the system refuses a socket. Sockets of the kind `vsock:` are not supported.
     ///
     /// # Examples
     ///
@@ -80,6 +84,10 @@ impl ShutdownController {
     }
 
     fn notify(&self, environment: Environment, runtime: &Handle) -> Result<(), SystemdError> {
+        // Tokio panics in a runtime without a timer, and has no way to check for one.
+        if !panic::contained(|| drop(sleep(Duration::ZERO))) {
+            return Err(SystemdErrorKind::WithoutTimer.into());
+        }
         let core = self.core();
         core.capture_runtime();
         let socket = NotifySocket::open(environment.socket).map_err(SystemdErrorKind::Socket)?;
@@ -104,9 +112,8 @@ impl ShutdownController {
 
 #[cfg(all(test, not(tower_lifecycle_loom)))]
 mod tests {
-    use std::time::Duration;
-
-    use tokio::time::sleep;
+    use tokio::runtime::Builder;
+    use tokio::task::yield_now;
 
     use super::*;
     use crate::config::ShutdownConfig;
@@ -165,6 +172,27 @@ mod tests {
         notify(&startup.controller(), &systemd, seconds(20));
         startup.fail("no").await;
         assert_eq!(keep_alives(&systemd.read_for(seconds(100)).await), 0);
+    }
+
+    #[test]
+    fn a_runtime_without_a_timer_is_an_error_and_nothing_is_sent() {
+        let systemd = Recorder::new("timeless");
+        let ctl = ShutdownController::new();
+        let environment = Environment {
+            socket: systemd.address(),
+            watchdog: Some(seconds(20)),
+        };
+        let bare = Builder::new_current_thread().build().unwrap();
+        let error = bare.block_on(async {
+            let error = ctl.notify(environment, &Handle::current()).unwrap_err();
+            yield_now().await;
+            error
+        });
+        assert_eq!(
+            error.to_string(),
+            "systemd can only be notified from a tokio runtime with a timer: build it with `enable_time`"
+        );
+        assert!(systemd.read().is_empty());
     }
 
     #[tokio::test(start_paused = true)]
