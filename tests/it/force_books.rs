@@ -1,20 +1,24 @@
 //! The counts after a force: everything that `serve` breaks off is cut, and is counted once.
 
 use std::fmt::Debug;
-use std::future::pending;
+use std::future::{Future, pending};
 use std::io;
+use std::mem;
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::routing::get;
 use futures_util::{StreamExt, stream};
-use http::{Request, Response};
+use http::header::UPGRADE;
+use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use tokio::io::AsyncReadExt;
-use tower::{Layer, Service, ServiceExt, service_fn};
+use tower::limit::ConcurrencyLimitLayer;
+use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_lifecycle::{
     DrainLayer, RequestTrackingLayer, ShutdownConfig, ShutdownController, ShutdownReason,
+    UpgradeGuard,
 };
 
 use crate::support::server::{self, Frame, Http1, Http2, in_time, start};
@@ -239,6 +243,76 @@ fn what_the_end_of_the_runtime_kills_is_counted_once() {
             "round {round}, threads: {threads}: {report}"
         );
     }
+}
+
+/// What is open in a runtime that ends in the drain, as it is reported from another one.
+fn assert_all_killed<F>(count: u64, open: impl Fn(ShutdownController) -> F)
+where
+    F: Future<Output = ()>,
+{
+    for round in 0..40 {
+        let threads = round % 2 == 0;
+        let mut runtime = if threads {
+            tokio::runtime::Builder::new_multi_thread()
+        } else {
+            tokio::runtime::Builder::new_current_thread()
+        };
+        let runtime = runtime.worker_threads(2).enable_all().build().unwrap();
+        let ctl = runtime.block_on(async {
+            let ctl = ShutdownController::new();
+            open(ctl.clone()).await;
+            ctl.trigger(MANUAL);
+            until_in_flight(&ctl, count).await;
+            ctl
+        });
+        drop(runtime);
+        let mut other = tokio::runtime::Builder::new_current_thread();
+        let other = other.enable_all().build().unwrap();
+        let report = other.block_on(ctl.shutdown(MANUAL));
+        let counted = (report.aborted(), report.abandoned());
+        let round = format!("round {round}, threads: {threads}: {report}");
+        assert_eq!(counted, (0, count), "{round}");
+    }
+}
+
+#[test]
+fn upgraded_connections_that_the_end_of_the_runtime_kills_are_abandoned() {
+    assert_all_killed(10, |ctl| async move {
+        let accept = service_fn(|request: Request<Body>| async move {
+            let guard = request.extensions().get::<UpgradeGuard>().cloned();
+            tokio::spawn(async move {
+                let _guard = guard;
+                pending::<()>().await
+            });
+            let mut response = Response::new(Body::empty());
+            *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+            Ok::<_, io::Error>(response)
+        });
+        let service = DrainLayer::new(ctl).layer(accept);
+        for _ in 0..10 {
+            let request = Request::get("/").header(UPGRADE, "websocket");
+            let request = request.body(Body::empty()).unwrap();
+            drop(service.clone().oneshot(request).await.unwrap());
+        }
+    });
+}
+
+#[test]
+fn requests_that_wait_for_readiness_and_are_killed_are_abandoned() {
+    assert_all_killed(21, |ctl| async move {
+        let answer = service_fn(|_: Request<Body>| pending::<io::Result<Response<Body>>>());
+        let mut service = ServiceBuilder::new()
+            .layer(DrainLayer::new(ctl))
+            .layer(ConcurrencyLimitLayer::new(1))
+            .service(answer);
+        let request = || Request::new(Body::empty());
+        let waiting = service.clone();
+        // It keeps the only permit.
+        mem::forget(service.ready().await.unwrap().call(request()));
+        for _ in 0..20 {
+            tokio::spawn(waiting.clone().oneshot(request()));
+        }
+    });
 }
 
 /// Servers drop an empty body without polling it.

@@ -282,6 +282,11 @@ impl Shard {
         late.leave();
     }
 
+    /// Removes the waiting request from the count, as one that its runtime dropped as it ended.
+    pub(crate) fn end_waiting_killed(&self) {
+        self.gate().late.leave_killed();
+    }
+
     #[cold]
     pub(super) fn undo_entry(&self) {
         // Release: pairs with the Acquire in `is_closed_and_empty`.

@@ -3,7 +3,7 @@
 use std::mem;
 use std::task::{Context, Poll};
 
-use crate::in_flight::{Entry, Slot, arrivals, interest};
+use crate::in_flight::{Entry, Slot, arrivals, interest, runtime_is_ending};
 use crate::layers::facts::Facts;
 use crate::layers::options::{DrainHandle, Options};
 use crate::log::tell_here;
@@ -151,6 +151,17 @@ impl Entrance {
         }
     }
 
+    /// Stops waiting for a request that is dropped: cut after a force, or killed by the end of its runtime.
+    #[cold]
+    fn drop_waiting(&mut self) {
+        let shard = self.handle.shard;
+        if self.is_counted && !shard.is_forced() && runtime_is_ending() {
+            self.is_counted = false;
+            shard.end_waiting_killed();
+        }
+        self.stop_waiting();
+    }
+
     /// Admits a request if the gate is open and the inner service was ready. Uses up the readiness.
     ///
     /// `is_exempt` is called only in a lame duck: exempt requests are not counted as late arrivals.
@@ -237,7 +248,7 @@ impl Drop for Entrance {
     #[inline]
     fn drop(&mut self) {
         if self.slot.is_registered() {
-            self.stop_waiting();
+            self.drop_waiting();
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::sync::{Arc, AtomicBool, Mutex, Ordering, PoisonError, Weak, lock};
 /// The state that all clones of an [`UpgradeGuard`](crate::UpgradeGuard) share.
 pub(super) struct Upgrade {
     shard: &'static Shard,
-    /// Set if the request has a name. Before the entry, so that it is off the list first.
+    /// Set if the request has a name. It is off the list before the entry leaves.
     listed: Mutex<Option<Listed>>,
     /// The entry of the request, once it is upgraded.
     entry: Mutex<Option<Entry>>,
@@ -115,16 +115,22 @@ impl Drop for Upgrade {
         if self.offer != 0 {
             drop(Offers::take(self.offer));
         }
-        // The connection had not ended when force came.
-        if self.shard.is_forced() {
-            self.note_aborted();
-            let listed = lock(&self.listed).take();
-            if let Some(listed) = listed {
+        let listed = lock(&self.listed).take();
+        if let Some(listed) = listed {
+            if self.shard.is_forced() {
                 tell_by_name(&listed);
             }
         }
-        if let Some(shard) = lock(&self.entry).as_ref().and_then(Entry::shard) {
-            shard.gate().upgrades.decrement();
+        // Out of its mutex: the check whether the runtime is ending may run foreign code.
+        let entry = lock(&self.entry).take();
+        if let Some(mut entry) = entry {
+            if let Some(shard) = entry.shard() {
+                shard.gate().upgrades.decrement();
+            }
+            // Relaxed: as in `note_aborted`.
+            if !self.aborted.load(Ordering::Relaxed) {
+                entry.note_unfinished();
+            }
         }
     }
 }
