@@ -398,8 +398,8 @@ impl Drop for Entry {
     }
 }
 
-/// The note that the body had ended before it was polled. Only entries of a tracking layer have it.
-/// No `Facts` uses this bit.
+/// The note that the body had ended before it was polled. It replaces the `Facts`, none of which uses this
+/// bit.
 const WHOLE: u32 = 1 << 6;
 
 // ===== impl Held =====

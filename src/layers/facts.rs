@@ -14,7 +14,8 @@ use crate::in_flight::Entry;
 /// [ classes     | gRPC type | flags | – ]
 /// ```
 ///
-/// The lowest bit is reserved for the [`Entry`], which stores the facts as its note.
+/// The lowest bit, and bit 6 among the flags, are reserved for the [`Entry`], which stores the facts as its
+/// note.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Facts(u32);
 

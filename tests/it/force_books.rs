@@ -326,3 +326,19 @@ async fn an_empty_body_was_not_cut() {
     drop(tracking.oneshot(Request::new(Body::empty())).await.unwrap());
     assert_eq!(ctl.shutdown(MANUAL).await.aborted(), 0);
 }
+
+/// The same in the drain of a `DrainLayer`.
+#[tokio::test]
+async fn an_empty_body_was_not_cut_in_a_drain() {
+    let ctl = controller();
+    let answer =
+        service_fn(|_: Request<Body>| async { Ok::<_, io::Error>(Response::new(Body::empty())) });
+    let drain = DrainLayer::new(ctl.clone()).layer(answer);
+    let call = drain.oneshot(Request::new(Body::empty()));
+    let guard = ctl.track();
+    ctl.trigger(MANUAL);
+    let response = call.await.unwrap();
+    ctl.force();
+    drop((response, guard));
+    assert_eq!(ctl.shutdown(MANUAL).await.aborted(), 0);
+}

@@ -87,7 +87,12 @@ pub(super) fn adapt<B: Body>(
         return Some(Lasting::Upgrade(handle));
     }
     let body = response.body();
-    if body.is_end_stream() || body.size_hint().exact().is_some() {
+    if body.is_end_stream() {
+        // Servers drop such a body without polling it.
+        *guard = guard.take().whole();
+        return None;
+    }
+    if body.size_hint().exact().is_some() {
         return None;
     }
     let headers = response.headers();
