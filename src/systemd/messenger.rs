@@ -102,17 +102,18 @@ impl Messenger {
 
 /// Says what has become of the hand-over. systemd waits for `READY=1` after `RELOADING=1`.
 fn hand_over(now: HandOverState, before: HandOverState, status: &str) -> String {
-    match (now, before) {
-        (HandOverState::UnderWay { since_micros }, _) => format!(
+    let message = match now {
+        HandOverState::UnderWay { since_micros } => format!(
             "RELOADING=1\nMONOTONIC_USEC={since_micros}\nSTATUS=handing over to a new process"
         ),
         // The new process says `READY=1`, too, but systemd may not have listened to it before.
-        (HandOverState::Done { pid, .. }, _) => format!("MAINPID={pid}\nREADY=1"),
-        // It was called off.
-        (HandOverState::None, HandOverState::Done { .. }) => {
-            format!("MAINPID={}\nREADY=1\n{status}", process::id())
-        }
-        (HandOverState::None, _) => format!("READY=1\n{status}"),
+        HandOverState::Done { pid, .. } => return format!("MAINPID={pid}\nREADY=1"),
+        HandOverState::None => format!("READY=1\n{status}"),
+    };
+    match before {
+        // It was called off, and another one may have begun since.
+        HandOverState::Done { .. } => format!("MAINPID={}\n{message}", process::id()),
+        _ => message,
     }
 }
 
@@ -323,6 +324,35 @@ mod tests {
         let began = Instant::now();
         assert!(ctl.shutdown(ShutdownReason::Manual).await.is_graceful());
         assert_eq!(began.elapsed(), Duration::ZERO);
+    }
+
+    /// Else systemd would keep the process of the first hand-over as the main one.
+    #[cfg(feature = "restart")]
+    #[tokio::test(start_paused = true)]
+    async fn the_main_process_is_told_again_even_if_another_hand_over_has_begun() {
+        let ctl = controller(ShutdownConfig::default());
+        let core = ctl.core();
+        let (systemd, _) = record(&ctl, "called-off");
+        systemd.read_for(MOMENT).await;
+        core.hand_over.begin(1);
+        core.hand_over.done(7, true);
+        core.readiness.notify();
+        let messages = systemd.read_for(MOMENT).await;
+        assert_eq!(messages, ["MAINPID=7\nREADY=1"]);
+
+        core.hand_over.end();
+        core.readiness.notify();
+        core.hand_over.begin(2);
+        core.readiness.notify();
+        let reloading =
+            "RELOADING=1\nMONOTONIC_USEC=2\nSTATUS=handing over to a new process".to_owned();
+        let ours = format!("MAINPID={}\n{reloading}", process::id());
+        assert_eq!(systemd.read_for(MOMENT).await, [ours]);
+
+        core.hand_over.end();
+        core.readiness.notify();
+        let messages = systemd.read_for(MOMENT).await;
+        assert_eq!(messages, ["READY=1\nSTATUS=running"]);
     }
 
     #[tokio::test(start_paused = true)]
