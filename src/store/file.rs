@@ -82,13 +82,14 @@ impl FileStore {
     /// Creates a store that keeps its files in `folder`. The folder is created if it is missing.
     ///
     /// A relative path is resolved against the current working directory. The call writes a file to
-    /// the folder and removes it, which blocks the calling thread. Create the store at the start of
-    /// the program.
+    /// the folder and removes it, and locks `lock` for a moment, which blocks the calling thread.
+    /// Create the store at the start of the program. A parent that may not be read cannot be synced,
+    /// so a folder that was created in it may be lost in a crash of the machine.
     ///
     /// # Errors
     ///
-    /// Returns an error if the folder cannot be created, is not a folder or is not writable, or if
-    /// the thread of the store cannot be started.
+    /// Returns an error if the folder cannot be created, is not a folder or is not writable, if the
+    /// system refuses a lock in it, or if the thread of the store cannot be started.
     ///
     /// # Examples
     ///

@@ -36,13 +36,26 @@ const REMEDY: &str = "give the store a folder that this process may write to";
 // ===== impl Folder =====
 
 impl Folder {
-    /// Creates the folder if it is missing, and checks that it is writable.
+    /// Creates the folder if it is missing, and checks that it is writable and can be locked.
     pub(super) fn make(path: &Path) -> Result<Self, StoreError> {
         let made = std::path::absolute(path).and_then(|path| make(&path).map(|()| path));
         let path = made.map_err(StoreError::io_or("make the folder", path, REMEDY))?;
         probe(&path).map_err(StoreError::io_or("write to the folder", &path, REMEDY))?;
         let owner = OnceLock::new();
-        Ok(Self { path, owner })
+        let folder = Self { path, owner };
+        folder.check_locks()?;
+        Ok(folder)
+    }
+
+    /// Checks that a save could lock the folder, now or once another store lets it go.
+    fn check_locks(&self) -> Result<(), StoreError> {
+        let Some(_lock) = self.lock()? else {
+            return Ok(());
+        };
+        match self.check_owner() {
+            Err(error) if error.is_in_use() => Ok(()),
+            checked => checked,
+        }
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -147,7 +160,11 @@ fn make(folder: &Path) -> io::Result<()> {
     missing
         .iter()
         .filter_map(|made| made.parent())
-        .try_for_each(sync)
+        .try_for_each(|parent| match sync(parent) {
+            // It can be written, but not opened to be synced.
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => Ok(()),
+            synced => synced,
+        })
 }
 
 /// Checks that the folder is writable, by writing a file and removing it.

@@ -4,7 +4,7 @@
 
 use std::collections::HashSet;
 use std::error::Error;
-use std::fs::File;
+use std::fs::{self, File};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -59,8 +59,37 @@ fn a_folder_that_cannot_be_written_is_found_out_at_the_start() {
     );
 }
 
+/// A save would fail for ever.
 #[test]
-fn finding_that_out_leaves_nothing_and_many_can_do_so_at_once() {
+fn a_lock_that_cannot_be_taken_is_found_out_at_the_start() {
+    for name in ["lock", "owner"] {
+        let folder = Folder::new();
+        let in_the_way = folder.path().join(name);
+        fs::create_dir(&in_the_way).unwrap();
+        let error = FileStore::new(folder.path()).unwrap_err();
+        assert!(error.is_foreign(), "{error}");
+        assert_eq!(error.path(), Some(&*in_the_way));
+    }
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_folder_is_made_in_one_that_cannot_be_read() {
+    use std::os::unix::fs::PermissionsExt;
+    let parent = Folder::new();
+    let set = |mode| fs::set_permissions(parent.path(), fs::Permissions::from_mode(mode));
+    set(0o300).unwrap();
+    if fs::read_dir(parent.path()).is_ok() {
+        println!("skipped: root may do everything");
+        return;
+    }
+    let store = FileStore::new(parent.path().join("a/b"));
+    set(0o700).unwrap();
+    store.unwrap().save("queue", "job 7".into()).await.unwrap();
+}
+
+#[test]
+fn finding_that_out_leaves_only_the_lock_and_many_can_do_so_at_once() {
     let folder = Folder::new();
     std::thread::scope(|scope| {
         for _ in 0..8 {
@@ -71,7 +100,7 @@ fn finding_that_out_leaves_nothing_and_many_can_do_so_at_once() {
             });
         }
     });
-    assert!(folder.names().is_empty(), "{:?}", folder.names());
+    assert_eq!(folder.names(), ["lock"]);
 }
 
 // ===== one store at a time =====

@@ -188,6 +188,7 @@ async fn a_lock_that_is_a_pipe_is_an_error() {
     let folder = std::env::temp_dir().join(format!("h-rev3-pipe-{}", std::process::id()));
     let store = FileStore::new(&folder).unwrap();
     let lock = folder.join("lock");
+    std::fs::remove_file(&lock).unwrap();
     nix::unistd::mkfifo(&lock, nix::sys::stat::Mode::S_IRWXU).unwrap();
     let saved = timeout(Duration::from_secs(2), store.save("queue", "x".into())).await;
     drop(
