@@ -5,6 +5,8 @@ use std::future::pending;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::{Context, Poll, Waker};
 
+use axum::Router;
+use axum::routing::get;
 use bytes::Bytes;
 use http::header::{
     ACCEPT_ENCODING, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_REQUEST_METHOD, CONTENT_ENCODING,
@@ -14,10 +16,10 @@ use http::{Method, Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::Full;
 use tokio_test::{assert_pending, assert_ready, assert_ready_ok, task};
-use tower::{Layer, Service, service_fn};
+use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_http::compression::CompressionLayer;
 use tower_http::cors::CorsLayer;
-use tower_lifecycle::layers::ResponseBody;
+use tower_lifecycle::layers::{RequestNamesLayer, ResponseBody};
 use tower_lifecycle::{DrainLayer, RequestTrackingLayer, ShutdownReason};
 
 use crate::support::layers::{
@@ -483,4 +485,19 @@ async fn cors_outside_makes_answers_refusals_and_cuts_readable() {
     ctl.force();
     assert_answered(assert_ready!(cut.poll()), StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(ctl.in_flight(), 0);
+}
+
+/// The documented order. `CorsLayer` requires a default body of the layers inside it.
+#[tokio::test]
+async fn all_layers_may_be_inside_cors() {
+    let ctl = refusing();
+    let layers = ServiceBuilder::new()
+        .layer(CorsLayer::permissive())
+        .layer(DrainLayer::new(ctl.clone()))
+        .layer(RequestNamesLayer::new(ctl.clone()))
+        .layer(RequestTrackingLayer::new(ctl));
+    let app: Router = Router::new().route("/", get(|| async { "hello" }));
+    let request = Request::new(axum::body::Body::empty());
+    let response = app.layer(layers).oneshot(request).await.unwrap();
+    assert_eq!(text(response.into_body()), "hello");
 }

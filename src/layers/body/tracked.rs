@@ -16,6 +16,8 @@ pin_project! {
     /// It is in flight until it ends, fails or is dropped.
     ///
     /// Frames, errors, `is_end_stream` and `size_hint` are those of the inner body until it has ended.
+    /// `TrackedBody` implements `Default`, uncounted, if the inner body does, as `CorsLayer` and other
+    /// layers require.
     ///
     /// # Examples
     ///
@@ -119,5 +121,11 @@ impl<B> fmt::Debug for TrackedBody<B> {
         f.debug_struct("TrackedBody")
             .field("ended", &matches!(self.state, Tracked::Ended))
             .finish_non_exhaustive()
+    }
+}
+
+impl<B: Default> Default for TrackedBody<B> {
+    fn default() -> Self {
+        Self::new(B::default(), Entry::uncounted())
     }
 }

@@ -12,6 +12,9 @@ use crate::layers::body::rebuilt;
 
 pin_project! {
     /// The response body of [`RequestNames`](super::RequestNames). It passes the inner body on unchanged.
+    ///
+    /// It implements `Default`, without a name, if the inner body does, as `CorsLayer` and other layers
+    /// require.
     #[must_use = "dropping a body ends it"]
     pub struct NamedBody<B> {
         // Declared first, so that it is dropped before the name.
@@ -82,5 +85,11 @@ impl<B> fmt::Debug for NamedBody<B> {
         f.debug_struct("NamedBody")
             .field("named", &self.named)
             .finish_non_exhaustive()
+    }
+}
+
+impl<B: Default> Default for NamedBody<B> {
+    fn default() -> Self {
+        Self::new(B::default(), Named::nothing())
     }
 }

@@ -132,6 +132,11 @@ impl Named {
         Self(Some(live))
     }
 
+    /// Names nothing.
+    pub(super) fn nothing() -> Self {
+        Self(None)
+    }
+
     /// Leaves nothing behind.
     #[inline]
     pub(super) fn take(&mut self) -> Self {
