@@ -26,7 +26,7 @@ use crate::text::one_line;
 pub struct InFlightItem {
     /// What kind of work it is.
     pub kind: InFlightKind,
-    /// Its name, of at most 200 characters without control characters.
+    /// Its name, of at most 200 characters that do not break or reverse the line.
     #[cfg_attr(feature = "serde", serde(serialize_with = "text"))]
     pub name: Arc<str>,
     /// What it is doing.

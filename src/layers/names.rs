@@ -30,7 +30,8 @@ use crate::sync::{Arc, OnceLock};
 /// that were cut or abandoned.
 ///
 /// A name is the method and the path, without the query, unless [`name`](Self::name) makes another one.
-/// Names are shown at most 200 characters long, and control characters are escaped.
+/// Names are shown at most 200 characters long, and characters that would break or reverse the line, such as
+/// control characters, are escaped.
 ///
 /// Put it inside the [`DrainLayer`](crate::DrainLayer), which means before it in axum's order, so that it
 /// sees when a request is cut. It neither counts nor refuses anything itself.
