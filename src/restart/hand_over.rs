@@ -167,6 +167,8 @@ impl HandOver {
         let socket =
             socket.map_err(|error| HandOverErrorKind::System("another descriptor", error))?;
         self.sockets.add(name, socket);
+        // Draining may have begun before.
+        self.sockets.reached(self.ctl.state());
         Ok(self)
     }
 
@@ -433,7 +435,22 @@ impl fmt::Debug for HandingOver {
 
 #[cfg(all(test, not(tower_lifecycle_loom)))]
 mod tests {
+    use std::net::{TcpListener, TcpStream};
+
     use super::*;
+
+    #[tokio::test]
+    async fn a_socket_that_is_given_after_the_drain_has_begun_is_not_kept() {
+        let ctl = ShutdownController::new();
+        let hand_over = HandOver::new(&ctl).expect("a program");
+        ctl.shutdown(ShutdownReason::Manual).await;
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a socket");
+        let address = listener.local_addr().expect("an address");
+        let hand_over = hand_over.listener("http", &listener).expect("given");
+        drop(listener);
+        assert!(TcpStream::connect(address).is_err(), "nobody listens");
+        drop(hand_over);
+    }
 
     #[test]
     fn pid_1_is_refused_with_a_reason() {

@@ -64,11 +64,38 @@ impl RestartSignal {
                     received();
                 }
             })?;
-        ctl.on_state_change(move |_, state| {
+        let reached = move |state| {
             if state >= LifecycleState::Draining {
                 handle.close();
             }
+        };
+        ctl.on_state_change({
+            let reached = reached.clone();
+            move |_, state| reached(state)
         });
+        // It may have been reached before.
+        reached(ctl.state());
         Ok(())
+    }
+}
+
+#[cfg(all(test, not(tower_lifecycle_loom)))]
+mod tests {
+    use std::sync::mpsc::{RecvTimeoutError, channel};
+    use std::time::Duration;
+
+    use super::*;
+    use crate::state::ShutdownReason;
+
+    #[tokio::test]
+    async fn a_thread_that_comes_after_the_drain_has_begun_ends() {
+        let ctl = ShutdownController::new();
+        ctl.shutdown(ShutdownReason::Manual).await;
+        let (held, thread) = channel::<()>();
+        let received = move || held.send(()).expect("it is awaited");
+        let listening = RestartSignal::User1.listen(&ctl, received);
+        listening.expect("a thread");
+        let end = thread.recv_timeout(Duration::from_secs(20));
+        assert_eq!(end, Err(RecvTimeoutError::Disconnected));
     }
 }
