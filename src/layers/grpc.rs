@@ -36,7 +36,7 @@ pub(crate) struct GrpcType(u8);
 
 impl GrpcType {
     /// Returns the gRPC content type of a request or response: `application/grpc`, alone or followed
-    /// by `+`, `;` or `-web`.
+    /// by `+`, `;`, `-web`, or white space (RFC 9110 §5.6.6 allows it before `;`).
     #[inline(never)]
     pub(crate) fn of(headers: &HeaderMap) -> Option<Self> {
         let value = headers.get(CONTENT_TYPE)?.as_bytes();
@@ -48,8 +48,8 @@ impl GrpcType {
             return None;
         }
         let rest = &value["application/grpc".len()..];
-        let is_grpc =
-            matches!(rest.first(), None | Some(b'+' | b';')) || starts_with("application/grpc-web");
+        let is_grpc = matches!(rest.first(), None | Some(b'+' | b';' | b' ' | b'\t'))
+            || starts_with("application/grpc-web");
         if !is_grpc {
             return None;
         }
@@ -108,6 +108,8 @@ mod tests {
             ("application/grpc", "application/grpc"),
             ("application/grpc+proto", "application/grpc+proto"),
             ("application/grpc;charset=utf-8", "application/grpc"),
+            ("application/grpc ; charset=utf-8", "application/grpc"),
+            ("application/grpc\t;charset=utf-8", "application/grpc"),
             ("application/grpc+other", "application/grpc"),
             ("application/grpc-web", "application/grpc-web"),
             (
