@@ -1,18 +1,20 @@
 //! Taking the sockets that this process was given.
 
 use std::env;
+use std::ffi::OsString;
 use std::fmt;
 use std::io::{self, ErrorKind, Write};
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
+use std::process;
 
 use listenfd::ListenFd;
 use tokio::net::ToSocketAddrs;
 
 use super::inherit_error::{InheritError, InheritErrorKind};
-use super::protocol::{LISTEN_FDNAMES, LISTEN_FDS, READY, READY_BYTE};
+use super::protocol::{LISTEN_FDNAMES, LISTEN_FDS, LISTEN_PID, READY, READY_BYTE};
 use crate::controller::ShutdownController;
 use crate::log::tell;
 use crate::shutdown::Core;
@@ -99,16 +101,9 @@ impl Inherited {
     /// # Errors
     ///
     /// Returns an [`InheritError`] if `LISTEN_FDS` is not a number, or there are not as many names as
-    /// sockets. Nothing is taken then.
+    /// sockets. Nothing is taken then. Variables that are meant for another process are no error.
     pub fn from_env() -> Result<Self, InheritError> {
-        let count = match env::var_os(LISTEN_FDS) {
-            Some(value) => count(&value.to_string_lossy())?,
-            None => 0,
-        };
-        let names = match env::var_os(LISTEN_FDNAMES) {
-            Some(names) if count > 0 => names_of(&names.to_string_lossy(), count)?,
-            _ => Vec::new(),
-        };
+        let names = names_for(process::id(), |name| env::var_os(name))?;
         let mut given = ListenFd::from_env();
         let mut names = names.into_iter();
         let (mut sockets, mut connection) = (Vec::new(), None);
@@ -249,6 +244,25 @@ fn tell_if_running(predecessor: &Mutex<Option<Predecessor>>, state: LifecycleSta
         if let Some(predecessor) = predecessor.filter(|_| state == LifecycleState::Running) {
             predecessor.tell(core);
         }
+    }
+}
+
+/// Reads the names of the sockets that are meant for the process `pid`. What is meant for another one is not
+/// looked at.
+fn names_for(
+    pid: u32,
+    lookup: impl Fn(&str) -> Option<OsString>,
+) -> Result<Vec<String>, InheritError> {
+    let lookup = |name| lookup(name).map(|value| value.to_string_lossy().into_owned());
+    // As in `listenfd`.
+    let is_other = |meant: String| !meant.is_empty() && meant.parse() != Ok(pid);
+    if lookup(LISTEN_PID).is_some_and(is_other) {
+        return Ok(Vec::new());
+    }
+    let count = lookup(LISTEN_FDS).map_or(Ok(0), |value| count(&value))?;
+    match lookup(LISTEN_FDNAMES) {
+        Some(names) if count > 0 => names_of(&names, count),
+        _ => Ok(Vec::new()),
     }
 }
 
@@ -473,6 +487,28 @@ mod tests {
             "the inherited descriptor `a` is a TCP socket, but a Unix stream socket is asked for"
         );
         assert_eq!(take(&mut inherited, "a"), Some(ports[0]));
+    }
+
+    #[test]
+    fn what_is_meant_for_another_process_is_not_looked_at() {
+        let names = |fds: &str, pid: &str| {
+            names_for(7, |name| match name {
+                LISTEN_FDS => Some(fds.into()),
+                LISTEN_FDNAMES => Some("a:b".into()),
+                LISTEN_PID => Some(pid.into()),
+                _ => None,
+            })
+        };
+        for ours in ["7", ""] {
+            assert_eq!(names("2", ours), Ok(vec!["a".to_owned(), "b".to_owned()]));
+            assert!(names("x", ours).is_err());
+            assert!(names("3", ours).is_err());
+        }
+        for other in ["8", "x"] {
+            for fds in ["2", "x", "3"] {
+                assert_eq!(names(fds, other), Ok(Vec::new()), "{fds} for {other}");
+            }
+        }
     }
 
     #[test]
