@@ -44,6 +44,7 @@ impl Folder {
         let owner = OnceLock::new();
         let folder = Self { path, owner };
         folder.check_locks()?;
+        folder.sync()?;
         Ok(folder)
     }
 

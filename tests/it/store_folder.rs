@@ -88,6 +88,20 @@ async fn a_folder_is_made_in_one_that_cannot_be_read() {
     store.unwrap().save("queue", "job 7".into()).await.unwrap();
 }
 
+/// A save has to sync it.
+#[cfg(unix)]
+#[test]
+fn a_folder_that_cannot_be_read_is_found_out_at_the_start() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = Folder::new();
+    let set = |mode| fs::set_permissions(folder.path(), fs::Permissions::from_mode(mode));
+    set(0o300).unwrap();
+    let is_root = fs::read_dir(folder.path()).is_ok();
+    let store = FileStore::new(folder.path());
+    set(0o700).unwrap();
+    assert_eq!(store.is_ok(), is_root, "root may do everything");
+}
+
 #[test]
 fn finding_that_out_leaves_only_the_lock_and_many_can_do_so_at_once() {
     let folder = Folder::new();
