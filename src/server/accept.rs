@@ -151,7 +151,9 @@ where
                 }
                 Err(error) => {
                     tell!(warn, %error, pause_ms = millis(pause), "cannot accept connections; trying again");
-                    race(&mut stop, sleep(pause)).await;
+                    if let Either::Left(()) = race(&mut stop, sleep(pause)).await {
+                        return;
+                    }
                     pause = (pause * 2).min(PAUSES.1);
                 }
             }

@@ -92,6 +92,8 @@ mod saves;
 #[cfg(feature = "http2")]
 mod server;
 #[cfg(feature = "http2")]
+mod server_accept;
+#[cfg(feature = "http2")]
 mod server_endings;
 #[cfg(feature = "http2")]
 mod server_goodbyes;

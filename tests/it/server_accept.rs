@@ -1,0 +1,72 @@
+//! `serve` when accepting fails.
+
+use std::future::IntoFuture;
+use std::io;
+
+use axum::Router;
+use axum::routing::get;
+use tokio::io::DuplexStream;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep};
+use tower_lifecycle::server::Listener;
+use tower_lifecycle::{DrainLayer, ShutdownConfig, ShutdownController, ShutdownReport, serve};
+
+use crate::support::server::{Connector, Pipes, in_time, pipes, trigger};
+use crate::support::shutdown::{controller, ms};
+
+/// A listener that has no descriptor for a connection, for a time.
+struct OutOfDescriptors {
+    until: Option<Instant>,
+    pipes: Pipes,
+}
+
+impl Listener for OutOfDescriptors {
+    type Io = DuplexStream;
+    type Addr = u32;
+
+    async fn accept(&mut self) -> io::Result<(DuplexStream, u32)> {
+        if self.until.is_none_or(|until| Instant::now() < until) {
+            return Err(io::Error::from_raw_os_error(24));
+        }
+        self.pipes.accept().await
+    }
+}
+
+/// Serves with a listener that is out of descriptors until then; for ever if that is `None`.
+fn serve_without_descriptors(
+    ctl: &ShutdownController,
+    until: Option<Instant>,
+) -> (Connector, JoinHandle<ShutdownReport>) {
+    let (connector, pipes) = pipes();
+    let app = Router::new()
+        .route("/", get(async || "ok"))
+        .layer(DrainLayer::new(ctl.clone()));
+    let listener = OutOfDescriptors { until, pipes };
+    let server = serve(listener, app, ctl.clone()).into_future();
+    (connector, tokio::spawn(server))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_cannot_accept_ends_after_its_lame_duck() {
+    let lame_duck = ShutdownConfig::default().lame_duck(ms(5_000));
+    let refusing = ShutdownConfig::default().refuse_for(ms(500));
+    for config in [lame_duck, refusing] {
+        let ctl = controller(config);
+        let (_connector, server) = serve_without_descriptors(&ctl, None);
+        trigger(&ctl).await;
+        assert!(in_time(server).await.unwrap().is_graceful());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_cannot_accept_survives_a_lame_duck_that_is_called_off() {
+    let ctl = controller(ShutdownConfig::default().lame_duck(ms(5_000)));
+    let (_connector, server) = serve_without_descriptors(&ctl, None);
+    trigger(&ctl).await;
+    sleep(ms(1_300)).await;
+    ctl.resume().unwrap();
+    sleep(ms(3_000)).await;
+    assert!(!server.is_finished());
+    trigger(&ctl).await;
+    assert!(in_time(server).await.unwrap().is_graceful());
+}
