@@ -3,10 +3,12 @@
 //! A connection is checked from time to time, which adds no cost per request. hyper's own timeout
 //! creates a timer for each request.
 
-use std::pin::Pin;
+use std::future::Future;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use tokio::task::unconstrained;
 use tokio::time::{Sleep, sleep};
 
 use super::activity::Activity;
@@ -68,7 +70,8 @@ impl Idle {
     fn check(&mut self, activity: &Activity, cx: &mut Context<'_>) -> Poll<()> {
         let is_idle = !activity.owes() && !activity.is_lingering();
         let requests = activity.requests();
-        while self.alarm.as_mut().poll(cx).is_ready() {
+        // Unconstrained: an alarm without tokio's budget would not be registered, and would never elapse.
+        while pin!(unconstrained(self.alarm.as_mut())).poll(cx).is_ready() {
             if requests != self.requests {
                 self.requests = requests;
                 self.idle_checks = 0;

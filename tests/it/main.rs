@@ -94,6 +94,8 @@ mod server;
 #[cfg(feature = "http2")]
 mod server_accept;
 #[cfg(feature = "http2")]
+mod server_budget;
+#[cfg(feature = "http2")]
 mod server_endings;
 #[cfg(feature = "http2")]
 mod server_goodbyes;
