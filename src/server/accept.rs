@@ -21,7 +21,7 @@ use super::plan::{Drain, Plan, PlanChannel};
 use crate::in_flight::{OpenConnection, event};
 use crate::log::{millis, tell};
 use crate::panic;
-use crate::shutdown::{Core, ENDED, Either, ShutdownNotice, Wait, race, until};
+use crate::shutdown::{Core, ENDED, Either, ShutdownNotice, Wait, earlier, race, until};
 use crate::spawn;
 use crate::state::LifecycleState;
 use crate::sync::Arc;
@@ -197,11 +197,14 @@ where
         }
     }
 
-    /// Returns until when a full server waits for room for its backlog, from now. `None` means without limit.
+    /// Returns until when a server that is full, or out of descriptors, waits for room for its backlog, from
+    /// now. `None` means without limit.
     fn room_until(&self) -> Option<Instant> {
+        let notice = self.core.notice()?;
         let grace = Instant::now().checked_add(self.common.settings.grace);
-        let late = self.core.late_until(&self.core.notice()?);
-        late.zip(grace).map(|(late, grace)| late.max(grace))
+        let late = self.core.late_until(&notice);
+        let longest = late.zip(grace).map(|(late, grace)| late.max(grace));
+        earlier(longest, quiet_until(&notice))
     }
 
     /// Serves the connections that wait in the backlog, if there is room for them until `room_until`.
@@ -214,7 +217,15 @@ where
             match result {
                 Ok(connection) => self.spawn(connection),
                 Err(error) if is_of_one_connection(&error) => {}
-                Err(_) => backlog.pause().await,
+                Err(_) => {
+                    // The connections that are closed meanwhile give their descriptors back.
+                    let forced = Wait::<()>::new(&self.core, event::FORCED | ENDED);
+                    let pause = race(forced, sleep(PAUSES.0));
+                    let Some(Either::Right(())) = until(room_until, pause).await else {
+                        return;
+                    };
+                    backlog = Backlog::new();
+                }
             }
         }
     }
@@ -279,16 +290,20 @@ async fn send_plans(core: &Arc<Core>, plans: &PlanChannel) {
 }
 
 fn drain(core: &Core, notice: &ShutdownNotice) -> Plan {
-    let since = Instant::now();
-    let left = notice.drain_remaining();
     Plan::Drain(Drain {
-        since,
+        since: Instant::now(),
         idle_until: core.idle_until(notice),
         serves_late: core.config.serves_late(),
         late_until: core.late_until(notice),
-        // A connection with nothing in flight must not delay the drain until its deadline.
-        quiet_until: left.and_then(|left| since.checked_add(left / 4 * 3)),
+        quiet_until: quiet_until(notice),
     })
+}
+
+/// Returns until when the server waits if nothing is in flight, from now: that must not delay the drain until
+/// its deadline.
+fn quiet_until(notice: &ShutdownNotice) -> Option<Instant> {
+    let left = notice.drain_remaining()?;
+    Instant::now().checked_add(left / 4 * 3)
 }
 
 /// Returns whether the error concerns a single connection, so that the next can be accepted at once.

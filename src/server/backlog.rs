@@ -43,14 +43,6 @@ impl Backlog {
             Poll::Pending => None,
         }
     }
-
-    /// Pauses after an error that may also affect the next `accept`.
-    #[cfg(feature = "server")]
-    pub(crate) async fn pause(&self) {
-        if Instant::now() < self.until {
-            tokio::time::sleep(SILENCE).await;
-        }
-    }
 }
 
 async fn poll_once<F: Future>(future: F) -> Poll<F::Output> {

@@ -2,6 +2,7 @@
 
 use std::future::IntoFuture;
 use std::io;
+use std::time::Duration;
 
 use axum::Router;
 use axum::routing::get;
@@ -11,7 +12,7 @@ use tokio::time::{Instant, sleep};
 use tower_lifecycle::server::Listener;
 use tower_lifecycle::{DrainLayer, ShutdownConfig, ShutdownController, ShutdownReport, serve};
 
-use crate::support::server::{Connector, Pipes, in_time, pipes, trigger};
+use crate::support::server::{Connector, Pipes, assert_at, in_time, pipes, trigger};
 use crate::support::shutdown::{controller, ms};
 
 /// A listener that has no descriptor for a connection, for a time.
@@ -69,4 +70,39 @@ async fn a_server_that_cannot_accept_survives_a_lame_duck_that_is_called_off() {
     assert!(!server.is_finished());
     trigger(&ctl).await;
     assert!(in_time(server).await.unwrap().is_graceful());
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_in_the_backlog_is_answered_when_there_are_descriptors_again() {
+    let ctl = ShutdownController::new();
+    let short = Instant::now() + ms(151);
+    let (connector, server) = serve_without_descriptors(&ctl, Some(short));
+    trigger(&ctl).await;
+    let mut client = connector.http1();
+    let answer = client.get("/").await;
+    assert_eq!((answer.status, answer.text()), (200, "ok"));
+    assert!(in_time(server).await.unwrap().is_graceful());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_cannot_accept_delays_neither_a_force_nor_the_deadline() {
+    let ctl = ShutdownController::new();
+    let (_connector, server) = serve_without_descriptors(&ctl, None);
+    trigger(&ctl).await;
+    sleep(ms(300)).await;
+    let since = Instant::now();
+    ctl.force();
+    in_time(server).await.unwrap();
+    assert_at(since, Duration::ZERO);
+
+    // The drain is shorter than the grace.
+    let config = ShutdownConfig::default()
+        .shutdown_timeout(ms(500))
+        .cleanup_reserve(ms(100));
+    let ctl = controller(config);
+    let (_connector, server) = serve_without_descriptors(&ctl, None);
+    let since = trigger(&ctl).await;
+    let report = in_time(server).await.unwrap();
+    assert!(report.is_graceful() && !report.is_forced(), "{report}");
+    assert!(since.elapsed() < ms(400), "{:?}", since.elapsed());
 }

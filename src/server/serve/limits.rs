@@ -105,8 +105,8 @@ impl<L: Listener, S, H> Serve<L, S, H> {
     /// When draining begins, the backlog is served as without a limit, but in turn: each client as soon as a
     /// connection has been closed. That ends with
     /// [`late_for`](crate::ShutdownConfig::late_for), after which requests are no longer served, or with the
-    /// [`grace`](Self::grace), whichever is later. Clients that are left then are reset. A server that is full
-    /// therefore does not delay the drain for longer.
+    /// [`grace`](Self::grace), whichever is later, but at three quarters of the drain at the latest. Clients that
+    /// are left then are reset. A server that is full therefore does not delay the drain for longer.
     ///
     /// The health probe of an orchestrator needs a connection as well. Serve it on a port of its own (see
     /// [`spawn_admin`](crate::ShutdownController::spawn_admin)), or a full server looks dead.
