@@ -30,6 +30,12 @@ impl Backlog {
         }
     }
 
+    /// Returns whether it is not yet too late to wait for new connections.
+    #[cfg(feature = "axum")]
+    pub(crate) fn may_wait(&self) -> bool {
+        Instant::now() < self.until
+    }
+
     /// Returns the output of `accept`, or `None` when the backlog is empty.
     ///
     /// It is empty when no connection has come for `SILENCE`, or after `EMPTYING`, when none is pending.

@@ -34,6 +34,9 @@ use crate::sync::Arc;
 /// the backlog is empty. With a [`refuse_for`](crate::ShutdownConfig::refuse_for) above zero, the listener
 /// closes when that time is over.
 ///
+/// The backlog is empty when no connection has come for a millisecond. As long as connections are open, the
+/// listener accepts for 50 ms: axum's listeners wait out a failed accept, which looks like an empty backlog.
+///
 /// It wraps any listener of axum: tokio's `TcpListener`, on Unix its `UnixListener` and
 /// [`UnixSocket`](crate::server::UnixSocket), and the listeners that
 /// [`tap_io`](axum::serve::ListenerExt::tap_io) returns for them.
@@ -167,10 +170,27 @@ impl<L: Listener> DrainListener<L> {
 
     /// Waits for the next connection to serve. Returns `None` when it is time to close.
     async fn next(&mut self) -> Option<(L::Io, L::Addr)> {
-        let listener = self.listener.as_mut()?;
-        if let Some(backlog) = &mut self.backlog {
-            return backlog.next(listener.accept()).await;
+        if self.backlog.is_none() {
+            if let Some(accepted) = self.next_until_draining().await {
+                return Some(accepted);
+            }
         }
+        let listener = self.listener.as_mut()?;
+        let backlog = self.backlog.as_mut()?;
+        loop {
+            let accepted = backlog.next(listener.accept()).await;
+            // axum's listeners wait out an error inside of `accept`, for example while there are no descriptors.
+            // So they are asked again, as long as an open connection delays the shutdown anyway.
+            if accepted.is_some() || !backlog.may_wait() || self.state.open() == 0 {
+                return accepted;
+            }
+        }
+    }
+
+    /// Waits for the next connection. Returns `None` when draining has begun: then there is a backlog to be
+    /// emptied, unless the socket is shared.
+    async fn next_until_draining(&mut self) -> Option<(L::Io, L::Addr)> {
+        let listener = self.listener.as_mut()?;
         loop {
             let stop = race(&mut self.stop_accepting, &mut self.triggered);
             if let Either::Right(accepted) = race(stop, listener.accept()).await {
@@ -192,18 +212,18 @@ impl<L: Listener> DrainListener<L> {
             };
             match end {
                 Either::Right(()) => {} // called off
-                Either::Left(()) if is_shared => return None,
-                Either::Left(()) => break,
+                Either::Left(()) => {
+                    self.backlog = (!is_shared).then(Backlog::new);
+                    return None;
+                }
             }
         }
-        let backlog = self.backlog.insert(Backlog::new());
-        backlog.next(listener.accept()).await
     }
 
     fn close(&mut self) {
         if self.listener.take().is_some() {
             self.state.close();
-            let connections = self.state.0.borrow().open;
+            let connections = self.state.open();
             tell!(info, connections, "stopped accepting");
         }
     }
@@ -276,6 +296,10 @@ impl fmt::Debug for DrainSignal {
 // ===== impl State =====
 
 impl State {
+    fn open(&self) -> usize {
+        self.0.borrow().open
+    }
+
     fn close(&self) {
         self.0.send_modify(|tally| tally.closed = true);
     }

@@ -3,6 +3,8 @@
 use std::future::pending;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -49,12 +51,24 @@ struct Server {
 
 impl Server {
     fn start(ctl: &ShutdownController, is_shared: bool) -> Self {
+        let (connect, pipes) = mpsc::channel(100);
+        Self::start_on(ctl, Pipes(pipes), connect, is_shared)
+    }
+
+    fn start_on<L>(
+        ctl: &ShutdownController,
+        listener: L,
+        connect: mpsc::Sender<DuplexStream>,
+        is_shared: bool,
+    ) -> Self
+    where
+        L: Listener<Io = DuplexStream, Addr = u32>,
+    {
         let app = Router::new()
             .route("/", get(|| async { "hello" }))
             .route("/never", get(pending::<Body>))
             .layer(DrainLayer::new(ctl.clone()));
-        let (connect, pipes) = mpsc::channel(100);
-        let listener = DrainListener::new(Pipes(pipes), ctl).shared(is_shared);
+        let listener = DrainListener::new(listener, ctl).shared(is_shared);
         let stop = listener.graceful_shutdown();
         let server = axum::serve(listener, app).with_graceful_shutdown(stop);
         let run = tokio::spawn(ctl.run(server));
@@ -137,7 +151,7 @@ async fn the_listener_is_closed_while_work_goes_on() {
     sleep(ms(10)).await;
     assert_eq!(ctl.in_flight(), 1);
     ctl.trigger(ShutdownReason::Manual);
-    sleep(ms(10)).await;
+    sleep(ms(60)).await;
     assert!(server.connect.is_closed());
     assert_eq!(ctl.state(), LifecycleState::Draining);
 
@@ -158,6 +172,48 @@ async fn a_drain_with_nothing_to_wait_for_is_over_at_once() {
     ctl.trigger(ShutdownReason::Manual);
     assert!(server.run.await.unwrap().is_graceful());
     assert!(began.elapsed() < ms(10), "{:?}", began.elapsed());
+}
+
+/// A listener that is out of descriptors once, which axum waits out inside of `accept`.
+struct OnceOut {
+    is_out: Arc<AtomicBool>,
+    pipes: Pipes,
+}
+
+impl Listener for OnceOut {
+    type Io = DuplexStream;
+    type Addr = u32;
+
+    async fn accept(&mut self) -> (DuplexStream, u32) {
+        if self.is_out.swap(false, Ordering::Relaxed) {
+            sleep(ms(1_000)).await;
+        }
+        self.pipes.accept().await
+    }
+
+    fn local_addr(&self) -> io::Result<u32> {
+        Ok(0)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_in_the_backlog_is_served_after_an_accept_that_has_failed() {
+    let ctl = ShutdownController::new();
+    let (connect, pipes) = mpsc::channel(100);
+    let is_out = Arc::new(AtomicBool::new(false));
+    let listener = OnceOut {
+        is_out: Arc::clone(&is_out),
+        pipes: Pipes(pipes),
+    };
+    let server = Server::start_on(&ctl, listener, connect, false);
+    let mut idle = server.idle_client().await;
+    is_out.store(true, Ordering::Relaxed);
+    let mut client = server.client("/").await; // this thread runs: nothing has been accepted
+    ctl.trigger(ShutdownReason::Manual);
+    let answer = read_to_end(&mut client).await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer:?}");
+    assert_eq!(read_to_end(&mut idle).await, "");
+    assert!(server.run.await.unwrap().is_graceful());
 }
 
 #[tokio::test(start_paused = true)]
