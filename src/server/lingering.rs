@@ -46,19 +46,19 @@ impl Lingering {
 
     /// Ready when the client has closed its side, or when there is nothing to wait for.
     ///
-    /// There is nothing to wait for if the client has sent nothing and `may_send` is `false`, if it sends
+    /// There is nothing to wait for if the client has sent nothing and `is_sending` is `false`, if it sends
     /// too slowly, or if it has reached a limit.
     pub(super) fn poll<I: AsyncRead>(
         &mut self,
         mut io: Pin<&mut I>,
-        may_send: bool,
+        is_sending: bool,
         cx: &mut Context<'_>,
     ) -> Poll<()> {
         let mut scratch = [0; 8 * 1024];
         loop {
             let mut buffer = ReadBuf::new(&mut scratch);
             match io.as_mut().poll_read(cx, &mut buffer) {
-                Poll::Pending if !self.has_read && !may_send => return Poll::Ready(()),
+                Poll::Pending if !self.has_read && !is_sending => return Poll::Ready(()),
                 Poll::Pending => return self.alarm.as_mut().poll(cx),
                 Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {}
                 Poll::Ready(_) => return Poll::Ready(()),

@@ -408,7 +408,7 @@ impl<L: Listener, S, H> Serve<L, S, H> {
     /// it reads. Closing the socket would reset the connection, and the client would lose the response (RFC
     /// 9112 §9.6). So the rest is read and discarded, until the client closes its side, sends less than
     /// 1 KiB in a second, or reaches one of these limits. Default: 64 MiB and 5 s. A client that has no
-    /// body to send has at most 1 MiB and a second.
+    /// body to send, or whose head was refused as invalid, has at most 1 MiB and a second.
     ///
     /// On HTTP/2, hyper stops the stream instead, by RST_STREAM(NO_ERROR) after the complete response (RFC
     /// 9113 §8.1). What an HTTP/2 client sends after the end of its connection is read for at most the

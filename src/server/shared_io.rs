@@ -267,7 +267,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> HyperIo<I> {
     fn poll_lingering(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut former = None;
         let mut shared = lock(&self.shared);
-        let poll = shared.poll_lingering(self.activity.may_send(), cx);
+        let poll = shared.poll_lingering(&self.activity, cx);
         if poll.is_pending() {
             former = store_waker(&mut shared.reader, cx);
         }
@@ -378,7 +378,8 @@ impl<I: AsyncRead + Unpin> Shared<I> {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_lingering(&mut self, may_send: bool, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll_lingering(&mut self, activity: &Activity, cx: &mut Context<'_>) -> Poll<()> {
+        let may_send = activity.may_send();
         if let Ending::None = self.ending {
             let limits = if may_send {
                 self.limits
@@ -390,7 +391,9 @@ impl<I: AsyncRead + Unpin> Shared<I> {
         let (Ending::Lingering(lingering), Some(io)) = (&mut self.ending, &mut self.io) else {
             return Poll::Ready(());
         };
-        let poll = lingering.poll(Pin::new(io), may_send, cx);
+        // What hyper did not take for a head may have a body that follows.
+        let is_sending = may_send || activity.has_received();
+        let poll = lingering.poll(Pin::new(io), is_sending, cx);
         if poll.is_ready() {
             self.ending = Ending::Ended;
         }

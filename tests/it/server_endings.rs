@@ -12,7 +12,7 @@ use axum::body::{Body, Bytes};
 use axum::routing::{get, post};
 use futures_util::{StreamExt, stream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep};
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::pki_types::{PrivateKeyDer, ServerName};
@@ -245,6 +245,28 @@ async fn an_http_2_client_that_sends_on_after_an_error_has_the_grace_and_no_more
     let took = send_until_closed(&mut client).await;
     assert!(took <= 2 * SECOND + 300 * MS, "{took:?}");
     server.graceful().await;
+}
+
+/// On real sockets and in real time, because only those are reset.
+#[tokio::test]
+async fn a_client_that_uploads_after_a_bad_head_is_not_reset() {
+    let ctl = ShutdownController::new();
+    let listener = TcpListener::bind(loopback()).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = tokio::spawn(serve(listener, app(&ctl), ctl.clone()).into_future());
+    let mut client = Http1::new(TcpStream::connect(address).await.unwrap());
+    let head = "POST / HTTP/1.1\r\nhost: test\r\nx : y\r\ncontent-length: 100000\r\n\r\n";
+    client.send(head).await;
+    for piece in 0..10 {
+        sleep(20 * MS).await;
+        let sent = in_time(client.io.write_all(&[b'u'; 10_000])).await;
+        assert!(sent.is_ok(), "the {piece}th: {sent:?}");
+    }
+    assert_eq!(client.answer().await.status, 400);
+    assert_eq!(client.end().await, b"");
+    drop(client);
+    ctl.trigger(ShutdownReason::Manual);
+    assert!(in_time(server).await.unwrap().is_graceful());
 }
 
 const UPLOAD: usize = 256 * 1024;
