@@ -115,7 +115,9 @@ impl ShutdownController {
     ///   `keep_alive_timeout` of its HTTP/2 builder), or choose `http1::Builder` or `http2::Builder` by
     ///   ALPN.
     /// - The same delay is caused by an HTTP/2 peer that responds to the GOAWAY and falls silent after
-    ///   that, and by an HTTP/1 client that has sent half of a request.
+    ///   that, by one that has disappeared, if its own responses make progress within a second after the
+    ///   GOAWAY (hyper does not expose the difference), and by an HTTP/1 client that has sent half of a
+    ///   request.
     /// - If an HTTP/2 peer reads nothing from its socket for those seconds, data that hyper still has to
     ///   write is lost if its body has ended and is therefore no longer in flight.
     ///

@@ -22,7 +22,8 @@ use tower_lifecycle::{
     DrainLayer, LifecycleState, ShutdownConfig, ShutdownController, ShutdownReason,
 };
 
-use crate::support::shutdown::ms;
+use crate::support::server::{Frame, Http2};
+use crate::support::shutdown::{controller, ms};
 
 /// Two seconds, of which 1.5 are for the drain.
 fn two_seconds() -> ShutdownController {
@@ -255,4 +256,31 @@ async fn http2_ends_with_the_last_stream() {
     assert!(report.await.is_graceful());
     connection.await.unwrap().unwrap();
     client.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_http2_peer_that_has_vanished_is_not_waited_for_though_its_request_was_served() {
+    let ctl = controller(ShutdownConfig::default().shutdown_timeout(ms(30_000)));
+    let slow = async || {
+        sleep(ms(3_000)).await;
+        "slow"
+    };
+    let app = Router::new()
+        .route("/", get(slow))
+        .layer(DrainLayer::new(ctl.clone()));
+    let (client, pipe) = duplex(64 * 1024);
+    let builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+    let service = TowerToHyperService::new(app);
+    let connection = builder.serve_connection(TokioIo::new(pipe), service);
+    let connection = tokio::spawn(ctl.watch(connection));
+    let mut client = Http2::new(client, &[]).await;
+    client.send(Frame::get(1, "/")).await;
+    sleep(ms(10)).await;
+
+    let began = Instant::now();
+    let report = ctl.shutdown(ShutdownReason::Manual).await;
+    assert!(report.is_graceful() && !report.is_forced(), "{report}");
+    let took = began.elapsed();
+    assert!(took > ms(3_000) && took < ms(6_000), "{took:?}");
+    connection.await.unwrap().unwrap();
 }

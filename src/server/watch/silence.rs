@@ -19,8 +19,11 @@ pub(super) struct Silence {
     /// The waker of `flag`. The connection is polled with it.
     waker: Waker,
     time: Duration,
-    /// Something was in flight at the last check.
+    /// This is the first period.
+    is_first: bool,
+    /// Something was in flight at the beginning of this period, or later when the connection was woken.
     was_busy: bool,
+    has_responded: bool,
     next_check: Pin<Box<Sleep>>,
 }
 
@@ -43,6 +46,8 @@ impl Silence {
             waker: Waker::from(Arc::clone(&flag)),
             flag,
             time,
+            is_first: true,
+            has_responded: false,
             was_busy: is_busy(core),
             next_check: Box::pin(sleep(time)),
         }
@@ -60,18 +65,25 @@ impl Silence {
         &self.waker
     }
 
-    /// Ready when the peer has been silent for the whole time with nothing in flight.
+    /// Ready when the peer has been silent for a whole period with nothing in flight.
     ///
-    /// Work that was in flight wakes the connection shortly after it ends, so it gets another period.
+    /// Work in flight may wake the connection, too, until shortly after its end. So that counts only in the
+    /// first period, in which a live peer responds.
     pub(super) fn poll(&mut self, core: &Core, cx: &mut Context<'_>) -> Poll<()> {
-        // Relaxed: pairs with the store in `WakeFlag::wake_by_ref`. It publishes nothing else, and the
-        // wakeup orders it before this poll.
-        while !self.flag.was_woken.load(Ordering::Relaxed) {
-            ready!(self.next_check.as_mut().poll(cx));
+        while !self.has_responded {
             let is_busy = is_busy(core);
+            // Relaxed: pairs with the store in `WakeFlag::wake_by_ref`. It publishes nothing else, and the
+            // wakeup orders it before this poll.
+            if self.flag.was_woken.swap(false, Ordering::Relaxed) {
+                self.was_busy |= is_busy;
+                self.has_responded = self.is_first || !self.was_busy;
+                continue;
+            }
+            ready!(self.next_check.as_mut().poll(cx));
             if !is_busy && !self.was_busy {
                 return Poll::Ready(());
             }
+            self.is_first = false;
             self.was_busy = is_busy;
             self.next_check = Box::pin(sleep(self.time));
         }
