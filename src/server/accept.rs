@@ -165,6 +165,10 @@ where
     where
         F: Future<Output = ()> + Unpin,
     {
+        // The poll below may not come to it: the queue of new connections may never be empty.
+        while let Some(result) = self.connections.try_join_next() {
+            result.err().into_iter().for_each(log_panic);
+        }
         if let Either::Left(()) = race(&mut *stop, self.has_room()).await {
             return None;
         }

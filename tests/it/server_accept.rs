@@ -1,17 +1,20 @@
-//! `serve` when accepting fails.
+//! `serve` when accepting fails, or never pauses.
 
-use std::future::IntoFuture;
+use std::future::{IntoFuture, pending, ready};
 use std::io;
 use std::time::Duration;
 
 use axum::Router;
 use axum::routing::get;
 use tokio::io::DuplexStream;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, consume_budget};
 use tokio::time::{Instant, sleep};
 use tower_lifecycle::server::Listener;
-use tower_lifecycle::{DrainLayer, ShutdownConfig, ShutdownController, ShutdownReport, serve};
+use tower_lifecycle::{
+    DrainLayer, ShutdownConfig, ShutdownController, ShutdownReason, ShutdownReport, serve,
+};
 
+use crate::support::log::Lines;
 use crate::support::server::{Connector, Pipes, assert_at, in_time, pipes, trigger};
 use crate::support::shutdown::{controller, ms};
 
@@ -105,4 +108,56 @@ async fn a_server_that_cannot_accept_delays_neither_a_force_nor_the_deadline() {
     let report = in_time(server).await.unwrap();
     assert!(report.is_graceful() && !report.is_forced(), "{report}");
     assert!(since.elapsed() < ms(400), "{:?}", since.elapsed());
+}
+
+/// A listener that begins the shutdown after its last connection.
+struct Last {
+    left: usize,
+    ctl: ShutdownController,
+    pipes: Pipes,
+}
+
+impl Listener for Last {
+    type Io = DuplexStream;
+    type Addr = u32;
+
+    async fn accept(&mut self) -> io::Result<(DuplexStream, u32)> {
+        if self.left == 0 {
+            return pending().await;
+        }
+        // It gives way for lack of budget only, and so often that the others come to their end.
+        for _ in 0..3 {
+            consume_budget().await;
+        }
+        let accepted = self.pipes.accept().await;
+        self.left -= 1;
+        if self.left == 0 {
+            self.ctl.trigger(ShutdownReason::Manual);
+        }
+        accepted
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn connections_that_have_ended_are_reaped_though_others_always_wait() {
+    const CONNECTIONS: usize = 20_000;
+    let lines = Lines::default();
+    let _listening = lines.listen();
+    let ctl = ShutdownController::new();
+    let (connector, pipes) = pipes();
+    for _ in 0..CONNECTIONS {
+        connector.pipe(1);
+    }
+    let listener = Last {
+        left: CONNECTIONS,
+        ctl: ctl.clone(),
+        pipes,
+    };
+    let failed = |_| ready(Err::<DuplexStream, _>(io::ErrorKind::InvalidData.into()));
+    let server = serve(listener, Router::<()>::new(), ctl).handshake(failed);
+    in_time(server.into_future()).await;
+    let told = lines.containing("stopped accepting");
+    let kept = told[0].split("connections=").nth(1).unwrap();
+    let kept: usize = kept.split_whitespace().next().unwrap().parse().unwrap();
+    assert!(kept < 1_000, "{kept}");
 }
