@@ -103,7 +103,7 @@ where
     let open = Arc::new(open);
     #[cfg(feature = "http2")]
     let streams = Streams::new(Arc::clone(&open));
-    let ending = match detect_http2(&mut hyper_io, &mut orders, settings).await {
+    let ending = match detect_http2(&mut hyper_io, &mut orders).await {
         Ok(false) => {
             let connection = settings.http1().serve_connection(hyper_io, answers);
             drive(connection.with_upgrades(), &io_handle, &mut orders).await
@@ -159,22 +159,16 @@ where
 async fn detect_http2<I>(
     hyper_io: &mut TokioIo<HyperIo<I>>,
     orders: &mut Orders<'_>,
-    settings: &Settings,
 ) -> Result<bool, Ending>
 where
     I: AsyncRead + AsyncWrite + Unpin,
 {
     orders.set_protocol(Protocol::Unknown);
     let preface = hyper_io.inner_mut().begins_with_preface();
-    let sniffing = within(settings.header_read_timeout, preface);
-    let is_http2 = match race(sniffing, orders.end()).await {
-        Either::Left(Some(Ok(is_http2))) => is_http2,
-        Either::Left(Some(Err(error))) => {
+    let is_http2 = match race(preface, orders.end()).await {
+        Either::Left(Ok(is_http2)) => is_http2,
+        Either::Left(Err(error)) => {
             tell!(debug, %error, "connection failed");
-            return Err(Ending::Closed);
-        }
-        Either::Left(None) => {
-            tell!(debug, "no request came in time");
             return Err(Ending::Closed);
         }
         Either::Right(()) => return Err(Ending::Closed),

@@ -15,7 +15,6 @@ use super::activity::Activity;
 use super::plan::PlanReceiver;
 
 pub(super) struct Idle {
-    times: Times,
     alarm: Pin<Box<Sleep>>,
     /// The receiver's `registrations` when the alarm was last polled.
     registrations: u32,
@@ -40,10 +39,10 @@ const CHECKS: u32 = 4;
 // ===== impl Idle =====
 
 impl Idle {
-    pub(super) fn new(times: Times) -> Self {
+    /// Begins to count now. `first` is the time for the first request.
+    pub(super) fn new(first: Duration) -> Self {
         Self {
-            times,
-            alarm: Box::pin(sleep(times.first / CHECKS)),
+            alarm: Box::pin(sleep(first / CHECKS)),
             registrations: 0,
             requests: 0,
             idle_checks: 0,
@@ -54,6 +53,7 @@ impl Idle {
     #[inline]
     pub(super) fn poll(
         &mut self,
+        times: Times,
         activity: &Activity,
         receiver: &PlanReceiver,
         cx: &mut Context<'_>,
@@ -63,11 +63,11 @@ impl Idle {
             return Poll::Pending;
         }
         self.registrations = receiver.registrations();
-        self.check(activity, cx)
+        self.check(times, activity, cx)
     }
 
     #[cold]
-    fn check(&mut self, activity: &Activity, cx: &mut Context<'_>) -> Poll<()> {
+    fn check(&mut self, times: Times, activity: &Activity, cx: &mut Context<'_>) -> Poll<()> {
         let is_idle = !activity.owes() && !activity.is_lingering();
         let requests = activity.requests();
         // Unconstrained: an alarm without tokio's budget would not be registered, and would never elapse.
@@ -82,8 +82,8 @@ impl Idle {
                 (true, _) => self.idle_checks += 1,
             }
             let time = match requests {
-                0 => self.times.first,
-                _ => self.times.next,
+                0 => times.first,
+                _ => times.next,
             };
             let next = sleep(time / CHECKS); // saturates if it overflows
             self.alarm.as_mut().reset(next.deadline());

@@ -20,6 +20,7 @@ use super::idle::{Idle, Times};
 use super::moment;
 use super::plan::{Drain, Plan, PlanChannel, PlanReceiver};
 use super::settings::Settings;
+use crate::log::tell;
 use crate::shutdown::{Either, earlier};
 use crate::sync::Arc;
 
@@ -227,13 +228,14 @@ impl<'a> Orders<'a> {
     fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<Order> {
         let first = self.head_timeout;
         let next = match self.protocol {
-            Protocol::Http1 => first,
+            Protocol::Unknown | Protocol::Http1 => first,
             Protocol::Http2 => self.http2_idle_timeout,
             _ => return Poll::Pending,
         };
         let times = Times { first, next };
-        let idle = self.idle.get_or_insert_with(|| Idle::new(times));
-        ready!(idle.poll(self.activity, &self.receiver, cx));
+        let idle = self.idle.get_or_insert_with(|| Idle::new(first));
+        ready!(idle.poll(times, self.activity, &self.receiver, cx));
+        tell!(debug, "no request came in time");
         Poll::Ready(self.last_order())
     }
 

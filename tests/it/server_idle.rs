@@ -68,6 +68,23 @@ async fn a_peer_that_asks_for_nothing_has_the_time_of_a_head() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_time_of_a_head_begins_with_its_connection_and_not_with_its_first_byte() {
+    let ctl = ShutdownController::new();
+    let (connector, server) = server(&ctl);
+    for first_byte in ["G", "P"] {
+        let since = Instant::now();
+        let mut client = connector.http1();
+        sleep(FIRST - 100 * MS).await;
+        client.send(first_byte).await;
+        assert_eq!(client.end().await, b"");
+        let took = since.elapsed();
+        assert!(took >= FIRST && took <= FIRST * 5 / 4 + 10 * MS, "{took:?}");
+    }
+    ctl.trigger(ShutdownReason::Manual);
+    server.graceful().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_idle_peer_is_told_to_go_whatever_it_pings() {
     let ctl = ShutdownController::new();
     let (connector, server) = server(&ctl);
