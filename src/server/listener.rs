@@ -90,8 +90,8 @@ pub trait Listener: Send {
     /// Closing a socket resets the connections that have come since the last [`accept`](Self::accept).
     /// The server calls this once, shortly before it drops a listener that is not
     /// [shared](crate::server::Serve::shared). The default does nothing. For tokio's [`TcpListener`] on
-    /// Linux, the kernel ignores new connections: clients retry a second later, and are refused then. A
-    /// listener that wraps another one should forward the call.
+    /// Linux, the kernel ignores new connections: clients retry a second later, and are refused then. This
+    /// holds for the socket, so for its clones, too. A listener that wraps another one should forward the call.
     fn keep_out_newcomers(&mut self) {}
 }
 

@@ -432,12 +432,16 @@ impl<L: Listener, S, H> Serve<L, S, H> {
         self
     }
 
-    /// Sets whether other processes accept from the listening socket, too: the next process, to which it is
-    /// handed over, or the service manager that opened it (socket activation). Default: `false`. A
-    /// hand-over of this crate (feature `restart`) does not need it: while it is done, the socket is shared.
+    /// Sets whether others accept from the listening socket, too: the next process, to which it is handed over,
+    /// the service manager that opened it (socket activation), or a later server of this process, on a clone of
+    /// the socket. Default: `false`. A hand-over of this crate (feature `restart`) does not need it: while it is
+    /// done, the socket is shared.
+    ///
+    /// If `false`, this server is the last on its socket: it serves the backlog at its end, and on Linux the
+    /// socket then takes [no new connections](Listener::keep_out_newcomers), whoever else has it.
     ///
     /// If `true`, the socket is left to them as soon as a shutdown is triggered, also in the lame duck:
-    /// nothing more is accepted, and the connections in the backlog wait for the other processes. When
+    /// nothing more is accepted, and the connections in the backlog wait for the others. When
     /// draining begins, the listener is dropped, which closes only the descriptor of this process. After a
     /// [`resume`](ShutdownController::resume) connections are accepted again.
     ///

@@ -98,6 +98,21 @@ async fn a_shared_socket_is_left_to_the_successor_at_the_trigger() {
 }
 
 #[tokio::test]
+async fn two_lifecycles_on_one_socket_are_both_reached_one_after_the_other() {
+    let (first, second) = one_socket();
+    let address = first.local_addr().unwrap();
+    for (listener, name) in [(first, "first"), (second, "second")] {
+        let ctl = ShutdownController::new();
+        let server = start(listener, &ctl, name, true);
+        let client = tokio::task::spawn_blocking(move || ask(address));
+        let client = in_time(client).await.unwrap();
+        assert_eq!(answers(vec![client]).await, [name]);
+        ctl.trigger(ShutdownReason::Manual);
+        assert!(in_time(server).await.unwrap().is_graceful());
+    }
+}
+
+#[tokio::test]
 async fn a_shared_socket_is_accepted_from_again_after_resume() {
     let (first, _second) = one_socket();
     let address = first.local_addr().unwrap();
