@@ -38,6 +38,8 @@ pub(super) struct Activity {
     /// The client may still be sending after the last response: on HTTP/1 the rest of a request body, on
     /// HTTP/2 frames at any time.
     may_send: AtomicBool,
+    /// Only the end of the connection ends the response: it has no length and no chunks (RFC 9112 §6.3).
+    ends_with_connection: AtomicBool,
     /// All is written. What the client still sends is discarded.
     lingering: AtomicBool,
     /// The HTTP/1 connection has become a tunnel. Whether a tunnel is idle is unknown.
@@ -289,6 +291,15 @@ impl Activity {
 
     pub(super) fn may_send(&self) -> bool {
         self.may_send.load(Ordering::Relaxed)
+    }
+
+    /// Records that only the end of the connection ends the response, which is its last.
+    pub(super) fn note_ends_with_connection(&self) {
+        self.ends_with_connection.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn ends_with_connection(&self) -> bool {
+        self.ends_with_connection.load(Ordering::Relaxed)
     }
 
     pub(super) fn set_closing(&self, closing: Closing) {

@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
-use http::header::{CONNECTION, HeaderValue};
+use http::header::{CONNECTION, CONTENT_LENGTH, HeaderValue};
 use http::{Extensions, Method, Request, Response, StatusCode, Version, response};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
@@ -54,6 +54,7 @@ pin_project! {
         step: Step<S, F>,
         under_way: UnderWay,
         is_http1: bool,
+        is_http1_0: bool,
         is_connect: bool,
     }
 }
@@ -101,6 +102,7 @@ where
 impl<S, B> hyper::service::Service<Request<Incoming>> for Answers<S>
 where
     S: Service<Request<Incoming>, Response = Response<B>> + Clone,
+    B: Body,
 {
     type Response = Response<AnswerBody<B>>;
     type Error = S::Error;
@@ -109,12 +111,14 @@ where
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         let has_body = !request.body().is_end_stream();
         let is_http1 = request.version() < Version::HTTP_2;
+        let is_http1_0 = request.version() < Version::HTTP_11;
         if !self.extensions.is_empty() {
             request.extensions_mut().extend(self.extensions.clone());
         }
         Answering {
             under_way: self.activity.begin(is_http1, has_body),
             is_http1,
+            is_http1_0,
             is_connect: *request.method() == Method::CONNECT,
             step: Step::Asking {
                 service: self.app.clone(),
@@ -129,6 +133,7 @@ where
 impl<S, B> Future for Answering<S, S::Future>
 where
     S: Service<Request<Incoming>, Response = Response<B>>,
+    B: Body,
 {
     type Output = Result<Response<AnswerBody<B>>, S::Error>;
 
@@ -159,6 +164,9 @@ where
         } else if *this.is_http1 {
             set_connection_header(this.under_way.closing(), &mut head);
         }
+        if *this.is_http1_0 && !has_length(&head, &body) {
+            this.under_way.note_ends_with_connection();
+        }
         let body = AnswerBody {
             inner: body,
             under_way: this.under_way.clone(),
@@ -182,6 +190,11 @@ fn set_connection_header(closing: Closing, head: &mut response::Parts) {
             head.headers.insert(CONNECTION, close);
         }
     }
+}
+
+/// Returns whether hyper sends the length of the body. Otherwise it chunks it, which HTTP/1.0 does not know.
+fn has_length<B: Body>(head: &response::Parts, body: &B) -> bool {
+    body.size_hint().exact().is_some() || head.headers.contains_key(CONTENT_LENGTH)
 }
 
 impl<S, F> fmt::Debug for Answering<S, F> {

@@ -147,6 +147,8 @@ where
             orders.end(),
         )
         .await;
+    } else if activity.ends_with_connection() {
+        io_handle.reset_when_closed();
     }
     // Closes the socket before waiting for the streams: one of them may block its thread.
     drop(io_handle);

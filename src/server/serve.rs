@@ -65,7 +65,8 @@ use crate::sync::Arc;
 /// [`grace`](Serve::grace).
 ///
 /// Connections are closed gracefully, over TLS by close_notify (RFC 8446 §6.1). The exception is a connection
-/// that is cut in the middle of an HTTP/1 response, which would otherwise look complete.
+/// that is cut in the middle of an HTTP/1 response, which would otherwise look complete. If only the end of the
+/// connection ends that response (HTTP/1.0, no length), a [`TcpStream`](tokio::net::TcpStream) is reset.
 ///
 /// The server ends when its last connection is closed. A connection is closed when the socket has taken the
 /// last byte of its last response, however slowly the client reads. When the report is returned, no handler,

@@ -3,6 +3,7 @@
 //! hyper, or the owner of an upgraded connection, holds the [`HyperIo`]. The connection's task holds an
 //! [`IoHandle`] to the same socket, to write to it and to close it.
 
+use std::any::Any;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::mem;
@@ -11,6 +12,7 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::activity::Activity;
@@ -152,6 +154,20 @@ impl<I: AsyncRead + AsyncWrite + Unpin> IoHandle<I> {
         let shut_down = timeout(SHUTDOWN_TIMEOUT, poll_fn(|cx| io.poll_end(cx))).await;
         if lingers && matches!(shut_down, Ok(Ok(()))) {
             poll_fn(|cx| io.poll_lingering(cx)).await;
+        }
+    }
+}
+
+impl<I: 'static> IoHandle<I> {
+    /// Makes the close of a TCP socket a reset, so that it does not look like the end of a response.
+    pub(super) fn reset_when_closed(&self) {
+        let shared = lock(&self.shared);
+        let io = shared.io.as_ref().map(|io| io as &dyn Any);
+        if let Some(tcp) = io.and_then(|io| io.downcast_ref::<TcpStream>()) {
+            // Zero does not block. tokio's new name for that is too new. An error is ignored: the client may
+            // then take the response for complete, which cannot be prevented.
+            #[allow(deprecated)]
+            let _ = tcp.set_linger(Some(Duration::ZERO));
         }
     }
 }

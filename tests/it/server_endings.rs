@@ -200,6 +200,43 @@ async fn an_answer_that_is_broken_off_does_not_look_whole() {
     assert!(in_time(tls.server).await.unwrap().is_forced());
 }
 
+/// On plain TCP, only a reset tells a cut response from a whole one.
+#[tokio::test]
+async fn an_answer_over_tcp_that_is_broken_off_does_not_look_whole() {
+    let ctl = ShutdownController::new();
+    let listener = TcpListener::bind(loopback()).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = tokio::spawn(serve(listener, app(&ctl), ctl.clone()).into_future());
+    let ask = async |path: &str| {
+        let mut socket = TcpStream::connect(address).await.unwrap();
+        let head = format!("GET {path}{HTTP_1_0}");
+        socket.write_all(head.as_bytes()).await.unwrap();
+        socket
+    };
+    let read = async |socket: &mut TcpStream| {
+        let mut rest = Vec::new();
+        in_time(socket.read_to_end(&mut rest))
+            .await
+            .map_err(|error| error.kind())
+    };
+    let mut failing = ask("/broken").await;
+    assert_eq!(
+        read(&mut failing).await,
+        Err(io::ErrorKind::ConnectionReset)
+    );
+    // A response with a length that is cut ends as usual: its client counts.
+    let mut counted = ask("/short").await;
+    assert!(read(&mut counted).await.is_ok());
+    let mut whole = ask("/pieces").await;
+    assert!(read(&mut whole).await.is_ok());
+
+    let mut cut = ask("/endless").await;
+    cut.read_u8().await.unwrap();
+    ctl.force();
+    assert_eq!(read(&mut cut).await, Err(io::ErrorKind::ConnectionReset));
+    assert!(in_time(server).await.unwrap().is_forced());
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_tls_client_that_reads_nothing_does_not_hold_the_server() {
     let tls = TlsServer::start(ShutdownConfig::default());
@@ -347,7 +384,7 @@ async fn an_upgrade_that_was_not_made_is_closed_though_its_handler_waits_for_it(
 // ===== helpers =====
 
 fn app(ctl: &ShutdownController) -> Router {
-    let broken = async || {
+    let broken = || {
         let pieces = [Ok(Bytes::from("half")), Err(io::Error::other("a test"))];
         // With a pause, so that the first piece has been written.
         let pieces = stream::iter(pieces).then(async |piece| {
@@ -363,10 +400,17 @@ fn app(ctl: &ShutdownController) -> Router {
         });
         Body::from_stream(pieces)
     };
+    let short = async move || ([("content-length", "8")], broken());
+    let pieces = async || {
+        let pieces = stream::iter(["half", "half"]).map(Ok::<_, io::Error>);
+        Body::from_stream(pieces)
+    };
     Router::new()
         .route("/", get(async || "ok"))
         .route("/big", get(async || server::big()))
-        .route("/broken", get(broken))
+        .route("/short", get(short))
+        .route("/pieces", get(pieces))
+        .route("/broken", get(async move || broken()))
         .route("/endless", get(endless))
         .route("/closed", post(async || ([("connection", "close")], "no")))
         .layer(DrainLayer::new(ctl.clone()))
