@@ -3,11 +3,13 @@
 //! Closing a socket that has unread bytes resets the connection, and the client may lose the response
 //! that is on its way (RFC 9112 §9.6).
 
-use std::pin::Pin;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, ReadBuf};
+use tokio::task::unconstrained;
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 pub(super) use crate::layers::Limits;
@@ -57,7 +59,14 @@ impl Lingering {
         let mut scratch = [0; 8 * 1024];
         loop {
             let mut buffer = ReadBuf::new(&mut scratch);
-            match io.as_mut().poll_read(cx, &mut buffer) {
+            let read = poll_fn(|cx| io.as_mut().poll_read(cx, &mut buffer));
+            let poll = if self.has_read {
+                pin!(read).poll(cx)
+            } else {
+                // Without tokio's budget it would seem that nothing has come.
+                pin!(unconstrained(read)).poll(cx)
+            };
+            match poll {
                 Poll::Pending if !self.has_read && !is_sending => return Poll::Ready(()),
                 Poll::Pending => return self.alarm.as_mut().poll(cx),
                 Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {}

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::task::unconstrained;
 use tokio::time::timeout;
 
 use super::activity::Activity;
@@ -121,7 +122,8 @@ impl<I: AsyncRead + AsyncWrite + Unpin> IoHandle<I> {
     pub(super) async fn insert(&self, activity: &Arc<Activity>, frame: &[u8]) -> io::Result<()> {
         let io = self.hyper_io(activity);
         let mut written = 0;
-        poll_fn(|cx| {
+        // Unconstrained: without tokio's budget it would seem that the socket takes no bytes.
+        unconstrained(poll_fn(|cx| {
             while written < frame.len() {
                 let rest = &frame[written..];
                 if written == 0 && activity.is_stalled() {
@@ -136,7 +138,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> IoHandle<I> {
                 }
             }
             io.poll_flushing(cx)
-        })
+        }))
         .await
     }
 
