@@ -75,9 +75,9 @@ pub trait Listener: Send {
     ///
     /// # Errors
     ///
-    /// No error ends the server. Errors of a single connection (`ConnectionAborted`,
-    /// `ConnectionRefused`, `ConnectionReset`) are skipped. After other errors, such as running out of
-    /// file descriptors, the server waits for up to a second and tries again.
+    /// No error ends the server. Errors of a single connection (`ConnectionAborted`, `ConnectionRefused`,
+    /// `ConnectionReset`, `HostUnreachable`, `NetworkUnreachable`, `NetworkDown`) are skipped. After other
+    /// errors, such as running out of file descriptors, the server waits for up to a second and tries again.
     ///
     /// # Cancel safety
     ///

@@ -15,7 +15,7 @@ use tower_lifecycle::{
 };
 
 use crate::support::log::Lines;
-use crate::support::server::{Connector, Pipes, assert_at, in_time, pipes, trigger};
+use crate::support::server::{Connector, Pipes, assert_at, in_time, pipes, start, trigger};
 use crate::support::shutdown::{controller, ms};
 
 /// A listener that has no descriptor for a connection, for a time.
@@ -160,4 +160,25 @@ async fn connections_that_have_ended_are_reaped_though_others_always_wait() {
     let kept = told[0].split("connections=").nth(1).unwrap();
     let kept: usize = kept.split_whitespace().next().unwrap().parse().unwrap();
     assert!(kept < 1_000, "{kept}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_error_of_the_network_of_one_connection_delays_no_other() {
+    let ctl = ShutdownController::new();
+    let app = Router::<()>::new().route("/", get(async || "ok"));
+    let (connector, server) = start(&ctl, app);
+    let since = Instant::now();
+    for kind in [
+        io::ErrorKind::HostUnreachable,
+        io::ErrorKind::NetworkUnreachable,
+        io::ErrorKind::NetworkDown,
+    ] {
+        for _ in 0..100 {
+            connector.accept(Err(kind.into()));
+        }
+    }
+    assert_eq!(connector.http1().get("/").await.text(), "ok");
+    assert_at(since, Duration::ZERO);
+    trigger(&ctl).await;
+    server.graceful().await;
 }
