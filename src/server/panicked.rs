@@ -8,8 +8,7 @@ use crate::panic;
 /// Logs the panic of a connection's task, or of one of its streams.
 pub(super) fn log_panic(error: JoinError) {
     if let Ok(payload) = error.try_into_panic() {
-        let panic = panic::message(&payload);
-        panic::dropped(payload);
+        let panic = panic::into_message(payload);
         tell!(error, %panic, "the task of a connection or stream panicked: closed it");
     }
 }
