@@ -36,13 +36,20 @@ pub(super) struct Times {
 /// Checks per timeout. A connection is closed up to a quarter of its timeout late.
 const CHECKS: u32 = 4;
 
+/// The shortest time between two checks. An alarm of zero elapses whenever it is polled.
+const SHORTEST: Duration = Duration::from_millis(1);
+
+fn part_of(time: Duration) -> Duration {
+    (time / CHECKS).max(SHORTEST)
+}
+
 // ===== impl Idle =====
 
 impl Idle {
     /// Begins to count now. `first` is the time for the first request.
     pub(super) fn new(first: Duration) -> Self {
         Self {
-            alarm: Box::pin(sleep(first / CHECKS)),
+            alarm: Box::pin(sleep(part_of(first))),
             registrations: 0,
             requests: 0,
             idle_checks: 0,
@@ -85,7 +92,7 @@ impl Idle {
                 0 => times.first,
                 _ => times.next,
             };
-            let next = sleep(time / CHECKS); // saturates if it overflows
+            let next = sleep(part_of(time)); // saturates if it overflows
             self.alarm.as_mut().reset(next.deadline());
         }
         Poll::Pending

@@ -9,6 +9,7 @@ use tokio::io::{AsyncWriteExt, DuplexStream};
 use tokio::time::{Instant, sleep, timeout};
 use tower_lifecycle::{DrainLayer, ShutdownController, ShutdownReason};
 
+use crate::support::runtime::{in_time, paused};
 use crate::support::server::{
     ACK, Connector, DATA, Frame, GOAWAY, HEADERS, PING, SETTINGS, Server, start_with,
 };
@@ -191,4 +192,28 @@ async fn a_peer_that_pings_after_an_error_holds_a_drain_for_the_grace_at_most() 
     server.graceful().await;
     assert!(since.elapsed() <= SECOND, "{:?}", since.elapsed());
     pings.await.unwrap();
+}
+
+/// A limit of zero elapses whenever it is checked.
+#[test]
+fn a_limit_of_zero_does_not_block_the_thread_during_a_request() {
+    let answer = in_time(|| {
+        paused().block_on(async {
+            let ctl = ShutdownController::new();
+            let slow = async || {
+                sleep(10 * SECOND).await;
+                "ok"
+            };
+            let app = Router::new().route("/slow", get(slow));
+            let app = app.layer(DrainLayer::new(ctl.clone()));
+            let (connector, _server) = start_with(&ctl, app, |serve| {
+                serve
+                    .header_read_timeout(FIRST)
+                    .http2_idle_timeout(Duration::ZERO)
+            });
+            let mut client = connector.http2().await;
+            client.get(1, "/slow").await
+        })
+    });
+    assert_eq!(answer, "ok");
 }
