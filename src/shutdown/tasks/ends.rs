@@ -31,18 +31,26 @@ impl Ends {
         report: TaskReport,
         shutdown: Option<Arc<Shutdown>>,
     ) -> Option<Outcome> {
-        let mut replaced = None;
         #[cfg(feature = "health")]
-        if !matches!(report.outcome, Outcome::Cut) && self.dead.len() < REMEMBERED {
-            let (name, outcome) = (Arc::clone(&report.name), report.outcome.clone());
-            replaced = self.replaced(&name);
-            self.dead.push((name, outcome));
-        }
+        let replaced = self.note_dead(&report);
+        #[cfg(not(feature = "health"))]
+        let replaced = None;
         if self.bad.len() < REMEMBERED {
             self.bad.push(BadEnd { report, shutdown });
         } else {
             self.forgotten += 1;
         }
+        replaced
+    }
+
+    #[cfg(feature = "health")]
+    fn note_dead(&mut self, report: &TaskReport) -> Option<Outcome> {
+        if matches!(report.outcome, Outcome::Cut) || self.dead.len() >= REMEMBERED {
+            return None;
+        }
+        let (name, outcome) = (Arc::clone(&report.name), report.outcome.clone());
+        let replaced = self.replaced(&name);
+        self.dead.push((name, outcome));
         replaced
     }
 
