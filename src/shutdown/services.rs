@@ -24,7 +24,8 @@ struct Inner {
     steps_running: u32,
     /// When the current step ends at the latest. `None` if it has no limit, or there is no step.
     step_deadline: Option<Instant>,
-    /// `true` once the stops have begun, or will not. The caller has to stop a service that it starts later.
+    /// `true` once the stops have begun, or the shutdown is given up. The caller has to stop a service that it
+    /// starts later.
     closed: bool,
 }
 

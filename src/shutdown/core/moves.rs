@@ -253,7 +253,7 @@ impl Core {
                 life = lock(&self.life);
             }
         }
-        // Under the lock that found nothing pending: the next transition is another caller's.
+        // Still under the lock that found nothing pending, so no transition is left to this thread.
         life.notifying = false;
         mem::forget(reset);
     }
